@@ -1,0 +1,133 @@
+# What a person or a CI types. Everything made lands in .venv/ and build/; stamp files there
+# remember what is done, so a second call says and does nothing that is not needed.
+
+PYTHON ?= python3
+PORT ?= 5000
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+VENV := .venv
+# The folders stand for files that come or go.
+PACKAGE := pyproject.toml setup.py csrc python/rate_limiter $(wildcard csrc/*.[ch] python/rate_limiter/*.py*)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SECONDEXPANSION:
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# --- For everybody ---------------------------------------------------------------------------
+
+.PHONY: demo test test-all lint pytest bench clean
+demo: $(VENV)/demo.stamp ## serve the FastAPI demo (PORT=5000)
+	@.ci/demo.sh $(PORT)
+
+test: test-packages ## lint, C tests, sanitizers, Python tests
+	@$(MAKE) --no-print-directory -j$(JOBS) c-test sanitize lint
+	@$(MAKE) --no-print-directory pytest
+
+test-all: $(VENV)/test.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
+	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
+
+pytest: $(VENV)/test.stamp ## only the Python tests, on the installed package
+	@$(VENV)/bin/pytest --quiet
+
+lint: $(VENV)/test.stamp ## ruff, mypy, and the stubs against the extension
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/python -m mypy.stubtest --concise rate_limiter._core
+
+bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
+	@$(VENV)/bin/python benchmarks/memory.py
+
+clean: ## remove all that was made
+	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- The environment -------------------------------------------------------------------------
+
+# Another PYTHON than last time means another environment.
+ifneq ($(PYTHON),$(shell cat $(VENV)/created.stamp 2>/dev/null))
+.PHONY: $(VENV)/created.stamp
+endif
+$(VENV)/created.stamp:
+	@PYTHON='$(PYTHON)' .ci/system-packages demo
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install -qq --upgrade pip 'setuptools>=77'
+	@echo '$(PYTHON)' >$@
+
+# An older build would lend this one the modules that have been removed since.
+$(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
+	@echo "Building rate_limiter and installing it into $(VENV)"
+	@find build/lib* -type f ! -name '*.so' -delete 2>/dev/null || true
+	@$(VENV)/bin/pip install -qq --no-deps --no-build-isolation .
+	@touch $@
+
+# The package is there by now, so pip only adds what the extra asks for.
+$(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
+	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
+	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
+	@touch $@
+
+# --- The C tests -----------------------------------------------------------------------------
+
+# Every tests/c/test_*.c is a program. It runs once in each variant: the folder build/c/VARIANT.
+C_VARIANTS := gcc gcc-nosimd clang clang-nosimd
+C_SANITIZERS := asan asan-nosimd tsan $(if $(filter Darwin,$(shell uname)),,valgrind)
+
+C_FLAGS := -std=gnu11 -g -fno-omit-frame-pointer -pthread -Wall -Wextra -Wconversion -Werror -Icsrc
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
+build/c/gcc/%: C_COMPILE = gcc $(C_FLAGS) -O2
+build/c/gcc-nosimd/%: C_COMPILE = gcc $(C_FLAGS) -O2 -DRL_NO_SIMD
+build/c/clang/%: C_COMPILE = clang $(C_FLAGS) -O2
+build/c/clang-nosimd/%: C_COMPILE = clang $(C_FLAGS) -O2 -DRL_NO_SIMD
+build/c/asan/%: C_COMPILE = clang $(C_FLAGS) -O1 $(ASAN)
+build/c/asan-nosimd/%: C_COMPILE = clang $(C_FLAGS) -O1 $(ASAN) -DRL_NO_SIMD
+build/c/tsan/%: C_COMPILE = clang $(C_FLAGS) -O1 -fsanitize=thread
+build/c/valgrind/%: C_COMPILE = gcc $(C_FLAGS) -O1
+build/c/valgrind/%: C_RUN = valgrind --quiet --error-exitcode=1 --leak-check=full
+
+# A deadlock is a failure too. (macOS has no timeout.)
+C_TIMEOUT := $(if $(shell command -v timeout),timeout 600)
+
+C_CORE := $(wildcard csrc/rl_*.c)
+C_BINDING := $(wildcard csrc/_core*.c)
+C_TESTS := $(basename $(notdir $(wildcard tests/c/test_*.c)))
+C_SUPPORT := $(filter-out tests/c/test_%,$(wildcard tests/c/*.c))
+C_HEADERS := $(wildcard csrc/*.h tests/c/*.h)
+
+passed_in = $(foreach variant,$(1),$(C_TESTS:%=build/c/$(variant)/%.passed))
+
+.PHONY: c-test sanitize test-packages
+c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIANTS)) ## C tests with gcc and clang
+	@:
+sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
+	@:
+
+test-packages:
+	@PYTHON='$(PYTHON)' .ci/system-packages test
+
+# The core is built with the seam through which the tests make allocations fail.
+build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
+	@rm -rf $(@D)/objects && mkdir -p $(@D)/objects
+	@cd $(@D)/objects && $(C_COMPILE) -I$(CURDIR)/csrc -DRL_TEST_ALLOC -c $(abspath $(C_CORE) $(C_SUPPORT))
+	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
+
+build/c/%.bin: tests/c/$$(*F).c $$(@D)/core.a
+	@$(C_COMPILE) -DRL_TEST_ALLOC -o $@ $^ -lm
+
+build/c/%.passed: build/c/%.bin
+	@$(C_TIMEOUT) $(C_RUN) $< >$<.log 2>&1 || { echo "$*: FAILED"; cat $<.log; exit 1; }
+	@echo "$*: $$(tail -n 1 $<.log)"
+	@touch $@
+
+# The binding has no C tests, but it must please both compilers.
+build/c/%/binding.o: $(C_BINDING) $(C_HEADERS) Makefile | test-packages
+	@mkdir -p $(@D)/binding
+	@cd $(@D)/binding && $(C_COMPILE) -I$(CURDIR)/csrc -fPIC -c $(abspath $(C_BINDING)) \
+		-isystem "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')"
+	@touch $@

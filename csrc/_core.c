@@ -1,0 +1,109 @@
+/* _core.c -- the extension module rate_limiter._core: its types and constants. */
+#include "_core.h"
+
+core_state *core_state_of(PyTypeObject *type)
+{
+    /* PyType_GetModuleByDef does this from Python 3.11 on. All types of the
+     * module have single inheritance below a Python subclass. */
+    for (PyTypeObject *base = type; base != NULL; base = base->tp_base) {
+        if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) {
+            break;
+        }
+        PyObject *module = ((PyHeapTypeObject *)base)->ht_module; /* borrowed */
+        if (module != NULL && PyModule_GetDef(module) == &core_module) {
+            return PyModule_GetState(module);
+        }
+    }
+    PyErr_Format(PyExc_TypeError, "%s is not a type of rate_limiter._core", type->tp_name);
+    return NULL;
+}
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot)
+{
+    *slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *slot == NULL ? -1 : PyModule_AddType(module, *slot);
+}
+
+static int add_float(PyObject *module, const char *name, double value)
+{
+    PyObject *number = PyFloat_FromDouble(value);
+    if (number == NULL) {
+        return -1;
+    }
+    int status = PyModule_AddObjectRef(module, name, number);
+    Py_DECREF(number);
+    return status;
+}
+
+static int core_exec(PyObject *module)
+{
+    core_state *state = PyModule_GetState(module);
+    if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
+        add_type(module, &clock_spec, &state->clock_type) < 0 ||
+        add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
+        add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
+        add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
+        PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    core_state *state = PyModule_GetState(module);
+    Py_VISIT(state->limiter_type);
+    Py_VISIT(state->decision_type);
+    Py_VISIT(state->clock_type);
+    return 0;
+}
+
+static int core_clear(PyObject *module)
+{
+    core_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->limiter_type);
+    Py_CLEAR(state->decision_type);
+    Py_CLEAR(state->clock_type);
+    return 0;
+}
+
+static void core_free(void *module)
+{
+    core_clear(module);
+}
+
+static PyMethodDef core_methods[] = {
+    {"_restore_decision", decision_restore, METH_VARARGS,
+     PyDoc_STR("Restore a pickled Decision.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec, core_exec},
+#ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
+    /* kept by tests/test_interpreters.py: a subinterpreter with its own GIL */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_MOD_GIL_NOT_USED
+    /* kept by tests/test_threads.py on a free-threaded build, tests/c under TSan */
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "rate_limiter._core",
+    .m_doc = PyDoc_STR("Token buckets in process memory: the C engine of rate_limiter."),
+    .m_size = sizeof(core_state),
+    .m_methods = core_methods,
+    .m_slots = core_slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&core_module);
+}

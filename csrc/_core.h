@@ -1,0 +1,61 @@
+/* _core.h -- what the files of the extension module share.
+ *
+ * The binding turns Python arguments into calls of the C core and results into
+ * Python objects. It holds the GIL throughout, where there is one: a decision is
+ * shorter than handing the GIL over. It never calls Python with a lock of the
+ * core held, so a fork by Python (which stops other threads in a free-threaded
+ * build, and needs the GIL in the other) never happens while one is held. */
+#ifndef RL_CORE_H
+#define RL_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "rl_table.h"
+
+/* Everything that belongs to one import of the module in one interpreter. */
+typedef struct core_state {
+    PyTypeObject *limiter_type;  /* strong */
+    PyTypeObject *decision_type; /* strong */
+    PyTypeObject *clock_type;    /* strong */
+} core_state;
+
+extern PyModuleDef core_module;
+extern PyType_Spec limiter_spec;
+extern PyType_Spec decision_spec;
+extern PyType_Spec clock_spec;
+
+/* The state behind a type of this module or a subclass of one. Borrowed: it
+ * lives as long as the type. NULL with an exception set. */
+core_state *core_state_of(PyTypeObject *type);
+
+/* A new Decision, or NULL with an exception set. */
+PyObject *decision_new(core_state *state, const rl_decision *value);
+
+/* Restore a pickled Decision: see decision_reduce. */
+PyObject *decision_restore(PyObject *module, PyObject *args);
+
+/* The time of a ManualClock. */
+int64_t clock_now_ns(PyObject *clock);
+
+/* How a limiter tells the time. */
+typedef enum clock_kind { CLOCK_KIND_MONOTONIC, CLOCK_KIND_COARSE, CLOCK_KIND_MANUAL } clock_kind;
+
+/* The C half of a rate limiter in process memory. Immutable but for the table. */
+typedef struct limiter_object {
+    PyObject_HEAD
+    core_state *state; /* borrowed from the type */
+    rl_table *table;   /* owned; NULL before __init__ */
+    size_t n_limits;
+    rl_limit limits[RL_TABLE_LIMITS_MAX];
+    uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
+    clock_kind clock_kind;
+    PyObject *clock; /* strong; NULL unless manual */
+} limiter_object;
+
+/* Decide for a key given as str or bytes, at a cost in tokens (NULL: 1), by the
+ * limiter's clock. 0, or -1 with an exception set and nothing taken. */
+int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
+                   rl_decision *out);
+
+#endif

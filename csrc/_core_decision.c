@@ -1,0 +1,269 @@
+/* _core_decision.c -- Decision: what became of one request, as a Python value. */
+#include "_core.h"
+
+#include <math.h>
+#include <structmember.h>
+
+#define NS_PER_S 1e9
+#define NS_PER_MS 1000000
+
+typedef struct decision_object {
+    PyObject_HEAD
+    rl_decision value; /* immutable */
+} decision_object;
+
+static const rl_decision *value_of(PyObject *self)
+{
+    return &((decision_object *)self)->value;
+}
+
+static PyObject *decision_alloc(PyTypeObject *type, const rl_decision *value)
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ((decision_object *)self)->value = *value;
+    }
+    return self;
+}
+
+PyObject *decision_new(core_state *state, const rl_decision *value)
+{
+    return decision_alloc(state->decision_type, value);
+}
+
+static void decision_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- times ----------------------------------------------------------------- */
+
+/* Rounded up, so that whoever sleeps for it has slept long enough. */
+static double seconds_from_ns(int64_t ns)
+{
+    if (ns == RL_NEVER) {
+        return INFINITY;
+    }
+    double seconds = (double)ns / NS_PER_S;
+    while (seconds * NS_PER_S < (double)ns) {
+        seconds = nextafter(seconds, INFINITY);
+    }
+    return seconds;
+}
+
+/* 0, or -1 with an exception set. */
+static int ns_from_seconds(double seconds, const char *name, int64_t *ns)
+{
+    if (!(seconds >= 0)) {
+        PyObject *number = PyFloat_FromDouble(seconds);
+        if (number != NULL) {
+            PyErr_Format(PyExc_ValueError, "%s must be a time >= 0, got %R", name, number);
+            Py_DECREF(number);
+        }
+        return -1;
+    }
+    double exact = ceil(seconds * NS_PER_S);
+    *ns = exact < (double)RL_NEVER ? (int64_t)exact : RL_NEVER;
+    return 0;
+}
+
+static int64_t ms_from_ns(int64_t ns)
+{
+    return ns == RL_NEVER ? RL_NEVER : ns / NS_PER_MS + (ns % NS_PER_MS != 0);
+}
+
+/* ---- construction ---------------------------------------------------------- */
+
+static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"allowed",     "remaining",   "retry_after_ms", "limit",
+                            "retry_after", "reset_after", NULL};
+    int allowed;
+    double remaining = 0;
+    double limit = 0;
+    long long retry_after_ms = 0;
+    double retry_after = -1;
+    double reset_after = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p|dL$ddd:Decision", names, &allowed, &remaining,
+                                     &retry_after_ms, &limit, &retry_after, &reset_after)) {
+        return NULL;
+    }
+    if (retry_after == -1) {
+        retry_after = (double)retry_after_ms / 1e3;
+    }
+    rl_decision value = {.allowed = allowed != 0, .limit = limit, .remaining = remaining};
+    if (ns_from_seconds(retry_after, "retry_after", &value.retry_after_ns) < 0 ||
+        ns_from_seconds(reset_after, "reset_after", &value.reset_after_ns) < 0) {
+        return NULL;
+    }
+    return decision_alloc(type, &value);
+}
+
+/* The constructor takes times as users have them; a pickle keeps nanoseconds. */
+PyObject *decision_restore(PyObject *module, PyObject *args)
+{
+    core_state *state = PyModule_GetState(module);
+    int allowed;
+    rl_decision value;
+    long long retry_after_ns;
+    long long reset_after_ns;
+    if (!PyArg_ParseTuple(args, "pddLL:_restore_decision", &allowed, &value.limit, &value.remaining,
+                          &retry_after_ns, &reset_after_ns)) {
+        return NULL;
+    }
+    value.allowed = allowed != 0;
+    value.retry_after_ns = retry_after_ns;
+    value.reset_after_ns = reset_after_ns;
+    return decision_new(state, &value);
+}
+
+static PyObject *as_tuple(const rl_decision *value)
+{
+    return Py_BuildValue("(OddLL)", value->allowed ? Py_True : Py_False, value->limit,
+                         value->remaining, (long long)value->retry_after_ns,
+                         (long long)value->reset_after_ns);
+}
+
+static PyObject *decision_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *module = PyType_GetModule(Py_TYPE(self)); /* borrowed */
+    PyObject *restore = module ? PyObject_GetAttrString(module, "_restore_decision") : NULL;
+    if (restore == NULL) {
+        return NULL;
+    }
+    PyObject *state = as_tuple(value_of(self));
+    PyObject *result = state ? PyTuple_Pack(2, restore, state) : NULL;
+    Py_XDECREF(state);
+    Py_DECREF(restore);
+    return result;
+}
+
+/* ---- the value as Python sees it ------------------------------------------- */
+
+static PyObject *get_retry_after(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble(seconds_from_ns(value_of(self)->retry_after_ns));
+}
+
+static PyObject *get_reset_after(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble(seconds_from_ns(value_of(self)->reset_after_ns));
+}
+
+static PyObject *get_retry_after_ms(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(ms_from_ns(value_of(self)->retry_after_ns));
+}
+
+static int decision_bool(PyObject *self)
+{
+    return value_of(self)->allowed;
+}
+
+static PyObject *decision_compare(PyObject *a, PyObject *b, int op)
+{
+    if ((op != Py_EQ && op != Py_NE) || Py_TYPE(a) != Py_TYPE(b)) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    const rl_decision *x = value_of(a);
+    const rl_decision *y = value_of(b);
+    bool equal = x->allowed == y->allowed && x->limit == y->limit &&
+                 x->remaining == y->remaining && x->retry_after_ns == y->retry_after_ns &&
+                 x->reset_after_ns == y->reset_after_ns;
+    return PyBool_FromLong(equal == (op == Py_EQ));
+}
+
+static Py_hash_t decision_hash(PyObject *self)
+{
+    PyObject *tuple = as_tuple(value_of(self));
+    if (tuple == NULL) {
+        return -1;
+    }
+    Py_hash_t hash = PyObject_Hash(tuple);
+    Py_DECREF(tuple);
+    return hash;
+}
+
+static PyObject *decision_repr(PyObject *self)
+{
+    const rl_decision *value = value_of(self);
+    const double numbers[] = {value->limit, value->remaining,
+                              seconds_from_ns(value->retry_after_ns),
+                              seconds_from_ns(value->reset_after_ns)};
+    PyObject *parts[4] = {NULL};
+    PyObject *repr = NULL;
+    for (size_t i = 0; i < 4; i++) {
+        parts[i] = PyFloat_FromDouble(numbers[i]);
+        if (parts[i] == NULL) {
+            goto done;
+        }
+    }
+    repr = PyUnicode_FromFormat(
+        "Decision(allowed=%s, limit=%R, remaining=%R, retry_after=%R, reset_after=%R)",
+        value->allowed ? "True" : "False", parts[0], parts[1], parts[2], parts[3]);
+done:
+    for (size_t i = 0; i < 4; i++) {
+        Py_XDECREF(parts[i]);
+    }
+    return repr;
+}
+
+#define FIELD(name) (offsetof(decision_object, value) + offsetof(rl_decision, name))
+
+static PyMemberDef decision_members[] = {
+    {"allowed", T_BOOL, FIELD(allowed), READONLY, PyDoc_STR("Whether the request may pass (bool).")},
+    {"limit", T_DOUBLE, FIELD(limit), READONLY, PyDoc_STR("Capacity in tokens (float).")},
+    {"remaining", T_DOUBLE, FIELD(remaining), READONLY,
+     PyDoc_STR("Tokens left after the request (float).")},
+    {"retry_after_ns", T_LONGLONG, FIELD(retry_after_ns), READONLY,
+     PyDoc_STR("retry_after in nanoseconds (int), exact: waiting so long passes, one less does "
+               "not. 2**63 - 1 for never.")},
+    {"reset_after_ns", T_LONGLONG, FIELD(reset_after_ns), READONLY,
+     PyDoc_STR("reset_after in nanoseconds (int). 2**63 - 1 for never.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef decision_getset[] = {
+    {"retry_after", get_retry_after, NULL,
+     PyDoc_STR("Seconds until the same request would pass (float): 0.0 when allowed, inf for "
+               "never."),
+     NULL},
+    {"reset_after", get_reset_after, NULL,
+     PyDoc_STR("Seconds until the bucket is full (float), inf for never."), NULL},
+    {"retry_after_ms", get_retry_after_ms, NULL,
+     PyDoc_STR("retry_after in milliseconds, rounded up (int). 2**63 - 1 for never."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef decision_methods[] = {
+    {"__reduce__", decision_reduce, METH_NOARGS, PyDoc_STR("Support pickle and copy.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot decision_slots[] = {
+    {Py_tp_doc,
+     PyDoc_STR("Decision(allowed, remaining=0.0, retry_after_ms=0, *, limit=0.0, retry_after=-1.0,\n"
+               "         reset_after=0.0)\n--\n\n"
+               "Tell what became of one request. Immutable, and true when it was allowed.\n\n"
+               "Tokens are floats, times seconds; retry_after, where given, counts and not\n"
+               "retry_after_ms. Raises ValueError for a negative or NaN time.")},
+    {Py_tp_new, decision_tp_new},
+    {Py_tp_dealloc, decision_dealloc},
+    {Py_tp_repr, decision_repr},
+    {Py_tp_hash, decision_hash},
+    {Py_tp_richcompare, decision_compare},
+    {Py_tp_methods, decision_methods},
+    {Py_tp_members, decision_members},
+    {Py_tp_getset, decision_getset},
+    {Py_nb_bool, decision_bool},
+    {0, NULL},
+};
+
+PyType_Spec decision_spec = {
+    .name = "rate_limiter._core.Decision",
+    .basicsize = sizeof(decision_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = decision_slots,
+};

@@ -1,0 +1,532 @@
+/* _core_limiter.c -- Limiter: limits, a clock and a table, as a Python type. */
+#include "_core.h"
+
+#include <math.h>
+#include <time.h>
+
+static limiter_object *limiter_of(PyObject *self)
+{
+    return (limiter_object *)self;
+}
+
+/* ---- time ------------------------------------------------------------------ */
+
+#define NS_PER_S INT64_C(1000000000)
+
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define COARSE_CLOCK CLOCK_MONOTONIC_COARSE
+#elif defined(CLOCK_MONOTONIC_RAW_APPROX)
+#define COARSE_CLOCK CLOCK_MONOTONIC_RAW_APPROX
+#endif
+
+static int64_t system_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static int64_t limiter_now_ns(const limiter_object *self)
+{
+    switch (self->clock_kind) {
+    case CLOCK_KIND_MANUAL:
+        return clock_now_ns(self->clock);
+#ifdef COARSE_CLOCK
+    case CLOCK_KIND_COARSE:
+        return system_ns(COARSE_CLOCK);
+#endif
+    default:
+        return system_ns(CLOCK_MONOTONIC);
+    }
+}
+
+static int set_clock(limiter_object *self, PyObject *clock)
+{
+    if (clock == NULL) {
+        self->clock_kind = CLOCK_KIND_MONOTONIC;
+        return 0;
+    }
+    if (Py_TYPE(clock) == self->state->clock_type) {
+        self->clock_kind = CLOCK_KIND_MANUAL;
+        self->clock = Py_NewRef(clock);
+        return 0;
+    }
+    if (PyUnicode_Check(clock) && PyUnicode_CompareWithASCIIString(clock, "monotonic") == 0) {
+        self->clock_kind = CLOCK_KIND_MONOTONIC;
+        return 0;
+    }
+#ifdef COARSE_CLOCK
+    if (PyUnicode_Check(clock) && PyUnicode_CompareWithASCIIString(clock, "coarse") == 0) {
+        self->clock_kind = CLOCK_KIND_COARSE;
+        return 0;
+    }
+#endif
+    PyErr_Format(PyExc_ValueError,
+                 "clock must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
+                 "got %R",
+                 clock);
+    return -1;
+}
+
+/* ---- arguments ------------------------------------------------------------- */
+
+static int hash_bytes(const limiter_object *self, PyObject *bytes, rl_key *out)
+{
+    *out = rl_table_key(self->table, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    return 0;
+}
+
+/* Strings that are not UTF-8 come from undecodable bytes in a request, so they
+ * must work: their lone surrogates are encoded as they are. */
+static int hash_surrogates(const limiter_object *self, PyObject *key, rl_key *out)
+{
+    PyErr_Clear();
+    PyObject *bytes = PyUnicode_AsEncodedString(key, "utf-8", "surrogatepass");
+    if (bytes == NULL) {
+        return -1;
+    }
+    int status = hash_bytes(self, bytes, out);
+    Py_DECREF(bytes);
+    return status;
+}
+
+static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
+{
+    if (PyBytes_Check(key)) {
+        return hash_bytes(self, key, out);
+    }
+    if (!PyUnicode_Check(key)) {
+        PyErr_Format(PyExc_TypeError, "key must be str or bytes, not %.200s",
+                     Py_TYPE(key)->tp_name);
+        return -1;
+    }
+    Py_ssize_t len;
+    const char *text = PyUnicode_AsUTF8AndSize(key, &len);
+    if (text != NULL) {
+        *out = rl_table_key(self->table, text, (size_t)len);
+        return 0;
+    }
+    return PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) ? hash_surrogates(self, key, out) : -1;
+}
+
+/* Convert a cost in tokens (NULL: 1) to the units of each limit. */
+static int cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
+{
+    if (cost == NULL) {
+        memcpy(units, self->one, sizeof self->one);
+        return 0;
+    }
+    if (!PyFloat_Check(cost) && !PyIndex_Check(cost) &&
+        (Py_TYPE(cost)->tp_as_number == NULL || Py_TYPE(cost)->tp_as_number->nb_float == NULL)) {
+        PyErr_Format(PyExc_TypeError, "cost must be a number, not %.200s", Py_TYPE(cost)->tp_name);
+        return -1;
+    }
+    double tokens = PyFloat_AsDouble(cost);
+    if (tokens == -1.0 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        tokens = INFINITY;
+    }
+    if (!(tokens >= 0 && isfinite(tokens))) {
+        PyErr_Format(PyExc_ValueError, "cost must be a finite number >= 0, got %R", cost);
+        return -1;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        units[i] = rl_limit_cost(&self->limits[i], tokens);
+    }
+    return 0;
+}
+
+static int ready(const limiter_object *self)
+{
+    if (self->table == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this limiter was not initialised: call __init__ first");
+        return 0;
+    }
+    return 1;
+}
+
+/* The arguments (key, cost=1), each by position or name. */
+typedef struct key_cost {
+    PyObject *key;  /* borrowed from args */
+    PyObject *cost; /* borrowed from args; NULL: not given */
+} key_cost;
+
+static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
+                       key_cost *out)
+{
+    PyObject **target = NULL;
+    if (PyUnicode_CompareWithASCIIString(name, first) == 0) {
+        target = &out->key;
+    } else if (PyUnicode_CompareWithASCIIString(name, "cost") == 0) {
+        target = &out->cost;
+    }
+    if (target == NULL || *target != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     target == NULL ? "%s() got an unexpected keyword argument %R"
+                                    : "%s() got multiple values for argument %R",
+                     function, name);
+        return -1;
+    }
+    *target = value;
+    return 0;
+}
+
+static int parse_key_cost(const char *function, const char *first, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames, key_cost *out)
+{
+    if (nargs > 2) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %s and cost, but %zd positional arguments were given",
+                     function, first, nargs);
+        return -1;
+    }
+    *out = (key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
+    Py_ssize_t n_named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n_named; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (parse_named(function, name, args[nargs + i], first, out) < 0) {
+            return -1;
+        }
+    }
+    if (out->key == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, first);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- decisions ------------------------------------------------------------- */
+
+int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
+                   rl_decision *out)
+{
+    rl_key hash;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    if (!ready(self) || hash_key(self, key, &hash) < 0 || cost_units(self, cost, units) < 0) {
+        return -1;
+    }
+    if (rl_table_take(self->table, hash, units, limiter_now_ns(self), allowed, out) != RL_OK) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    key_cost given;
+    bool allowed;
+    if (parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(allowed);
+}
+
+static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
+{
+    key_cost given;
+    bool allowed;
+    rl_decision decision;
+    if (parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
+        return NULL;
+    }
+    return decision_new(limiter_of(self)->state, &decision);
+}
+
+static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    key_cost given;
+    rl_key hash;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    rl_decision decision;
+    if (parse_key_cost("peek", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+        hash_key(self, given.key, &hash) < 0 || cost_units(self, given.cost, units) < 0) {
+        return NULL;
+    }
+    rl_table_peek(self->table, hash, units, limiter_now_ns(self), &decision);
+    return decision_new(self->state, &decision);
+}
+
+static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    key_cost given;
+    rl_key hash;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    if (parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+        hash_key(self, given.key, &hash) < 0 || cost_units(self, given.cost, units) < 0) {
+        return NULL;
+    }
+    rl_table_refund(self->table, hash, units, limiter_now_ns(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *limiter_reset(PyObject *object, PyObject *key)
+{
+    limiter_object *self = limiter_of(object);
+    rl_key hash;
+    if (!ready(self) || hash_key(self, key, &hash) < 0) {
+        return NULL;
+    }
+    rl_table_reset(self->table, hash);
+    Py_RETURN_NONE;
+}
+
+/* All keys are hashed before the first one is decided, so that a bad key in the
+ * middle takes nothing from those before it. `keys` is a tuple of our own. */
+static rl_key *hash_keys(const limiter_object *self, PyObject *keys)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_key *hashes = PyMem_New(rl_key, (size_t)n + 1);
+    if (hashes == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (hash_key(self, PyTuple_GET_ITEM(keys, i), &hashes[i]) < 0) {
+            PyMem_Free(hashes);
+            return NULL;
+        }
+    }
+    return hashes;
+}
+
+static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_key *hashes = hash_keys(self, keys);
+    PyObject *result = hashes == NULL ? NULL : PyList_New(n);
+    int64_t now_ns = limiter_now_ns(self);
+    for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
+        bool allowed;
+        if (rl_table_take(self->table, hashes[i], units, now_ns, &allowed, NULL) != RL_OK) {
+            PyErr_NoMemory();
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, i, Py_NewRef(allowed ? Py_True : Py_False));
+    }
+    PyMem_Free(hashes);
+    return result;
+}
+
+static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    key_cost given;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    if (parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+        cost_units(self, given.cost, units) < 0) {
+        return NULL;
+    }
+    if (PyUnicode_Check(given.key) || PyBytes_Check(given.key)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "allow_many() takes several keys, got one %.200s; use allow()",
+                            Py_TYPE(given.key)->tp_name);
+    }
+    PyObject *keys = PySequence_Tuple(given.key);
+    if (keys == NULL) {
+        return NULL;
+    }
+    PyObject *result = allow_tuple(self, keys, units);
+    Py_DECREF(keys);
+    return result;
+}
+
+static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    limiter_object *self = limiter_of(object);
+    if (!ready(self)) {
+        return NULL;
+    }
+    rl_table_stats stats = rl_table_sweep(self->table, limiter_now_ns(self));
+    return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "keys", stats.keys, "slots", stats.slots, "bytes",
+                         stats.bytes, "allowed", stats.allowed, "denied", stats.denied, "inserted",
+                         stats.inserted, "evicted_active", stats.evicted_active, "grow_failures",
+                         stats.grow_failures);
+}
+
+/* ---- life ------------------------------------------------------------------ */
+
+static PyObject *limiter_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+                             PyObject *Py_UNUSED(kwargs))
+{
+    core_state *state = core_state_of(type);
+    PyObject *self = state == NULL ? NULL : type->tp_alloc(type, 0);
+    if (self != NULL) {
+        limiter_of(self)->state = state;
+    }
+    return self;
+}
+
+static int set_limit(limiter_object *self, size_t i, PyObject *pair)
+{
+    double capacity;
+    double refill_rate;
+    if (!PyTuple_Check(pair)) {
+        PyErr_Format(PyExc_TypeError, "a limit must be a tuple (capacity, refill_rate), not %.200s",
+                     Py_TYPE(pair)->tp_name);
+        return -1;
+    }
+    if (!PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
+        return -1;
+    }
+    rl_status status = rl_limit_init(&self->limits[i], capacity, refill_rate);
+    if (status != RL_OK) {
+        PyErr_Format(PyExc_ValueError, "%s is out of range in (capacity, refill_rate) = %R",
+                     status == RL_ECAPACITY ? "capacity" : "refill_rate", pair);
+        return -1;
+    }
+    self->one[i] = rl_limit_cost(&self->limits[i], 1);
+    return 0;
+}
+
+static int set_limits(limiter_object *self, PyObject *limits)
+{
+    PyObject *pairs = PySequence_Tuple(limits);
+    if (pairs == NULL) {
+        return -1;
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(pairs);
+    int status = 0;
+    if (n < 1 || n > RL_TABLE_LIMITS_MAX) {
+        PyErr_Format(PyExc_ValueError, "expected 1 to %d limits, got %zd", RL_TABLE_LIMITS_MAX, n);
+        status = -1;
+    }
+    for (Py_ssize_t i = 0; status == 0 && i < n; i++) {
+        status = set_limit(self, (size_t)i, PyTuple_GET_ITEM(pairs, i));
+    }
+    self->n_limits = (size_t)n;
+    Py_DECREF(pairs);
+    return status;
+}
+
+static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"limits", "max_keys", "clock", NULL};
+    limiter_object *self = limiter_of(object);
+    PyObject *limits;
+    Py_ssize_t max_keys = 1000000;
+    PyObject *clock = NULL;
+    rl_secret secret;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nO:Limiter", names, &limits, &max_keys,
+                                     &clock)) {
+        return -1;
+    }
+    if (self->table != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a limiter cannot be initialised twice");
+        return -1;
+    }
+    if (max_keys < 1 || (size_t)max_keys > RL_TABLE_KEYS_MAX) {
+        PyErr_Format(PyExc_ValueError, "max_keys must be within 1 and %zu, got %zd",
+                     RL_TABLE_KEYS_MAX, max_keys);
+        return -1;
+    }
+    if (set_limits(self, limits) < 0 || set_clock(self, clock) < 0) {
+        return -1;
+    }
+    if (rl_secret_init(&secret) != RL_OK) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    self->table = rl_table_new(self->limits, self->n_limits, (size_t)max_keys, secret);
+    if (self->table == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(limiter_of(self)->clock);
+    return 0;
+}
+
+static int limiter_clear(PyObject *self)
+{
+    (void)self; /* a clock refers to nothing, and methods rely on it to the end */
+    return 0;
+}
+
+static void limiter_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    rl_table_free(limiter_of(self)->table);
+    Py_XDECREF(limiter_of(self)->clock);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef limiter_methods[] = {
+    {"allow", FAST(limiter_allow),
+     PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens from the bucket of `key`; tell whether that was allowed.\n\n"
+               "key: str (hashed as UTF-8) or bytes. cost: tokens, a finite number >= 0.\n"
+               "Returns a bool. Raises TypeError or ValueError for a bad key or cost, and\n"
+               "MemoryError where there is none for a first key.")},
+    {"hit", FAST(limiter_hit),
+     PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"
+               "Arguments and exceptions are those of allow().")},
+    {"peek", FAST(limiter_peek),
+     PyDoc_STR("peek($self, /, key, cost=1)\n--\n\n"
+               "Return the Decision that hit() would make now, consuming nothing.\n\n"
+               "`remaining` and `reset_after` tell of the bucket as it is. Arguments and\n"
+               "exceptions are those of allow().")},
+    {"refund", FAST(limiter_refund),
+     PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
+               "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
+               "Arguments and exceptions are those of allow().")},
+    {"reset", limiter_reset, METH_O,
+     PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+    {"allow_many", FAST(limiter_allow_many),
+     PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
+               "Decide for each of several keys as allow() does; return a list of bools.\n\n"
+               "All keys are checked before the first is decided.")},
+    {"stats", limiter_stats, METH_NOARGS,
+     PyDoc_STR("stats($self, /)\n--\n\n"
+               "Free what is full and return counts as a dict of ints.\n\n"
+               "keys (not full now), slots, bytes, allowed, denied, inserted, evicted_active,\n"
+               "grow_failures.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot limiter_slots[] = {
+    {Py_tp_doc,
+     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic')\n--\n\n"
+               "Limit by token buckets in the memory of this process.\n\n"
+               "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s).\n"
+               "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
+               "'coarse' or a ManualClock. Raises ValueError for what is out of range,\n"
+               "MemoryError, and OSError when the system has no random numbers.")},
+    {Py_tp_new, limiter_new},
+    {Py_tp_init, limiter_init},
+    {Py_tp_dealloc, limiter_dealloc},
+    {Py_tp_traverse, limiter_traverse},
+    {Py_tp_clear, limiter_clear},
+    {Py_tp_methods, limiter_methods},
+    {0, NULL},
+};
+
+PyType_Spec limiter_spec = {
+    .name = "rate_limiter._core.Limiter",
+    .basicsize = sizeof(limiter_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = limiter_slots,
+};

@@ -1,0 +1,131 @@
+#include "rl_bucket.h"
+
+#include <math.h>
+
+#define NS_PER_S UINT64_C(1000000000)
+#define FRAC_BITS_MIN 10u
+#define FRAC_BITS_MAX 52u
+
+/* Leaves room for one step of the clock below 2^62, see rl_table.c on wrapping. */
+#define CAP_UNITS_MAX 0x1p62 * (1 - 0x1p-50)
+
+/* Over a thousand units a nanosecond: what V loses by being a whole number is then
+ * less than any clock shows. It wraps in months, which the table's sweep allows for. */
+#define UNITS_PER_S_MAX 0x1p41
+
+static unsigned choose_frac_bits(double capacity, double refill_rate)
+{
+    unsigned bits = FRAC_BITS_MAX;
+    while (bits > FRAC_BITS_MIN && (ldexp(capacity, (int)bits) >= CAP_UNITS_MAX ||
+                                    ldexp(refill_rate, (int)bits) >= UNITS_PER_S_MAX)) {
+        bits--;
+    }
+    return bits;
+}
+
+/* mult / 2^shift = refill_rate * 2^frac_bits / 1e9, rounded up, so that a time
+ * that delivers a whole number of units is not missed by one nanosecond.
+ *
+ * The rate is mantissa * 2^exponent with a mantissa of 53 bits, so
+ * mantissa * 2^40 / 1e9 keeps 62 to 64 significant bits. */
+static void set_tap(rl_limit *limit, unsigned frac_bits)
+{
+    limit->mult = 0;
+    limit->shift = 0;
+    if (limit->refill_rate <= 0) {
+        return;
+    }
+    int exponent;
+    double fraction = frexp(limit->refill_rate, &exponent); /* in [0.5, 1) */
+    rl_u128 mantissa = (rl_u128)ldexp(fraction, 53);
+    int shift = 40 - (exponent - 53) - (int)frac_bits;
+    if (shift > 126) {
+        return; /* less than one unit in 292 years */
+    }
+    limit->mult = (uint64_t)(((mantissa << 40) + NS_PER_S - 1) / NS_PER_S);
+    limit->shift = (unsigned)shift;
+}
+
+static int64_t clamp_ns(rl_u128 ns)
+{
+    return ns < (rl_u128)RL_NEVER ? (int64_t)ns : RL_NEVER;
+}
+
+rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
+{
+    /* Written so that NaN fails too. */
+    if (!(capacity > 0 && capacity <= RL_CAPACITY_MAX)) {
+        return RL_ECAPACITY;
+    }
+    if (!(refill_rate >= 0 && refill_rate <= RL_RATE_MAX)) {
+        return RL_ERATE;
+    }
+    unsigned bits = choose_frac_bits(capacity, refill_rate);
+    if (ldexp(capacity, (int)bits) < 1) {
+        return RL_ECAPACITY;
+    }
+    *limit = (rl_limit){
+        .capacity = capacity,
+        .refill_rate = refill_rate,
+        .unit = ldexp(1, -(int)bits),
+        .cap = (uint64_t)ceil(ldexp(capacity, (int)bits)),
+        .horizon_ns = RL_NEVER,
+    };
+    set_tap(limit, bits);
+    if (limit->mult != 0 && limit->shift < 66) {
+        limit->horizon_ns = clamp_ns((((rl_u128)1 << 62) << limit->shift) / limit->mult);
+    }
+    return RL_OK;
+}
+
+uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
+{
+    double units = ceil(tokens / limit->unit); /* a power of two: exact */
+    return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
+}
+
+int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
+{
+    if (need == 0) {
+        return 0;
+    }
+    if (limit->mult == 0 || need > (uint64_t)INT64_MAX) {
+        return RL_NEVER;
+    }
+    if (limit->shift > 64 && need >> (127 - limit->shift) != 0) {
+        return RL_NEVER;
+    }
+    rl_u128 distance = ((rl_u128)need << limit->shift) - tap.low;
+    return clamp_ns((distance + limit->mult - 1) / limit->mult);
+}
+
+/* Rounded down, also where a double has fewer bits than the count. */
+static double units_to_tokens(const rl_limit *limit, uint64_t units)
+{
+    int excess = units == 0 ? 0 : 11 - __builtin_clzll(units);
+    if (excess > 0) {
+        units = (units >> excess) << excess;
+    }
+    return (double)units * limit->unit;
+}
+
+rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t deficit, uint64_t cost,
+                              bool allowed)
+{
+    uint64_t left = deficit < limit->cap ? limit->cap - deficit : 0;
+    rl_decision decision = {
+        .allowed = allowed,
+        .limit = limit->capacity,
+        .remaining = units_to_tokens(limit, left),
+        .reset_after_ns = rl_limit_wait_ns(limit, tap, deficit),
+    };
+    if (decision.remaining > limit->capacity) {
+        decision.remaining = limit->capacity;
+    }
+    if (!allowed) {
+        decision.retry_after_ns = cost > limit->cap
+                                      ? RL_NEVER
+                                      : rl_limit_wait_ns(limit, tap, deficit + cost - limit->cap);
+    }
+    return decision;
+}

@@ -1,0 +1,115 @@
+/* rl_bucket.h -- token-bucket arithmetic: no clock, no lock, no memory.
+ *
+ * A bucket is one 64-bit word. Count in units of 2^-f tokens and imagine a tap
+ * that has been open for ever; by time t it has delivered
+ *
+ *     V(t) = floor(t_ns * refill_rate * 2^f / 1e9) = (t_ns * mult) >> shift
+ *
+ * units (mod 2^64). The word is the V at which the bucket will be full again:
+ *
+ *            V now               word
+ *     ─────────┼──────deficit─────┼──────────> V
+ *              |<── at most cap ──>|
+ *
+ * so a word at or before V means "full", the same as no word at all. Taking
+ * cost c moves the word c to the right, and is allowed while it stays within
+ * cap of V. This is the generic cell rate algorithm (ITU-T I.371, annex A)
+ * counted in tokens instead of time, which keeps whole tokens exact at any
+ * rate.
+ *
+ * How exact: costs are rounded up to units and whole tokens are whole units, so
+ * a burst is exact. Over time a bucket never hands out more than capacity +
+ * refill_rate * t + one unit. f is as large as keeps capacity below 2^62 units
+ * and the tap below 2^41 units a second, 10 to 52: one unit is refilled in less
+ * than a thousandth of a nanosecond, or is 2^-52 tokens, or 2^-62 of the
+ * capacity. */
+#ifndef RL_BUCKET_H
+#define RL_BUCKET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+__extension__ typedef unsigned __int128 rl_u128;
+
+typedef enum rl_status {
+    RL_OK = 0,
+    RL_ENOMEM,    /* out of memory */
+    RL_ERANDOM,   /* the system gave no random secret */
+    RL_ECAPACITY, /* capacity is not in (0, RL_CAPACITY_MAX], or too fine for the rate */
+    RL_ERATE,     /* refill rate is not in [0, RL_RATE_MAX] */
+} rl_status;
+
+#define RL_CAPACITY_MAX 4e15 /* tokens; below 2^52 */
+#define RL_RATE_MAX 1e9      /* tokens per second: one a nanosecond */
+
+/* A time that does not come, or not within the 292 years of an int64_t. */
+#define RL_NEVER INT64_MAX
+
+/* A cost in units that no bucket of the limit can ever pay. */
+#define RL_COST_NEVER UINT64_MAX
+
+/* One limit, checked and prepared. Immutable after rl_limit_init. */
+typedef struct rl_limit {
+    double capacity;    /* tokens */
+    double refill_rate; /* tokens per second */
+    double unit;        /* tokens: 2^-f */
+    uint64_t cap;       /* capacity in units, below 2^62 */
+    uint64_t mult;
+    unsigned shift;     /* at most 126 */
+    int64_t horizon_ns; /* in this time V advances by 2^62 or just less */
+} rl_limit;
+
+/* V at one moment, and the fraction of a unit that is on its way (in 2^-shift units). */
+typedef struct rl_tap {
+    uint64_t units;
+    rl_u128 low;
+} rl_tap;
+
+/* What became of one request. Times are RL_NEVER when they do not come. */
+typedef struct rl_decision {
+    bool allowed;
+    double limit;           /* capacity in tokens */
+    double remaining;       /* tokens left, after the request */
+    int64_t retry_after_ns; /* 0 when allowed; waiting so long passes, 1 ns less does not */
+    int64_t reset_after_ns; /* until the bucket is full */
+} rl_decision;
+
+/* Check `capacity` (tokens) and `refill_rate` (tokens/s, 0 = never refills) and
+ * prepare *limit. On RL_ECAPACITY or RL_ERATE *limit is not written. */
+rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
+
+/* Convert a finite cost >= 0 in tokens to units, rounded up; RL_COST_NEVER when
+ * it is above the capacity. */
+uint64_t rl_limit_cost(const rl_limit *limit, double tokens);
+
+/* The shortest time in ns after `tap` until V has advanced by `need` units. */
+int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need);
+
+/* Describe a bucket with this deficit after a request of this cost was allowed
+ * (deficit then includes it) or denied (deficit is unchanged). */
+rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t deficit, uint64_t cost,
+                              bool allowed);
+
+/* V(now_ns); now_ns is not negative. */
+static inline rl_tap rl_limit_tap(const rl_limit *limit, int64_t now_ns)
+{
+    rl_u128 product = (rl_u128)(uint64_t)now_ns * limit->mult;
+    rl_u128 mask = ((rl_u128)1 << limit->shift) - 1;
+    return (rl_tap){(uint64_t)(product >> limit->shift), product & mask};
+}
+
+/* Units that the bucket lacks; 0 = full. A clock that stepped back shows as a
+ * larger deficit, so it never frees tokens. */
+static inline uint64_t rl_bucket_deficit(uint64_t word, uint64_t tap_units)
+{
+    uint64_t ahead = word - tap_units;
+    return ahead <= (uint64_t)INT64_MAX ? ahead : 0;
+}
+
+/* May `cost` be taken from a bucket with this deficit? */
+static inline bool rl_bucket_allows(const rl_limit *limit, uint64_t deficit, uint64_t cost)
+{
+    return cost <= limit->cap && deficit <= limit->cap - cost;
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* rl_table.h -- many buckets, one entry per key, safe to share between threads.
+ *
+ * The table is made for one set of limits; an entry holds one bucket for each
+ * of them, and a request passes all of them or takes from none.
+ *
+ * Only a 64-bit tag of the keyed hash of a key is stored, with log2(shards) more
+ * bits of the hash in the entry's place. Two keys that share these share their
+ * buckets: looking up a new key meets another one's entry with probability
+ * n / 2^64, n being the live keys of one shard (4e-16 in a full default table).
+ *
+ *     table ── shard ── lines of eight slots ── slot = tag + one word a limit
+ *              lock     a key may live in two of a shard's lines
+ *
+ * Memory follows the live keys: a full bucket is the same as no bucket, so
+ * inserts free the full entries they pass, and a shard doubles or halves by
+ * itself. It never exceeds what max_keys calls for. When all places for a new
+ * key hold entries in use, the one closest to full gives way and the new key
+ * starts with its deficit, so a flood of keys cannot mint tokens.
+ *
+ * The table never stores a key and never calls back, so its locks are always
+ * held for a short, bounded time. Time is an argument (CLOCK_MONOTONIC or a
+ * test's own, not negative); costs come from rl_limit_cost, one per limit. */
+#ifndef RL_TABLE_H
+#define RL_TABLE_H
+
+#include <stddef.h>
+
+#include "rl_bucket.h"
+#include "rl_hash.h"
+
+#define RL_TABLE_LIMITS_MAX 8
+#define RL_TABLE_KEYS_MAX ((size_t)1 << 36)
+
+typedef struct rl_table rl_table; /* opaque: see rl_table.c */
+
+typedef struct rl_table_stats {
+    uint64_t keys;           /* entries that are not full now */
+    uint64_t slots;          /* entries that the present memory can hold */
+    uint64_t bytes;          /* of memory, all told */
+    uint64_t allowed;        /* decisions so far */
+    uint64_t denied;
+    uint64_t inserted;       /* entries made so far */
+    uint64_t evicted_active; /* entries that gave way while not full */
+    uint64_t grow_failures;  /* times that memory for growth was refused */
+} rl_table_stats;
+
+/* Fill *secret from the system's random source. RL_OK or RL_ERANDOM. */
+rl_status rl_secret_init(rl_secret *secret);
+
+/* Make a table for n_limits (1 to RL_TABLE_LIMITS_MAX) limits, which are
+ * copied, that holds about max_keys (1 to RL_TABLE_KEYS_MAX) entries in use.
+ * NULL: out of memory. */
+rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
+                       rl_secret secret);
+void rl_table_free(rl_table *table);
+
+/* Hash a client key for use with this table. */
+rl_key rl_table_key(const rl_table *table, const void *data, size_t len);
+
+/* Take the costs from the buckets of `key`, full on first use, or deny and
+ * change nothing. Of several limits *out tells of the one that denies longest,
+ * else of the one with the fewest tokens left. `out` may be NULL.
+ * RL_OK, or RL_ENOMEM: the table is unchanged and nothing is written. */
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns,
+                        bool *allowed, rl_decision *out);
+
+/* Tell what rl_table_take would decide, and what is there now. Changes nothing. */
+void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns,
+                   rl_decision *out);
+
+/* Give tokens back; a bucket never exceeds its capacity. */
+void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns);
+
+/* Make the buckets of `key` full. */
+void rl_table_reset(rl_table *table, rl_key key);
+
+/* Free the entries that are full and count what there is, shard by shard. */
+rl_table_stats rl_table_sweep(rl_table *table, int64_t now_ns);
+
+#endif

@@ -1,0 +1,26 @@
+"""Rate limiting that is exact, fast and calm: token buckets on a C engine.
+
+    from rate_limiter import RateLimiter
+
+    limiter = RateLimiter("100/minute")
+    if limiter.allow("user:42"):
+        ...
+"""
+
+from rate_limiter._core import Decision, ManualClock
+from rate_limiter.async_limiter import AsyncRateLimiter
+from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.limit import Limit
+from rate_limiter.limiter import RateLimiter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncRateLimiter",
+    "Decision",
+    "Limit",
+    "ManualClock",
+    "RateLimitExceeded",
+    "RateLimiter",
+    "__version__",
+]

@@ -1,0 +1,43 @@
+"""What this package raises when a request may not pass."""
+
+from __future__ import annotations
+
+import math
+
+from rate_limiter._core import Decision
+
+
+class RateLimitExceeded(Exception):
+    """Tell that a request was denied.
+
+    Args:
+        decision: the Decision that denied it, or a message alone.
+        key: the client's key, where it is known. It stays out of the message: keys may be
+            secrets.
+
+    Attributes:
+        decision: the Decision, or None.
+        key: the key, or None.
+        retry_after: seconds until the same request would pass (float), inf for never.
+    """
+
+    def __init__(
+        self, decision: Decision | str | None = None, key: str | bytes | None = None
+    ) -> None:
+        super().__init__(decision, key)
+        self.message = decision if isinstance(decision, str) else None
+        self.decision = decision if isinstance(decision, Decision) else None
+        self.key = key
+
+    @property
+    def retry_after(self) -> float:
+        return self.decision.retry_after if self.decision is not None else 0.0
+
+    def __str__(self) -> str:
+        if self.message is not None:
+            return self.message
+        if self.decision is None:
+            return "rate limit exceeded"
+        if math.isinf(self.retry_after):
+            return "rate limit exceeded; this request can never pass"
+        return f"rate limit exceeded; retry after {self.retry_after:.3f} s"

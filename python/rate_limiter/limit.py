@@ -1,0 +1,269 @@
+"""Limit: how much a client may do, as a value and as a short text.
+
+The texts are made of clauses separated by ``;``::
+
+    100/minute                    a bucket of 100 tokens, refilled 100 a minute
+    100/minute; burst=20          the same refill into a bucket of 20
+    5 per 30 seconds
+    10/second; 1000/hour          two limits, where several are expected
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from rate_limiter import _core
+
+_UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_UNIT_NAMES = {
+    **{alias: "second" for alias in ("s", "sec", "secs", "second", "seconds")},
+    **{alias: "minute" for alias in ("m", "min", "mins", "minute", "minutes")},
+    **{alias: "hour" for alias in ("h", "hr", "hrs", "hour", "hours")},
+    **{alias: "day" for alias in ("d", "day", "days")},
+}
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_PER = re.compile(r"/|per\b", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]+")
+_BURST = re.compile(r"burst\s*=", re.IGNORECASE)
+_SPACE = re.compile(r"\s*")
+_SEMICOLON = re.compile(";")
+_TEXT_MAX = 500
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Limit a client to `capacity` tokens at once, refilled at `refill_rate`.
+
+    A token bucket: it starts full, a request takes its cost, and whatever was taken comes back
+    at a steady rate.
+
+    Args:
+        capacity: tokens the bucket holds, above 0 and at most ``4e15``.
+        refill_rate: tokens per second, from 0 (never refilled) to ``1e9``.
+
+    Raises:
+        TypeError: an argument is not a number.
+        ValueError: an argument is out of range, or NaN.
+    """
+
+    capacity: float
+    refill_rate: float
+
+    def __post_init__(self) -> None:
+        capacity = _number("capacity", self.capacity)
+        refill_rate = _number("refill_rate", self.refill_rate)
+        if not 0 < capacity <= _core.MAX_CAPACITY:
+            raise ValueError(
+                f"capacity must be above 0 and at most {_core.MAX_CAPACITY:g} tokens, "
+                f"got {self.capacity!r}"
+            )
+        if not 0 <= refill_rate <= _core.MAX_REFILL_RATE:
+            raise ValueError(
+                f"refill_rate must be from 0 to {_core.MAX_REFILL_RATE:g} tokens per second, "
+                f"got {self.refill_rate!r}"
+            )
+        object.__setattr__(self, "capacity", capacity)
+        object.__setattr__(self, "refill_rate", refill_rate)
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Return the one limit that `text` tells of, such as ``"100/minute; burst=20"``.
+
+        Raises:
+            TypeError: `text` is not a string.
+            ValueError: `text` is malformed (the message shows where), out of range, or holds
+                several limits.
+        """
+        limits = parse_limits(text)
+        if len(limits) != 1:
+            raise ValueError(f"expected one limit, got {len(limits)} in {text!r}")
+        return limits[0]
+
+    def __str__(self) -> str:
+        """Return the shortest text that parses to this limit."""
+        unit, amount = "second", self.refill_rate
+        for name, unit_s in _UNITS_S.items():
+            whole = round(self.refill_rate * unit_s)
+            if whole > 0 and whole / unit_s == self.refill_rate:
+                unit, amount = name, float(whole)
+                break
+        burst = "" if amount == self.capacity else f"; burst={_short(self.capacity)}"
+        return f"{_short(amount)}/{unit}{burst}"
+
+
+Limits: TypeAlias = Union[str, Limit, Iterable[Union[str, Limit]]]
+"""One limit or several, each as a Limit or a text."""
+
+
+def as_limits(limits: Limits) -> tuple[Limit, ...]:
+    """Return one or several limits as a tuple.
+
+    Args:
+        limits: a Limit, a text of one or several limits, or an iterable of both.
+
+    Raises:
+        TypeError: `limits` is something else.
+        ValueError: a text is malformed, or the number of limits is not within 1 and 8.
+    """
+    if isinstance(limits, Limit):
+        result: tuple[Limit, ...] = (limits,)
+    elif isinstance(limits, str):
+        result = parse_limits(limits)
+    elif isinstance(limits, Iterable) and not isinstance(limits, bytes):
+        result = tuple(one for item in limits for one in _as_limits_item(item))
+    else:
+        raise TypeError(f"expected a Limit, a str or an iterable of them, got {limits!r}")
+    if not 1 <= len(result) <= _core.MAX_LIMITS:
+        raise ValueError(f"expected 1 to {_core.MAX_LIMITS} limits, got {len(result)}: {limits!r}")
+    return result
+
+
+def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
+    """Return a constant cost, checked where it is configured.
+
+    Args:
+        cost: tokens per request.
+        limits: the limits that it will be taken from.
+
+    Raises:
+        TypeError: `cost` is not a number.
+        ValueError: `cost` is negative, not finite, or above a capacity, so that it could never
+            pass.
+    """
+    tokens = _number("cost", cost)
+    if not (tokens >= 0 and math.isfinite(tokens)):
+        raise ValueError(f"cost must be a finite number >= 0, got {cost!r}")
+    for limit in limits:
+        if tokens > limit.capacity:
+            raise ValueError(
+                f"cost {cost!r} is above the capacity of the limit '{limit}', so no request "
+                f"could ever pass"
+            )
+    return cost
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Return the limits that `text` tells of, such as ``"10/second; 1000/hour"``.
+
+    ``burst=`` belongs to the limit before it.
+
+    Raises:
+        TypeError: `text` is not a string.
+        ValueError: `text` is malformed (the message shows where), or a number is out of range.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a limit must be a str such as '100/minute', got {text!r}")
+    if len(text) > _TEXT_MAX:
+        raise ValueError(
+            f"a limit has at most {_TEXT_MAX} characters, got {len(text)}: {text[:40]!r}..."
+        )
+    return _Parser(text).limits()
+
+
+class _Parser:
+    """Reads a text from left to right; an error tells the place."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def limits(self) -> tuple[Limit, ...]:
+        limits: list[Limit] = []
+        while True:
+            self._accept(_SPACE)
+            start = self._at
+            refill_amount, refill_rate = self._rate()
+            burst = self._burst()
+            capacity = refill_amount if burst is None else burst
+            limits.append(self._limit(start, capacity, refill_rate))
+            if self._at == len(self._text):
+                return tuple(limits)
+
+    def _rate(self) -> tuple[float, float]:
+        amount = self._number("a number of requests, as in '100/minute'")
+        if self._accept(_PER) is None:
+            raise self._error("'/' or 'per', as in '100/minute'")
+        start = self._at
+        every = 1.0 if _NUMBER.match(self._text, start) is None else self._number("a number")
+        name = self._accept(_WORD)
+        if name is None or name.lower() not in _UNIT_NAMES:
+            raise self._error("a unit (second, minute, hour or day)", name)
+        self._end_of_clause()
+        period_s = every * _UNITS_S[_UNIT_NAMES[name.lower()]]
+        if not 0 < period_s < math.inf or math.isinf(amount / period_s):
+            raise self._error("a period in range", at=start)
+        return amount, amount / period_s
+
+    def _burst(self) -> float | None:
+        if self._accept(_BURST) is None:
+            return None
+        burst = self._number("a number of tokens, as in 'burst=20'")
+        self._end_of_clause()
+        return burst
+
+    def _limit(self, start: int, capacity: float, refill_rate: float) -> Limit:
+        try:
+            return Limit(capacity, refill_rate)
+        except ValueError as error:
+            raise self._error("a limit in range", at=start, reason=str(error)) from None
+
+    def _number(self, expected: str) -> float:
+        digits = self._accept(_NUMBER)
+        if digits is None:
+            raise self._error(expected)
+        return float(digits)
+
+    def _end_of_clause(self) -> None:
+        if self._at < len(self._text) and self._accept(_SEMICOLON) is None:
+            raise self._error("';' or the end")
+
+    def _accept(self, pattern: re.Pattern[str]) -> str | None:
+        """Step over the pattern, and the space behind it, if it is next."""
+        match = pattern.match(self._text, self._at)
+        if match is None:
+            return None
+        space = _SPACE.match(self._text, match.end())
+        self._at = space.end() if space else match.end()
+        return match.group()
+
+    def _error(
+        self, expected: str, found: str | None = None, *, at: int | None = None, reason: str = ""
+    ) -> ValueError:
+        if at is None:
+            at = self._at
+        if found:
+            at = self._text.rindex(found, 0, self._at)
+        why = f" ({reason})" if reason else ""
+        return ValueError(
+            f"invalid limit {self._text!r}: expected {expected} at position {at}{why}\n"
+            f"    {_printable(self._text)}\n"
+            f"    {' ' * at}^"
+        )
+
+
+def _as_limits_item(item: str | Limit) -> tuple[Limit, ...]:
+    if isinstance(item, Limit):
+        return (item,)
+    return parse_limits(item)
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _short(number: float) -> str:
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _printable(text: str) -> str:
+    """Keep one column per character, so that the caret stands under its place."""
+    return "".join(char if char.isprintable() else "?" for char in text)

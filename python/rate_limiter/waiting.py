@@ -1,0 +1,167 @@
+"""Waiting for tokens in order of arrival: what `acquire` does, with threads and with tasks.
+
+Whoever wants to wait for a key joins its line. Only the first in a line asks the limiter; the
+others sleep until they are first. `turns` holds the whole logic and yields how long to sleep,
+so that the blocking and the asynchronous `acquire` differ in the sleeping alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Protocol
+
+from rate_limiter._core import Decision, Limiter
+from rate_limiter.exceptions import RateLimitExceeded
+
+
+class Waiter(Protocol):
+    """Somebody in a line."""
+
+    def wake(self) -> bool:
+        """Make it look at the line again; False when it is gone for good."""
+
+
+class ThreadWaiter:
+    """A thread in a line."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wake(self) -> bool:
+        self._event.set()
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until woken, at most so long; inf is for ever."""
+        self._event.wait(min(seconds, threading.TIMEOUT_MAX))
+        self._event.clear()
+
+
+class TaskWaiter:
+    """An asyncio task in a line."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # the loop was closed with the task still waiting
+            return False
+        return True
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until woken, at most so long; inf is for ever."""
+        timer = None
+        if math.isfinite(seconds):
+            timer = self._loop.call_later(seconds, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._event.clear()
+
+
+class Lines:
+    """The lines of waiters, one per key, for threads and event loops together."""
+
+    def __init__(self) -> None:
+        # Re-entrant: collecting the garbage of an abandoned task may leave a line at any moment.
+        self._lock = threading.RLock()
+        self._lines: dict[bytes, deque[Waiter]] = {}
+
+    def join(self, key: bytes, waiter: Waiter) -> None:
+        """Stand at the end of the line of `key`."""
+        with self._lock:
+            self._lines.setdefault(key, deque()).append(waiter)
+
+    def leave(self, key: bytes, waiter: Waiter) -> None:
+        """Leave the line, from any place of it."""
+        with self._lock:
+            line = self._lines.get(key, deque())
+            if waiter in line:
+                line.remove(waiter)
+            self.wake(key)
+
+    def is_first(self, key: bytes, waiter: Waiter) -> bool:
+        """Tell whether it is the waiter's turn."""
+        with self._lock:
+            return self._lines[key][0] is waiter
+
+    def wake(self, key: bytes) -> None:
+        """Make the first in line look again; those who are gone for good are left out."""
+        with self._lock:
+            line = self._lines.get(key, deque())
+            while line and not line[0].wake():
+                line.popleft()
+            if not line:
+                self._lines.pop(key, None)
+
+
+def line_key(key: str | bytes) -> bytes:
+    """Return the bytes by which the engine knows a key."""
+    return key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
+
+
+def turns(
+    limiter: Limiter,
+    lines: Lines,
+    waiter: Waiter,
+    key: str | bytes,
+    cost: float,
+    timeout: float | None,
+) -> Generator[float, None, Decision]:
+    """Yield how many seconds to sleep next, until the request is allowed.
+
+    Closing the generator leaves the line, having taken nothing.
+
+    Args:
+        limiter: decides.
+        lines: where its waiters stand.
+        waiter: who waits.
+        key, cost: as for `Limiter.hit`.
+        timeout: seconds to wait at most, None for as long as it takes.
+
+    Returns:
+        The Decision that allowed the request.
+
+    Raises:
+        RateLimitExceeded: it cannot pass within `timeout`, or never.
+        TypeError, ValueError: as `Limiter.hit`, and for a timeout that is negative or NaN.
+    """
+    deadline_s = time.monotonic() + _checked(timeout)
+    decision = limiter.peek(key, cost)
+    line = line_key(key)
+    lines.join(line, waiter)
+    try:
+        while not math.isinf(decision.retry_after):
+            left_s = deadline_s - time.monotonic()
+            sleep_s = math.inf
+            if lines.is_first(line, waiter):
+                decision = limiter.hit(key, cost)
+                if decision:
+                    return decision
+                sleep_s = decision.retry_after
+            elif left_s <= 0:
+                decision = limiter.peek(key, cost)
+            if left_s <= 0 or left_s < sleep_s < math.inf:
+                break
+            yield min(sleep_s, left_s)
+        raise RateLimitExceeded(decision, key)
+    finally:
+        lines.leave(line, waiter)
+
+
+def _checked(timeout: float | None) -> float:
+    if timeout is None:
+        return math.inf
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be None or a number of seconds >= 0, got {timeout!r}")
+    return timeout

@@ -1,0 +1,203 @@
+"""Limit and its texts: what they mean, and what a mistake in one says."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rate_limiter import Limit, RateLimiter
+from rate_limiter.limit import as_limits, check_cost, parse_limits
+
+
+@pytest.mark.parametrize(
+    ("text", "capacity", "refill_rate"),
+    [
+        ("100/minute", 100, 100 / 60),
+        ("100 / minute", 100, 100 / 60),
+        ("100 per minute", 100, 100 / 60),
+        ("100 PER Minutes", 100, 100 / 60),
+        ("100/m", 100, 100 / 60),
+        ("10/s", 10, 10),
+        ("10/sec", 10, 10),
+        ("1000/hour", 1000, 1000 / 3600),
+        ("1000/hr", 1000, 1000 / 3600),
+        ("5/day", 5, 5 / 86400),
+        ("5/30 seconds", 5, 5 / 30),
+        ("5 per 30s", 5, 5 / 30),
+        ("2.5/second", 2.5, 2.5),
+        ("1e3/second", 1000, 1000),
+        ("100/minute; burst=20", 20, 100 / 60),
+        ("100/minute;BURST = 20 ;", 20, 100 / 60),
+        ("  7/s  ", 7, 7),
+        ("0/second; burst=10", 10, 0),
+    ],
+)
+def test_text_means_a_bucket(text: str, capacity: float, refill_rate: float) -> None:
+    assert Limit.parse(text) == Limit(capacity, refill_rate)
+
+
+def test_several_limits_and_whose_burst_it_is() -> None:
+    assert parse_limits("10/second; burst=5; 1000/hour; burst=70") == (
+        Limit(5, 10),
+        Limit(70, 1000 / 3600),
+    )
+    assert parse_limits("10/second; 1000/hour") == (Limit(10, 10), Limit(1000, 1000 / 3600))
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "expected"),
+    [
+        ("", 0, "a number of requests"),
+        ("lots", 0, "a number of requests"),
+        ("-1/s", 0, "a number of requests"),
+        ("nan/s", 0, "a number of requests"),
+        ("inf/s", 0, "a number of requests"),
+        ("100", 3, "'/' or 'per'"),
+        ("100 perminute", 4, "'/' or 'per'"),
+        ("100/", 4, "a unit"),
+        ("100/minut", 4, "a unit"),
+        ("100/5", 5, "a unit"),
+        ("100/0 minutes", 4, "a period in range"),
+        ("100/1e400 s", 4, "a period in range"),
+        ("1e300/1e-300 s", 6, "a period in range"),
+        ("100/minute burst=5", 11, "';' or the end"),
+        ("100/minute, 5/s", 10, "';' or the end"),
+        ("100/minute;;", 11, "a number of requests"),
+        ("100/minute; burst=", 18, "a number of tokens"),
+        ("100/minute; burst=nan", 18, "a number of tokens"),
+        ("100/minute; burst=0", 0, "capacity must be above 0"),
+        ("0/minute", 0, "capacity must be above 0"),
+        ("1e300/s", 0, "capacity must be above 0"),
+        ("5/s; 2e9/s", 5, "refill_rate must be from 0"),
+        ("burst=5", 0, "a number of requests"),
+        ("٣/s", 0, "a number of requests"),
+    ],
+)
+def test_mistake_shows_the_text_and_the_place(text: str, place: int, expected: str) -> None:
+    with pytest.raises(ValueError, match="invalid limit") as caught:
+        parse_limits(text)
+    first, shown, caret = str(caught.value).split("\n")
+    assert repr(text) in first
+    assert f"at position {place}" in first
+    assert expected in first
+    assert shown == "    " + text
+    assert caret.index("^") == 4 + place
+
+
+def test_unprintable_text_keeps_its_columns() -> None:
+    with pytest.raises(ValueError, match="position 5") as caught:
+        parse_limits("1/s\n;\x1b[31mx")
+    assert "\x1b" not in str(caught.value)
+    assert str(caught.value).split("\n")[1] == "    1/s?;?[31mx"
+
+
+def test_long_text_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ValueError, match="at most 500 characters, got 1000000") as caught:
+        parse_limits("1" * 1_000_000)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", [None, 5, b"5/s", ["5/s"]])
+def test_only_a_str_is_a_text(value: object) -> None:
+    with pytest.raises(TypeError, match="must be a str"):
+        parse_limits(value)  # type: ignore[arg-type]
+
+
+def test_parse_takes_one_limit() -> None:
+    with pytest.raises(ValueError, match="expected one limit, got 2"):
+        Limit.parse("1/s; 5/m")
+
+
+@given(st.text(alphabet="0123456789./;= eE+-perburstminhdayx\n", max_size=40))
+def test_any_text_parses_or_says_what_is_wrong(text: str) -> None:
+    try:
+        limits = parse_limits(text)
+    except ValueError as error:
+        assert repr(text) in str(error)
+    else:
+        assert all(limit.capacity > 0 for limit in limits)
+
+
+@given(
+    st.floats(min_value=1e-6, max_value=4e15),
+    st.floats(min_value=0, max_value=1e9, allow_subnormal=False),
+)
+def test_str_parses_to_the_same_limit(capacity: float, refill_rate: float) -> None:
+    limit = Limit(capacity, refill_rate)
+    assert Limit.parse(str(limit)) == limit
+
+
+def test_str_is_what_a_person_would_write() -> None:
+    assert str(Limit.parse("100/minute")) == "100/minute"
+    assert str(Limit.parse("1000/hour; burst=50")) == "1000/hour; burst=50"
+    assert repr(Limit(20, 5.0)) == "Limit(capacity=20.0, refill_rate=5.0)"
+
+
+def test_limit_is_a_value() -> None:
+    assert Limit(10, 2) == Limit(10.0, Fraction(2))  # type: ignore[arg-type]
+    assert len({Limit(10, 2), Limit(10.0, 2.0)}) == 1
+    with pytest.raises(AttributeError):
+        Limit(10, 2).capacity = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("capacity", [0, -1, math.nan, math.inf, -math.inf, 4.1e15, 10**400])
+def test_capacity_out_of_range(capacity: float) -> None:
+    with pytest.raises(ValueError, match=r"capacity must be above 0 and at most 4e\+15 tokens, got"):
+        Limit(capacity, 1)
+
+
+@pytest.mark.parametrize("rate", [-1, -1e-9, math.nan, math.inf, 1.1e9, 10**400, -(10**400)])
+def test_refill_rate_out_of_range(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"refill_rate must be from 0 to 1e\+09 .* got"):
+        Limit(1, rate)
+
+
+@pytest.mark.parametrize("value", ["10", b"10", None, [], 1j])
+def test_numbers_must_be_numbers(value: object) -> None:
+    with pytest.raises(TypeError, match="capacity must be a number, got"):
+        Limit(value, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="refill_rate must be a number, got"):
+        Limit(1, value)  # type: ignore[arg-type]
+
+
+def test_capacity_too_fine_for_the_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"capacity is out of range in .*\(1e-06, 1000000000.0\)"):
+        RateLimiter(Limit(1e-6, 1e9))
+
+
+def test_limits_come_in_several_shapes() -> None:
+    ten = Limit(10, 10)
+    hour = Limit(1000, 1000 / 3600)
+    assert as_limits(ten) == (ten,)
+    assert as_limits("10/second; 1000/hour") == (ten, hour)
+    assert as_limits(["10/second", hour]) == (ten, hour)
+    assert as_limits(iter(["10/second; 1000/hour"])) == (ten, hour)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"10/s", [5], [b"10/s"], [["10/s"]]])
+def test_other_shapes_are_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="str"):
+        as_limits(value)  # type: ignore[arg-type]
+
+
+def test_number_of_limits() -> None:
+    assert len(as_limits(["1/s"] * 8)) == 8
+    with pytest.raises(ValueError, match="expected 1 to 8 limits, got 9"):
+        as_limits(["1/s"] * 9)
+    with pytest.raises(ValueError, match="expected 1 to 8 limits, got 0"):
+        as_limits([])
+
+
+def test_constant_cost_is_checked_where_it_is_configured() -> None:
+    limits = parse_limits("10/second; 1000/hour")
+    assert check_cost(10, limits) == 10
+    assert check_cost(0, limits) == 0
+    with pytest.raises(ValueError, match="cost 11 is above the capacity of the limit '10/second'"):
+        check_cost(11, limits)
+    for cost in (-1, math.nan, math.inf, 10**400):
+        with pytest.raises(ValueError, match="cost must be a finite number >= 0, got"):
+            check_cost(cost, limits)
+    with pytest.raises(TypeError, match="cost must be a number, got '3'"):
+        check_cost("3", limits)  # type: ignore[arg-type]
