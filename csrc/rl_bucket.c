@@ -13,6 +13,8 @@
  * less than any clock shows. It wraps in months, which the table's sweep allows for. */
 #define UNITS_PER_S_MAX 0x1p41
 
+#define DENOMINATOR_MAX 10000000u
+
 static unsigned choose_frac_bits(double capacity, double refill_rate)
 {
     unsigned bits = FRAC_BITS_MAX;
@@ -23,11 +25,55 @@ static unsigned choose_frac_bits(double capacity, double refill_rate)
     return bits;
 }
 
-/* mult / 2^shift = refill_rate * 2^frac_bits / 1e9, rounded up, so that a time
- * that delivers a whole number of units is not missed by one nanosecond.
- *
- * The rate is mantissa * 2^exponent with a mantissa of 53 bits, so
- * mantissa * 2^40 / 1e9 keeps 62 to 64 significant bits. */
+/* p / q * 2^exponent, with p and q below 2^53. */
+typedef struct ratio {
+    uint64_t p, q;
+    int exponent;
+} ratio;
+
+/* The fraction that is meant by a rate > 0: the first convergent of its continued
+ * fraction that has a small denominator and rounds to the very same double. So
+ * 1 / 3600.0 is one token in 3600 s, and not in 3600 s and a nanosecond. A rate
+ * without such a fraction is meant as it is. */
+static ratio meant_by(double rate)
+{
+    int exponent;
+    double fraction = frexp(rate, &exponent); /* in [0.5, 1) */
+    ratio exact = {(uint64_t)ldexp(fraction, 53), 1, exponent - 53};
+    if (exact.exponent >= 0 || exact.exponent < -120) {
+        return exact;
+    }
+    rl_u128 numerator = exact.p;
+    rl_u128 denominator = (rl_u128)1 << -exact.exponent;
+    ratio last = {0, 1, 0};
+    ratio convergent = {1, 0, 0};
+    while (denominator != 0) {
+        rl_u128 term = numerator / denominator;
+        rl_u128 p = term * convergent.p + last.p;
+        rl_u128 q = term * convergent.q + last.q;
+        if (p >> 53 != 0 || q > DENOMINATOR_MAX) {
+            break;
+        }
+        last = convergent;
+        convergent = (ratio){(uint64_t)p, (uint64_t)q, 0};
+        if ((double)convergent.p / (double)convergent.q == rate) { /* rounds correctly */
+            return convergent;
+        }
+        rl_u128 rest = numerator - term * denominator;
+        numerator = denominator;
+        denominator = rest;
+    }
+    return exact;
+}
+
+static int bit_length(uint64_t number)
+{
+    return 64 - __builtin_clzll(number);
+}
+
+/* mult / 2^shift = rate * 2^frac_bits / 1e9 with 63 or 64 significant bits,
+ * rounded up, so that a time that delivers a whole number of units is not missed
+ * by a nanosecond. */
 static void set_tap(rl_limit *limit, unsigned frac_bits)
 {
     limit->mult = 0;
@@ -35,14 +81,14 @@ static void set_tap(rl_limit *limit, unsigned frac_bits)
     if (limit->refill_rate <= 0) {
         return;
     }
-    int exponent;
-    double fraction = frexp(limit->refill_rate, &exponent); /* in [0.5, 1) */
-    rl_u128 mantissa = (rl_u128)ldexp(fraction, 53);
-    int shift = 40 - (exponent - 53) - (int)frac_bits;
+    ratio rate = meant_by(limit->refill_rate);
+    uint64_t divisor = rate.q * NS_PER_S;
+    int scale = 63 + bit_length(divisor) - bit_length(rate.p);
+    int shift = scale - (int)frac_bits - rate.exponent;
     if (shift > 126) {
         return; /* less than one unit in 292 years */
     }
-    limit->mult = (uint64_t)(((mantissa << 40) + NS_PER_S - 1) / NS_PER_S);
+    limit->mult = (uint64_t)((((rl_u128)rate.p << scale) + divisor - 1) / divisor);
     limit->shift = (unsigned)shift;
 }
 

@@ -17,6 +17,9 @@
  * counted in tokens instead of time, which keeps whole tokens exact at any
  * rate.
  *
+ * A rate is meant as the simple fraction that it is the nearest double of, so
+ * one token an hour comes after 3600 s exactly.
+ *
  * How exact: costs are rounded up to units and whole tokens are whole units, so
  * a burst is exact. Over time a bucket never hands out more than capacity +
  * refill_rate * t + one unit. f is as large as keeps capacity below 2^62 units

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-
 from rate_limiter import AsyncRateLimiter, ManualClock, RateLimiter, RateLimitExceeded
 
 

@@ -1,10 +1,10 @@
 """Rate limiting that is exact, fast and calm: token buckets on a C engine.
 
-    from rate_limiter import RateLimiter
+from rate_limiter import RateLimiter
 
-    limiter = RateLimiter("100/minute")
-    if limiter.allow("user:42"):
-        ...
+limiter = RateLimiter("100/minute")
+if limiter.allow("user:42"):
+    ...
 """
 
 from rate_limiter._core import Decision, ManualClock

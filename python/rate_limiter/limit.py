@@ -14,16 +14,16 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from rate_limiter import _core
 
 _UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _UNIT_NAMES = {
-    **{alias: "second" for alias in ("s", "sec", "secs", "second", "seconds")},
-    **{alias: "minute" for alias in ("m", "min", "mins", "minute", "minutes")},
-    **{alias: "hour" for alias in ("h", "hr", "hrs", "hour", "hours")},
-    **{alias: "day" for alias in ("d", "day", "days")},
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "second"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "minute"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "hour"),
+    **dict.fromkeys(("d", "day", "days"), "day"),
 }
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _PER = re.compile(r"/|per\b", re.IGNORECASE)
@@ -43,7 +43,8 @@ class Limit:
 
     Args:
         capacity: tokens the bucket holds, above 0 and at most ``4e15``.
-        refill_rate: tokens per second, from 0 (never refilled) to ``1e9``.
+        refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double that stands
+            for a simple fraction, such as ``100 / 60``, is taken for that fraction exactly.
 
     Raises:
         TypeError: an argument is not a number.
@@ -95,7 +96,7 @@ class Limit:
         return f"{_short(amount)}/{unit}{burst}"
 
 
-Limits: TypeAlias = Union[str, Limit, Iterable[Union[str, Limit]]]
+Limits: TypeAlias = str | Limit | Iterable[str | Limit]
 """One limit or several, each as a Limit or a text."""
 
 

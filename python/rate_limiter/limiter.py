@@ -48,9 +48,7 @@ class RateLimiter(_core.Limiter):
         pairs = [(limit.capacity, limit.refill_rate) for limit in self.limits]
         super().__init__(pairs, max_keys=max_keys, clock=clock)
 
-    def acquire(
-        self, key: str | bytes, cost: float = 1, timeout: float | None = None
-    ) -> Decision:
+    def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
         A request that cannot pass within the timeout is not waited for: as soon as that is
