@@ -41,6 +41,8 @@ static int core_exec(PyObject *module)
     if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
+        add_type(module, &gate_spec, &state->gate_type) < 0 ||
+        add_type(module, &sender_spec, &state->sender_type) < 0 || asgi_names_init(state) < 0 ||
         add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0) {
@@ -55,6 +57,8 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->limiter_type);
     Py_VISIT(state->decision_type);
     Py_VISIT(state->clock_type);
+    Py_VISIT(state->gate_type);
+    Py_VISIT(state->sender_type);
     return 0;
 }
 
@@ -64,6 +68,11 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->limiter_type);
     Py_CLEAR(state->decision_type);
     Py_CLEAR(state->clock_type);
+    Py_CLEAR(state->gate_type);
+    Py_CLEAR(state->sender_type);
+    for (int i = 0; i < NAME_COUNT; i++) {
+        Py_CLEAR(state->names[i]);
+    }
     return 0;
 }
 
@@ -75,6 +84,11 @@ static void core_free(void *module)
 static PyMethodDef core_methods[] = {
     {"_restore_decision", decision_restore, METH_VARARGS,
      PyDoc_STR("Restore a pickled Decision.")},
+    {"client_key", asgi_client_key, METH_O,
+     PyDoc_STR("client_key($module, address, /)\n--\n\n"
+               "Return the key of the client that an address stands for (str).\n\n"
+               "address: str, or None or empty for a peer without one, which is 'unknown'. An\n"
+               "IPv6 client is its /64 network; any other text is itself.")},
     {NULL, NULL, 0, NULL},
 };
 

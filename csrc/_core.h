@@ -13,17 +13,51 @@
 
 #include "rl_table.h"
 
+/* Strings and bytes that the ASGI side needs at every request: see _core_asgi.c. */
+typedef enum core_name {
+    NAME_TYPE,
+    NAME_HTTP,
+    NAME_WEBSOCKET,
+    NAME_PATH,
+    NAME_CLIENT,
+    NAME_UNKNOWN,
+    NAME_HEADERS,
+    NAME_RESPONSE_START,
+    NAME_ACCEPT,
+    NAME_DENIAL_START,
+    NAME_DENY,
+    NAME_RESOLVE,
+    NAME_HEADER_LIMIT, /* from here on bytes */
+    NAME_HEADER_REMAINING,
+    NAME_HEADER_RESET,
+    NAME_HEADER_RETRY_AFTER,
+    NAME_HEADER_CACHE_CONTROL,
+    NAME_NO_STORE,
+    NAME_COUNT
+} core_name;
+
 /* Everything that belongs to one import of the module in one interpreter. */
 typedef struct core_state {
     PyTypeObject *limiter_type;  /* strong */
     PyTypeObject *decision_type; /* strong */
     PyTypeObject *clock_type;    /* strong */
+    PyTypeObject *gate_type;     /* strong */
+    PyTypeObject *sender_type;   /* strong */
+    PyObject *names[NAME_COUNT]; /* strong */
 } core_state;
 
 extern PyModuleDef core_module;
 extern PyType_Spec limiter_spec;
 extern PyType_Spec decision_spec;
 extern PyType_Spec clock_spec;
+extern PyType_Spec gate_spec;
+extern PyType_Spec sender_spec;
+
+/* Make the names of a new state. 0, or -1 with an exception set. */
+int asgi_names_init(core_state *state);
+
+/* client_key(address): the client that an address (str or None) stands for. */
+PyObject *asgi_client_key(PyObject *module, PyObject *address);
 
 /* The state behind a type of this module or a subclass of one. Borrowed: it
  * lives as long as the type. NULL with an exception set. */

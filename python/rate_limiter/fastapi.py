@@ -1,0 +1,198 @@
+"""RateLimit: a limit for one FastAPI route, for a router, or for an application.
+
+    @app.post("/upload", dependencies=[Depends(RateLimit("5/minute", cost=3))])
+
+FastAPI documents the responses of a route, but a dependency has no means to add to them. So that
+the 429 appears in the OpenAPI document by itself, importing this module extends
+`FastAPI.openapi`: before the document is made, each route that depends on a RateLimit gets the
+429, unless it describes one of its own.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads those of RateLimit.__call__ as they are.
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, HTTPException, Response, WebSocketException
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
+
+from rate_limiter._core import Decision, ManualClock, client_key
+from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.headers import DENIED_DETAIL, header_values
+from rate_limiter.limit import Limits
+from rate_limiter.limiter import MEMORY, RateLimiter
+from rate_limiter.middleware import checked_cost, checked_headers, checked_key, one_limiter
+
+Key: TypeAlias = Callable[[HTTPConnection], str | bytes | None | Awaitable[str | bytes | None]]
+Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
+
+_TAKEN = "rate_limiter.taken"
+
+RATE_LIMITED_RESPONSE: dict[str, Any] = {
+    "description": "Rate limit exceeded",
+    "headers": {
+        "Retry-After": {
+            "description": "Seconds until the same request would pass.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+        "X-RateLimit-Limit": {
+            "description": "Requests that may come at once.",
+            "schema": {"type": "integer"},
+        },
+        "X-RateLimit-Remaining": {
+            "description": "Requests left.",
+            "schema": {"type": "integer", "minimum": 0},
+        },
+        "X-RateLimit-Reset": {
+            "description": "Seconds until all are there again.",
+            "schema": {"type": "integer", "minimum": 0},
+        },
+    },
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {"detail": {"type": "string"}},
+                "required": ["detail"],
+            },
+            "example": {"detail": DENIED_DETAIL},
+        }
+    },
+}
+"""How the OpenAPI document describes the 429."""
+
+
+class RateLimitHTTPException(RateLimitExceeded, HTTPException):
+    """Answer a denied request with 429.
+
+    FastAPI turns it into the response by itself; an exception handler for RateLimitExceeded
+    may make another one, with `headers`.
+    """
+
+    def __init__(self, decision: Decision, key: str | bytes, headers: dict[str, str]) -> None:
+        HTTPException.__init__(self, 429, DENIED_DETAIL, headers)
+        RateLimitExceeded.__init__(self, decision, key)
+
+
+class RateLimit:
+    """Limit what depends on this object, per client: ``Depends(RateLimit("5/minute"))``.
+
+    Each object has buckets of its own, shared by all routes that depend on it; FastAPI calls it
+    once a request, however often it is depended on. When a request depends on several and one
+    denies it, the others get back what they took. Works on websocket routes: the client gets the
+    429, where the server can send it, else the websocket is closed with code 1008.
+
+    The headers are on the responses that FastAPI makes from what a route returns. A route that
+    returns a Response of its own, or raises, goes without them; the middleware adds them always.
+
+    Args:
+        limits, limiter, cost, headers, store, max_keys, clock: as for RateLimitMiddleware.
+        key: ``"ip"`` or a callable, as for RateLimitMiddleware; it gets the HTTPConnection (a
+            Request or a WebSocket).
+        cost: a number or a callable that gets the HTTPConnection.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; the message names it.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        limiter: RateLimiter | None = None,
+        key: str | Key = "ip",
+        cost: float | Cost = 1,
+        headers: str = "x-ratelimit",
+        store: str = MEMORY,
+        max_keys: int = 1_000_000,
+        clock: str | ManualClock = "monotonic",
+    ) -> None:
+        self.limiter = one_limiter(limits, limiter, store=store, max_keys=max_keys, clock=clock)
+        self._key = checked_key(key)
+        self._cost = checked_cost(cost, self.limiter)
+        self._headers = checked_headers(headers)
+
+    async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:
+        """Decide for this request; called by FastAPI.
+
+        Returns:
+            The Decision, for a route that asks for it.
+
+        Raises:
+            RateLimitHTTPException: denied.
+            WebSocketException: denied, on a server that cannot answer a websocket with 429.
+        """
+        key = await self._key_of(connection)
+        cost = await _value(self._cost, connection)
+        decision = self.limiter.hit(key, cost)
+        taken: list[tuple[RateLimiter, str | bytes, float, Decision]]
+        taken = connection.scope.setdefault(_TAKEN, [])
+        if not decision:
+            for limiter, taken_key, taken_cost, _ in taken:
+                limiter.refund(taken_key, taken_cost)
+            taken.clear()
+            raise self._denied(connection, decision, key)
+        taken.append((self.limiter, key, cost, decision))
+        if self._headers:
+            tightest = min((one for *_, one in taken), key=lambda one: one.remaining)
+            response.headers.update(header_values(tightest))
+        return decision
+
+    async def _key_of(self, connection: HTTPConnection) -> str | bytes:
+        key: str | bytes | None = None
+        if self._key is not None:
+            key = await _value(self._key, connection)
+        if key is None:
+            key = client_key(connection.client.host if connection.client else None)
+        return key
+
+    def _denied(
+        self, connection: HTTPConnection, decision: Decision, key: str | bytes
+    ) -> Exception:
+        extensions = connection.scope.get("extensions") or {}
+        if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
+            return WebSocketException(1008, DENIED_DETAIL)
+        return RateLimitHTTPException(
+            decision, key, header_values(decision) if self._headers else {}
+        )
+
+
+async def _value(source: Any, connection: HTTPConnection) -> Any:
+    """Return a constant, or what a callable makes of the connection."""
+    if not callable(source):
+        return source
+    value = source(connection)
+    return await value if inspect.isawaitable(value) else value
+
+
+def document_limits(routes: Iterable[Any]) -> None:
+    """Describe the 429 of every route that depends on a RateLimit.
+
+    Done by itself for ``app.openapi()``. An application that makes its OpenAPI document in
+    another way calls this with ``app.routes`` first.
+    """
+    for route in routes:
+        if isinstance(route, APIRoute) and _is_limited(route.dependant):
+            if not {429, "429", "4XX"} & set(route.responses):
+                route.responses[429] = RATE_LIMITED_RESPONSE
+
+
+def _is_limited(dependant: Dependant) -> bool:
+    return isinstance(dependant.call, RateLimit) or any(map(_is_limited, dependant.dependencies))
+
+
+def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI], dict[str, Any]]:
+    @functools.wraps(openapi)
+    def extended(app: FastAPI) -> dict[str, Any]:
+        if not app.openapi_schema:
+            document_limits(app.routes)
+        return openapi(app)
+
+    return extended
+
+
+FastAPI.openapi = _extended(FastAPI.openapi)  # type: ignore[method-assign]

@@ -1,0 +1,66 @@
+"""The README's examples, run as they are printed."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+def run(name: str) -> dict[str, object]:
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(EXAMPLES[name], f"README.md ({name})", "exec"), names)
+    return names
+
+
+def test_every_python_block_is_tested() -> None:
+    assert README.count("```python\n") == len(EXAMPLES) == 3
+
+
+def test_fastapi_example() -> None:
+    transport = httpx.ASGITransport(app=run("fastapi")["app"])  # type: ignore[arg-type]
+
+    async def drive() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return [await client.post("/upload") for _ in range(2)]
+
+    passed, denied = asyncio.run(drive())
+    assert passed.json() == {"stored": True}
+    assert passed.headers["X-RateLimit-Remaining"] == "2"
+    check_denied(denied.status_code, dict(denied.headers), denied.text)
+
+
+def test_flask_example() -> None:
+    client = run("flask")["app"].test_client()  # type: ignore[attr-defined]
+    assert client.post("/api/upload").json == {"stored": True}
+    denied = client.post("/api/upload")
+    check_denied(denied.status_code, dict(denied.headers), denied.text)
+
+
+def check_denied(status: int, headers: dict[str, str], body: str) -> None:
+    """Compare with the response that the README shows."""
+    block = re.search(r"```http\n(.*?)\n\n(.*?)\n```", README, re.DOTALL)
+    assert block is not None
+    first, *lines = block.group(1).splitlines()
+    assert str(status) in first
+    shown = {name.lower(): value for name, value in (line.split(": ") for line in lines)}
+    given = {name.lower(): value for name, value in headers.items()}
+    assert {name: given.get(name) for name in shown} == shown
+    assert body.replace(" ", "").strip() == block.group(2).replace(" ", "")
+
+
+def test_plain_example(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("plain")
+    assert capsys.readouterr().out == "True 6.0 0.0\n"
+    assert names["bucket"].peek("k").remaining == 20  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "path", re.findall(r"\]\(([\w./]+)\)", README), ids=lambda path: path.rpartition("/")[2]
+)
+def test_linked_file_is_there(path: str) -> None:
+    assert (Path(__file__).parent.parent / path).is_file()
