@@ -24,14 +24,12 @@ class RateLimitExceeded(Exception):
     def __init__(
         self, decision: Decision | str | None = None, key: str | bytes | None = None
     ) -> None:
-        super().__init__(decision, key)
+        # Not super(): a subclass may also be an HTTP exception, which takes other arguments.
+        Exception.__init__(self, decision, key)
         self.message = decision if isinstance(decision, str) else None
         self.decision = decision if isinstance(decision, Decision) else None
         self.key = key
-
-    @property
-    def retry_after(self) -> float:
-        return self.decision.retry_after if self.decision is not None else 0.0
+        self.retry_after = self.decision.retry_after if self.decision is not None else 0.0
 
     def __str__(self) -> str:
         if self.message is not None:

@@ -27,7 +27,7 @@ from rate_limiter.limit import Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.middleware import checked_cost, checked_headers, checked_key, one_limiter
 
-Key: TypeAlias = Callable[[HTTPConnection], str | bytes | None | Awaitable[str | bytes | None]]
+Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
 
 _TAKEN = "rate_limiter.taken"
@@ -176,9 +176,10 @@ def document_limits(routes: Iterable[Any]) -> None:
     another way calls this with ``app.routes`` first.
     """
     for route in routes:
-        if isinstance(route, APIRoute) and _is_limited(route.dependant):
-            if not {429, "429", "4XX"} & set(route.responses):
-                route.responses[429] = RATE_LIMITED_RESPONSE
+        if not isinstance(route, APIRoute) or not _is_limited(route.dependant):
+            continue
+        if not {429, "429", "4XX"} & set(route.responses):
+            route.responses[429] = RATE_LIMITED_RESPONSE
 
 
 def _is_limited(dependant: Dependant) -> bool:
@@ -195,4 +196,4 @@ def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI
     return extended
 
 
-FastAPI.openapi = _extended(FastAPI.openapi)  # type: ignore[method-assign]
+FastAPI.openapi = _extended(FastAPI.openapi)  # type: ignore[method-assign,assignment]

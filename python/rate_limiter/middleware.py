@@ -24,7 +24,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-Key: TypeAlias = Callable[[Scope], str | bytes | None | Awaitable[str | bytes | None]]
+Key: TypeAlias = Callable[[Scope], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[Scope], float | Awaitable[float]]
 Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
 
