@@ -9,18 +9,24 @@ if limiter.allow("user:42"):
 
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.async_limiter import AsyncRateLimiter
+from rate_limiter.config import RateLimitConfig
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import RateLimiter
+from rate_limiter.token_bucket import TokenBucketRateLimiter
+from rate_limiter.token_bucket_async import AsyncTokenBucketRateLimiter
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncRateLimiter",
+    "AsyncTokenBucketRateLimiter",
     "Decision",
     "Limit",
     "ManualClock",
+    "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimiter",
+    "TokenBucketRateLimiter",
     "__version__",
 ]

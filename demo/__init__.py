@@ -1,0 +1,1 @@
+"""Small applications that show the limiter at work; each folder is one."""

@@ -1,0 +1,73 @@
+"""FastAPI on AsyncTokenBucketRateLimiter: `uvicorn demo.fastapi.app:app --port 5000`."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from rate_limiter import AsyncTokenBucketRateLimiter, RateLimitConfig
+from rate_limiter.memory_store_async import AsyncInMemoryStore
+
+STORAGE = "memory"
+
+logger = logging.getLogger("demo")
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+config = RateLimitConfig(capacity=5, refill_rate=1.0)
+limiter = AsyncTokenBucketRateLimiter(config, AsyncInMemoryStore())
+app = FastAPI(title="Token bucket demo")
+
+
+def spend(weight: float) -> Callable[[Request, Response], Awaitable[None]]:
+    """Return a dependency that takes `weight` tokens of the client, or answers 429."""
+
+    async def dependency(request: Request, response: Response) -> None:
+        client = client_of(request)
+        allowed = await limiter.allow_request(client, weight)
+        headers = await limiter.get_headers(client)
+        headers["X-Storage-Type"] = STORAGE
+        logger.info(
+            "[%s] %s on %s | remaining=%s",
+            "ALLOWED" if allowed else "BLOCKED",
+            client,
+            request.url.path,
+            headers["X-RateLimit-Remaining"],
+        )
+        if not allowed:
+            missing = weight - await limiter.get_remaining_tokens(client)
+            headers["Retry-After"] = str(max(1, math.ceil(missing / config.refill_rate)))
+            raise HTTPException(429, "Rate limit exceeded", headers)
+        response.headers.update(headers)
+
+    return dependency
+
+
+def client_of(request: Request) -> str:
+    """Return the address of the peer."""
+    return request.client.host if request.client else "unknown"
+
+
+@app.get("/api/ping", dependencies=[Depends(spend(1))])
+async def ping() -> dict[str, str]:
+    """Answer quickly, for one token."""
+    return {"message": "pong", "storage": STORAGE}
+
+
+@app.post("/api/upload", dependencies=[Depends(spend(3))])
+async def upload() -> dict[str, str]:
+    """Pretend to store something, for three tokens."""
+    return {"message": "upload received", "storage": STORAGE}
+
+
+@app.get("/api/stats")
+async def stats(request: Request, ip: str | None = None) -> dict[str, object]:
+    """Tell what a client has left, for nothing."""
+    client = ip or client_of(request)
+    return {
+        "ip": client,
+        "capacity": config.capacity,
+        "refill_rate": config.refill_rate,
+        "remaining_tokens": await limiter.get_remaining_tokens(client),
+        "headers": await limiter.get_headers(client),
+        "storage": STORAGE,
+    }

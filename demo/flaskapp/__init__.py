@@ -1,0 +1,1 @@
+"""The pluggable limiter on Flask."""

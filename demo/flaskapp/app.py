@@ -1,0 +1,108 @@
+"""Flask on TokenBucketRateLimiter: `python demo/flaskapp/app.py [--host HOST] [--port PORT]`."""
+
+import argparse
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, jsonify, make_response, request
+from rate_limiter import RateLimitConfig, TokenBucketRateLimiter
+from rate_limiter.memory_store import InMemoryStore
+
+STORAGE = "regular"
+
+logger = logging.getLogger("demo")
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+config = RateLimitConfig(capacity=5, refill_rate=1.0)
+limiter = TokenBucketRateLimiter(config, InMemoryStore())
+app = Flask(__name__)
+
+
+def spend(weight: float) -> Callable[[Callable[[], Any]], Callable[[], Response]]:
+    """Return a decorator that takes `weight` tokens of the client, or answers 429."""
+
+    def decorate(view: Callable[[], Any]) -> Callable[[], Response]:
+        @functools.wraps(view)
+        def limited() -> Response:
+            client = client_of_request()
+            allowed = limiter.allow_request(client, weight)
+            headers = limiter.get_headers(client)
+            headers["X-Storage-Type"] = STORAGE
+            logger.info(
+                "[%s] %s on %s | remaining=%s",
+                "ALLOWED" if allowed else "BLOCKED",
+                client,
+                request.path,
+                headers["X-RateLimit-Remaining"],
+            )
+            if allowed:
+                response = make_response(view())
+            else:
+                missing = weight - limiter.get_remaining_tokens(client)
+                headers["Retry-After"] = str(max(1, math.ceil(missing / config.refill_rate)))
+                response = make_response(jsonify(error="Rate limit exceeded", storage=STORAGE), 429)
+            response.headers.update(headers)
+            return response
+
+        return limited
+
+    return decorate
+
+
+def client_of_request() -> str:
+    """Return the address of the peer."""
+    return request.remote_addr or "unknown"
+
+
+@app.get("/api/ping")
+@spend(1)
+def ping() -> Response:
+    """Answer quickly, for one token."""
+    return jsonify(message="pong", storage=STORAGE)
+
+
+@app.post("/api/upload")
+@spend(3)
+def upload() -> Response:
+    """Pretend to store something, for three tokens."""
+    return jsonify(message="upload received", storage=STORAGE)
+
+
+@app.get("/api/heavy-report")
+@spend(5)
+def heavy_report() -> Response:
+    """Pretend to compute something, for all five tokens."""
+    return jsonify(message="report ready", storage=STORAGE)
+
+
+@app.get("/api/stats")
+def stats() -> Response:
+    """Tell what a client has left, for nothing."""
+    client = request.args.get("ip") or client_of_request()
+    return jsonify(
+        ip=client,
+        capacity=config.capacity,
+        refill_rate=config.refill_rate,
+        remaining_tokens=limiter.get_remaining_tokens(client),
+        headers=limiter.get_headers(client),
+        storage=STORAGE,
+    )
+
+
+def main() -> None:
+    """Serve the demo with Flask's own server."""
+    parser = argparse.ArgumentParser(description="Flask behind a token bucket limiter.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--use-redis", action="store_true", help="keep state in Redis")
+    arguments = parser.parse_args()
+    if arguments.use_redis:
+        logger.warning("--use-redis: this version has no Redis store; state is kept in memory")
+    app.run(host=arguments.host, port=arguments.port)
+
+
+if __name__ == "__main__":
+    main()

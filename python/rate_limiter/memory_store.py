@@ -1,0 +1,75 @@
+"""InMemoryStore: buckets in the memory of this process, on the C engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from rate_limiter.config import RateLimitConfig
+from rate_limiter.interfaces import BucketState, IRateLimitStore
+from rate_limiter.limit import Limit
+from rate_limiter.limiter import RateLimiter
+from rate_limiter.stored_bucket import checked_tokens, refilled
+
+
+class InMemoryStore(IRateLimitStore):
+    """Keep buckets in the memory of this process.
+
+    Limiters with the same capacity and refill rate on one store share their buckets; those with
+    others have buckets of their own. Safe to share between threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: dict[Limit, RateLimiter] = {}  # guarded by the lock
+        # States set by hand, until a limiter uses their key. Guarded by the lock.
+        self._given: dict[str, tuple[float, float]] = {}
+
+    def get_state(self, key: str) -> BucketState:
+        """Return the tokens of `key` and the time they were counted.
+
+        The tokens are None for a key that is not known, which is the same as a full bucket.
+        """
+        now_s = time.time()
+        with self._lock:
+            if key in self._given:
+                tokens, last_refill = self._given[key]
+                return {"tokens": tokens, "last_refill": last_refill}
+            for limit, engine in self._engines.items():
+                remaining = engine.peek(key, 0).remaining
+                if remaining < limit.capacity:
+                    return {"tokens": remaining, "last_refill": now_s}
+        return {"tokens": None, "last_refill": now_s}
+
+    def set_state(self, key: str, tokens: float, last_refill: float) -> None:
+        """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch).
+
+        Raises:
+            TypeError, ValueError: a number is none, or not finite.
+        """
+        given = checked_tokens({"tokens": tokens, "last_refill": last_refill}, 0.0)
+        with self._lock:
+            self._given[key] = given
+
+    def engine(self, config: RateLimitConfig) -> RateLimiter:
+        """Return the limiter that holds the buckets for a configuration."""
+        limit = Limit(config.capacity, config.refill_rate)
+        with self._lock:
+            if limit not in self._engines:
+                self._engines[limit] = RateLimiter(limit)
+            return self._engines[limit]
+
+    def settle(self, key: str) -> None:
+        """Hand a state that was set by hand over to the engine. Called before `key` is used."""
+        if self._given:
+            self._settle(key)
+
+    def _settle(self, key: str) -> None:
+        with self._lock:
+            given = self._given.pop(key, None)
+            if given is None:
+                return
+            for limit, engine in self._engines.items():
+                tokens = refilled(limit.capacity, limit.refill_rate, *given, time.time())
+                engine.reset(key)
+                engine.hit(key, limit.capacity - max(tokens, 0.0))

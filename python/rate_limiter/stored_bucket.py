@@ -1,0 +1,123 @@
+"""The token bucket over a user's own store: read the state, compute, write it back.
+
+Only stores that are not the engine's come here. What a limiter does between reading and writing
+is done by one caller at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rate_limiter.config import RateLimitConfig
+from rate_limiter.interfaces import BucketState, IAsyncRateLimitStore, IRateLimitStore
+from rate_limiter.limit import check_cost
+from rate_limiter.waiting import Lines, TaskWaiter
+
+
+def checked_tokens(state: BucketState, capacity: float) -> tuple[float, float]:
+    """Return (tokens, last_refill) of a state; a key without tokens has `capacity` of them.
+
+    Raises:
+        TypeError: the state has no such numbers.
+        ValueError: one of them is not finite.
+    """
+    try:
+        tokens, last_refill = state["tokens"], float(state["last_refill"])
+        tokens = float(capacity if tokens is None else tokens)
+    except (KeyError, TypeError, ValueError):
+        raise TypeError(
+            "a bucket's state must be {'tokens': float or None, 'last_refill': float}, "
+            f"got {state!r}"
+        ) from None
+    if not math.isfinite(tokens) or not math.isfinite(last_refill):
+        raise ValueError(f"a bucket's state must have finite numbers, got {state!r}")
+    return tokens, last_refill
+
+
+def refilled(
+    capacity: float, refill_rate: float, tokens: float, last_refill: float, now_s: float
+) -> float:
+    """Return the tokens now. A clock that stepped back refills nothing."""
+    return min(capacity, tokens + max(0.0, now_s - last_refill) * refill_rate)
+
+
+class _Arithmetic:
+    """What the blocking and the awaited bucket have in common."""
+
+    def __init__(self, config: RateLimitConfig) -> None:
+        self._capacity = float(config.capacity)
+        self._refill_rate = float(config.refill_rate)
+
+    def _now(self, state: BucketState) -> tuple[float, float]:
+        """Return the tokens of now, and the time to write with them.
+
+        The time never runs back: it would be refilled twice when the clock has caught up.
+        """
+        tokens, last_refill = checked_tokens(state, self._capacity)
+        now_s = time.time()
+        tokens = refilled(self._capacity, self._refill_rate, tokens, last_refill, now_s)
+        return tokens, now_s if state["tokens"] is None else max(now_s, last_refill)
+
+
+class StoredBucket(_Arithmetic):
+    """Buckets in a store with `get_state` and `set_state`."""
+
+    def __init__(self, config: RateLimitConfig, store: IRateLimitStore) -> None:
+        super().__init__(config)
+        self._store = store
+        self._lock = threading.Lock()  # held from reading a state until it is written
+
+    def take(self, key: str, cost: float) -> bool:
+        """Take `cost` tokens; tell whether that was allowed. A denied request writes nothing."""
+        check_cost(cost, ())
+        with self._lock:
+            tokens, now_s = self._now(self._store.get_state(key))
+            if tokens < cost:
+                return False
+            self._store.set_state(key, tokens - cost, now_s)
+            return True
+
+    def remaining(self, key: str) -> float:
+        """Return the tokens of now."""
+        with self._lock:
+            return max(0.0, self._now(self._store.get_state(key))[0])
+
+
+class AsyncStoredBucket(_Arithmetic):
+    """Buckets in a store whose `get_state` and `set_state` are awaited."""
+
+    def __init__(self, config: RateLimitConfig, store: IAsyncRateLimitStore) -> None:
+        super().__init__(config)
+        self._store = store
+        self._lines = Lines()
+
+    async def take(self, key: str, cost: float) -> bool:
+        """Take `cost` tokens; tell whether that was allowed. A denied request writes nothing."""
+        check_cost(cost, ())
+        async with self._turn():
+            tokens, now_s = self._now(await self._store.get_state(key))
+            if tokens < cost:
+                return False
+            await self._store.set_state(key, tokens - cost, now_s)
+            return True
+
+    async def remaining(self, key: str) -> float:
+        """Return the tokens of now."""
+        async with self._turn():
+            return max(0.0, self._now(await self._store.get_state(key))[0])
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Be the only one between reading and writing. (An asyncio.Lock serves one loop only.)"""
+        waiter = TaskWaiter()
+        self._lines.join(b"", waiter)
+        try:
+            while not self._lines.is_first(b"", waiter):
+                await waiter.sleep(math.inf)
+            yield
+        finally:
+            self._lines.leave(b"", waiter)

@@ -1,0 +1,120 @@
+"""TokenBucketRateLimiter: a limiter over a store of one's choice."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+from rate_limiter.config import RateLimitConfig
+from rate_limiter.interfaces import IRateLimiter, IRateLimitStore
+from rate_limiter.limiter import RateLimiter
+from rate_limiter.memory_store import InMemoryStore
+from rate_limiter.stored_bucket import StoredBucket
+
+
+class MemoryBucket:
+    """Buckets of an InMemoryStore: one call of the engine for each decision."""
+
+    def __init__(self, config: RateLimitConfig, store: InMemoryStore) -> None:
+        self._store = store
+        self._engine: RateLimiter = store.engine(config)
+
+    def take(self, key: str, cost: float) -> bool:
+        """Take `cost` tokens; tell whether that was allowed."""
+        self._store.settle(key)
+        return self._engine.allow(key, cost)
+
+    def remaining(self, key: str) -> float:
+        """Return the tokens of now."""
+        self._store.settle(key)
+        return self._engine.peek(key, 0).remaining
+
+
+class TokenBucketRateLimiter(IRateLimiter):
+    """Limit each key by a token bucket whose state is in a store.
+
+    With an InMemoryStore the C engine decides. A store of the user's own needs only `get_state`
+    and `set_state`; this limiter uses it from one thread at a time.
+
+    Args:
+        config: size and speed of the buckets.
+        store: an InMemoryStore, or any object with the methods of IRateLimitStore.
+
+    Raises:
+        TypeError: an argument is something else, or the store's methods are asynchronous.
+    """
+
+    def __init__(self, config: RateLimitConfig, store: IRateLimitStore) -> None:
+        check_config_and_store(config, store, asynchronous=False)
+        self.config = config
+        self.store = store
+        self._bucket: MemoryBucket | StoredBucket
+        if isinstance(store, InMemoryStore):
+            self._bucket = MemoryBucket(config, store)
+        else:
+            self._bucket = StoredBucket(config, store)
+
+    def allow_request(self, key: str, weight: float | None = None) -> bool:
+        """Take tokens from the bucket of `key`; tell whether that was allowed.
+
+        Args:
+            key: the client.
+            weight: tokens the request takes; the configuration's `tokens_per_request` if None.
+                A weight above the capacity is always denied.
+
+        Raises:
+            TypeError, ValueError: a bad key or weight.
+        """
+        return self._bucket.take(key, self.config.tokens_per_request if weight is None else weight)
+
+    def get_remaining_tokens(self, key: str) -> float:
+        """Return the tokens in the bucket of `key`: its capacity for a key not seen before."""
+        return self._bucket.remaining(key)
+
+    def get_headers(self, key: str) -> dict[str, str]:
+        """Return headers that tell of the bucket of `key`, taking nothing. See bucket_headers."""
+        return bucket_headers(self.config, self._bucket.remaining(key))
+
+
+def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:
+    """Return the headers for a bucket with `remaining` tokens.
+
+    ``X-RateLimit-Limit`` is the capacity, ``X-RateLimit-Remaining`` the tokens with two decimals
+    at most, rounded down, and ``X-RateLimit-Reset`` the seconds until the bucket is full with two
+    decimals: ``inf`` for a bucket that is not full and never refilled.
+    """
+    missing = config.capacity - remaining
+    if missing <= 0:
+        reset_s = 0.0
+    elif config.refill_rate == 0:
+        reset_s = math.inf
+    else:
+        reset_s = missing / config.refill_rate
+    return {
+        "X-RateLimit-Limit": _decimals(config.capacity),
+        "X-RateLimit-Remaining": _decimals(math.floor(remaining * 100) / 100),
+        "X-RateLimit-Reset": f"{reset_s:.2f}",
+    }
+
+
+def check_config_and_store(config: object, store: object, *, asynchronous: bool) -> None:
+    """Check what a limiter is made of.
+
+    Raises:
+        TypeError: it is something else, or of the other colour.
+    """
+    if not isinstance(config, RateLimitConfig):
+        raise TypeError(f"config must be a RateLimitConfig, got {config!r}")
+    for name in ("get_state", "set_state"):
+        method = getattr(store, name, None)
+        if not callable(method):
+            raise TypeError(f"store must have a method {name}, got {store!r}")
+        if inspect.iscoroutinefunction(method) != asynchronous:
+            limiter, other = "TokenBucketRateLimiter", "AsyncTokenBucketRateLimiter"
+            if asynchronous:
+                limiter, other = other, limiter
+            raise TypeError(f"{limiter} cannot use {store!r}; it is for {other}")
+
+
+def _decimals(number: float) -> str:
+    return f"{number:.2f}".rstrip("0").rstrip(".")

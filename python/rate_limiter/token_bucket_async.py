@@ -1,0 +1,50 @@
+"""AsyncTokenBucketRateLimiter: a limiter over a store of one's choice, for asyncio programs."""
+
+from __future__ import annotations
+
+from rate_limiter.config import RateLimitConfig
+from rate_limiter.interfaces import IAsyncRateLimitStore
+from rate_limiter.memory_store_async import AsyncInMemoryStore
+from rate_limiter.stored_bucket import AsyncStoredBucket
+from rate_limiter.token_bucket import MemoryBucket, bucket_headers, check_config_and_store
+
+
+class AsyncTokenBucketRateLimiter:
+    """Limit each key by a token bucket whose state is in a store; every method is awaited.
+
+    With an AsyncInMemoryStore the C engine decides. A store of the user's own needs only
+    `get_state` and `set_state`; this limiter uses it from one task at a time.
+
+    Args:
+        config: size and speed of the buckets.
+        store: an AsyncInMemoryStore, or any object with the methods of IAsyncRateLimitStore.
+
+    Raises:
+        TypeError: an argument is something else, or the store's methods are not asynchronous.
+    """
+
+    def __init__(self, config: RateLimitConfig, store: IAsyncRateLimitStore) -> None:
+        check_config_and_store(config, store, asynchronous=True)
+        self.config = config
+        self.store = store
+        self._memory: MemoryBucket | None = None
+        if isinstance(store, AsyncInMemoryStore):
+            self._memory = MemoryBucket(config, store.memory)
+        self._stored = AsyncStoredBucket(config, store)
+
+    async def allow_request(self, key: str, weight: float | None = None) -> bool:
+        """Take tokens; tell whether that was allowed. See TokenBucketRateLimiter.allow_request."""
+        cost = self.config.tokens_per_request if weight is None else weight
+        if self._memory is not None:
+            return self._memory.take(key, cost)
+        return await self._stored.take(key, cost)
+
+    async def get_remaining_tokens(self, key: str) -> float:
+        """Return the tokens in the bucket of `key`: its capacity for a key not seen before."""
+        if self._memory is not None:
+            return self._memory.remaining(key)
+        return await self._stored.remaining(key)
+
+    async def get_headers(self, key: str) -> dict[str, str]:
+        """Return headers that tell of the bucket of `key`, taking nothing. See bucket_headers."""
+        return bucket_headers(self.config, await self.get_remaining_tokens(key))
