@@ -1,0 +1,88 @@
+"""Start servers for tests on free loopback ports, and stop them by process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 30
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        """Return where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """Return what it has printed so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serve(log_file: Path, *arguments: str, cwd: Path = ROOT) -> Iterator[Server]:
+    """Run ``python ARGUMENTS`` until the block ends; ``{port}`` stands for a free port.
+
+    Yields:
+        The server, once its port accepts connections.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; the message has its log.
+    """
+    port = free_port()
+    command = [sys.executable, *(part.format(port=port) for part in arguments)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    server = Server(port, process, log_file)
+    try:
+        _wait_until_it_answers(server)
+        yield server
+    finally:
+        _stop(process)
+
+
+def _wait_until_it_answers(server: Server) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
+            return
+        if server.process.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(f"the server does not answer; its log:\n{server.log}")
+        time.sleep(0.02)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
