@@ -1,0 +1,349 @@
+/* test_table.c -- the table against a naive model, and its size under load. */
+#include "check.h"
+#include "rl_table.h"
+
+#define NS_PER_S INT64_C(1000000000)
+
+static const rl_secret SECRET = {123, 456};
+
+static rl_limit limit_of(double capacity, double refill_rate)
+{
+    rl_limit limit = {0};
+    CHECK_EQUAL(rl_limit_init(&limit, capacity, refill_rate), RL_OK);
+    return limit;
+}
+
+static rl_key number_key(const rl_table *table, uint64_t number)
+{
+    return rl_table_key(table, &number, sizeof number);
+}
+
+/* ---- the model: every key has its words, for ever ---------------------------- */
+
+#define MODEL_KEYS 400
+
+typedef struct model {
+    rl_limit limits[RL_TABLE_LIMITS_MAX];
+    size_t n_limits;
+    uint64_t words[MODEL_KEYS][RL_TABLE_LIMITS_MAX];
+} model;
+
+static void model_fill(model *model, size_t key, int64_t now_ns)
+{
+    for (size_t i = 0; i < model->n_limits; i++) {
+        model->words[key][i] = rl_limit_tap(&model->limits[i], now_ns).units;
+    }
+}
+
+static bool model_take(model *model, size_t key, const uint64_t *costs, int64_t now_ns)
+{
+    for (size_t i = 0; i < model->n_limits; i++) {
+        rl_tap tap = rl_limit_tap(&model->limits[i], now_ns);
+        uint64_t deficit = rl_bucket_deficit(model->words[key][i], tap.units);
+        if (!rl_bucket_allows(&model->limits[i], deficit, costs[i])) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < model->n_limits; i++) {
+        rl_tap tap = rl_limit_tap(&model->limits[i], now_ns);
+        uint64_t deficit = rl_bucket_deficit(model->words[key][i], tap.units);
+        model->words[key][i] = tap.units + deficit + costs[i];
+    }
+    return true;
+}
+
+static void model_refund(model *model, size_t key, const uint64_t *costs, int64_t now_ns)
+{
+    for (size_t i = 0; i < model->n_limits; i++) {
+        uint64_t units = rl_limit_tap(&model->limits[i], now_ns).units;
+        uint64_t deficit = rl_bucket_deficit(model->words[key][i], units);
+        model->words[key][i] = units + (costs[i] < deficit ? deficit - costs[i] : 0);
+    }
+}
+
+/* Whether some limit of the model is in the state that the decision tells of. */
+static bool model_agrees(const model *model, size_t key, const rl_decision *decision,
+                         const uint64_t *costs, int64_t now_ns)
+{
+    for (size_t i = 0; i < model->n_limits; i++) {
+        rl_tap tap = rl_limit_tap(&model->limits[i], now_ns);
+        uint64_t deficit = rl_bucket_deficit(model->words[key][i], tap.units);
+        rl_decision own =
+            rl_limit_decision(&model->limits[i], tap, deficit, costs[i], decision->allowed);
+        if (own.limit == decision->limit && own.remaining == decision->remaining &&
+            own.retry_after_ns == decision->retry_after_ns &&
+            own.reset_after_ns == decision->reset_after_ns) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void step(model *model, rl_table *table, uint64_t *random, int64_t now_ns)
+{
+    size_t number = next_random(random) % MODEL_KEYS;
+    rl_key key = number_key(table, number);
+    double tokens = (double)(next_random(random) % 9) / 2;
+    uint64_t costs[RL_TABLE_LIMITS_MAX];
+    for (size_t i = 0; i < model->n_limits; i++) {
+        costs[i] = rl_limit_cost(&model->limits[i], tokens);
+    }
+    rl_decision decision;
+    rl_decision peeked;
+    bool allowed = false;
+    switch (next_random(random) % 16) {
+    case 0:
+        rl_table_reset(table, key);
+        model_fill(model, number, now_ns);
+        break;
+    case 1:
+        rl_table_refund(table, key, costs, now_ns);
+        model_refund(model, number, costs, now_ns);
+        break;
+    default:
+        rl_table_peek(table, key, costs, now_ns, &peeked);
+        CHECK_EQUAL(rl_table_take(table, key, costs, now_ns, &allowed, &decision), RL_OK);
+        CHECK_EQUAL(allowed, model_take(model, number, costs, now_ns));
+        CHECK_EQUAL(allowed, decision.allowed);
+        CHECK_EQUAL(peeked.allowed, allowed);
+        CHECK_EQUAL(peeked.retry_after_ns, decision.retry_after_ns);
+        CHECK(model_agrees(model, number, &decision, costs, now_ns));
+    }
+}
+
+static uint64_t model_active(const model *model, int64_t now_ns)
+{
+    uint64_t active = 0;
+    for (size_t key = 0; key < MODEL_KEYS; key++) {
+        bool full = true;
+        for (size_t i = 0; i < model->n_limits; i++) {
+            uint64_t units = rl_limit_tap(&model->limits[i], now_ns).units;
+            full = full && rl_bucket_deficit(model->words[key][i], units) == 0;
+        }
+        active += !full;
+    }
+    return active;
+}
+
+static void test_against_model(const rl_limit *limits, size_t n_limits, size_t max_keys)
+{
+    static model model;
+    model.n_limits = n_limits;
+    memcpy(model.limits, limits, n_limits * sizeof *limits);
+    rl_table *table = rl_table_new(limits, n_limits, max_keys, SECRET);
+    uint64_t random = 5;
+    int64_t now_ns = 77 * NS_PER_S;
+    for (size_t key = 0; key < MODEL_KEYS; key++) {
+        model_fill(&model, key, now_ns);
+    }
+    for (int n = 0; n < 60000; n++) {
+        step(&model, table, &random, now_ns);
+        now_ns += (int64_t)(next_random(&random) % 20000000);
+        if (next_random(&random) % 5000 == 0) {
+            now_ns += 60 * NS_PER_S;
+        }
+        if (next_random(&random) % 1000 == 0) {
+            rl_table_stats stats = rl_table_sweep(table, now_ns);
+            CHECK_EQUAL(stats.keys, model_active(&model, now_ns));
+            CHECK_EQUAL(stats.evicted_active, 0);
+        }
+    }
+    rl_table_free(table);
+}
+
+/* ---- size -------------------------------------------------------------------- */
+
+static void test_grows_with_the_keys_and_shrinks_again(void)
+{
+    rl_limit limit = limit_of(10, 1);
+    uint64_t cost = rl_limit_cost(&limit, 1);
+    rl_table *table = rl_table_new(&limit, 1, 100000, SECRET);
+    rl_table_stats empty = rl_table_sweep(table, 0);
+    bool allowed;
+    for (uint64_t i = 0; i < 100000; i++) {
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, 0, &allowed, NULL), RL_OK);
+        CHECK(allowed);
+    }
+    rl_table_stats full = rl_table_sweep(table, 0);
+    CHECK_EQUAL(full.keys, 100000);
+    CHECK_EQUAL(full.inserted, 100000);
+    CHECK_EQUAL(full.evicted_active, 0);
+    CHECK(full.bytes < 100000 * 28);
+    for (uint64_t i = 0; i < 100000; i++) {
+        rl_decision decision;
+        rl_table_peek(table, number_key(table, i), &cost, 0, &decision);
+        CHECK(decision.remaining == 9); /* nobody was lost on the way */
+    }
+    for (uint64_t i = 0; i < 50; i++) { /* a few stay, the others fill up */
+        rl_table_take(table, number_key(table, i), &cost, NS_PER_S / 2, &allowed, NULL);
+    }
+    rl_table_stats few = rl_table_sweep(table, NS_PER_S);
+    CHECK_EQUAL(few.keys, 50);
+    CHECK(few.bytes < full.bytes / 8);
+    rl_table_stats none = rl_table_sweep(table, 20 * NS_PER_S);
+    CHECK_EQUAL(none.keys, 0);
+    CHECK_EQUAL(none.bytes, empty.bytes);
+    rl_table_free(table);
+}
+
+/* Inserts alone keep a table small, without a call of rl_table_sweep. */
+static void test_inserts_reuse_what_is_full(void)
+{
+    rl_limit limit = limit_of(1, 1);
+    uint64_t cost = rl_limit_cost(&limit, 1);
+    rl_table *table = rl_table_new(&limit, 1, 1000000, SECRET);
+    bool allowed;
+    for (uint64_t i = 0; i < 300000; i++) { /* a thousand keys a second, each once */
+        rl_table_take(table, number_key(table, i), &cost, (int64_t)i * 1000000, &allowed, NULL);
+        CHECK(allowed);
+    }
+    rl_table_stats stats = rl_table_sweep(table, INT64_C(299999) * 1000000);
+    CHECK(stats.keys <= 1001);
+    CHECK(stats.bytes < 400000);
+    CHECK_EQUAL(stats.evicted_active, 0);
+    rl_table_free(table);
+}
+
+/* Debts only move from key to key, so at one moment no more than the capacity of
+ * all slots can be spent, by however many keys. */
+static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
+{
+    rl_limit limits[2] = {limit_of(10, 1), limit_of(15, 0.1)};
+    uint64_t costs[2] = {rl_limit_cost(&limits[0], 1), rl_limit_cost(&limits[1], 1)};
+    rl_table *table = rl_table_new(limits, n_limits, max_keys, SECRET);
+    uint64_t random = 9;
+    uint64_t admitted = 0;
+    bool allowed;
+    int64_t now_ns = 1000 * NS_PER_S;
+    for (int i = 0; i < 200000; i++) {
+        rl_table_take(table, number_key(table, next_random(&random)), costs, now_ns, &allowed, NULL);
+        admitted += allowed;
+    }
+    rl_table_stats stats = rl_table_sweep(table, now_ns);
+    CHECK(stats.slots >= max_keys && stats.slots <= max_keys * 2 + 64);
+    CHECK_EQUAL(stats.keys, stats.slots);
+    CHECK(stats.evicted_active > 0);
+    CHECK(admitted <= stats.slots * 10);
+    CHECK(admitted > stats.slots * 9);
+    CHECK_EQUAL(stats.allowed, admitted);
+    CHECK_EQUAL(stats.denied, 200000 - admitted);
+
+    /* A second later each slot has one token back, and no more. */
+    uint64_t later = 0;
+    for (int i = 0; i < 100000; i++) {
+        rl_table_take(table, number_key(table, next_random(&random)), costs, now_ns + NS_PER_S,
+                      &allowed, NULL);
+        later += allowed;
+    }
+    CHECK(later <= stats.slots);
+    rl_table_free(table);
+}
+
+/* The entry that gives way is the one closest to full, and its debt stays. */
+static void test_newcomer_inherits_the_least_debt(void)
+{
+    rl_limit limit = limit_of(10, 0);
+    rl_table *table = rl_table_new(&limit, 1, 1, SECRET);
+    bool allowed;
+    uint64_t number = 0;
+    while (rl_table_sweep(table, 0).evicted_active == 0) {
+        uint64_t cost = rl_limit_cost(&limit, number == 3 ? 2 : 5);
+        rl_table_take(table, number_key(table, number++), &cost, 0, &allowed, NULL);
+        CHECK(allowed && number < 100);
+    }
+    uint64_t one = rl_limit_cost(&limit, 1);
+    rl_decision decision;
+    rl_table_peek(table, number_key(table, 3), &one, 0, &decision);
+    bool gone = decision.remaining == 10;
+    rl_table_peek(table, number_key(table, number - 1), &one, 0, &decision);
+    CHECK(gone ? decision.remaining == 3 : decision.remaining == 0);
+    rl_table_free(table);
+}
+
+/* ---- edges ------------------------------------------------------------------- */
+
+static void test_denied_newcomer_leaves_no_trace(void)
+{
+    rl_limit limit = limit_of(5, 1);
+    uint64_t costs[] = {RL_COST_NEVER, 0};
+    rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
+    rl_decision decision;
+    bool allowed = true;
+    CHECK_EQUAL(rl_table_take(table, number_key(table, 1), &costs[0], 0, &allowed, &decision), RL_OK);
+    CHECK(!allowed && decision.remaining == 5);
+    CHECK_EQUAL(decision.retry_after_ns, RL_NEVER);
+    CHECK_EQUAL(rl_table_sweep(table, 0).inserted, 0);
+    rl_table_refund(table, number_key(table, 1), &costs[0], 0);
+    rl_table_reset(table, number_key(table, 1));
+    CHECK_EQUAL(rl_table_sweep(table, 0).keys, 0);
+    CHECK_EQUAL(rl_table_sweep(table, 0).slots, 0);
+    rl_table_free(table);
+}
+
+static void test_zero_tag(void)
+{
+    rl_limit limit = limit_of(2, 0);
+    uint64_t cost = rl_limit_cost(&limit, 1);
+    rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
+    bool allowed;
+    for (int i = 0; i < 3; i++) {
+        rl_table_take(table, (rl_key){0, 0}, &cost, 0, &allowed, NULL);
+        CHECK_EQUAL(allowed, i < 2);
+    }
+    CHECK_EQUAL(rl_table_sweep(table, 0).keys, 1);
+    rl_table_free(table);
+}
+
+/* A fast limit wraps V within months. Whatever was idle for longer is full, and
+ * whatever is not full is never taken for it. */
+static void test_idle_beyond_the_wrap(void)
+{
+    const int64_t day_ns = 86400 * NS_PER_S;
+    rl_limit limits[2] = {limit_of(1e6, 1e9), limit_of(100, 1e-7)};
+    uint64_t costs[2] = {limits[0].cap, rl_limit_cost(&limits[1], 1)};
+    for (int64_t days = 1; days < 2000; days += 7) {
+        rl_table *table = rl_table_new(limits, 1, 100, SECRET);
+        bool allowed;
+        rl_decision decision;
+        int64_t now_ns = 3 * day_ns;
+        rl_table_take(table, number_key(table, 1), costs, now_ns, &allowed, NULL);
+        rl_table_take(table, number_key(table, 1), costs, now_ns, &allowed, NULL);
+        CHECK(!allowed);
+        now_ns += days * day_ns;
+        rl_table_peek(table, number_key(table, 1), costs, now_ns, &decision);
+        CHECK(decision.allowed && decision.remaining == 1e6);
+        rl_table_free(table);
+    }
+    /* Two limits: the slow one still owes when the fast one has wrapped. */
+    rl_table *table = rl_table_new(limits, 2, 100, SECRET);
+    bool allowed;
+    rl_decision decision;
+    for (int i = 0; i < 100; i++) {
+        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, 0, &allowed, NULL);
+        CHECK(allowed);
+    }
+    for (int64_t days = 5; days < 100; days += 5) { /* visited now and then */
+        rl_table_peek(table, number_key(table, 1), costs, days * day_ns, &decision);
+        CHECK_EQUAL(decision.allowed, days * day_ns >= NS_PER_S * 10000000);
+    }
+    rl_table_free(table);
+}
+
+int main(void)
+{
+    rl_limit limits[3] = {limit_of(4, 2), limit_of(10, 0.5), limit_of(3.5, 20)};
+    test_against_model(limits, 1, 1000000);
+    test_against_model(limits, 1, MODEL_KEYS * 2);
+    test_against_model(limits, 3, MODEL_KEYS * 2);
+    test_grows_with_the_keys_and_shrinks_again();
+    test_inserts_reuse_what_is_full();
+    test_flood_mints_nothing(1000, 1);
+    test_flood_mints_nothing(1000, 2);
+    test_flood_mints_nothing(1, 1);
+    test_newcomer_inherits_the_least_debt();
+    test_denied_newcomer_leaves_no_trace();
+    test_zero_tag();
+    test_idle_beyond_the_wrap();
+    CHECK_EQUAL(seam_live_blocks(), 0);
+    return report("test_table");
+}
