@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +45,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(log_file: Path, *arguments: str, cwd: Path = ROOT) -> Iterator[Server]:
+def serve(
+    log_file: Path,
+    *arguments: str,
+    cwd: Path = ROOT,
+    ready: Callable[[], bool] | None = None,
+) -> Iterator[Server]:
     """Run ``python ARGUMENTS`` until the block ends; ``{port}`` stands for a free port.
 
     Yields:
-        The server, once its port accepts connections.
+        The server, once its port accepts connections, or once `ready` says so.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; the message has its log.
@@ -63,17 +68,21 @@ def serve(log_file: Path, *arguments: str, cwd: Path = ROOT) -> Iterator[Server]
         )
     server = Server(port, process, log_file)
     try:
-        _wait_until_it_answers(server)
+        _wait(server, ready or (lambda: _accepts(port)))
         yield server
     finally:
         _stop(process)
 
 
-def _wait_until_it_answers(server: Server) -> None:
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _wait(server: Server, ready: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
-            return
+    while not ready():
         if server.process.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError(f"the server does not answer; its log:\n{server.log}")
         time.sleep(0.02)

@@ -4,8 +4,8 @@
 
 FastAPI documents the responses of a route, but a dependency has no means to add to them. So that
 the 429 appears in the OpenAPI document by itself, importing this module extends
-`FastAPI.openapi`: before the document is made, each route that depends on a RateLimit gets the
-429, unless it describes one of its own.
+`FastAPI.openapi`: in the document it makes, each route that depends on a RateLimit gets the 429,
+unless it describes one of its own.
 """
 
 # No `from __future__ import annotations`: FastAPI reads those of RateLimit.__call__ as they are.
@@ -15,9 +15,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
-from fastapi import FastAPI, HTTPException, Response, WebSocketException
+from fastapi import FastAPI, HTTPException, Response, WebSocketException, routing
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock, client_key
@@ -169,17 +168,29 @@ async def _value(source: Any, connection: HTTPConnection) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def document_limits(routes: Iterable[Any]) -> None:
+def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:
     """Describe the 429 of every route that depends on a RateLimit.
 
     Done by itself for ``app.openapi()``. An application that makes its OpenAPI document in
-    another way calls this with ``app.routes`` first.
+    another way calls this with the document and ``app.routes``. A 429 that a route describes
+    itself stays.
     """
-    for route in routes:
-        if not isinstance(route, APIRoute) or not _is_limited(route.dependant):
+    for route in _route_contexts(routes):
+        dependant = getattr(route, "dependant", None)
+        if dependant is None or not _is_limited(dependant):
             continue
-        if not {429, "429", "4XX"} & set(route.responses):
-            route.responses[429] = RATE_LIMITED_RESPONSE
+        operations = document["paths"].get(getattr(route, "path_format", None), {})
+        for method in getattr(route, "methods", ()):
+            responses = operations.get(method.lower(), {}).get("responses")
+            if responses is not None and "4XX" not in responses:
+                responses.setdefault("429", RATE_LIMITED_RESPONSE)
+
+
+def _route_contexts(routes: Iterable[Any]) -> Iterable[Any]:
+    """Return the routes with those of included routers, which newer versions keep apart."""
+    iterate = getattr(routing, "iter_route_contexts", None)
+    contexts: Iterable[Any] = routes if iterate is None else iterate(routes)
+    return contexts
 
 
 def _is_limited(dependant: Dependant) -> bool:
@@ -189,9 +200,11 @@ def _is_limited(dependant: Dependant) -> bool:
 def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI], dict[str, Any]]:
     @functools.wraps(openapi)
     def extended(app: FastAPI) -> dict[str, Any]:
-        if not app.openapi_schema:
-            document_limits(app.routes)
-        return openapi(app)
+        is_new = not app.openapi_schema
+        document = openapi(app)
+        if is_new:
+            document_limits(document, app.routes)
+        return document
 
     return extended
 

@@ -110,7 +110,7 @@ class FlaskRateLimiter:
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        self._key = checked_key(key)
+        self._key = _checked_key(key)
         self._cost = cost
         self._clock = clock
         self._settings: dict[str, Any] = {
@@ -176,7 +176,7 @@ class FlaskRateLimiter:
         limiter = RateLimiter(
             limits, store=settings["STORE"], max_keys=settings["MAX_KEYS"], clock=self._clock
         )
-        chosen = self._key if key is None else checked_key(key)
+        chosen = self._key if key is None else _checked_key(key)
         return _Rule(limiter, chosen, checked_cost(cost, limiter))
 
     def _state(self, settings: dict[str, Any]) -> _State:
@@ -293,7 +293,11 @@ def _sources(view: Any) -> list[Any]:
 
 
 def _key(rule: _Rule) -> str | bytes:
-    key = None if rule.key is None else rule.key()
-    if inspect.isawaitable(key):
-        raise TypeError("the key of a FlaskRateLimiter is a plain function, not an async one")
+    key: str | bytes | None = None if rule.key is None else rule.key()
     return client_key(request.remote_addr) if key is None else key
+
+
+def _checked_key(key: object) -> Callable[..., Any] | None:
+    if inspect.iscoroutinefunction(key):
+        raise TypeError(f"key must be a plain function, not an async one, got {key!r}")
+    return checked_key(key)

@@ -1,0 +1,36 @@
+"""What the Python tests share: Hypothesis profiles, and programs run in a process of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time, so that a change is never blamed for an old mistake. Run
+# HYPOTHESIS_PROFILE=thorough now and then, to look for new ones.
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=100)
+settings.register_profile("thorough", deadline=None, max_examples=5_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Return a function that runs a program and returns what it printed.
+
+    It fails the test when the program fails, or writes to stderr.
+    """
+
+    def run(program: str, *args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, *args],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
