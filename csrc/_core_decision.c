@@ -40,7 +40,7 @@ static void decision_dealloc(PyObject *self)
 
 /* ---- times ----------------------------------------------------------------- */
 
-/* Rounded up, so that whoever sleeps for it has slept long enough. */
+/* As close as a double comes, and never a nanosecond short when it is turned back. */
 static double seconds_from_ns(int64_t ns)
 {
     if (ns == RL_NEVER) {

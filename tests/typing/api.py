@@ -1,0 +1,57 @@
+"""What a type checker knows of the public names. Run by mypy --strict, never executed."""
+
+from rate_limiter import (
+    AsyncRateLimiter,
+    AsyncTokenBucketRateLimiter,
+    Decision,
+    Limit,
+    ManualClock,
+    RateLimitConfig,
+    RateLimiter,
+    RateLimitExceeded,
+    TokenBucketRateLimiter,
+)
+from rate_limiter.memory_store import InMemoryStore
+from rate_limiter.memory_store_async import AsyncInMemoryStore
+from typing_extensions import assert_type
+
+limiter = RateLimiter(["10/second", Limit(1000, 0.5)], clock=ManualClock())
+assert_type(limiter.limits, tuple[Limit, ...])
+assert_type(limiter.allow("k"), bool)
+assert_type(limiter.hit(b"k", cost=2.5), Decision)
+assert_type(limiter.peek("k"), Decision)
+assert_type(limiter.acquire("k", timeout=1), Decision)
+assert_type(limiter.allow_many(["a", b"b"]), list[bool])
+assert_type(limiter.stats(), dict[str, int])
+
+decision = limiter.hit("k")
+assert_type(decision.allowed, bool)
+assert_type(decision.limit, float)
+assert_type(decision.remaining, float)
+assert_type(decision.retry_after, float)
+assert_type(decision.retry_after_ms, int)
+assert_type(decision.reset_after_ns, int)
+
+limiter.allow(5)  # type: ignore[arg-type]
+limiter.allow("k", "1")  # type: ignore[arg-type]
+limiter.hit("k", weight=1)  # type: ignore[call-arg]
+decision.allowed = True  # type: ignore[misc]
+RateLimiter(5)  # type: ignore[arg-type]
+RateLimiter("1/s", burst=5)  # type: ignore[call-arg]
+
+error = RateLimitExceeded(decision, "k")
+assert_type(error.decision, Decision | None)
+assert_type(error.retry_after, float)
+
+bucket = TokenBucketRateLimiter(RateLimitConfig(5, 1.0), InMemoryStore())
+assert_type(bucket.allow_request("k", weight=2.0), bool)
+assert_type(bucket.get_headers("k"), dict[str, str])
+
+
+async def awaited() -> None:
+    both = AsyncRateLimiter("10/second")
+    assert_type(await both.allow("k"), bool)
+    assert_type(await both.acquire("k"), Decision)
+    assert_type(await both.allow_many(["k"]), list[bool])
+    waited = AsyncTokenBucketRateLimiter(RateLimitConfig(5, 1.0), AsyncInMemoryStore())
+    assert_type(await waited.get_remaining_tokens("k"), float)
