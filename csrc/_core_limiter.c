@@ -100,6 +100,11 @@ static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
                      Py_TYPE(key)->tp_name);
         return -1;
     }
+    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* is its own UTF-8 */
+        *out = rl_table_key(self->table, PyUnicode_1BYTE_DATA(key),
+                            (size_t)PyUnicode_GET_LENGTH(key));
+        return 0;
+    }
     Py_ssize_t len;
     const char *text = PyUnicode_AsUTF8AndSize(key, &len);
     if (text != NULL) {

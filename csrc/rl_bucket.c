@@ -92,6 +92,8 @@ static void set_tap(rl_limit *limit, unsigned frac_bits)
     limit->shift = (unsigned)shift;
 }
 
+__extension__ typedef __int128 rl_i128;
+
 static int64_t clamp_ns(rl_u128 ns)
 {
     return ns < (rl_u128)RL_NEVER ? (int64_t)ns : RL_NEVER;
@@ -130,6 +132,28 @@ uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
     return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
 }
 
+/* ceil(n / d) for n < 2^127 and d >= 2^62, or RL_NEVER when that is no int64_t.
+ *
+ * The quotient is guessed in floating point and put right, in two steps: on many
+ * processors that takes a third of the time of a division of 128 bits. */
+static int64_t divide_up(rl_u128 n, uint64_t d)
+{
+    double divisor = (double)d;
+    double guess = ((double)(uint64_t)(n >> 64) * 0x1p64 + (double)(uint64_t)n) / divisor;
+    if (guess > 0x1p62) {
+        return clamp_ns((n + d - 1) / d);
+    }
+    int64_t quotient = (int64_t)guess; /* wrong by less than 2^12 */
+    rl_i128 rest = (rl_i128)n - (rl_i128)quotient * d;
+    int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 / divisor);
+    quotient += step; /* wrong by at most one */
+    rest -= (rl_i128)step * d;
+    if (rest > 0) {
+        return quotient + 1 + (rest > (rl_i128)d);
+    }
+    return quotient - (rest <= -(rl_i128)d);
+}
+
 int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
 {
     if (need == 0) {
@@ -142,7 +166,7 @@ int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
         return RL_NEVER;
     }
     rl_u128 distance = ((rl_u128)need << limit->shift) - tap.low;
-    return clamp_ns((distance + limit->mult - 1) / limit->mult);
+    return divide_up(distance, limit->mult);
 }
 
 /* Rounded down, also where a double has fewer bits than the count. */

@@ -94,6 +94,11 @@ rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t defici
                               bool allowed);
 
 /* V(now_ns); now_ns is not negative. */
+static inline uint64_t rl_limit_units(const rl_limit *limit, int64_t now_ns)
+{
+    return (uint64_t)(((rl_u128)(uint64_t)now_ns * limit->mult) >> limit->shift);
+}
+
 static inline rl_tap rl_limit_tap(const rl_limit *limit, int64_t now_ns)
 {
     rl_u128 product = (rl_u128)(uint64_t)now_ns * limit->mult;

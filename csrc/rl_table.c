@@ -44,10 +44,11 @@ typedef struct slot {
     uint64_t *words; /* one a limit */
 } slot;
 
-/* The state of a decision: V for each limit at one moment. */
+/* V of each limit at one time. */
 typedef struct moment {
     const rl_table *table;
-    rl_tap taps[RL_TABLE_LIMITS_MAX];
+    int64_t now_ns;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
 } moment;
 
 /* ---- places ---------------------------------------------------------------- */
@@ -114,15 +115,16 @@ static slot find(const rl_table *table, shard *shard, uint64_t tag)
 static void moment_at(moment *moment, const rl_table *table, int64_t now_ns)
 {
     moment->table = table;
+    moment->now_ns = now_ns;
     for (size_t i = 0; i < table->n_limits; i++) {
-        moment->taps[i] = rl_limit_tap(&table->limits[i], now_ns);
+        moment->units[i] = rl_limit_units(&table->limits[i], now_ns);
     }
 }
 
 static bool is_full(const moment *moment, const uint64_t *words)
 {
     for (size_t i = 0; i < moment->table->n_limits; i++) {
-        if (rl_bucket_deficit(words[i], moment->taps[i].units) != 0) {
+        if (rl_bucket_deficit(words[i], moment->units[i]) != 0) {
             return false;
         }
     }
@@ -153,22 +155,22 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
     return kept;
 }
 
-static void sweep_shard(const moment *moment, shard *shard, int64_t now_ns)
+static void sweep_shard(const moment *moment, shard *shard)
 {
     for (uint32_t i = 0; i < shard->n_lines; i++) {
         sweep_line(moment, shard, line_at(moment->table, shard->lines, i));
     }
     shard->since_sweep = 0;
-    shard->swept_ns = now_ns;
+    shard->swept_ns = moment->now_ns;
 }
 
 /* A word is told from a full one by the sign of its distance to V, which holds
  * while V is less than 2^63 past it. So no entry may stay unvisited for long:
  * it is freed by the first access after one horizon (V has moved by 2^62).
  * If nobody came for two, then whatever is there is older than one, and full. */
-static void keep_within_horizon(const moment *moment, shard *shard, int64_t now_ns)
+static void keep_within_horizon(const moment *moment, shard *shard)
 {
-    int64_t age_ns = now_ns - shard->swept_ns;
+    int64_t age_ns = moment->now_ns - shard->swept_ns;
     if (age_ns < moment->table->horizon_ns) {
         return;
     }
@@ -176,7 +178,7 @@ static void keep_within_horizon(const moment *moment, shard *shard, int64_t now_
         memset(shard->lines, 0, lines_bytes(moment->table, shard->n_lines));
         shard->used = 0;
     }
-    sweep_shard(moment, shard, now_ns);
+    sweep_shard(moment, shard);
 }
 
 /* ---- growing and shrinking ------------------------------------------------- */
@@ -267,14 +269,14 @@ static bool shrink(const rl_table *table, shard *shard)
 /* Called before an insert: sweep when the shard looks crowded or as many inserts
  * have passed as it has slots, then fit its size to what is left. The share of
  * one sweep in the cost of an insert is constant. */
-static void fit_size(const moment *moment, shard *shard, int64_t now_ns)
+static void fit_size(const moment *moment, shard *shard)
 {
     size_t slots = slot_count(shard);
     bool crowded = shard->used * LOAD_DEN >= slots * LOAD_NUM;
     if (!(crowded && shard->since_sweep * 8 >= slots) && shard->since_sweep < slots) {
         return;
     }
-    sweep_shard(moment, shard, now_ns);
+    sweep_shard(moment, shard);
     if (shard->used * LOAD_DEN * 2 < slots * LOAD_NUM) {
         shrink(moment->table, shard);
     } else if (shard->n_lines < moment->table->lines_max) {
@@ -289,7 +291,7 @@ static double indebtedness(const moment *moment, const uint64_t *words)
 {
     double most = 0;
     for (size_t i = 0; i < moment->table->n_limits; i++) {
-        uint64_t deficit = rl_bucket_deficit(words[i], moment->taps[i].units);
+        uint64_t deficit = rl_bucket_deficit(words[i], moment->units[i]);
         double share = (double)deficit / (double)moment->table->limits[i].cap;
         most = share > most ? share : most;
     }
@@ -314,11 +316,11 @@ static slot least_indebted(const moment *moment, uint64_t *first, uint64_t *seco
 
 /* A free slot for the tag, or (its tag is not 0) the entry that gives way to it.
  * No slot at all: the shard has no memory yet and got none. */
-static slot make_room(const moment *moment, shard *shard, uint64_t tag, int64_t now_ns)
+static slot make_room(const moment *moment, shard *shard, uint64_t tag)
 {
     const rl_table *table = moment->table;
     if (shard->n_lines != 0) {
-        fit_size(moment, shard, now_ns);
+        fit_size(moment, shard);
     }
     if (shard->n_lines == 0 && !grow(table, shard)) {
         return (slot){NULL, NULL};
@@ -351,7 +353,7 @@ static void read_deficits(request *request, const moment *moment, slot entry)
 {
     for (size_t i = 0; i < moment->table->n_limits; i++) {
         request->deficits[i] = entry.tag != NULL && *entry.tag != 0
-                                   ? rl_bucket_deficit(entry.words[i], moment->taps[i].units)
+                                   ? rl_bucket_deficit(entry.words[i], moment->units[i])
                                    : 0;
     }
 }
@@ -377,7 +379,7 @@ static void write_entry(request *request, const moment *moment, shard *shard, sl
     }
     for (size_t i = 0; i < moment->table->n_limits; i++) {
         request->deficits[i] += request->costs[i];
-        entry.words[i] = moment->taps[i].units + request->deficits[i];
+        entry.words[i] = moment->units[i] + request->deficits[i];
     }
 }
 
@@ -390,7 +392,8 @@ static rl_decision describe(const request *request, const moment *moment, bool a
         uint64_t deficit = request->deficits[i];
         uint64_t cost = request->costs[i];
         bool passed = allowed || rl_bucket_allows(&table->limits[i], deficit, cost);
-        rl_decision one = rl_limit_decision(&table->limits[i], moment->taps[i], deficit, cost, passed);
+        rl_tap tap = rl_limit_tap(&table->limits[i], moment->now_ns);
+        rl_decision one = rl_limit_decision(&table->limits[i], tap, deficit, cost, passed);
         bool tighter = allowed ? one.remaining < told.remaining
                                : one.retry_after_ns > told.retry_after_ns;
         if (i == 0 || tighter) {
@@ -419,12 +422,12 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, int6
     moment_at(&moment, table, now_ns);
 
     lock(shard);
-    keep_within_horizon(&moment, shard, now_ns);
+    keep_within_horizon(&moment, shard);
     slot entry = find(table, shard, request.tag);
     read_deficits(&request, &moment, entry);
     bool pass = passes(&request, table);
     if (pass && entry.tag == NULL) {
-        entry = make_room(&moment, shard, request.tag, now_ns);
+        entry = make_room(&moment, shard, request.tag);
         if (entry.tag == NULL) {
             unlock(shard);
             return RL_ENOMEM;
@@ -455,7 +458,7 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t n
     moment_at(&moment, table, now_ns);
 
     lock(shard);
-    keep_within_horizon(&moment, shard, now_ns);
+    keep_within_horizon(&moment, shard);
     read_deficits(&request, &moment, find(table, shard, request.tag));
     unlock(shard);
 
@@ -470,14 +473,14 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t
     moment_at(&moment, table, now_ns);
 
     lock(shard);
-    keep_within_horizon(&moment, shard, now_ns);
+    keep_within_horizon(&moment, shard);
     slot entry = find(table, shard, request.tag);
     if (entry.tag != NULL) {
         read_deficits(&request, &moment, entry);
         for (size_t i = 0; i < table->n_limits; i++) {
             uint64_t deficit = request.deficits[i];
             uint64_t given = costs[i] < deficit ? costs[i] : deficit;
-            entry.words[i] = moment.taps[i].units + deficit - given;
+            entry.words[i] = moment.units[i] + deficit - given;
         }
     }
     unlock(shard);
@@ -576,8 +579,8 @@ rl_table_stats rl_table_sweep(rl_table *table, int64_t now_ns)
     for (size_t i = 0; i < (size_t)1 << table->shard_bits; i++) {
         shard *shard = &table->shards[i];
         lock(shard);
-        keep_within_horizon(&moment, shard, now_ns);
-        sweep_shard(&moment, shard, now_ns);
+        keep_within_horizon(&moment, shard);
+        sweep_shard(&moment, shard);
         while (shrink(table, shard)) {
         }
         total.keys += shard->used;
