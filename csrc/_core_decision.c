@@ -26,9 +26,14 @@ static PyObject *decision_alloc(PyTypeObject *type, const rl_decision *value)
     return self;
 }
 
+/* On the hot path: without the zeroing of tp_alloc. */
 PyObject *decision_new(core_state *state, const rl_decision *value)
 {
-    return decision_alloc(state->decision_type, value);
+    decision_object *self = PyObject_New(decision_object, state->decision_type);
+    if (self != NULL) {
+        self->value = *value;
+    }
+    return (PyObject *)self;
 }
 
 static void decision_dealloc(PyObject *self)

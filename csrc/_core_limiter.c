@@ -114,34 +114,34 @@ static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
     return PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) ? hash_surrogates(self, key, out) : -1;
 }
 
-/* Convert a cost in tokens (NULL: 1) to the units of each limit. */
-static int cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
+/* Convert a cost in tokens (NULL: 1) to the units of each limit. Returns them,
+ * in `units` or where they are known already, or NULL with an exception set. */
+static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
 {
     if (cost == NULL) {
-        memcpy(units, self->one, sizeof self->one);
-        return 0;
+        return self->one;
     }
     if (!PyFloat_Check(cost) && !PyIndex_Check(cost) &&
         (Py_TYPE(cost)->tp_as_number == NULL || Py_TYPE(cost)->tp_as_number->nb_float == NULL)) {
         PyErr_Format(PyExc_TypeError, "cost must be a number, not %.200s", Py_TYPE(cost)->tp_name);
-        return -1;
+        return NULL;
     }
     double tokens = PyFloat_AsDouble(cost);
     if (tokens == -1.0 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-            return -1;
+            return NULL;
         }
         PyErr_Clear();
         tokens = INFINITY;
     }
     if (!(tokens >= 0 && isfinite(tokens))) {
         PyErr_Format(PyExc_ValueError, "cost must be a finite number >= 0, got %R", cost);
-        return -1;
+        return NULL;
     }
     for (size_t i = 0; i < self->n_limits; i++) {
         units[i] = rl_limit_cost(&self->limits[i], tokens);
     }
-    return 0;
+    return units;
 }
 
 static int ready(const limiter_object *self)
@@ -209,10 +209,12 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
 {
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
-    if (!ready(self) || hash_key(self, key, &hash) < 0 || cost_units(self, cost, units) < 0) {
+    const uint64_t *costs;
+    if (!ready(self) || hash_key(self, key, &hash) < 0 ||
+        (costs = cost_units(self, cost, units)) == NULL) {
         return -1;
     }
-    if (rl_table_take(self->table, hash, units, limiter_now_ns(self), allowed, out) != RL_OK) {
+    if (rl_table_take(self->table, hash, costs, limiter_now_ns(self), allowed, out) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -251,12 +253,14 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
     key_cost given;
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
     rl_decision decision;
     if (parse_key_cost("peek", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 || cost_units(self, given.cost, units) < 0) {
+        hash_key(self, given.key, &hash) < 0 ||
+        (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
     }
-    rl_table_peek(self->table, hash, units, limiter_now_ns(self), &decision);
+    rl_table_peek(self->table, hash, costs, limiter_now_ns(self), &decision);
     return decision_new(self->state, &decision);
 }
 
@@ -267,11 +271,13 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
     key_cost given;
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
     if (parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 || cost_units(self, given.cost, units) < 0) {
+        hash_key(self, given.key, &hash) < 0 ||
+        (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
     }
-    rl_table_refund(self->table, hash, units, limiter_now_ns(self));
+    rl_table_refund(self->table, hash, costs, limiter_now_ns(self));
     Py_RETURN_NONE;
 }
 
@@ -330,8 +336,9 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     limiter_object *self = limiter_of(object);
     key_cost given;
     uint64_t units[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
     if (parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        cost_units(self, given.cost, units) < 0) {
+        (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
     }
     if (PyUnicode_Check(given.key) || PyBytes_Check(given.key)) {
@@ -343,7 +350,7 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     if (keys == NULL) {
         return NULL;
     }
-    PyObject *result = allow_tuple(self, keys, units);
+    PyObject *result = allow_tuple(self, keys, costs);
     Py_DECREF(keys);
     return result;
 }

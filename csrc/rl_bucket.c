@@ -89,6 +89,7 @@ static void set_tap(rl_limit *limit, unsigned frac_bits)
         return; /* less than one unit in 292 years */
     }
     limit->mult = (uint64_t)((((rl_u128)rate.p << scale) + divisor - 1) / divisor);
+    limit->inverse = 1 / (double)limit->mult;
     limit->shift = (unsigned)shift;
 }
 
@@ -132,20 +133,22 @@ uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
     return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
 }
 
-/* ceil(n / d) for n < 2^127 and d >= 2^62, or RL_NEVER when that is no int64_t.
+/* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that
+ * is no int64_t.
  *
- * The quotient is guessed in floating point and put right, in two steps: on many
- * processors that takes a third of the time of a division of 128 bits. */
-static int64_t divide_up(rl_u128 n, uint64_t d)
+ * The quotient is guessed in floating point and put right, in two steps: a
+ * division of 128 bits would cost as much as the rest of a decision. */
+static int64_t divide_up(rl_u128 n, uint64_t d, double inverse)
 {
-    double divisor = (double)d;
-    double guess = ((double)(uint64_t)(n >> 64) * 0x1p64 + (double)(uint64_t)n) / divisor;
+    /* As signed numbers, which processors convert faster. */
+    double dividend = (double)(int64_t)(n >> 64) * 0x1p64 + (double)(int64_t)((uint64_t)n >> 1) * 2;
+    double guess = dividend * inverse;
     if (guess > 0x1p62) {
         return clamp_ns((n + d - 1) / d);
     }
     int64_t quotient = (int64_t)guess; /* wrong by less than 2^12 */
     rl_i128 rest = (rl_i128)n - (rl_i128)quotient * d;
-    int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 / divisor);
+    int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 * inverse);
     quotient += step; /* wrong by at most one */
     rest -= (rl_i128)step * d;
     if (rest > 0) {
@@ -166,7 +169,7 @@ int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
         return RL_NEVER;
     }
     rl_u128 distance = ((rl_u128)need << limit->shift) - tap.low;
-    return divide_up(distance, limit->mult);
+    return divide_up(distance, limit->mult, limit->inverse);
 }
 
 /* Rounded down, also where a double has fewer bits than the count. */
@@ -176,7 +179,7 @@ static double units_to_tokens(const rl_limit *limit, uint64_t units)
     if (excess > 0) {
         units = (units >> excess) << excess;
     }
-    return (double)units * limit->unit;
+    return (double)(int64_t)units * limit->unit; /* units < 2^62 */
 }
 
 rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t deficit, uint64_t cost,

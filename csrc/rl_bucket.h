@@ -58,6 +58,7 @@ typedef struct rl_limit {
     double unit;        /* tokens: 2^-f */
     uint64_t cap;       /* capacity in units, below 2^62 */
     uint64_t mult;
+    double inverse;     /* 1 / mult, about */
     unsigned shift;     /* at most 126 */
     int64_t horizon_ns; /* in this time V advances by 2^62 or just less */
 } rl_limit;

@@ -137,6 +137,14 @@ static void release(shard *shard, slot entry)
     shard->used--;
 }
 
+/* Bring the words that mean "full" up to now, before V wraps around them. */
+static void renew(const moment *moment, uint64_t *words)
+{
+    for (size_t i = 0; i < moment->table->n_limits; i++) {
+        words[i] = moment->units[i] + rl_bucket_deficit(words[i], moment->units[i]);
+    }
+}
+
 /* Free the full entries of a line; the number of those that remain. */
 static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
 {
@@ -149,6 +157,7 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
         if (is_full(moment, entry.words)) {
             release(shard, entry);
         } else {
+            renew(moment, entry.words);
             kept++;
         }
     }
@@ -164,19 +173,32 @@ static void sweep_shard(const moment *moment, shard *shard)
     shard->swept_ns = moment->now_ns;
 }
 
+/* Make the bucket of limit `i` full in every entry. */
+static void fill_all(const moment *moment, shard *shard, size_t i)
+{
+    for (uint32_t n = 0; n < shard->n_lines; n++) {
+        uint64_t *line = line_at(moment->table, shard->lines, n);
+        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+            slot_at(moment->table, line, j).words[i] = moment->units[i];
+        }
+    }
+}
+
 /* A word is told from a full one by the sign of its distance to V, which holds
  * while V is less than 2^63 past it. So no entry may stay unvisited for long:
  * it is freed by the first access after one horizon (V has moved by 2^62).
- * If nobody came for two, then whatever is there is older than one, and full. */
+ * If nobody came for two horizons of a limit, then whatever is there is older
+ * than one, and full by that limit; a slower limit may still be owed. */
 static void keep_within_horizon(const moment *moment, shard *shard)
 {
     int64_t age_ns = moment->now_ns - shard->swept_ns;
     if (age_ns < moment->table->horizon_ns) {
         return;
     }
-    if (age_ns / 2 >= moment->table->horizon_ns && shard->lines != NULL) {
-        memset(shard->lines, 0, lines_bytes(moment->table, shard->n_lines));
-        shard->used = 0;
+    for (size_t i = 0; i < moment->table->n_limits; i++) {
+        if (age_ns / 2 >= moment->table->limits[i].horizon_ns) {
+            fill_all(moment, shard, i);
+        }
     }
     sweep_shard(moment, shard);
 }
@@ -417,8 +439,10 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, int6
                         bool *allowed, rl_decision *out)
 {
     shard *shard = key_shard(table, key);
-    request request = {.tag = key_tag(key), .costs = costs};
+    request request;
     moment moment;
+    request.tag = key_tag(key);
+    request.costs = costs;
     moment_at(&moment, table, now_ns);
 
     lock(shard);
@@ -453,8 +477,10 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t n
                    rl_decision *out)
 {
     shard *shard = key_shard(table, key);
-    request request = {.tag = key_tag(key), .costs = costs};
+    request request;
     moment moment;
+    request.tag = key_tag(key);
+    request.costs = costs;
     moment_at(&moment, table, now_ns);
 
     lock(shard);
@@ -468,8 +494,10 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t n
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns)
 {
     shard *shard = key_shard(table, key);
-    request request = {.tag = key_tag(key), .costs = costs};
+    request request;
     moment moment;
+    request.tag = key_tag(key);
+    request.costs = costs;
     moment_at(&moment, table, now_ns);
 
     lock(shard);

@@ -152,6 +152,14 @@ def test_headers_take_nothing(store: IRateLimitStore) -> None:
     assert len(headers["X-RateLimit-Reset"].partition(".")[2]) == 2
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.3, 0.4, 0.6, 0.9, 1.1, 4.71, 4.9])
+def test_headers_show_no_trace_of_rounding(store: IRateLimitStore, weight: float) -> None:
+    limiter = TokenBucketRateLimiter(NEVER, store)
+    limiter.allow_request("k", weight)
+    remaining = limiter.get_headers("k")["X-RateLimit-Remaining"]
+    assert remaining == f"{5 - weight:.2f}".rstrip("0")
+
+
 async def test_headers_of_a_bucket_that_is_never_refilled(
     async_store: IAsyncRateLimitStore,
 ) -> None:
@@ -240,6 +248,71 @@ def test_state_set_by_hand_is_refilled_since_then() -> None:
     assert 10 <= state["tokens"] < 20
 
 
+def test_state_set_by_hand_counts_though_a_request_comes_between() -> None:
+    store = InMemoryStore()
+    limiter = TokenBucketRateLimiter(NEVER, store)
+    engine = store.engine(NEVER)
+
+    class Interrupted:
+        """The engine, with a request of another thread right after the first reset."""
+
+        resets = 0
+
+        def reset(self, key: str) -> None:
+            engine.reset(key)
+            if self.resets == 0:
+                assert engine.allow(key)
+            self.resets += 1
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(engine, name)
+
+    (limit,) = store._engines
+    store._engines[limit] = Interrupted()  # type: ignore[assignment]
+    store.set_state("k", 0, time.time())
+    assert limiter.get_remaining_tokens("k") == 0
+    store.set_state("k", 0, time.time())
+    assert not limiter.allow_request("k")
+
+
+def test_request_waits_until_a_state_set_by_hand_counts() -> None:
+    store = InMemoryStore()
+    limiter = TokenBucketRateLimiter(NEVER, store)
+    engine = store.engine(NEVER)
+    second: list[bool] = []
+    thread = threading.Thread(target=lambda: second.append(limiter.allow_request("k")))
+
+    class Slow:
+        """The engine, as another request comes while the bucket is full for a moment."""
+
+        def reset(self, key: str) -> None:
+            engine.reset(key)
+            thread.start()
+            thread.join(0.1)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(engine, name)
+
+    (limit,) = store._engines
+    store._engines[limit] = Slow()  # type: ignore[assignment]
+    store.set_state("k", 0, time.time())
+    assert not limiter.allow_request("k")
+    thread.join(10)
+    assert second == [False]
+
+
+def test_no_tokens_by_hand_make_a_bucket_fresh() -> None:
+    store = InMemoryStore()
+    limiter = TokenBucketRateLimiter(NEVER, store)
+    assert limiter.allow_request("k", 5)
+    store.set_state("k", None, time.time())
+    assert store.get_state("k")["tokens"] is None
+    assert limiter.get_remaining_tokens("k") == 5
+    store.set_state("k", 0, time.time())
+    store.set_state("k", None, time.time())
+    assert limiter.get_remaining_tokens("k") == 5
+
+
 def test_limiters_on_one_store_share_buckets_of_the_same_kind() -> None:
     store = InMemoryStore()
     one, two = (TokenBucketRateLimiter(NEVER, store) for _ in range(2))
@@ -259,6 +332,43 @@ def test_denied_request_writes_nothing() -> None:
     limiter.allow_request("k")
     limiter.get_remaining_tokens("k")
     assert store.writes == 1
+
+
+def test_memory_store_with_methods_of_its_own_is_asked() -> None:
+    class Counting(InMemoryStore):
+        calls = 0
+
+        def get_state(self, key: str) -> BucketState:
+            self.calls += 1
+            return super().get_state(key)
+
+    store = Counting()
+    limiter = TokenBucketRateLimiter(NEVER, store)
+    assert [limiter.allow_request("k") for _ in range(6)] == [True] * 5 + [False]
+    assert store.calls == 6
+
+
+async def test_memory_store_with_methods_of_its_own_is_asked_async() -> None:
+    class Counting(AsyncInMemoryStore):
+        calls = 0
+
+        async def get_state(self, key: str) -> BucketState:
+            self.calls += 1
+            return await super().get_state(key)
+
+    store = Counting()
+    limiter = AsyncTokenBucketRateLimiter(NEVER, store)
+    assert [await limiter.allow_request("k") for _ in range(6)] == [True] * 5 + [False]
+    assert store.calls == 6
+
+
+def test_key_without_tokens_is_fresh_whatever_its_time() -> None:
+    class Timeless(DictStore):
+        def get_state(self, key: str) -> BucketState:
+            return {"tokens": None, "last_refill": None}  # type: ignore[typeddict-item]
+
+    limiter = TokenBucketRateLimiter(NEVER, Timeless())  # type: ignore[arg-type]
+    assert limiter.get_remaining_tokens("k") == 5
 
 
 def test_clock_that_steps_back_frees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +402,7 @@ def test_store_that_fails_frees_the_lock() -> None:
         ({"tokens": math.nan, "last_refill": 0.0}, ValueError),
         ({"tokens": 1.0, "last_refill": math.inf}, ValueError),
         ({"tokens": "many", "last_refill": 0.0}, TypeError),
+        ({"tokens": 10**400, "last_refill": 0.0}, TypeError),
         ({"tokens": 1.0}, TypeError),
         (None, TypeError),
     ],

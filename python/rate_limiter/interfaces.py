@@ -19,7 +19,7 @@ class IRateLimiter(ABC):
     """A limiter with one bucket for each key."""
 
     @abstractmethod
-    def allow_request(self, key: str, weight: float | None = None) -> bool:
+    def allow_request(self, key: str, weight: float = 1.0) -> bool:
         """Take `weight` tokens from the bucket of `key`; tell whether that was allowed."""
 
     @abstractmethod

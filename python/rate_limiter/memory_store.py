@@ -9,7 +9,7 @@ from rate_limiter.config import RateLimitConfig
 from rate_limiter.interfaces import BucketState, IRateLimitStore
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import RateLimiter
-from rate_limiter.stored_bucket import checked_tokens, refilled
+from rate_limiter.stored_bucket import checked_state, refilled
 
 
 class InMemoryStore(IRateLimitStore):
@@ -41,15 +41,22 @@ class InMemoryStore(IRateLimitStore):
                     return {"tokens": remaining, "last_refill": now_s}
         return {"tokens": None, "last_refill": now_s}
 
-    def set_state(self, key: str, tokens: float, last_refill: float) -> None:
+    def set_state(self, key: str, tokens: float | None, last_refill: float) -> None:
         """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch).
 
+        Tokens of None make the key unknown again, as `get_state` tells it: its buckets are full.
+
         Raises:
-            TypeError, ValueError: a number is none, or not finite.
+            TypeError, ValueError: something is not a number, or not finite.
         """
-        given = checked_tokens({"tokens": tokens, "last_refill": last_refill}, 0.0)
+        given = checked_state({"tokens": tokens, "last_refill": last_refill})
         with self._lock:
-            self._given[key] = given
+            if given is not None:
+                self._given[key] = given
+                return
+            self._given.pop(key, None)
+            for engine in self._engines.values():
+                engine.reset(key)
 
     def engine(self, config: RateLimitConfig) -> RateLimiter:
         """Return the limiter that holds the buckets for a configuration."""
@@ -61,15 +68,21 @@ class InMemoryStore(IRateLimitStore):
 
     def settle(self, key: str) -> None:
         """Hand a state that was set by hand over to the engine. Called before `key` is used."""
-        if self._given:
+        if self._given and key in self._given:
             self._settle(key)
 
     def _settle(self, key: str) -> None:
         with self._lock:
-            given = self._given.pop(key, None)
+            given = self._given.get(key)
             if given is None:
                 return
             for limit, engine in self._engines.items():
                 tokens = refilled(limit.capacity, limit.refill_rate, *given, time.time())
+                missing = limit.capacity - max(tokens, 0.0)
                 engine.reset(key)
-                engine.hit(key, limit.capacity - max(tokens, 0.0))
+                # A request that was past the check above may come between the two, and take
+                # tokens of the full bucket that were never there.
+                while not engine.allow(key, missing):
+                    engine.reset(key)
+            # Last, so that until now every other request for the key waits at the lock.
+            del self._given[key]

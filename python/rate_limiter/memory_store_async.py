@@ -19,6 +19,6 @@ class AsyncInMemoryStore(IAsyncRateLimitStore):
         """Return the tokens of `key` and the time they were counted."""
         return self.memory.get_state(key)
 
-    async def set_state(self, key: str, tokens: float, last_refill: float) -> None:
+    async def set_state(self, key: str, tokens: float | None, last_refill: float) -> None:
         """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch)."""
         self.memory.set_state(key, tokens, last_refill)

@@ -18,17 +18,18 @@ from rate_limiter.limit import check_cost
 from rate_limiter.waiting import Lines, TaskWaiter
 
 
-def checked_tokens(state: BucketState, capacity: float) -> tuple[float, float]:
-    """Return (tokens, last_refill) of a state; a key without tokens has `capacity` of them.
+def checked_state(state: BucketState) -> tuple[float, float] | None:
+    """Return (tokens, last_refill) of a state; None for a key that the store does not know.
 
     Raises:
         TypeError: the state has no such numbers.
         ValueError: one of them is not finite.
     """
     try:
-        tokens, last_refill = state["tokens"], float(state["last_refill"])
-        tokens = float(capacity if tokens is None else tokens)
-    except (KeyError, TypeError, ValueError):
+        if state["tokens"] is None:
+            return None
+        tokens, last_refill = float(state["tokens"]), float(state["last_refill"])
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise TypeError(
             "a bucket's state must be {'tokens': float or None, 'last_refill': float}, "
             f"got {state!r}"
@@ -57,10 +58,13 @@ class _Arithmetic:
 
         The time never runs back: it would be refilled twice when the clock has caught up.
         """
-        tokens, last_refill = checked_tokens(state, self._capacity)
         now_s = time.time()
+        known = checked_state(state)
+        if known is None:
+            return self._capacity, now_s
+        tokens, last_refill = known
         tokens = refilled(self._capacity, self._refill_rate, tokens, last_refill, now_s)
-        return tokens, now_s if state["tokens"] is None else max(now_s, last_refill)
+        return tokens, max(now_s, last_refill)
 
 
 class StoredBucket(_Arithmetic):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import TypeGuard, TypeVar
 
 from rate_limiter.config import RateLimitConfig
 from rate_limiter.interfaces import IRateLimiter, IRateLimitStore
 from rate_limiter.limiter import RateLimiter
 from rate_limiter.memory_store import InMemoryStore
 from rate_limiter.stored_bucket import StoredBucket
+
+_METHODS = ("get_state", "set_state")
+_Store = TypeVar("_Store")
 
 
 class MemoryBucket:
@@ -49,7 +53,7 @@ class TokenBucketRateLimiter(IRateLimiter):
         self.config = config
         self.store = store
         self._bucket: MemoryBucket | StoredBucket
-        if isinstance(store, InMemoryStore):
+        if decides_in_engine(store, InMemoryStore):
             self._bucket = MemoryBucket(config, store)
         else:
             self._bucket = StoredBucket(config, store)
@@ -90,11 +94,23 @@ def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:
         reset_s = math.inf
     else:
         reset_s = missing / config.refill_rate
+    # 5 tokens less 0.4 are 4.5999... in binary, yet the client is owed "4.6".
+    hundredths = math.floor(round(remaining * 100, 3))
     return {
         "X-RateLimit-Limit": _decimals(config.capacity),
-        "X-RateLimit-Remaining": _decimals(math.floor(remaining * 100) / 100),
+        "X-RateLimit-Remaining": _decimals(hundredths / 100),
         "X-RateLimit-Reset": f"{reset_s:.2f}",
     }
+
+
+def decides_in_engine(store: object, kind: type[_Store]) -> TypeGuard[_Store]:
+    """Tell whether `store` is of this kind of memory store, with the kind's own methods.
+
+    A subclass may have put its own in their place. Then it is a user's store: they are called.
+    """
+    return isinstance(store, kind) and all(
+        getattr(type(store), name) is getattr(kind, name) for name in _METHODS
+    )
 
 
 def check_config_and_store(config: object, store: object, *, asynchronous: bool) -> None:
@@ -105,7 +121,7 @@ def check_config_and_store(config: object, store: object, *, asynchronous: bool)
     """
     if not isinstance(config, RateLimitConfig):
         raise TypeError(f"config must be a RateLimitConfig, got {config!r}")
-    for name in ("get_state", "set_state"):
+    for name in _METHODS:
         method = getattr(store, name, None)
         if not callable(method):
             raise TypeError(f"store must have a method {name}, got {store!r}")

@@ -6,7 +6,12 @@ from rate_limiter.config import RateLimitConfig
 from rate_limiter.interfaces import IAsyncRateLimitStore
 from rate_limiter.memory_store_async import AsyncInMemoryStore
 from rate_limiter.stored_bucket import AsyncStoredBucket
-from rate_limiter.token_bucket import MemoryBucket, bucket_headers, check_config_and_store
+from rate_limiter.token_bucket import (
+    MemoryBucket,
+    bucket_headers,
+    check_config_and_store,
+    decides_in_engine,
+)
 
 
 class AsyncTokenBucketRateLimiter:
@@ -28,7 +33,7 @@ class AsyncTokenBucketRateLimiter:
         self.config = config
         self.store = store
         self._memory: MemoryBucket | None = None
-        if isinstance(store, AsyncInMemoryStore):
+        if decides_in_engine(store, AsyncInMemoryStore):
             self._memory = MemoryBucket(config, store.memory)
         self._stored = AsyncStoredBucket(config, store)
 

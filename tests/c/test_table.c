@@ -322,7 +322,9 @@ static void test_idle_beyond_the_wrap(void)
         rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, 0, &allowed, NULL);
         CHECK(allowed);
     }
-    for (int64_t days = 5; days < 100; days += 5) { /* visited now and then */
+    rl_table_peek(table, number_key(table, 1), costs, 100 * day_ns, &decision); /* long unvisited */
+    CHECK(!decision.allowed);
+    for (int64_t days = 101; days < 200; days += 5) { /* visited now and then */
         rl_table_peek(table, number_key(table, 1), costs, days * day_ns, &decision);
         CHECK_EQUAL(decision.allowed, days * day_ns >= NS_PER_S * 10000000);
     }
