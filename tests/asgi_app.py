@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
@@ -46,3 +47,11 @@ async def echo(websocket: WebSocket) -> None:
 async def own_limit(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.close()
+
+
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"plain"})
+
+
+outermost = RateLimitMiddleware(plain, limits="1/hour")

@@ -136,6 +136,12 @@ def test_headers_off(app: FastAPI, client: TestClient) -> None:
         assert not [name for name in answer.headers if "ratelimit" in name]
 
 
+def test_a_limit_without_headers_is_not_told_by_another(app: FastAPI, client: TestClient) -> None:
+    silent, telling = limit("2/minute", headers="off"), limit("9/minute")
+    app.get("/", dependencies=[Depends(silent), Depends(telling)])(lambda: None)
+    assert client.get("/").headers["x-ratelimit-limit"] == "9"
+
+
 def test_within_the_middleware_the_route_speaks(app: FastAPI, client: TestClient) -> None:
     app.add_middleware(RateLimitMiddleware, limits="50/minute")
     app.get("/limited", dependencies=[Depends(limit())])(lambda: None)
@@ -210,6 +216,19 @@ def test_application_wide_limit_is_documented() -> None:
     app = FastAPI(dependencies=[Depends(limit())])
     app.get("/")(lambda: None)
     assert documented(app) == RATE_LIMITED_RESPONSE
+
+
+def test_429_is_documented_again_when_routes_were_added(app: FastAPI) -> None:
+    app.get("/", dependencies=[Depends(limit())])(lambda: None)
+    assert documented(app) == RATE_LIMITED_RESPONSE
+    app.get("/late")(lambda: None)
+    assert documented(app) == RATE_LIMITED_RESPONSE
+
+
+def test_documents_are_of_their_own(app: FastAPI) -> None:
+    app.get("/", dependencies=[Depends(limit())])(lambda: None)
+    documented(app)["description"] = "changed"
+    assert RATE_LIMITED_RESPONSE["description"] == "Rate limit exceeded"
 
 
 def test_429_of_ones_own_stays(app: FastAPI) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import inspect
 import math
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -461,6 +462,7 @@ def test_bad_arguments(arguments: Message, error: type[Exception], message: str)
     ("arguments", "error", "message"),
     [
         ({"key": lambda scope: 5}, TypeError, "key must be str or bytes, not int"),
+        ({"cost": lambda scope: None}, TypeError, "cost must be a number, not NoneType"),
         ({"cost": lambda scope: "1"}, TypeError, "cost must be a number, not str"),
         ({"cost": lambda scope: -1}, ValueError, "cost must be a finite number >= 0, got -1"),
         ({"key": lambda scope: scope["nothing"]}, KeyError, "nothing"),
@@ -472,6 +474,14 @@ def test_mistakes_of_a_callable_are_raised(
 ) -> None:
     with pytest.raises(error, match=message):
         call(limited(**arguments), scope_of())
+
+
+def test_servers_take_it_for_asgi_3() -> None:
+    """They look for a coroutine function under this name."""
+    gate: Any = limited(limits="1/minute")
+    assert inspect.iscoroutinefunction(gate.__call__)
+    assert call(gate.__call__, scope_of())[0]["status"] == 200
+    assert call(gate, scope_of())[0]["status"] == 429
 
 
 def test_called_as_no_server_would() -> None:

@@ -71,3 +71,10 @@ def test_unix_socket(tmp_path: Path) -> None:
         with httpx.Client(transport=transport, base_url="http://test") as client:
             statuses = [client.get("/nowhere").status_code for _ in range(4)]
     assert statuses == [404, 404, 404, 429]
+
+
+def test_middleware_as_the_application_itself(tmp_path: Path) -> None:
+    command = ("-m", "uvicorn", "asgi_app:outermost", "--port", "{port}", "--lifespan", "off")
+    with serve(tmp_path / "log", *command, cwd=ROOT / "tests") as server:
+        statuses = [httpx.get(server.url).status_code for _ in range(2)]
+    assert statuses == [200, 429]

@@ -10,6 +10,7 @@ unless it describes one of its own.
 
 # No `from __future__ import annotations`: FastAPI reads those of RateLimit.__call__ as they are.
 
+import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
@@ -128,16 +129,17 @@ class RateLimit:
         key = await self._key_of(connection)
         cost = await _value(self._cost, connection)
         decision = self.limiter.hit(key, cost)
-        taken: list[tuple[RateLimiter, str | bytes, float, Decision]]
+        taken: list[tuple[RateLimiter, str | bytes, float, Decision | None]]
         taken = connection.scope.setdefault(_TAKEN, [])
         if not decision:
             for limiter, taken_key, taken_cost, _ in taken:
                 limiter.refund(taken_key, taken_cost)
             taken.clear()
             raise self._denied(connection, decision, key)
-        taken.append((self.limiter, key, cost, decision))
+        taken.append((self.limiter, key, cost, decision if self._headers else None))
         if self._headers:
-            tightest = min((one for *_, one in taken), key=lambda one: one.remaining)
+            told = [one for *_, one in taken if one is not None]
+            tightest = min(told, key=lambda one: one.remaining)
             response.headers.update(header_values(tightest))
         return decision
 
@@ -183,7 +185,7 @@ def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:
         for method in getattr(route, "methods", ()):
             responses = operations.get(method.lower(), {}).get("responses")
             if responses is not None and "4XX" not in responses:
-                responses.setdefault("429", RATE_LIMITED_RESPONSE)
+                responses.setdefault("429", copy.deepcopy(RATE_LIMITED_RESPONSE))
 
 
 def _route_contexts(routes: Iterable[Any]) -> Iterable[Any]:
@@ -200,9 +202,9 @@ def _is_limited(dependant: Dependant) -> bool:
 def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI], dict[str, Any]]:
     @functools.wraps(openapi)
     def extended(app: FastAPI) -> dict[str, Any]:
-        is_new = not app.openapi_schema
+        before = app.openapi_schema
         document = openapi(app)
-        if is_new:
+        if document is not before:  # newer versions make it again when routes were added
             document_limits(document, app.routes)
         return document
 

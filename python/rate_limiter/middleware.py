@@ -82,6 +82,12 @@ class RateLimitMiddleware(_core.AsgiGate):
             exempt_paths=_paths(exempt_paths),
             headers=checked_headers(headers),
         )
+        # Servers tell ASGI 3 from ASGI 2 by whether `app.__call__` is a coroutine function, which
+        # a C slot is not. Calls of the object itself never look here: they go to the slot.
+        self.__dict__["__call__"] = self._called_by_name
+
+    async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self(scope, receive, send)
 
     async def _resolve(
         self, scope: Scope, receive: Receive, send: Send, key: Any, cost: Any
@@ -91,6 +97,8 @@ class RateLimitMiddleware(_core.AsgiGate):
             key = await key
         if inspect.isawaitable(cost):
             cost = await cost
+        if cost is None:  # to the gate it would mean the default
+            raise TypeError("cost must be a number, not NoneType")
         await self._decide(scope, receive, send, key, cost)
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
