@@ -137,11 +137,14 @@ static void release(shard *shard, slot entry)
     shard->used--;
 }
 
-/* Bring the words that mean "full" up to now, before V wraps around them. */
+/* Bring words that have long meant "full" up to now, before V wraps around them. */
 static void renew(const moment *moment, uint64_t *words)
 {
     for (size_t i = 0; i < moment->table->n_limits; i++) {
-        words[i] = moment->units[i] + rl_bucket_deficit(words[i], moment->units[i]);
+        bool is_full = rl_bucket_deficit(words[i], moment->units[i]) == 0;
+        if (is_full && moment->units[i] - words[i] > UINT64_C(1) << 40) {
+            words[i] = moment->units[i];
+        }
     }
 }
 
