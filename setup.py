@@ -1,11 +1,59 @@
-"""Build the C extension rate_limiter._core; pyproject.toml tells the rest."""
+"""Build the C extension rate_limiter._core; pyproject.toml tells the rest.
+
+RATE_LIMITER_NO_REDIS=1 builds it without Redis, and then without hiredis and OpenSSL.
+RATE_LIMITER_WERROR=1 makes a compiler's warning an error.
+"""
 
 import os
+import shutil
+import subprocess
 import sys
 import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
+
+LIBRARIES = ("hiredis", "openssl")
+# Everything that talks to Redis.
+REDIS_SOURCES = {
+    f"csrc/{name}.c"
+    for name in (
+        "_core_buckets",
+        "_core_loop",
+        "_core_redis",
+        "rl_client",
+        "rl_cluster",
+        "rl_guide",
+        "rl_redis",
+        "rl_resolve",
+        "rl_tls",
+        "rl_topology",
+        "rl_transport",
+        "rl_url",
+    )
+}
+HOW_TO_INSTALL = """\
+rate_limiter needs {missing} to talk to Redis. Install
+
+    Debian, Ubuntu    apt-get install pkg-config libhiredis-dev libssl-dev
+    Fedora            dnf install pkgconf-pkg-config hiredis-devel openssl-devel
+    Alpine            apk add pkgconf hiredis-dev openssl-dev
+    macOS             brew install pkgconf hiredis openssl@3
+
+or build without Redis: RATE_LIMITER_NO_REDIS=1 pip install rate_limiter
+"""
+
+
+def pkg_config(*arguments: str) -> "list[str] | None":
+    """Return what pkg-config says about LIBRARIES, in words; None when it has not got them."""
+    program = os.environ.get("PKG_CONFIG") or shutil.which("pkg-config") or shutil.which("pkgconf")
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, *arguments, *LIBRARIES], capture_output=True, text=True, check=False
+    )
+    return done.stdout.split() if done.returncode == 0 else None
+
 
 # -Wconversion is for our code: -isystem keeps it out of Python's own headers.
 compile_args = [
@@ -29,11 +77,23 @@ if "gcc" in os.environ.get("CC", sysconfig.get_config_var("CC") or ""):
     compile_args.append("-flto")
     link_args += ["-flto", "-O3"]
 
+sources = set(glob("csrc/*.c"))
+if os.environ.get("RATE_LIMITER_NO_REDIS") == "1":
+    sources -= REDIS_SOURCES
+    compile_args.append("-DRL_NO_REDIS")
+elif not {"sdist", "egg_info", "dist_info"} & set(sys.argv):
+    flags, libraries = pkg_config("--cflags"), pkg_config("--libs")
+    if flags is None or libraries is None:
+        sys.exit(HOW_TO_INSTALL.format(missing="pkg-config, hiredis and OpenSSL"))
+    # Debian's hiredis.pc points into its own folder, where <hiredis/hiredis.h> is not.
+    compile_args += [flag.replace("-I", "-isystem", 1) for flag in flags if flag[:2] == "-I"]
+    link_args += libraries
+
 setup(
     ext_modules=[
         Extension(
             "rate_limiter._core",
-            sources=sorted(glob("csrc/*.c")),
+            sources=sorted(sources),
             depends=sorted(glob("csrc/*.h")),
             include_dirs=["csrc"],
             extra_compile_args=compile_args,

@@ -35,6 +35,37 @@ static int add_float(PyObject *module, const char *name, double value)
     return status;
 }
 
+static int add_store_error(PyObject *module, core_state *state)
+{
+    state->store_error = PyErr_NewExceptionWithDoc(
+        "rate_limiter.StoreError",
+        "Tell that a store gave no decision.\n\n"
+        "Attributes:\n"
+        "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy' or 'memory' (str).\n"
+        "        After 'lost' and 'timeout' the store may have counted the request.",
+        PyExc_RuntimeError, NULL);
+    return state->store_error == NULL ? -1
+                                      : PyModule_AddObjectRef(module, "StoreError", state->store_error);
+}
+
+#ifdef RL_NO_REDIS
+static int add_redis(PyObject *module, core_state *state)
+{
+    (void)state;
+    return PyModule_AddIntConstant(module, "HAS_REDIS", 0);
+}
+#else
+static int add_redis(PyObject *module, core_state *state)
+{
+    if (add_type(module, &redis_client_spec, &state->redis_client_type) < 0 ||
+        add_type(module, &redis_buckets_spec, &state->redis_buckets_type) < 0 ||
+        add_type(module, &redis_loop_spec, &state->redis_loop_type) < 0) {
+        return -1;
+    }
+    return PyModule_AddIntConstant(module, "HAS_REDIS", 1);
+}
+#endif
+
 static int core_exec(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
@@ -43,6 +74,7 @@ static int core_exec(PyObject *module)
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &gate_spec, &state->gate_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 || asgi_names_init(state) < 0 ||
+        add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
         add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0) {
@@ -59,6 +91,12 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->clock_type);
     Py_VISIT(state->gate_type);
     Py_VISIT(state->sender_type);
+    Py_VISIT(state->store_error);
+#ifndef RL_NO_REDIS
+    Py_VISIT(state->redis_client_type);
+    Py_VISIT(state->redis_buckets_type);
+    Py_VISIT(state->redis_loop_type);
+#endif
     return 0;
 }
 
@@ -70,6 +108,12 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->clock_type);
     Py_CLEAR(state->gate_type);
     Py_CLEAR(state->sender_type);
+    Py_CLEAR(state->store_error);
+#ifndef RL_NO_REDIS
+    Py_CLEAR(state->redis_client_type);
+    Py_CLEAR(state->redis_buckets_type);
+    Py_CLEAR(state->redis_loop_type);
+#endif
     for (int i = 0; i < NAME_COUNT; i++) {
         Py_CLEAR(state->names[i]);
     }

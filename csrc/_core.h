@@ -1,8 +1,8 @@
 /* _core.h -- what the files of the extension module share.
  *
  * The binding turns Python arguments into calls of the C core and results into
- * Python objects. It holds the GIL throughout, where there is one: a decision is
- * shorter than handing the GIL over. It never calls Python with a lock of the
+ * Python objects. For memory it holds the GIL throughout, where there is one: a
+ * decision is shorter than handing the GIL over. While it waits for Redis it does not. It never calls Python with a lock of the
  * core held, so a fork by Python (which stops other threads in a free-threaded
  * build, and needs the GIL in the other) never happens while one is held. */
 #ifndef RL_CORE_H
@@ -13,7 +13,7 @@
 
 #include "rl_table.h"
 
-/* Strings and bytes that the ASGI side needs at every request: see _core_asgi.c. */
+/* Strings and bytes that are needed at every request: see _core_asgi.c. */
 typedef enum core_name {
     NAME_TYPE,
     NAME_HTTP,
@@ -27,6 +27,9 @@ typedef enum core_name {
     NAME_DENIAL_START,
     NAME_DENY,
     NAME_RESOLVE,
+    NAME_DONE,
+    NAME_SET_RESULT,
+    NAME_SET_EXCEPTION,
     NAME_HEADER_LIMIT, /* from here on bytes */
     NAME_HEADER_REMAINING,
     NAME_HEADER_RESET,
@@ -43,6 +46,12 @@ typedef struct core_state {
     PyTypeObject *clock_type;    /* strong */
     PyTypeObject *gate_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
+    PyObject *store_error;       /* strong; StoreError */
+#ifndef RL_NO_REDIS
+    PyTypeObject *redis_client_type;  /* strong */
+    PyTypeObject *redis_buckets_type; /* strong */
+    PyTypeObject *redis_loop_type;    /* strong */
+#endif
     PyObject *names[NAME_COUNT]; /* strong */
 } core_state;
 
@@ -52,6 +61,11 @@ extern PyType_Spec decision_spec;
 extern PyType_Spec clock_spec;
 extern PyType_Spec gate_spec;
 extern PyType_Spec sender_spec;
+#ifndef RL_NO_REDIS
+extern PyType_Spec redis_client_spec;
+extern PyType_Spec redis_buckets_spec;
+extern PyType_Spec redis_loop_spec;
+#endif
 
 /* Make the names of a new state. 0, or -1 with an exception set. */
 int asgi_names_init(core_state *state);
@@ -66,8 +80,38 @@ core_state *core_state_of(PyTypeObject *type);
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 
+/* The value of a Decision, which lives as long as that. NULL with an exception set when it is
+ * something else. */
+const rl_decision *decision_value(core_state *state, PyObject *decision);
+
 /* Restore a pickled Decision: see decision_reduce. */
 PyObject *decision_restore(PyObject *module, PyObject *args);
+
+/* A key as bytes. `owner` keeps them, where they are not the key's own: free it
+ * with Py_XDECREF. */
+typedef struct core_text {
+    const char *data;
+    size_t len;
+    PyObject *owner; /* strong, or NULL */
+} core_text;
+
+/* Read a key (str or bytes). 0, or -1 with an exception set. */
+int core_parse_key(PyObject *key, core_text *out);
+
+/* Read a cost in tokens: a finite number >= 0. 0, or -1 with an exception set. */
+int core_parse_cost(PyObject *cost, double *tokens);
+
+/* The arguments (key, cost=1), each by position or name. */
+typedef struct core_key_cost {
+    PyObject *key;  /* borrowed from args */
+    PyObject *cost; /* borrowed from args; NULL: not given */
+} core_key_cost;
+
+/* Read them; `first` is the name of the first one. 0, or -1 with an exception set. */
+int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
+                        Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
+
+#define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 /* The time of a ManualClock. */
 int64_t clock_now_ns(PyObject *clock);

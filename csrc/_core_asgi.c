@@ -4,8 +4,9 @@
  *                                          └─ denied ───> gate._deny(scope, receive, Sender(send), decision)
  *
  * The gate is no coroutine: it decides when it is called and returns what the
- * app returned, so a request that passes costs no frame of its own. Only what
- * must be awaited first (a key or a cost) goes through gate._resolve, in Python.
+ * app returned, so a request that passes costs no frame of its own. Only where
+ * something must be awaited first (a key, a cost, or a limiter that asks another
+ * machine) it goes through gate._resolve, in Python.
  * See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages. */
 #include "_core.h"
 
@@ -23,6 +24,7 @@ typedef struct gate_object {
     PyObject *cost;          /* strong; a number or callable, or NULL: 1 */
     PyObject *exempt_paths;  /* strong; a frozenset */
     bool headers;
+    bool remote; /* the limiter must be awaited */
 } gate_object;
 
 /* The `send` of one request. Immutable. */
@@ -49,6 +51,9 @@ static const char *const NAMES[NAME_COUNT] = {
     [NAME_DENIAL_START] = "websocket.http.response.start",
     [NAME_DENY] = "_deny",
     [NAME_RESOLVE] = "_resolve",
+    [NAME_DONE] = "done",
+    [NAME_SET_RESULT] = "set_result",
+    [NAME_SET_EXCEPTION] = "set_exception",
     [NAME_HEADER_LIMIT] = "x-ratelimit-limit",
     [NAME_HEADER_REMAINING] = "x-ratelimit-remaining",
     [NAME_HEADER_RESET] = "x-ratelimit-reset",
@@ -342,6 +347,20 @@ static PyObject *deny(gate_object *self, PyObject *scope, PyObject *receive, PyO
     return result;
 }
 
+/* Go on as the decision says. */
+static PyObject *conclude(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
+                          const rl_decision *decision)
+{
+    PyObject *sender = self->headers ? sender_new(self->state, send, decision) : Py_NewRef(send);
+    if (sender == NULL) {
+        return NULL;
+    }
+    PyObject *result = decision->allowed ? call3(self->app, scope, receive, sender)
+                                         : deny(self, scope, receive, sender, decision);
+    Py_DECREF(sender);
+    return result;
+}
+
 /* Decide for a key (None: the peer) and a cost (NULL: 1), and go on accordingly. */
 static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
                         PyObject *key, PyObject *cost)
@@ -355,14 +374,7 @@ static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, P
     if (status < 0) {
         return NULL;
     }
-    PyObject *sender = self->headers ? sender_new(self->state, send, &decision) : Py_NewRef(send);
-    if (sender == NULL) {
-        return NULL;
-    }
-    PyObject *result = allowed ? call3(self->app, scope, receive, sender)
-                               : deny(self, scope, receive, sender, &decision);
-    Py_DECREF(sender);
-    return result;
+    return conclude(self, scope, receive, send, &decision);
 }
 
 /* 1, 0, or -1 with an exception set. */
@@ -431,7 +443,7 @@ static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
     } else {
         Py_XINCREF(cost);
     }
-    if (is_awaited_first(key, cost)) {
+    if (self->remote || is_awaited_first(key, cost)) {
         PyObject *call[] = {object, scope, receive, send, key, cost != NULL ? cost : Py_None};
         result = PyObject_VectorcallMethod(self->state->names[NAME_RESOLVE], call, 6, NULL);
     } else {
@@ -451,6 +463,17 @@ static PyObject *gate_decide(PyObject *object, PyObject *const *args, Py_ssize_t
     }
     PyObject *cost = args[4] == Py_None ? NULL : args[4];
     return decide(gate_of(object), args[0], args[1], args[2], args[3], cost);
+}
+
+static PyObject *gate_conclude(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4 || !PyDict_Check(args[0]) || gate_of(object)->limiter == NULL) {
+        PyErr_SetString(PyExc_TypeError, "_conclude(scope: dict, receive, send, decision)");
+        return NULL;
+    }
+    const rl_decision *decision = decision_value(gate_of(object)->state, args[3]);
+    return decision == NULL ? NULL
+                            : conclude(gate_of(object), args[0], args[1], args[2], decision);
 }
 
 /* ---- AsgiGate: life -------------------------------------------------------- */
@@ -473,7 +496,8 @@ static PyObject *none_is_null(PyObject *object)
 
 static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"app", "limiter", "key", "cost", "exempt_paths", "headers", NULL};
+    static char *names[] = {"app",     "limiter", "key", "cost", "exempt_paths",
+                            "headers", "remote",  NULL};
     gate_object *self = gate_of(object);
     PyObject *app;
     PyObject *limiter;
@@ -481,9 +505,10 @@ static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *cost;
     PyObject *exempt_paths;
     int headers;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!$OOO!p:AsgiGate", names, &app,
+    int remote;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!$OOO!pp:AsgiGate", names, &app,
                                      self->state->limiter_type, &limiter, &key, &cost,
-                                     &PyFrozenSet_Type, &exempt_paths, &headers)) {
+                                     &PyFrozenSet_Type, &exempt_paths, &headers, &remote)) {
         return -1;
     }
     if (self->limiter != NULL) {
@@ -495,6 +520,7 @@ static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
     self->cost = none_is_null(cost);
     self->exempt_paths = Py_NewRef(exempt_paths);
     self->headers = headers != 0;
+    self->remote = remote != 0;
     self->limiter = (limiter_object *)Py_NewRef(limiter);
     return 0;
 }
@@ -543,11 +569,14 @@ static PyMethodDef gate_methods[] = {
     {"_decide", (PyCFunction)(void (*)(void))gate_decide, METH_FASTCALL,
      PyDoc_STR("_decide($self, scope, receive, send, key, cost, /)\n--\n\n"
                "Decide for a key and a cost that are known now; return an awaitable.")},
+    {"_conclude", (PyCFunction)(void (*)(void))gate_conclude, METH_FASTCALL,
+     PyDoc_STR("_conclude($self, scope, receive, send, decision, /)\n--\n\n"
+               "Go on as a Decision says; return an awaitable.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot gate_slots[] = {
-    {Py_tp_doc, PyDoc_STR("AsgiGate(app, limiter, *, key, cost, exempt_paths, headers)\n--\n\n"
+    {Py_tp_doc, PyDoc_STR("AsgiGate(app, limiter, *, key, cost, exempt_paths, headers, remote)\n--\n\n"
                           "Call an ASGI app behind a limiter: the C half of RateLimitMiddleware.")},
     {Py_tp_new, gate_new},
     {Py_tp_init, gate_init},

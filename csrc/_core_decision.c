@@ -36,6 +36,16 @@ PyObject *decision_new(core_state *state, const rl_decision *value)
     return (PyObject *)self;
 }
 
+const rl_decision *decision_value(core_state *state, PyObject *decision)
+{
+    if (Py_TYPE(decision) != state->decision_type) {
+        PyErr_Format(PyExc_TypeError, "expected a Decision, not %.200s",
+                     Py_TYPE(decision)->tp_name);
+        return NULL;
+    }
+    return value_of(decision);
+}
+
 static void decision_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);

@@ -1,7 +1,6 @@
 /* _core_limiter.c -- Limiter: limits, a clock and a table, as a Python type. */
 #include "_core.h"
 
-#include <math.h>
 #include <time.h>
 
 static limiter_object *limiter_of(PyObject *self)
@@ -70,48 +69,15 @@ static int set_clock(limiter_object *self, PyObject *clock)
 
 /* ---- arguments ------------------------------------------------------------- */
 
-static int hash_bytes(const limiter_object *self, PyObject *bytes, rl_key *out)
-{
-    *out = rl_table_key(self->table, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
-    return 0;
-}
-
-/* Strings that are not UTF-8 come from undecodable bytes in a request, so they
- * must work: their lone surrogates are encoded as they are. */
-static int hash_surrogates(const limiter_object *self, PyObject *key, rl_key *out)
-{
-    PyErr_Clear();
-    PyObject *bytes = PyUnicode_AsEncodedString(key, "utf-8", "surrogatepass");
-    if (bytes == NULL) {
-        return -1;
-    }
-    int status = hash_bytes(self, bytes, out);
-    Py_DECREF(bytes);
-    return status;
-}
-
 static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
 {
-    if (PyBytes_Check(key)) {
-        return hash_bytes(self, key, out);
-    }
-    if (!PyUnicode_Check(key)) {
-        PyErr_Format(PyExc_TypeError, "key must be str or bytes, not %.200s",
-                     Py_TYPE(key)->tp_name);
+    core_text text;
+    if (core_parse_key(key, &text) < 0) {
         return -1;
     }
-    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* is its own UTF-8 */
-        *out = rl_table_key(self->table, PyUnicode_1BYTE_DATA(key),
-                            (size_t)PyUnicode_GET_LENGTH(key));
-        return 0;
-    }
-    Py_ssize_t len;
-    const char *text = PyUnicode_AsUTF8AndSize(key, &len);
-    if (text != NULL) {
-        *out = rl_table_key(self->table, text, (size_t)len);
-        return 0;
-    }
-    return PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) ? hash_surrogates(self, key, out) : -1;
+    *out = rl_table_key(self->table, text.data, text.len);
+    Py_XDECREF(text.owner);
+    return 0;
 }
 
 /* Convert a cost in tokens (NULL: 1) to the units of each limit. Returns them,
@@ -121,21 +87,8 @@ static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, ui
     if (cost == NULL) {
         return self->one;
     }
-    if (!PyFloat_Check(cost) && !PyIndex_Check(cost) &&
-        (Py_TYPE(cost)->tp_as_number == NULL || Py_TYPE(cost)->tp_as_number->nb_float == NULL)) {
-        PyErr_Format(PyExc_TypeError, "cost must be a number, not %.200s", Py_TYPE(cost)->tp_name);
-        return NULL;
-    }
-    double tokens = PyFloat_AsDouble(cost);
-    if (tokens == -1.0 && PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-            return NULL;
-        }
-        PyErr_Clear();
-        tokens = INFINITY;
-    }
-    if (!(tokens >= 0 && isfinite(tokens))) {
-        PyErr_Format(PyExc_ValueError, "cost must be a finite number >= 0, got %R", cost);
+    double tokens;
+    if (core_parse_cost(cost, &tokens) < 0) {
         return NULL;
     }
     for (size_t i = 0; i < self->n_limits; i++) {
@@ -151,55 +104,6 @@ static int ready(const limiter_object *self)
         return 0;
     }
     return 1;
-}
-
-/* The arguments (key, cost=1), each by position or name. */
-typedef struct key_cost {
-    PyObject *key;  /* borrowed from args */
-    PyObject *cost; /* borrowed from args; NULL: not given */
-} key_cost;
-
-static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
-                       key_cost *out)
-{
-    PyObject **target = NULL;
-    if (PyUnicode_CompareWithASCIIString(name, first) == 0) {
-        target = &out->key;
-    } else if (PyUnicode_CompareWithASCIIString(name, "cost") == 0) {
-        target = &out->cost;
-    }
-    if (target == NULL || *target != NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     target == NULL ? "%s() got an unexpected keyword argument %R"
-                                    : "%s() got multiple values for argument %R",
-                     function, name);
-        return -1;
-    }
-    *target = value;
-    return 0;
-}
-
-static int parse_key_cost(const char *function, const char *first, PyObject *const *args,
-                          Py_ssize_t nargs, PyObject *kwnames, key_cost *out)
-{
-    if (nargs > 2) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %s and cost, but %zd positional arguments were given",
-                     function, first, nargs);
-        return -1;
-    }
-    *out = (key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
-    Py_ssize_t n_named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    for (Py_ssize_t i = 0; i < n_named; i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (parse_named(function, name, args[nargs + i], first, out) < 0) {
-            return -1;
-        }
-    }
-    if (out->key == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, first);
-        return -1;
-    }
-    return 0;
 }
 
 /* ---- decisions ------------------------------------------------------------- */
@@ -224,9 +128,9 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
 static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames)
 {
-    key_cost given;
+    core_key_cost given;
     bool allowed;
-    if (parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
+    if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
         limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
         return NULL;
     }
@@ -236,10 +140,10 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
 static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
-    key_cost given;
+    core_key_cost given;
     bool allowed;
     rl_decision decision;
-    if (parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
+    if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
         limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
         return NULL;
     }
@@ -250,12 +154,12 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
                               PyObject *kwnames)
 {
     limiter_object *self = limiter_of(object);
-    key_cost given;
+    core_key_cost given;
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
     rl_decision decision;
-    if (parse_key_cost("peek", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+    if (core_parse_key_cost("peek", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
         hash_key(self, given.key, &hash) < 0 ||
         (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
@@ -268,11 +172,11 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
                                 PyObject *kwnames)
 {
     limiter_object *self = limiter_of(object);
-    key_cost given;
+    core_key_cost given;
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-    if (parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+    if (core_parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
         hash_key(self, given.key, &hash) < 0 ||
         (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
@@ -334,10 +238,10 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
                                     PyObject *kwnames)
 {
     limiter_object *self = limiter_of(object);
-    key_cost given;
+    core_key_cost given;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-    if (parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+    if (core_parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !ready(self) ||
         (costs = cost_units(self, given.cost, units)) == NULL) {
         return NULL;
     }
@@ -482,31 +386,29 @@ static void limiter_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-#define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
-
 static PyMethodDef limiter_methods[] = {
-    {"allow", FAST(limiter_allow),
+    {"allow", CORE_FAST(limiter_allow),
      PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; tell whether that was allowed.\n\n"
                "key: str (hashed as UTF-8) or bytes. cost: tokens, a finite number >= 0.\n"
                "Returns a bool. Raises TypeError or ValueError for a bad key or cost, and\n"
                "MemoryError where there is none for a first key.")},
-    {"hit", FAST(limiter_hit),
+    {"hit", CORE_FAST(limiter_hit),
      PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"
                "Arguments and exceptions are those of allow().")},
-    {"peek", FAST(limiter_peek),
+    {"peek", CORE_FAST(limiter_peek),
      PyDoc_STR("peek($self, /, key, cost=1)\n--\n\n"
                "Return the Decision that hit() would make now, consuming nothing.\n\n"
                "`remaining` and `reset_after` tell of the bucket as it is. Arguments and\n"
                "exceptions are those of allow().")},
-    {"refund", FAST(limiter_refund),
+    {"refund", CORE_FAST(limiter_refund),
      PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
                "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
                "Arguments and exceptions are those of allow().")},
     {"reset", limiter_reset, METH_O,
      PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
-    {"allow_many", FAST(limiter_allow_many),
+    {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"
                "All keys are checked before the first is decided.")},

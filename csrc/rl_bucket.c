@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "rl_rate.h"
+
 #define NS_PER_S UINT64_C(1000000000)
 #define FRAC_BITS_MIN 10u
 #define FRAC_BITS_MAX 52u
@@ -13,8 +15,6 @@
  * less than any clock shows. It wraps in months, which the table's sweep allows for. */
 #define UNITS_PER_S_MAX 0x1p41
 
-#define DENOMINATOR_MAX 10000000u
-
 static unsigned choose_frac_bits(double capacity, double refill_rate)
 {
     unsigned bits = FRAC_BITS_MAX;
@@ -23,47 +23,6 @@ static unsigned choose_frac_bits(double capacity, double refill_rate)
         bits--;
     }
     return bits;
-}
-
-/* p / q * 2^exponent, with p and q below 2^53. */
-typedef struct ratio {
-    uint64_t p, q;
-    int exponent;
-} ratio;
-
-/* The fraction that is meant by a rate > 0: the first convergent of its continued
- * fraction that has a small denominator and rounds to the very same double. So
- * 1 / 3600.0 is one token in 3600 s, and not in 3600 s and a nanosecond. A rate
- * without such a fraction is meant as it is. */
-static ratio meant_by(double rate)
-{
-    int exponent;
-    double fraction = frexp(rate, &exponent); /* in [0.5, 1) */
-    ratio exact = {(uint64_t)ldexp(fraction, 53), 1, exponent - 53};
-    if (exact.exponent >= 0 || exact.exponent < -120) {
-        return exact;
-    }
-    rl_u128 numerator = exact.p;
-    rl_u128 denominator = (rl_u128)1 << -exact.exponent;
-    ratio last = {0, 1, 0};
-    ratio convergent = {1, 0, 0};
-    while (denominator != 0) {
-        rl_u128 term = numerator / denominator;
-        rl_u128 p = term * convergent.p + last.p;
-        rl_u128 q = term * convergent.q + last.q;
-        if (p >> 53 != 0 || q > DENOMINATOR_MAX) {
-            break;
-        }
-        last = convergent;
-        convergent = (ratio){(uint64_t)p, (uint64_t)q, 0};
-        if ((double)convergent.p / (double)convergent.q == rate) { /* rounds correctly */
-            return convergent;
-        }
-        rl_u128 rest = numerator - term * denominator;
-        numerator = denominator;
-        denominator = rest;
-    }
-    return exact;
 }
 
 static int bit_length(uint64_t number)
@@ -81,7 +40,7 @@ static void set_tap(rl_limit *limit, unsigned frac_bits)
     if (limit->refill_rate <= 0) {
         return;
     }
-    ratio rate = meant_by(limit->refill_rate);
+    rl_fraction rate = rl_rate_fraction(limit->refill_rate);
     uint64_t divisor = rate.q * NS_PER_S;
     int scale = 63 + bit_length(divisor) - bit_length(rate.p);
     int shift = scale - (int)frac_bits - rate.exponent;

@@ -40,6 +40,7 @@ typedef enum rl_status {
     RL_ERANDOM,   /* the system gave no random secret */
     RL_ECAPACITY, /* capacity is not in (0, RL_CAPACITY_MAX], or too fine for the rate */
     RL_ERATE,     /* refill rate is not in [0, RL_RATE_MAX] */
+    RL_EURL,      /* an address that is malformed */
 } rl_status;
 
 #define RL_CAPACITY_MAX 4e15 /* tokens; below 2^52 */

@@ -334,7 +334,13 @@ def test_configuration_counts_before_arguments() -> None:
     [
         ("DEFAULT_LIMITS", "often", "RATE_LIMITER_DEFAULT_LIMITS: invalid limit 'often'"),
         ("DEFAULT_LIMITS", 5, "RATE_LIMITER_DEFAULT_LIMITS: expected a Limit"),
-        ("STORE", "redis://h", "RATE_LIMITER_STORE: store must be 'memory://', got 'redis://h'"),
+        (
+            "STORE",
+            "redis",
+            "RATE_LIMITER_STORE: store must be 'memory://' or the address of a Redis",
+        ),
+        ("STORE", "redis://h:x", "RATE_LIMITER_STORE: the address of the store is wrong: the port"),
+        ("ON_STORE_ERROR", "pass", "RATE_LIMITER_ON_STORE_ERROR: on_store_error must be one of"),
         ("MAX_KEYS", 0, "RATE_LIMITER_MAX_KEYS: must be a whole number from 1 on, got 0"),
         ("HEADERS", "all", "RATE_LIMITER_HEADERS: headers must be 'x-ratelimit' or 'off'"),
         ("ENABLED", "yes", "RATE_LIMITER_ENABLED: must be True or False, got 'yes'"),

@@ -108,10 +108,23 @@ def test_limits_attribute_and_repr(kind: type[RateLimiter]) -> None:
     assert repr(limiter) == f"{kind.__name__}('10/second; 1000/hour')"
 
 
-@pytest.mark.parametrize("store", ["redis://localhost", "memory", "", None, 5])
+@pytest.mark.parametrize("store", ["memory", ""])
 def test_unknown_store(kind: type[RateLimiter], store: str) -> None:
-    with pytest.raises(ValueError, match="store must be 'memory://', got"):
+    with pytest.raises(
+        ValueError, match="store must be 'memory://' or the address of a Redis, got"
+    ):
         kind("1/s", store=store)
+
+
+@pytest.mark.parametrize("store", [None, 5, object()])
+def test_no_store(kind: type[RateLimiter], store: object) -> None:
+    with pytest.raises(TypeError, match="expected the address of a Redis"):
+        kind("1/s", store=store)
+
+
+def test_wrong_address(kind: type[RateLimiter]) -> None:
+    with pytest.raises(ValueError, match="the port must be a number from 1 to 65535, got 'http'"):
+        kind("1/s", store="redis://localhost:http")
 
 
 @pytest.mark.parametrize("clock", ["wall", "", 5, None, object()])

@@ -449,7 +449,7 @@ async def test_error_response_has_headers() -> None:
         ({"exempt_paths": "/health"}, TypeError, "exempt_paths must be several paths"),
         ({"exempt_paths": ["health"]}, ValueError, "begins with '/', got 'health'"),
         ({"exempt_paths": [5]}, ValueError, "begins with '/', got 5"),
-        ({"store": "redis://h"}, ValueError, "store must be 'memory://', got 'redis://h'"),
+        ({"store": "redis"}, ValueError, "store must be 'memory://' or the address of a Redis"),
         ({"limit": "1/s"}, TypeError, "limit"),
     ],
 )

@@ -7,12 +7,15 @@ if limiter.allow("user:42"):
     ...
 """
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision, ManualClock, StoreError
 from rate_limiter.async_limiter import AsyncRateLimiter
-from rate_limiter.config import RateLimitConfig
+from rate_limiter.config import RateLimitConfig, RateLimitPolicy
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import RateLimiter
+from rate_limiter.middleware import RateLimiterMiddleware
+from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.redis_bucket import TokenBucket
 from rate_limiter.token_bucket import TokenBucketRateLimiter
 from rate_limiter.token_bucket_async import AsyncTokenBucketRateLimiter
 
@@ -26,7 +29,12 @@ __all__ = [
     "ManualClock",
     "RateLimitConfig",
     "RateLimitExceeded",
+    "RateLimitPolicy",
     "RateLimiter",
+    "RateLimiterMiddleware",
+    "StoreError",
+    "TokenBucket",
+    "TokenBucketLimiter",
     "TokenBucketRateLimiter",
     "__version__",
 ]

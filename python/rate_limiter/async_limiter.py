@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
-from rate_limiter.waiting import TaskWaiter, turns
+from rate_limiter.waiting import Sleep, TaskWaiter, line_key, turns
 
 
 class AsyncRateLimiter:
@@ -19,45 +20,93 @@ class AsyncRateLimiter:
         limits: the limits, as a tuple.
     """
 
-    __slots__ = ("__weakref__", "_limiter")
+    __slots__ = ("__weakref__", "_ask_redis", "_limiter")
 
     def __init__(
         self,
         limits: Limits,
         *,
-        store: str = MEMORY,
+        store: object = MEMORY,
+        name: str = "",
+        on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        self._limiter = RateLimiter(limits, store=store, max_keys=max_keys, clock=clock)
+        self._use(
+            RateLimiter(
+                limits,
+                store=store,
+                name=name,
+                on_store_error=on_store_error,
+                max_keys=max_keys,
+                clock=clock,
+            )
+        )
+
+    @classmethod
+    def of(cls, limiter: RateLimiter) -> AsyncRateLimiter:
+        """Return the awaited view of a limiter; both have the same buckets."""
+        self = cls.__new__(cls)
+        self._use(limiter)
+        return self
+
+    def _use(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+        # None for memory, which answers at once.
+        self._ask_redis = getattr(limiter, "ask_async", None)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
         return self._limiter.limits
 
+    @property
+    def store(self) -> Any:
+        """The RedisStore, or ``"memory://"``."""
+        return getattr(self._limiter, "store", MEMORY)
+
     async def allow(self, key: str | bytes, cost: float = 1) -> bool:
         """Take `cost` tokens; tell whether that was allowed. See RateLimiter.allow."""
+        if self._ask_redis is not None:
+            return cast(bool, await self._ask_redis("allow", key, cost))
         return self._limiter.allow(key, cost)
 
     async def hit(self, key: str | bytes, cost: float = 1) -> Decision:
         """Take `cost` tokens; return a Decision. See RateLimiter.hit."""
+        if self._ask_redis is not None:
+            return cast(Decision, await self._ask_redis("hit", key, cost))
         return self._limiter.hit(key, cost)
 
     async def peek(self, key: str | bytes, cost: float = 1) -> Decision:
         """Return the Decision that hit() would make, consuming nothing. See RateLimiter.peek."""
+        if self._ask_redis is not None:
+            return cast(Decision, await self._ask_redis("peek", key, cost))
         return self._limiter.peek(key, cost)
 
     async def refund(self, key: str | bytes, cost: float = 1) -> None:
         """Give tokens back, up to the capacity. See RateLimiter.refund."""
-        self._limiter.refund(key, cost)
+        if self._ask_redis is None:
+            self._limiter.refund(key, cost)
+        else:
+            await self._ask_redis("refund", key, cost)
+            self._limiter._lines.wake(line_key(key))
 
     async def reset(self, key: str | bytes) -> None:
         """Make the bucket of `key` full. See RateLimiter.reset."""
-        self._limiter.reset(key)
+        if self._ask_redis is None:
+            self._limiter.reset(key)
+        else:
+            await self._ask_redis("reset", key)
+            self._limiter._lines.wake(line_key(key))
 
     async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         """Decide for each of several keys. See RateLimiter.allow_many."""
-        return self._limiter.allow_many(keys, cost)
+        if self._ask_redis is None:
+            return self._limiter.allow_many(keys, cost)
+        if isinstance(keys, (str, bytes)):
+            raise TypeError(
+                f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
+            )
+        return cast("list[bool]", await self._ask_redis("allow_many", tuple(keys), cost))
 
     async def acquire(
         self, key: str | bytes, cost: float = 1, timeout: float | None = None
@@ -68,10 +117,15 @@ class AsyncRateLimiter:
         exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
         """
         waiter = TaskWaiter()
-        steps = turns(self._limiter, self._limiter._lines, waiter, key, cost, timeout)
+        steps = turns(self._limiter._lines, waiter, key, timeout)
         try:
+            step = next(steps)
             while True:
-                await waiter.sleep(next(steps))
+                if isinstance(step, Sleep):
+                    await waiter.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(await getattr(self, step)(key, cost))
         except StopIteration as done:
             decision: Decision = done.value
             return decision

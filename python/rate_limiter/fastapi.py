@@ -21,11 +21,13 @@ from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock, client_key
+from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.headers import DENIED_DETAIL, header_values
+from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, header_values
 from rate_limiter.limit import Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.middleware import checked_cost, checked_headers, checked_key, one_limiter
+from rate_limiter.redis_limiter import RedisRateLimiter
 
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
@@ -90,7 +92,9 @@ class RateLimit:
     returns a Response of its own, or raises, goes without them; the middleware adds them always.
 
     Args:
-        limits, limiter, cost, headers, store, max_keys, clock: as for RateLimitMiddleware.
+        limits, limiter, cost, headers, store, on_store_error, max_keys, clock: as for
+            RateLimitMiddleware.
+        name: needed with a store in Redis: what the buckets of this object are called there.
         key: ``"ip"`` or a callable, as for RateLimitMiddleware; it gets the HTTPConnection (a
             Request or a WebSocket).
         cost: a number or a callable that gets the HTTPConnection.
@@ -107,11 +111,27 @@ class RateLimit:
         key: str | Key = "ip",
         cost: float | Cost = 1,
         headers: str = "x-ratelimit",
-        store: str = MEMORY,
+        store: object = MEMORY,
+        name: str = "",
+        on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        self.limiter = one_limiter(limits, limiter, store=store, max_keys=max_keys, clock=clock)
+        if store != MEMORY and not name:
+            raise ValueError(
+                "with a store in Redis, a RateLimit needs a name, by which all processes know "
+                "its buckets: RateLimit(..., name='upload')"
+            )
+        self.limiter = one_limiter(
+            limits,
+            limiter,
+            store=store,
+            name=name,
+            on_store_error=on_store_error,
+            max_keys=max_keys,
+            clock=clock,
+        )
+        self._async = AsyncRateLimiter.of(self.limiter)
         self._key = checked_key(key)
         self._cost = checked_cost(cost, self.limiter)
         self._headers = checked_headers(headers)
@@ -124,19 +144,20 @@ class RateLimit:
 
         Raises:
             RateLimitHTTPException: denied.
-            WebSocketException: denied, on a server that cannot answer a websocket with 429.
+            HTTPException: 503, denied for want of a store (``on_store_error="deny"``).
+        WebSocketException: denied, on a server that cannot answer a websocket with 429.
         """
         key = await self._key_of(connection)
         cost = await _value(self._cost, connection)
-        decision = self.limiter.hit(key, cost)
-        taken: list[tuple[RateLimiter, str | bytes, float, Decision | None]]
+        decision = await self._async.hit(key, cost)
+        taken: list[tuple[AsyncRateLimiter, str | bytes, float, Decision | None]]
         taken = connection.scope.setdefault(_TAKEN, [])
         if not decision:
             for limiter, taken_key, taken_cost, _ in taken:
-                limiter.refund(taken_key, taken_cost)
+                await limiter.refund(taken_key, taken_cost)
             taken.clear()
             raise self._denied(connection, decision, key)
-        taken.append((self.limiter, key, cost, decision if self._headers else None))
+        taken.append((self._async, key, cost, decision if self._headers else None))
         if self._headers:
             told = [one for *_, one in taken if one is not None]
             tightest = min(told, key=lambda one: one.remaining)
@@ -157,6 +178,9 @@ class RateLimit:
         extensions = connection.scope.get("extensions") or {}
         if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
             return WebSocketException(1008, DENIED_DETAIL)
+        redis = self.limiter if isinstance(self.limiter, RedisRateLimiter) else None
+        if redis is not None and redis.is_denial_for_want_of_store(decision):
+            return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
         return RateLimitHTTPException(
             decision, key, header_values(decision) if self._headers else {}
         )

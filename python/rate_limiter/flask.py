@@ -17,15 +17,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, request
+from flask import Blueprint, Flask, Response, abort, current_app, jsonify, request
 from werkzeug.exceptions import TooManyRequests
 
 from rate_limiter._core import Decision, ManualClock, client_key
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.headers import DENIED_DETAIL, header_values
+from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, header_values
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiter import MEMORY, RateLimiter, check_store
 from rate_limiter.middleware import checked_cost, checked_headers, checked_key
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import checked_policy
 
 Key: TypeAlias = Callable[[], str | bytes | None]
 Cost: TypeAlias = Callable[[], float]
@@ -87,11 +89,13 @@ class FlaskRateLimiter:
             arguments.
         headers: ``"x-ratelimit"`` or ``"off"``. A header that the view has set itself stays.
         enabled: False lets everything pass, for example in tests.
-        store, max_keys, clock: as for RateLimiter.
+        store, on_store_error, max_keys, clock: as for RateLimiter. In Redis the buckets of a
+            decorator are named after what it marks, those of the default limits after the
+            application. A request that is denied for want of a store is answered with 503.
 
     The application's configuration counts before these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
-    ``RATE_LIMITER_STORE``, ``RATE_LIMITER_MAX_KEYS``, ``RATE_LIMITER_HEADERS`` and
-    ``RATE_LIMITER_ENABLED``.
+    ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
+    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
@@ -106,7 +110,8 @@ class FlaskRateLimiter:
         cost: float | Cost = 1,
         headers: str = "x-ratelimit",
         enabled: bool = True,
-        store: str = MEMORY,
+        store: object = MEMORY,
+        on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
@@ -116,11 +121,12 @@ class FlaskRateLimiter:
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
             "STORE": store,
+            "ON_STORE_ERROR": on_store_error,
             "MAX_KEYS": max_keys,
             "HEADERS": headers,
             "ENABLED": enabled,
         }
-        self._state(self._settings)
+        self._state(self._settings, "default")
         if app is not None:
             self.init_app(app)
 
@@ -133,12 +139,17 @@ class FlaskRateLimiter:
         """
         if _EXTENSION in app.extensions:
             raise RuntimeError(f"{app!r} has a FlaskRateLimiter already")
-        app.extensions[_EXTENSION] = self._state(self._settings | _read_settings(app))
+        app.extensions[_EXTENSION] = self._state(self._settings | _read_settings(app), app.name)
         app.before_request(_before_request)
         app.after_request(_after_request)
 
     def limit(
-        self, limits: Limits, *, cost: float | Cost = 1, key: str | Key | None = None
+        self,
+        limits: Limits,
+        *,
+        cost: float | Cost = 1,
+        key: str | Key | None = None,
+        name: str | None = None,
     ) -> Callable[[View], View]:
         """Return a decorator that limits a view, a MethodView, or all views of a blueprint.
 
@@ -151,16 +162,22 @@ class FlaskRateLimiter:
             limits: a text, a Limit, or several.
             cost: tokens a request takes: a number, or a callable without arguments.
             key: as for FlaskRateLimiter, whose key is used by default.
+            name: what its buckets are called in Redis; the name of the view by default.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be; the message names it.
         """
-        rule = self._rule(limits, cost, self._settings, key)
+        made: list[_Rule] = []
+        self._rule(limits, cost, self._settings | {"STORE": MEMORY}, key)  # tell mistakes here
 
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
                 raise TypeError(f"expected a view, a MethodView or a Blueprint, got {view!r}")
-            setattr(view, _LIMITS, (rule, *getattr(view, _LIMITS, ())))
+            others = getattr(view, _LIMITS, ())
+            if not made:
+                own_name = name or f"{_name_of(view)}:{len(others)}"
+                made.append(self._rule(limits, cost, self._settings, key, own_name))
+            setattr(view, _LIMITS, (made[0], *others))
             return view
 
         return decorate
@@ -171,20 +188,32 @@ class FlaskRateLimiter:
         return view
 
     def _rule(
-        self, limits: Limits, cost: Any, settings: dict[str, Any], key: str | Key | None = None
+        self,
+        limits: Limits,
+        cost: Any,
+        settings: dict[str, Any],
+        key: str | Key | None = None,
+        name: str = "",
     ) -> _Rule:
         limiter = RateLimiter(
-            limits, store=settings["STORE"], max_keys=settings["MAX_KEYS"], clock=self._clock
+            limits,
+            store=settings["STORE"],
+            name=name,
+            on_store_error=settings["ON_STORE_ERROR"],
+            max_keys=settings["MAX_KEYS"],
+            clock=self._clock,
         )
         chosen = self._key if key is None else _checked_key(key)
         return _Rule(limiter, chosen, checked_cost(cost, limiter))
 
-    def _state(self, settings: dict[str, Any]) -> _State:
+    def _state(self, settings: dict[str, Any], name: str) -> _State:
         limits = settings["DEFAULT_LIMITS"]
         return _State(
             enabled=settings["ENABLED"],
             headers=checked_headers(settings["HEADERS"]),
-            defaults=() if limits is None else (self._rule(limits, self._cost, settings),),
+            defaults=()
+            if limits is None
+            else (self._rule(limits, self._cost, settings, None, name),),
         )
 
 
@@ -204,6 +233,7 @@ def _check_max_keys(max_keys: object) -> None:
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "DEFAULT_LIMITS": as_limits,
     "STORE": check_store,
+    "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
     "HEADERS": checked_headers,
     "ENABLED": _check_enabled,
@@ -250,6 +280,9 @@ def _before_request() -> None:
             for other, other_key, other_cost, _ in taken:
                 other.limiter.refund(other_key, other_cost)
             request.environ[_DECISION] = decision
+            redis = rule.limiter if isinstance(rule.limiter, RedisRateLimiter) else None
+            if redis is not None and redis.is_denial_for_want_of_store(decision):
+                abort(503, NO_STORE_DETAIL)
             raise FlaskRateLimitExceeded(decision, key)
         taken.append((rule, key, cost, decision))
     if taken:
@@ -290,6 +323,15 @@ def _sources(view: Any) -> list[Any]:
     if method is None and request.method == "HEAD":
         method = getattr(view_class, "get", None)
     return [view, view_class, method]
+
+
+def _name_of(view: Any) -> str:
+    """What a decorated view, class or blueprint is called, the same in all processes."""
+    if isinstance(view, Blueprint):
+        return f"{view.import_name}.{view.name}"
+    return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}".replace(
+        "<locals>.", ""
+    )
 
 
 def _key(rule: _Rule) -> str | bytes:

@@ -10,6 +10,10 @@ DENIED_DETAIL = "Rate limit exceeded. Please try again later."
 """The text of a denied response's JSON body, under ``detail``."""
 
 
+NO_STORE_DETAIL = "Rate limiting is temporarily unavailable. Please try again later."
+"""The same, of a response to a request that nobody could decide on."""
+
+
 def header_values(decision: Decision) -> dict[str, str]:
     """Return the headers of a response to a request with this decision.
 

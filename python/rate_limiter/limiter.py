@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.limit import Limits, as_limits
-from rate_limiter.waiting import Lines, ThreadWaiter, line_key, turns
+from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
+
+if TYPE_CHECKING:
+    from rate_limiter.redis_store import RedisStore
 
 MEMORY = "memory://"
 """The store in the memory of this process."""
+PREFIX = "rl"
+"""What keys in Redis begin with, where no RedisStore says otherwise."""
 
 
 class RateLimiter(_core.Limiter):
@@ -19,7 +26,14 @@ class RateLimiter(_core.Limiter):
 
     Args:
         limits: a text (``"100/minute"``), a Limit, or several, which are then all or nothing.
-        store: where the buckets live; ``"memory://"`` is the memory of this process.
+        store: where the buckets live; ``"memory://"`` is the memory of this process. The address
+            of a Redis (``"redis://localhost:6379/0"``, see docs/stores.md), a redis-py client or
+            a RedisStore shares them with all processes that use the same. Limiters with the same
+            limits and the same name on one Redis have the same buckets.
+        name: for a Redis: tells limiters apart that have the same limits.
+        on_store_error: for a Redis: what becomes of a decision while it gives none. ``"memory"``
+            (the same limits in the memory of each process), ``"allow"``, ``"deny"`` or
+            ``"raise"`` (StoreError). A RedisStore knows its own.
         max_keys: about how many keys may be in use at once; memory follows those that are.
         clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
             ManualClock.
@@ -34,19 +48,34 @@ class RateLimiter(_core.Limiter):
 
     __slots__ = ("__weakref__", "_lines", "limits")
 
+    limits: tuple[Limit, ...]
+
+    def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
+        if cls is RateLimiter and store != MEMORY:
+            from rate_limiter.redis_limiter import RedisRateLimiter
+
+            return _core.Limiter.__new__(RedisRateLimiter)
+        return super().__new__(cls)
+
     def __init__(
         self,
         limits: Limits,
         *,
-        store: str = MEMORY,
+        store: object = MEMORY,
+        name: str = "",
+        on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        check_store(store)
+        if store != MEMORY:
+            raise TypeError(f"a subclass of RateLimiter keeps its buckets in memory, got {store!r}")
+        self._set_up(limits, max_keys, clock)
+
+    def _set_up(self, limits: Limits, max_keys: int, clock: str | ManualClock) -> None:
         self.limits = as_limits(limits)
         self._lines = Lines()
         pairs = [(limit.capacity, limit.refill_rate) for limit in self.limits]
-        super().__init__(pairs, max_keys=max_keys, clock=clock)
+        _core.Limiter.__init__(self, pairs, max_keys=max_keys, clock=clock)
 
     def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
@@ -67,10 +96,15 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: a bad key, cost or timeout.
         """
         waiter = ThreadWaiter()
-        steps = turns(self, self._lines, waiter, key, cost, timeout)
+        steps = turns(self._lines, waiter, key, timeout)
         try:
+            step = next(steps)
             while True:
-                waiter.sleep(next(steps))
+                if isinstance(step, Sleep):
+                    waiter.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(getattr(self, step)(key, cost))
         except StopIteration as done:
             decision: Decision = done.value
             return decision
@@ -99,11 +133,29 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
-def check_store(store: str) -> None:
+def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> RedisStore:
+    """Return the RedisStore that `store` is, or the address or client of.
+
+    Raises:
+        TypeError, ValueError: it is none; the message says why.
+    """
+    from rate_limiter.redis_store import RedisStore
+    from rate_limiter.redis_store_async import AsyncRedisStore
+
+    if isinstance(store, AsyncRedisStore):
+        store = store.redis
+    if isinstance(store, RedisStore):
+        return store
+    if isinstance(store, str) and "://" not in store:
+        raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {store!r}")
+    return RedisStore(store, prefix, on_store_error=on_store_error)
+
+
+def check_store(store: object) -> None:
     """Check that there is such a store.
 
     Raises:
-        ValueError: there is not.
+        TypeError, ValueError: there is not; the message says why.
     """
     if store != MEMORY:
-        raise ValueError(f"store must be {MEMORY!r}, got {store!r}")
+        redis_store(store, "memory")

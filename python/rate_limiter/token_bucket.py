@@ -6,11 +6,18 @@ import inspect
 import math
 from typing import TypeGuard, TypeVar
 
+from rate_limiter._core import Decision
 from rate_limiter.config import RateLimitConfig
 from rate_limiter.interfaces import IRateLimiter, IRateLimitStore
+from rate_limiter.limit import Limit
 from rate_limiter.limiter import RateLimiter
 from rate_limiter.memory_store import InMemoryStore
+from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import RedisStore
 from rate_limiter.stored_bucket import StoredBucket
+
+__all__ = ["TokenBucketLimiter", "TokenBucketRateLimiter"]
 
 _METHODS = ("get_state", "set_state")
 _Store = TypeVar("_Store")
@@ -34,15 +41,41 @@ class MemoryBucket:
         return self._engine.peek(key, 0).remaining
 
 
+class RedisBucket:
+    """Buckets of a RedisStore: one call of the engine for each decision."""
+
+    def __init__(self, config: RateLimitConfig, store: RedisStore) -> None:
+        limit = Limit(config.capacity, config.refill_rate)
+        store.register(limit)
+        self.engine = RedisRateLimiter(limit, store=store, exact_prefix=f"{store.prefix}:")
+
+    def take(self, key: str, cost: float) -> bool:
+        """Take `cost` tokens; tell whether that was allowed."""
+        return self.engine.allow(key, cost)
+
+    def remaining(self, key: str) -> float:
+        """Return the tokens of now."""
+        return self.engine.peek(key, 0).remaining
+
+    async def take_async(self, key: str, cost: float) -> bool:
+        """Take `cost` tokens; tell whether that was allowed."""
+        return bool(await self.engine.ask_async("allow", key, cost))
+
+    async def remaining_async(self, key: str) -> float:
+        """Return the tokens of now."""
+        decision: Decision = await self.engine.ask_async("peek", key, 0)
+        return decision.remaining
+
+
 class TokenBucketRateLimiter(IRateLimiter):
     """Limit each key by a token bucket whose state is in a store.
 
-    With an InMemoryStore the C engine decides. A store of the user's own needs only `get_state`
-    and `set_state`; this limiter uses it from one thread at a time.
+    With an InMemoryStore or a RedisStore the C engine decides. A store of the user's own needs
+    only `get_state` and `set_state`; this limiter uses it from one thread at a time.
 
     Args:
         config: size and speed of the buckets.
-        store: an InMemoryStore, or any object with the methods of IRateLimitStore.
+        store: an InMemoryStore, a RedisStore, or any object with the methods of IRateLimitStore.
 
     Raises:
         TypeError: an argument is something else, or the store's methods are asynchronous.
@@ -52,9 +85,11 @@ class TokenBucketRateLimiter(IRateLimiter):
         check_config_and_store(config, store, asynchronous=False)
         self.config = config
         self.store = store
-        self._bucket: MemoryBucket | StoredBucket
+        self._bucket: MemoryBucket | RedisBucket | StoredBucket
         if decides_in_engine(store, InMemoryStore):
             self._bucket = MemoryBucket(config, store)
+        elif decides_in_engine(store, RedisStore):
+            self._bucket = RedisBucket(config, store)
         else:
             self._bucket = StoredBucket(config, store)
 
@@ -104,7 +139,7 @@ def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:
 
 
 def decides_in_engine(store: object, kind: type[_Store]) -> TypeGuard[_Store]:
-    """Tell whether `store` is of this kind of memory store, with the kind's own methods.
+    """Tell whether `store` is of this kind of store, with the kind's own methods.
 
     A subclass may have put its own in their place. Then it is a user's store: they are called.
     """

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rate_limiter.config import RateLimitConfig
 from rate_limiter.interfaces import IAsyncRateLimitStore
 from rate_limiter.memory_store_async import AsyncInMemoryStore
+from rate_limiter.redis_store_async import AsyncRedisStore
 from rate_limiter.stored_bucket import AsyncStoredBucket
 from rate_limiter.token_bucket import (
     MemoryBucket,
+    RedisBucket,
     bucket_headers,
     check_config_and_store,
     decides_in_engine,
@@ -17,12 +19,13 @@ from rate_limiter.token_bucket import (
 class AsyncTokenBucketRateLimiter:
     """Limit each key by a token bucket whose state is in a store; every method is awaited.
 
-    With an AsyncInMemoryStore the C engine decides. A store of the user's own needs only
-    `get_state` and `set_state`; this limiter uses it from one task at a time.
+    With an AsyncInMemoryStore or an AsyncRedisStore the C engine decides. A store of the user's
+    own needs only `get_state` and `set_state`; this limiter uses it from one task at a time.
 
     Args:
         config: size and speed of the buckets.
-        store: an AsyncInMemoryStore, or any object with the methods of IAsyncRateLimitStore.
+        store: an AsyncInMemoryStore, an AsyncRedisStore, or any object with the methods of
+            IAsyncRateLimitStore.
 
     Raises:
         TypeError: an argument is something else, or the store's methods are not asynchronous.
@@ -35,6 +38,9 @@ class AsyncTokenBucketRateLimiter:
         self._memory: MemoryBucket | None = None
         if decides_in_engine(store, AsyncInMemoryStore):
             self._memory = MemoryBucket(config, store.memory)
+        self._redis: RedisBucket | None = None
+        if decides_in_engine(store, AsyncRedisStore):
+            self._redis = RedisBucket(config, store.redis)
         self._stored = AsyncStoredBucket(config, store)
 
     async def allow_request(self, key: str, weight: float | None = None) -> bool:
@@ -42,12 +48,16 @@ class AsyncTokenBucketRateLimiter:
         cost = self.config.tokens_per_request if weight is None else weight
         if self._memory is not None:
             return self._memory.take(key, cost)
+        if self._redis is not None:
+            return await self._redis.take_async(key, cost)
         return await self._stored.take(key, cost)
 
     async def get_remaining_tokens(self, key: str) -> float:
         """Return the tokens in the bucket of `key`: its capacity for a key not seen before."""
         if self._memory is not None:
             return self._memory.remaining(key)
+        if self._redis is not None:
+            return await self._redis.remaining_async(key)
         return await self._stored.remaining(key)
 
     async def get_headers(self, key: str) -> dict[str, str]:

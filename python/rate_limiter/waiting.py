@@ -1,8 +1,8 @@
 """Waiting for tokens in order of arrival: what `acquire` does, with threads and with tasks.
 
 Whoever wants to wait for a key joins its line. Only the first in a line asks the limiter; the
-others sleep until they are first. `turns` holds the whole logic and yields how long to sleep,
-so that the blocking and the asynchronous `acquire` differ in the sleeping alone.
+others sleep until they are first. `turns` holds the whole logic and yields what to do next, so
+that the blocking and the asynchronous `acquire` differ in the doing alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
-from rate_limiter._core import Decision, Limiter
+from rate_limiter._core import Decision
 from rate_limiter.exceptions import RateLimitExceeded
 
 
@@ -110,23 +111,28 @@ def line_key(key: str | bytes) -> bytes:
     return key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
 
 
-def turns(
-    limiter: Limiter,
-    lines: Lines,
-    waiter: Waiter,
-    key: str | bytes,
-    cost: float,
-    timeout: float | None,
-) -> Generator[float, None, Decision]:
-    """Yield how many seconds to sleep next, until the request is allowed.
+@dataclass(frozen=True)
+class Sleep:
+    """A step of `turns`: sleep until woken, at most so long (inf: for ever)."""
 
-    Closing the generator leaves the line, having taken nothing.
+    seconds: float
+
+
+Step: TypeAlias = "Sleep | Literal['hit', 'peek']"
+
+
+def turns(
+    lines: Lines, waiter: Waiter, key: str | bytes, timeout: float | None
+) -> Generator[Step, Decision | None, Decision]:
+    """Yield what to do next, until the request is allowed.
+
+    ``"hit"`` and ``"peek"`` ask the limiter, whose Decision is sent back. Closing the generator
+    leaves the line, having taken nothing.
 
     Args:
-        limiter: decides.
-        lines: where its waiters stand.
+        lines: where the limiter's waiters stand.
         waiter: who waits.
-        key, cost: as for `Limiter.hit`.
+        key: as for `Limiter.hit`.
         timeout: seconds to wait at most, None for as long as it takes.
 
     Returns:
@@ -137,7 +143,7 @@ def turns(
         TypeError, ValueError: as `Limiter.hit`, and for a timeout that is negative or NaN.
     """
     deadline_s = time.monotonic() + _checked(timeout)
-    decision = limiter.peek(key, cost)
+    decision = yield from _ask("peek")
     line = line_key(key)
     lines.join(line, waiter)
     try:
@@ -145,18 +151,24 @@ def turns(
             left_s = deadline_s - time.monotonic()
             sleep_s = math.inf
             if lines.is_first(line, waiter):
-                decision = limiter.hit(key, cost)
+                decision = yield from _ask("hit")
                 if decision:
                     return decision
                 sleep_s = decision.retry_after
             elif left_s <= 0:
-                decision = limiter.peek(key, cost)
+                decision = yield from _ask("peek")
             if left_s <= 0 or left_s < sleep_s < math.inf:
                 break
-            yield min(sleep_s, left_s)
+            yield Sleep(min(sleep_s, left_s))
         raise RateLimitExceeded(decision, key)
     finally:
         lines.leave(line, waiter)
+
+
+def _ask(step: Literal["hit", "peek"]) -> Generator[Step, Decision | None, Decision]:
+    decision = yield step
+    assert decision is not None  # whoever runs the generator sends one
+    return decision
 
 
 def _checked(timeout: float | None) -> float:

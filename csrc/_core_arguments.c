@@ -1,0 +1,114 @@
+/* _core_arguments.c -- the arguments that most methods take: a key and a cost. */
+#include "_core.h"
+
+#include <math.h>
+
+static void set_bytes(PyObject *bytes, core_text *out)
+{
+    out->data = PyBytes_AS_STRING(bytes);
+    out->len = (size_t)PyBytes_GET_SIZE(bytes);
+}
+
+/* Strings that are not UTF-8 come from undecodable bytes in a request, so they
+ * must work: their lone surrogates are encoded as they are. */
+static int encode_surrogates(PyObject *key, core_text *out)
+{
+    PyErr_Clear();
+    out->owner = PyUnicode_AsEncodedString(key, "utf-8", "surrogatepass");
+    if (out->owner == NULL) {
+        return -1;
+    }
+    set_bytes(out->owner, out);
+    return 0;
+}
+
+int core_parse_key(PyObject *key, core_text *out)
+{
+    out->owner = NULL;
+    if (PyBytes_Check(key)) {
+        set_bytes(key, out);
+        return 0;
+    }
+    if (!PyUnicode_Check(key)) {
+        PyErr_Format(PyExc_TypeError, "key must be str or bytes, not %.200s",
+                     Py_TYPE(key)->tp_name);
+        return -1;
+    }
+    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* is its own UTF-8 */
+        out->data = (const char *)PyUnicode_1BYTE_DATA(key);
+        out->len = (size_t)PyUnicode_GET_LENGTH(key);
+        return 0;
+    }
+    Py_ssize_t len;
+    out->data = PyUnicode_AsUTF8AndSize(key, &len);
+    out->len = (size_t)len;
+    if (out->data != NULL) {
+        return 0;
+    }
+    return PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) ? encode_surrogates(key, out) : -1;
+}
+
+int core_parse_cost(PyObject *cost, double *tokens)
+{
+    if (!PyFloat_Check(cost) && !PyIndex_Check(cost) &&
+        (Py_TYPE(cost)->tp_as_number == NULL || Py_TYPE(cost)->tp_as_number->nb_float == NULL)) {
+        PyErr_Format(PyExc_TypeError, "cost must be a number, not %.200s", Py_TYPE(cost)->tp_name);
+        return -1;
+    }
+    *tokens = PyFloat_AsDouble(cost);
+    if (*tokens == -1.0 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        *tokens = INFINITY;
+    }
+    if (!(*tokens >= 0 && isfinite(*tokens))) {
+        PyErr_Format(PyExc_ValueError, "cost must be a finite number >= 0, got %R", cost);
+        return -1;
+    }
+    return 0;
+}
+
+static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
+                       core_key_cost *out)
+{
+    PyObject **target = NULL;
+    if (PyUnicode_CompareWithASCIIString(name, first) == 0) {
+        target = &out->key;
+    } else if (PyUnicode_CompareWithASCIIString(name, "cost") == 0) {
+        target = &out->cost;
+    }
+    if (target == NULL || *target != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     target == NULL ? "%s() got an unexpected keyword argument %R"
+                                    : "%s() got multiple values for argument %R",
+                     function, name);
+        return -1;
+    }
+    *target = value;
+    return 0;
+}
+
+int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
+                        Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
+{
+    if (nargs > 2) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %s and cost, but %zd positional arguments were given",
+                     function, first, nargs);
+        return -1;
+    }
+    *out = (core_key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
+    Py_ssize_t n_named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n_named; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (parse_named(function, name, args[nargs + i], first, out) < 0) {
+            return -1;
+        }
+    }
+    if (out->key == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, first);
+        return -1;
+    }
+    return 0;
+}

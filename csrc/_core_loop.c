@@ -1,0 +1,504 @@
+/* _core_loop.c -- RedisLoop: decisions for the tasks of one event loop.
+ *
+ *     task ── hit() ──> Future      all calls of one turn of the loop go out in one write,
+ *       ^                 │         from a call_soon; what comes back is read when the
+ *       └──── await ──────┘         loop says that the descriptor is ready
+ *
+ * Only the thread of the loop may use it. A task that is cancelled cancels its future; the
+ * answer is read and dropped, so the others stay in step. */
+#include "_core_redis.h"
+
+#include <structmember.h>
+
+typedef struct loop_object {
+    PyObject_HEAD
+    core_state *state;     /* borrowed from the type */
+    PyObject *weakrefs;
+    client_object *client; /* strong: where, and the TLS context */
+    PyObject *loop;        /* strong; NULL when closed */
+    PyObject *create_future, *call_soon, *call_later; /* strong: methods of the loop */
+    PyObject *on_turn, *on_ready, *on_timer;          /* strong: methods of ours */
+    PyObject *timer;         /* strong; the handle of call_later, NULL: none */
+    int64_t timer_ns;        /* when it will ring */
+    rl_topology *topology;   /* owned; NULL when closed */
+    redis_call *first;       /* owned; all calls that have no result yet */
+    bool turning;            /* on_turn is on its way */
+    size_t n_watched;
+    rl_want watched[RL_WANTS_MAX]; /* what the loop watches for us */
+    rl_want wanted[RL_WANTS_MAX];
+} loop_object;
+
+static loop_object *loop_of(PyObject *self)
+{
+    return (loop_object *)self;
+}
+
+/* ---- watching descriptors ---------------------------------------------------------------- */
+
+static int watch(const loop_object *self, const char *method, int fd, bool with_callback)
+{
+    PyObject *result = with_callback
+                           ? PyObject_CallMethod(self->loop, method, "iOi", fd, self->on_ready, fd)
+                           : PyObject_CallMethod(self->loop, method, "i", fd);
+    Py_XDECREF(result);
+    return result != NULL ? 0 : -1;
+}
+
+/* What is wanted of the same descriptor: not of another one that has got its number. */
+static unsigned wants_of(const rl_want *wants, size_t n, const rl_want *same)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (wants[i].fd == same->fd && wants[i].serial == same->serial) {
+            return wants[i].wants;
+        }
+    }
+    return 0;
+}
+
+static int change(const loop_object *self, int fd, unsigned before, unsigned after)
+{
+    static const struct {
+        unsigned want;
+        const char *add, *remove;
+    } ways[] = {{RL_WANT_READ, "add_reader", "remove_reader"},
+                {RL_WANT_WRITE, "add_writer", "remove_writer"}};
+    for (int i = 0; i < 2; i++) {
+        unsigned was = before & ways[i].want, is = after & ways[i].want;
+        if (was != is &&
+            watch(self, is ? ways[i].add : ways[i].remove, fd, is != 0) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Tell the loop what has changed. */
+static int update_watched(loop_object *self)
+{
+    size_t n = rl_topology_wants(self->topology, self->wanted);
+    if (n == self->n_watched && memcmp(self->wanted, self->watched, n * sizeof(rl_want)) == 0) {
+        return 0;
+    }
+    int status = 0;
+    for (size_t i = 0; i < self->n_watched; i++) {
+        if (wants_of(self->wanted, n, &self->watched[i]) == 0) {
+            status |= change(self, self->watched[i].fd, self->watched[i].wants, 0);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        status |= change(self, self->wanted[i].fd,
+                         wants_of(self->watched, self->n_watched, &self->wanted[i]),
+                         self->wanted[i].wants);
+    }
+    memcpy(self->watched, self->wanted, n * sizeof(rl_want));
+    self->n_watched = n;
+    return status;
+}
+
+/* ---- results -------------------------------------------------------------------------------- */
+
+static void take_out(loop_object *self, redis_call *call)
+{
+    *(call->previous != NULL ? &call->previous->next : &self->first) = call->next;
+    if (call->next != NULL) {
+        call->next->previous = call->previous;
+    }
+}
+
+/* A future that is done was cancelled: nobody waits. */
+static int resolve(loop_object *self, redis_call *call)
+{
+    PyObject *const *names = self->state->names;
+    PyObject *done = PyObject_CallMethodNoArgs(call->future, names[NAME_DONE]);
+    int cancelled = done != NULL ? PyObject_IsTrue(done) : -1;
+    Py_XDECREF(done);
+    if (cancelled != 0) {
+        return cancelled < 0 ? -1 : 0;
+    }
+    PyObject *result = redis_call_result(call);
+    PyObject *told;
+    if (result != NULL) {
+        told = PyObject_CallMethodOneArg(call->future, names[NAME_SET_RESULT], result);
+        Py_DECREF(result);
+    } else {
+        PyObject *type, *error, *trace;
+        PyErr_Fetch(&type, &error, &trace);
+        PyErr_NormalizeException(&type, &error, &trace);
+        told = PyObject_CallMethodOneArg(call->future, names[NAME_SET_EXCEPTION], error);
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(trace);
+    }
+    Py_XDECREF(told);
+    return told != NULL ? 0 : -1;
+}
+
+static int resolve_all(loop_object *self)
+{
+    rl_call *finished;
+    int status = 0;
+    while (self->topology != NULL && (finished = rl_topology_finished(self->topology)) != NULL) {
+        redis_call *call = (redis_call *)(void *)finished;
+        take_out(self, call);
+        status |= resolve(self, call);
+        redis_call_free(call);
+    }
+    return status;
+}
+
+/* ---- turns, descriptors, deadlines ------------------------------------------------------------- */
+
+static void cancel_timer(loop_object *self)
+{
+    if (self->timer != NULL) {
+        PyObject *result = PyObject_CallMethod(self->timer, "cancel", NULL);
+        if (result == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(result);
+        Py_CLEAR(self->timer);
+    }
+}
+
+/* One timer for all deadlines: it rings at the earliest one, or before. */
+static int set_timer(loop_object *self)
+{
+    int64_t deadline_ns = rl_topology_deadline_ns(self->topology);
+    if (deadline_ns == INT64_MAX || (self->timer != NULL && self->timer_ns <= deadline_ns)) {
+        return 0;
+    }
+    cancel_timer(self);
+    int64_t left_ns = deadline_ns - rl_now_ns();
+    self->timer_ns = deadline_ns;
+    self->timer = PyObject_CallFunction(self->call_later, "dO",
+                                        left_ns > 0 ? (double)left_ns / 1e9 : 0.0, self->on_timer);
+    return self->timer != NULL ? 0 : -1;
+}
+
+static PyObject *go_on(loop_object *self, bool step)
+{
+    if (self->topology == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (step) {
+        rl_topology_step(self->topology, rl_now_ns());
+    } else {
+        rl_topology_flush(self->topology);
+    }
+    int status = resolve_all(self);
+    if (self->topology != NULL) {
+        status |= update_watched(self);
+        status |= set_timer(self);
+    }
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *loop_turn(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    loop_object *self = loop_of(object);
+    self->turning = false;
+    return go_on(self, self->topology != NULL && rl_topology_waits(self->topology));
+}
+
+static PyObject *loop_ready(PyObject *object, PyObject *fd)
+{
+    loop_object *self = loop_of(object);
+    int number = (int)PyLong_AsLong(fd);
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->topology != NULL) {
+        rl_topology_mark(self->topology, number);
+    }
+    return go_on(self, true);
+}
+
+static PyObject *loop_timer(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Py_CLEAR(loop_of(object)->timer);
+    return go_on(loop_of(object), true);
+}
+
+/* ---- calls ---------------------------------------------------------------------------------------- */
+
+static int turn_soon(loop_object *self)
+{
+    if (self->turning) {
+        return 0;
+    }
+    PyObject *handle = PyObject_CallOneArg(self->call_soon, self->on_turn);
+    if (handle == NULL) {
+        return -1;
+    }
+    Py_DECREF(handle);
+    self->turning = true;
+    return 0;
+}
+
+static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *const *args,
+                        Py_ssize_t nargs)
+{
+    loop_object *self = loop_of(object);
+    if (self->topology == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this connection is closed, or was never initialised");
+        return NULL;
+    }
+    if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
+        ((buckets_object *)args[0])->client != self->client) {
+        PyErr_SetString(PyExc_TypeError, "expected (buckets of this client, key, cost=1)");
+        return NULL;
+    }
+    redis_call *call = redis_call_new((buckets_object *)args[0], operation, args[1],
+                                      nargs == 3 ? args[2] : NULL);
+    if (call == NULL) {
+        return NULL;
+    }
+    call->future = PyObject_CallNoArgs(self->create_future);
+    if (call->future == NULL || turn_soon(self) < 0) {
+        redis_call_free(call);
+        return NULL;
+    }
+    PyObject *future = Py_NewRef(call->future);
+    call->next = self->first;
+    if (self->first != NULL) {
+        self->first->previous = call;
+    }
+    self->first = call;
+    int64_t now_ns = rl_now_ns();
+    call->thread.call.deadline_ns = now_ns + self->client->options.timeout_ns;
+    rl_topology_submit(self->topology, &call->thread.call, now_ns);
+    return future;
+}
+
+static PyObject *loop_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_ALLOW, args, nargs);
+}
+
+static PyObject *loop_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_HIT, args, nargs);
+}
+
+static PyObject *loop_peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_PEEK, args, nargs);
+}
+
+static PyObject *loop_refund(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_REFUND, args, nargs);
+}
+
+static PyObject *loop_reset(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_RESET, args, nargs);
+}
+
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+static void drop(loop_object *self)
+{
+    rl_topology_free(self->topology);
+    self->topology = NULL;
+    while (self->first != NULL) {
+        redis_call *call = self->first;
+        take_out(self, call);
+        redis_call_free(call);
+    }
+}
+
+static PyObject *loop_close(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    loop_object *self = loop_of(object);
+    if (self->topology == NULL) {
+        Py_RETURN_NONE;
+    }
+    cancel_timer(self);
+    for (size_t i = 0; i < self->n_watched; i++) {
+        if (change(self, self->watched[i].fd, self->watched[i].wants, 0) < 0) {
+            PyErr_Clear(); /* the loop is closed, and watches nothing any more */
+        }
+    }
+    self->n_watched = 0;
+    drop(self);
+    Py_RETURN_NONE;
+}
+
+/* The loop of the parent is not ours to tell: it may share what it watches with us. */
+static PyObject *loop_after_fork_in_child(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    loop_of(object)->n_watched = 0;
+    drop(loop_of(object));
+    Py_RETURN_NONE;
+}
+
+static PyObject *loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    core_state *state = core_state_of(type);
+    PyObject *self = state == NULL ? NULL : type->tp_alloc(type, 0);
+    if (self != NULL) {
+        loop_of(self)->state = state;
+    }
+    return self;
+}
+
+static int loop_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"client", "loop", NULL};
+    loop_object *self = loop_of(object);
+    PyObject *client, *loop;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:RedisLoop", names,
+                                     self->state->redis_client_type, &client, &loop)) {
+        return -1;
+    }
+    if (self->client != NULL || ((client_object *)client)->client == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot be initialised twice, nor for a client that is not");
+        return -1;
+    }
+    const struct {
+        PyObject **slot;
+        PyObject *of;
+        const char *name;
+    } methods[] = {
+        {&self->create_future, loop, "create_future"}, {&self->call_soon, loop, "call_soon"},
+        {&self->call_later, loop, "call_later"},       {&self->on_turn, object, "_turn"},
+        {&self->on_ready, object, "_ready"},           {&self->on_timer, object, "_timer"},
+    };
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        *methods[i].slot = PyObject_GetAttrString(methods[i].of, methods[i].name);
+        if (*methods[i].slot == NULL) {
+            return -1;
+        }
+    }
+    self->client = (client_object *)Py_NewRef(client);
+    self->loop = Py_NewRef(loop);
+    self->topology = rl_topology_new(&self->client->options, self->client->tls);
+    if (self->topology == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static int loop_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    loop_object *self = loop_of(object);
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->client);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->create_future);
+    Py_VISIT(self->call_soon);
+    Py_VISIT(self->call_later);
+    Py_VISIT(self->on_turn);
+    Py_VISIT(self->on_ready);
+    Py_VISIT(self->on_timer);
+    Py_VISIT(self->timer);
+    for (const redis_call *call = self->first; call != NULL; call = call->next) {
+        Py_VISIT(call->future);
+        Py_VISIT(call->buckets);
+    }
+    return 0;
+}
+
+static int loop_clear(PyObject *object)
+{
+    loop_object *self = loop_of(object);
+    drop(self);
+    Py_CLEAR(self->timer);
+    Py_CLEAR(self->on_turn);
+    Py_CLEAR(self->on_ready);
+    Py_CLEAR(self->on_timer);
+    Py_CLEAR(self->create_future);
+    Py_CLEAR(self->call_soon);
+    Py_CLEAR(self->call_later);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->client);
+    return 0;
+}
+
+static void loop_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (loop_of(object)->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(object);
+    }
+    loop_clear(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *get_pending(PyObject *object, void *Py_UNUSED(closure))
+{
+    const loop_object *self = loop_of(object);
+    return PyLong_FromSize_t(self->topology != NULL ? rl_topology_calls(self->topology) : 0);
+}
+
+static PyGetSetDef loop_getset[] = {
+    {"pending", get_pending, NULL, PyDoc_STR("Calls without an answer yet (int)."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef loop_members[] = {
+    {"loop", T_OBJECT_EX, offsetof(loop_object, loop), READONLY, PyDoc_STR("The event loop.")},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(loop_object, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define FAST_ONLY(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
+
+static PyMethodDef loop_methods[] = {
+    {"allow", FAST_ONLY(loop_allow),
+     PyDoc_STR("allow($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; return a Future of whether that was allowed (bool).\n\n"
+               "The Future gets StoreError when there is no decision. Raises TypeError or\n"
+               "ValueError for a bad key or cost at once.")},
+    {"hit", FAST_ONLY(loop_hit),
+     PyDoc_STR("hit($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; return a Future of a Decision. As allow().")},
+    {"peek", FAST_ONLY(loop_peek),
+     PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
+               "Return a Future of what hit() would decide, consuming nothing. As allow().")},
+    {"refund", FAST_ONLY(loop_refund),
+     PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
+               "Give `cost` tokens back; return a Future of None. As allow().")},
+    {"reset", FAST_ONLY(loop_reset),
+     PyDoc_STR("reset($self, buckets, key, /)\n--\n\n"
+               "Make the buckets of `key` full; return a Future of None. As allow().")},
+    {"close", loop_close, METH_NOARGS,
+     PyDoc_STR("close($self, /)\n--\n\nClose the connections. Futures without a result stay so.")},
+    {"after_fork_in_child", loop_after_fork_in_child, METH_NOARGS,
+     PyDoc_STR("after_fork_in_child($self, /)\n--\n\n"
+               "Close what was inherited, without a word to server or loop.")},
+    {"_turn", loop_turn, METH_NOARGS, PyDoc_STR("_turn($self, /)\n--\n\nSend what was submitted.")},
+    {"_ready", loop_ready, METH_O,
+     PyDoc_STR("_ready($self, fd, /)\n--\n\nRead and write what can be, of a descriptor.")},
+    {"_timer", loop_timer, METH_NOARGS, PyDoc_STR("_timer($self, /)\n--\n\nKeep deadlines.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot loop_slots[] = {
+    {Py_tp_doc, PyDoc_STR("RedisLoop(client, loop)\n--\n\n"
+                          "Talk to the Redis of a client from one event loop.\n\n"
+                          "loop: an asyncio or uvloop event loop with add_reader and add_writer.")},
+    {Py_tp_new, loop_new},
+    {Py_tp_init, loop_init},
+    {Py_tp_dealloc, loop_dealloc},
+    {Py_tp_traverse, loop_traverse},
+    {Py_tp_clear, loop_clear},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_members, loop_members},
+    {Py_tp_getset, loop_getset},
+    {0, NULL},
+};
+
+PyType_Spec redis_loop_spec = {
+    .name = "rate_limiter._core.RedisLoop",
+    .basicsize = sizeof(loop_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = loop_slots,
+};

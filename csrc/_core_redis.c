@@ -1,0 +1,442 @@
+/* _core_redis.c -- RedisClient: an address, and the connections that all threads share. */
+#include "_core_redis.h"
+
+#include "rl_tls.h"
+#include "rl_url.h"
+
+/* A thread that waits looks for signals as often as this. */
+#define SLICE_NS INT64_C(50000000)
+#define COMMAND_ARGUMENTS_MAX 1024
+
+static client_object *client_of(PyObject *self)
+{
+    return (client_object *)self;
+}
+
+/* ---- errors ------------------------------------------------------------------------ */
+
+PyObject *redis_raise(core_state *state, rl_fault fault, const char *message)
+{
+    static const char *const kinds[] = {
+        [RL_FAULT_NONE] = "none",         [RL_FAULT_CONNECT] = "connect",
+        [RL_FAULT_LOST] = "lost",         [RL_FAULT_TIMEOUT] = "timeout",
+        [RL_FAULT_ANSWER] = "answer",     [RL_FAULT_PROTOCOL] = "protocol",
+        [RL_FAULT_BUSY] = "busy",         [RL_FAULT_NOMEM] = "memory",
+    };
+    PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "replace");
+    PyObject *error = text != NULL ? PyObject_CallOneArg(state->store_error, text) : NULL;
+    PyObject *kind = error != NULL ? PyUnicode_FromString(kinds[fault]) : NULL;
+    if (kind != NULL && PyObject_SetAttrString(error, "kind", kind) == 0) {
+        PyErr_SetObject(state->store_error, error);
+    }
+    Py_XDECREF(kind);
+    Py_XDECREF(error);
+    Py_XDECREF(text);
+    return NULL;
+}
+
+/* ---- any command --------------------------------------------------------------------- */
+
+static PyObject *python_of(const redisReply *reply)
+{
+    switch (reply->type) {
+    case REDIS_REPLY_INTEGER:
+        return PyLong_FromLongLong(reply->integer);
+    case REDIS_REPLY_NIL:
+        Py_RETURN_NONE;
+    case REDIS_REPLY_ARRAY: {
+        PyObject *list = PyList_New((Py_ssize_t)reply->elements);
+        for (size_t i = 0; list != NULL && i < reply->elements; i++) {
+            PyObject *element = python_of(reply->element[i]);
+            if (element == NULL) {
+                Py_CLEAR(list);
+                break;
+            }
+            PyList_SET_ITEM(list, (Py_ssize_t)i, element);
+        }
+        return list;
+    }
+    default:
+        return PyBytes_FromStringAndSize(reply->str, (Py_ssize_t)reply->len);
+    }
+}
+
+/* Wait with the GIL released, but for a look at signals now and then. 0, or -1 with an
+ * exception set and the call left. */
+static int run(client_object *self, rl_thread_call *call)
+{
+    bool done;
+    Py_BEGIN_ALLOW_THREADS
+    rl_client_submit(self->client, call);
+    done = rl_client_wait(self->client, call, SLICE_NS);
+    Py_END_ALLOW_THREADS
+    while (!done) {
+        if (PyErr_CheckSignals() < 0) {
+            rl_client_leave(self->client, call);
+            return -1;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        done = rl_client_wait(self->client, call, SLICE_NS);
+        Py_END_ALLOW_THREADS
+    }
+    return 0;
+}
+
+static int ready(const client_object *self)
+{
+    if (self->client == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this client was not initialised: call __init__ first");
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *run_command(client_object *self, PyObject *const *args, Py_ssize_t nargs,
+                             const char **texts, size_t *lens)
+{
+    rl_thread_call call = {.call = {.arguments = {(int)nargs, texts, lens}, .key = nargs > 1}};
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        core_text text;
+        if (core_parse_key(args[i], &text) < 0) {
+            return NULL;
+        }
+        texts[i] = text.data;
+        lens[i] = text.len;
+        if (text.owner != NULL) {
+            Py_DECREF(text.owner);
+            PyErr_SetString(PyExc_ValueError, "an argument of a command has lone surrogates");
+            return NULL;
+        }
+    }
+    if (run(self, &call) < 0) {
+        return NULL;
+    }
+    if (call.call.fault != RL_FAULT_NONE) {
+        return redis_raise(self->state, call.call.fault, call.call.error);
+    }
+    PyObject *result = python_of(call.call.reply);
+    freeReplyObject(call.call.reply);
+    return result;
+}
+
+static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    client_object *self = client_of(object);
+    if (!ready(self)) {
+        return NULL;
+    }
+    if (nargs < 1 || nargs > COMMAND_ARGUMENTS_MAX) {
+        return PyErr_Format(PyExc_TypeError, "a command has 1 to %d words, got %zd",
+                            COMMAND_ARGUMENTS_MAX, nargs);
+    }
+    const char **texts = PyMem_New(const char *, (size_t)nargs);
+    size_t *lens = PyMem_New(size_t, (size_t)nargs);
+    PyObject *result = NULL;
+    if (texts == NULL || lens == NULL) {
+        PyErr_NoMemory();
+    } else {
+        result = run_command(self, args, nargs, texts, lens);
+    }
+    PyMem_Free(texts);
+    PyMem_Free(lens);
+    return result;
+}
+
+/* ---- decisions ------------------------------------------------------------------------- */
+
+static PyObject *decide(PyObject *object, bucket_operation operation, PyObject *const *args,
+                        Py_ssize_t nargs)
+{
+    client_object *self = client_of(object);
+    if (!ready(self)) {
+        return NULL;
+    }
+    if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
+        ((buckets_object *)args[0])->client != self) {
+        PyErr_SetString(PyExc_TypeError, "expected (buckets of this client, key, cost=1)");
+        return NULL;
+    }
+    redis_call *call = redis_call_new((buckets_object *)args[0], operation, args[1],
+                                      nargs == 3 ? args[2] : NULL);
+    PyObject *result = NULL;
+    if (call != NULL && run(self, &call->thread) == 0) {
+        result = redis_call_result(call);
+    }
+    redis_call_free(call);
+    return result;
+}
+
+static PyObject *client_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_ALLOW, args, nargs);
+}
+
+static PyObject *client_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_HIT, args, nargs);
+}
+
+static PyObject *client_peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_PEEK, args, nargs);
+}
+
+static PyObject *client_refund(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_REFUND, args, nargs);
+}
+
+static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_RESET, args, nargs);
+}
+
+/* Wait for all of them; those before one that failed have counted. */
+static PyObject *run_many(client_object *self, redis_call **calls, Py_ssize_t n)
+{
+    PyObject *result = PyList_New(n);
+    Py_ssize_t submitted = 0;
+    Py_BEGIN_ALLOW_THREADS
+    for (; submitted < n; submitted++) {
+        rl_client_submit(self->client, &calls[submitted]->thread);
+    }
+    Py_END_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < n; i++) {
+        bool done = false;
+        while (!done && result != NULL) {
+            Py_BEGIN_ALLOW_THREADS
+            done = rl_client_wait(self->client, &calls[i]->thread, SLICE_NS);
+            Py_END_ALLOW_THREADS
+            if (!done && PyErr_CheckSignals() < 0) {
+                Py_CLEAR(result);
+            }
+        }
+        if (!done) {
+            rl_client_leave(self->client, &calls[i]->thread);
+            continue;
+        }
+        PyObject *one = result != NULL ? redis_call_result(calls[i]) : NULL;
+        if (one == NULL) {
+            Py_CLEAR(result);
+        } else {
+            PyList_SET_ITEM(result, i, one);
+        }
+    }
+    return result;
+}
+
+static PyObject *client_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    client_object *self = client_of(object);
+    if (!ready(self)) {
+        return NULL;
+    }
+    if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
+        ((buckets_object *)args[0])->client != self) {
+        PyErr_SetString(PyExc_TypeError, "expected (buckets of this client, keys, cost=1)");
+        return NULL;
+    }
+    PyObject *keys = PySequence_Tuple(args[1]);
+    if (keys == NULL) {
+        return NULL;
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(keys), made = 0;
+    PyObject *result = NULL;
+    redis_call **calls = PyMem_New(redis_call *, (size_t)n + 1);
+    if (calls == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (; made < n; made++) {
+        calls[made] = redis_call_new((buckets_object *)args[0], BUCKET_ALLOW,
+                                     PyTuple_GET_ITEM(keys, made), nargs == 3 ? args[2] : NULL);
+        if (calls[made] == NULL) {
+            goto done;
+        }
+    }
+    result = run_many(self, calls, n);
+done:
+    for (Py_ssize_t i = 0; i < made; i++) {
+        redis_call_free(calls[i]);
+    }
+    PyMem_Free(calls);
+    Py_DECREF(keys);
+    return result;
+}
+
+/* ---- fork -------------------------------------------------------------------------------- */
+
+static PyObject *client_before_fork(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (client_of(self)->client != NULL) {
+        rl_client_before_fork(client_of(self)->client);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *client_after_fork_in_parent(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (client_of(self)->client != NULL) {
+        rl_client_after_fork_in_parent(client_of(self)->client);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *client_after_fork_in_child(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (client_of(self)->client != NULL) {
+        rl_client_after_fork_in_child(client_of(self)->client);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static PyObject *client_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+                            PyObject *Py_UNUSED(kwargs))
+{
+    core_state *state = core_state_of(type);
+    PyObject *self = state == NULL ? NULL : type->tp_alloc(type, 0);
+    if (self != NULL) {
+        client_of(self)->state = state;
+    }
+    return self;
+}
+
+static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"address", NULL};
+    client_object *self = client_of(object);
+    const char *address;
+    Py_ssize_t len;
+    char error[RL_URL_ERROR_SIZE];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s#:RedisClient", names, &address, &len)) {
+        return -1;
+    }
+    if (self->client != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a client cannot be initialised twice");
+        return -1;
+    }
+    if (rl_url_parse(address, (size_t)len, &self->options, error) != RL_OK) {
+        PyErr_Format(PyExc_ValueError, "the address of the store is wrong: %s", error);
+        return -1;
+    }
+    if (self->options.tls.on) {
+        self->tls = rl_tls_new(&self->options.tls, error);
+        if (self->tls == NULL) {
+            PyErr_Format(PyExc_ValueError, "the address of the store is wrong: %s", error);
+            return -1;
+        }
+    }
+    self->client = rl_client_new(&self->options, self->tls);
+    if (self->client == NULL) {
+        rl_tls_free(self->tls);
+        self->tls = NULL;
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static void client_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    rl_client_free(client_of(self)->client);
+    rl_tls_free(client_of(self)->tls);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *get_timeout(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble((double)client_of(self)->options.timeout_ns / 1e9);
+}
+
+/* Without user and password: it goes into logs. */
+static PyObject *get_servers(PyObject *self, void *Py_UNUSED(closure))
+{
+    const rl_options *options = &client_of(self)->options;
+    PyObject *servers = PyTuple_New((Py_ssize_t)options->n_servers);
+    for (size_t i = 0; servers != NULL && i < options->n_servers; i++) {
+        const rl_server *server = &options->servers[i];
+        PyObject *text = server->port != 0 ? PyUnicode_FromFormat("%s:%d", server->host,
+                                                                  (int)server->port)
+                                           : PyUnicode_FromString(server->host);
+        if (text == NULL) {
+            Py_CLEAR(servers);
+            break;
+        }
+        PyTuple_SET_ITEM(servers, (Py_ssize_t)i, text);
+    }
+    return servers;
+}
+
+static PyObject *get_kind(PyObject *self, void *Py_UNUSED(closure))
+{
+    static const char *const kinds[] = {"standalone", "sentinel", "cluster"};
+    return PyUnicode_FromString(kinds[client_of(self)->options.kind]);
+}
+
+static PyGetSetDef client_getset[] = {
+    {"timeout", get_timeout, NULL, PyDoc_STR("Seconds that a decision may take (float)."), NULL},
+    {"servers", get_servers, NULL,
+     PyDoc_STR("Redis itself, the sentinels or the nodes of the address (tuple of str)."), NULL},
+    {"kind", get_kind, NULL, PyDoc_STR("'standalone', 'sentinel' or 'cluster'."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define FAST_ONLY(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
+
+static PyMethodDef client_methods[] = {
+    {"allow", FAST_ONLY(client_allow),
+     PyDoc_STR("allow($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; tell whether that was allowed (bool).\n\n"
+               "Waits for the server, without the GIL. Raises StoreError when there is no\n"
+               "decision, TypeError or ValueError for a bad key or cost.")},
+    {"hit", FAST_ONLY(client_hit),
+     PyDoc_STR("hit($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; return a Decision. As allow().")},
+    {"peek", FAST_ONLY(client_peek),
+     PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
+               "Return the Decision that hit() would make, consuming nothing. As allow().")},
+    {"refund", FAST_ONLY(client_refund),
+     PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
+               "Give `cost` tokens back, up to the capacity. As allow().")},
+    {"reset", FAST_ONLY(client_reset),
+     PyDoc_STR("reset($self, buckets, key, /)\n--\n\nMake the buckets of `key` full. As allow().")},
+    {"allow_many", FAST_ONLY(client_allow_many),
+     PyDoc_STR("allow_many($self, buckets, keys, cost=1, /)\n--\n\n"
+               "Decide for each of several keys at once; return a list of bools. As allow().")},
+    {"command", FAST_ONLY(client_command),
+     PyDoc_STR("command($self, /, *words)\n--\n\n"
+               "Run any command that takes its key first; return its answer.\n\n"
+               "Words are str or bytes. Raises StoreError also for an answer that is an error.")},
+    {"before_fork", client_before_fork, METH_NOARGS,
+     PyDoc_STR("before_fork($self, /)\n--\n\nHold the connections still while the process forks.")},
+    {"after_fork_in_parent", client_after_fork_in_parent, METH_NOARGS,
+     PyDoc_STR("after_fork_in_parent($self, /)\n--\n\nGo on.")},
+    {"after_fork_in_child", client_after_fork_in_child, METH_NOARGS,
+     PyDoc_STR("after_fork_in_child($self, /)\n--\n\nClose what was inherited, without a word.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot client_slots[] = {
+    {Py_tp_doc,
+     PyDoc_STR("RedisClient(address)\n--\n\n"
+               "Talk to a Redis, for all threads of the process over the same connections.\n\n"
+               "address: str, see docs. It connects when first used. Raises ValueError for an\n"
+               "address that is wrong, naming the part.")},
+    {Py_tp_new, client_new},
+    {Py_tp_init, client_init},
+    {Py_tp_dealloc, client_dealloc},
+    {Py_tp_methods, client_methods},
+    {Py_tp_getset, client_getset},
+    {0, NULL},
+};
+
+PyType_Spec redis_client_spec = {
+    .name = "rate_limiter._core.RedisClient",
+    .basicsize = sizeof(client_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = client_slots,
+};

@@ -1,0 +1,72 @@
+/* _core_redis.h -- what the Redis side of the binding shares.
+ *
+ *     RedisClient    an address, and the connections of all threads
+ *     RedisBuckets   limits, and how a client key becomes the keys in Redis
+ *     RedisLoop      the connections of one event loop
+ *
+ * A decision is one redis_call: made for some buckets, run by a client or a loop,
+ * and read again as a Python value. */
+#ifndef RL_CORE_REDIS_H
+#define RL_CORE_REDIS_H
+
+#include "_core.h"
+
+#include "rl_arrival.h"
+#include "rl_client.h"
+
+#define N_SCRIPTS 3 /* take, peek, refund */
+#define NUMBER_SIZE 24
+
+typedef struct client_object {
+    PyObject_HEAD
+    core_state *state; /* borrowed from the type */
+    rl_options options;
+    rl_tls *tls;       /* owned; NULL: not encrypted */
+    rl_client *client; /* owned; NULL before __init__ */
+} client_object;
+
+typedef enum bucket_operation { BUCKET_ALLOW, BUCKET_HIT, BUCKET_PEEK, BUCKET_REFUND, BUCKET_RESET } bucket_operation;
+
+/* Immutable after __init__. */
+typedef struct buckets_object {
+    PyObject_HEAD
+    core_state *state;       /* borrowed from the type */
+    client_object *client;   /* strong; NULL before __init__ */
+    PyObject *sources;       /* strong; the tuple of the scripts' texts */
+    rl_script scripts[N_SCRIPTS]; /* of texts in `sources` */
+    size_t n_limits;
+    rl_arrival limits[RL_TABLE_LIMITS_MAX];
+    /* the arguments of the scripts that never change */
+    char scale[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
+    char token[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
+    char cap[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
+    char min_ttl_ms[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
+    PyObject *before; /* strong; bytes before a client key, */
+    PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
+    bool tagged;      /* the client key is put between braces, its own ones escaped */
+} buckets_object;
+
+/* One decision under way, with the room for its texts behind it. */
+typedef struct redis_call {
+    rl_thread_call thread; /* first: a rl_call finished by the core leads back here */
+    buckets_object *buckets; /* strong */
+    bucket_operation operation;
+    uint64_t costs[RL_TABLE_LIMITS_MAX];
+    PyObject *future;                   /* strong; NULL but on a loop */
+    struct redis_call *previous, *next; /* of a loop */
+} redis_call;
+
+/* Make a call. `cost` may be NULL: 1. NULL with an exception set. */
+redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
+                           PyObject *cost);
+
+/* Free it, with the answer. NULL is fine. */
+void redis_call_free(redis_call *call);
+
+/* What a call that is done returns: a bool, a Decision or None; or NULL with StoreError set. */
+PyObject *redis_call_result(redis_call *call);
+
+/* Raise StoreError. Returns NULL. */
+PyObject *redis_raise(core_state *state, rl_fault fault, const char *message);
+
+#endif

@@ -1,0 +1,151 @@
+#include "rl_arrival.h"
+
+#include <math.h>
+
+#include "rl_rate.h"
+
+#define US_PER_S UINT64_C(1000000)
+#define NS_PER_US UINT64_C(1000)
+#define CAP_MAX ((uint64_t)1 << 52)
+
+static uint64_t common_divisor(uint64_t a, uint64_t b)
+{
+    while (b != 0) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* ceil(tokens * token), or RL_COST_NEVER when that is above `most` (at most 2^52). */
+static uint64_t units_of(double tokens, uint64_t token, uint64_t most)
+{
+    int exponent;
+    uint64_t digits = (uint64_t)ldexp(frexp(tokens, &exponent), 53);
+    exponent -= 53;
+    if (digits == 0) {
+        return 0;
+    }
+    rl_u128 product = (rl_u128)digits * token; /* below 2^106 */
+    if (exponent >= 0) {
+        return RL_COST_NEVER; /* tokens >= 2^53 */
+    }
+    rl_u128 units = 0;
+    if (exponent > -127) {
+        units = product >> -exponent;
+        units += (units << -exponent) != product;
+    } else {
+        units = 1;
+    }
+    return units <= most ? (uint64_t)units : RL_COST_NEVER;
+}
+
+static bool fits(rl_arrival *limit, uint64_t scale, uint64_t token)
+{
+    limit->scale = scale;
+    limit->token = token;
+    limit->cap = units_of(limit->capacity, token, CAP_MAX);
+    return limit->cap != RL_COST_NEVER;
+}
+
+/* The least scale in which a token is a whole number of units. */
+static bool set_exact(rl_arrival *limit)
+{
+    rl_fraction rate = rl_rate_fraction(limit->refill_rate);
+    if (rate.exponent != 0 || rate.q > CAP_MAX / US_PER_S) {
+        return false;
+    }
+    uint64_t time = US_PER_S * rate.q;
+    uint64_t divisor = common_divisor(rate.p, time);
+    return fits(limit, rate.p / divisor, time / divisor);
+}
+
+/* The finest scale for which the bucket still fits. */
+static bool set_rounded(rl_arrival *limit)
+{
+    for (int bits = 51; bits >= 0; bits--) {
+        double token = ceil(ldexp((double)US_PER_S, bits) / limit->refill_rate);
+        if (token <= (double)CAP_MAX && fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
+            /* the division above was rounded, perhaps to below */
+            double short_by = fma((double)limit->token, limit->refill_rate,
+                                  -ldexp((double)US_PER_S, bits));
+            return short_by >= 0 || fits(limit, limit->scale, limit->token + 1);
+        }
+    }
+    return false;
+}
+
+static bool set_frozen(rl_arrival *limit)
+{
+    for (int bits = 52; bits >= 0; bits--) {
+        if (fits(limit, 0, (uint64_t)1 << bits)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+rl_status rl_arrival_init(rl_arrival *limit, double capacity, double refill_rate)
+{
+    rl_limit checked;
+    rl_status status = rl_limit_init(&checked, capacity, refill_rate);
+    if (status != RL_OK) {
+        return status;
+    }
+    *limit = (rl_arrival){.capacity = capacity, .refill_rate = refill_rate};
+    bool fitting = refill_rate > 0 ? set_exact(limit) || set_rounded(limit) : set_frozen(limit);
+    return fitting ? RL_OK : RL_ECAPACITY;
+}
+
+uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens)
+{
+    return units_of(tokens, limit->token, limit->cap);
+}
+
+uint64_t rl_arrival_fill_ms(const rl_arrival *limit)
+{
+    uint64_t units_per_ms = 1000 * limit->scale;
+    return limit->scale != 0 ? limit->cap / units_per_ms + (limit->cap % units_per_ms != 0) : 0;
+}
+
+/* Rounded down, also where a double has fewer digits. */
+static double tokens_of(const rl_arrival *limit, uint64_t units)
+{
+    uint64_t whole = units / limit->token;
+    double tokens = (double)units / (double)limit->token;
+    if (tokens >= (double)(whole + 1)) {
+        tokens = nextafter((double)(whole + 1), 0);
+    }
+    return tokens < limit->capacity ? tokens : limit->capacity;
+}
+
+static int64_t wait_ns(const rl_arrival *limit, uint64_t units)
+{
+    if (units == 0) {
+        return 0;
+    }
+    if (limit->scale == 0) {
+        return RL_NEVER;
+    }
+    uint64_t us = units / limit->scale + (units % limit->scale != 0);
+    return us < (uint64_t)RL_NEVER / NS_PER_US ? (int64_t)(us * NS_PER_US) : RL_NEVER;
+}
+
+rl_decision rl_arrival_decision(const rl_arrival *limit, uint64_t deficit, uint64_t cost,
+                                bool allowed)
+{
+    rl_decision decision = {
+        .allowed = allowed,
+        .limit = limit->capacity,
+        .remaining = tokens_of(limit, deficit < limit->cap ? limit->cap - deficit : 0),
+        .reset_after_ns = wait_ns(limit, deficit),
+    };
+    if (!allowed) {
+        bool lacks = cost != RL_COST_NEVER && deficit + cost > limit->cap;
+        decision.retry_after_ns = cost == RL_COST_NEVER ? RL_NEVER
+                                  : lacks ? wait_ns(limit, deficit + cost - limit->cap)
+                                          : 0;
+    }
+    return decision;
+}

@@ -1,0 +1,46 @@
+/* rl_arrival.h -- the token bucket as Redis keeps it: one time.
+ *
+ * A bucket in Redis is the time at which it will be full again, by the clock of
+ * the server: the theoretical arrival time of the generic cell rate algorithm
+ * (ITU-T I.371, annex A). A token is a stretch of time, 1 / refill_rate; a bucket
+ * that lacks d tokens is full d / refill_rate from now:
+ *
+ *          now                         full again
+ *     ──────┼───────── deficit ────────────┼──────────> time of the server
+ *           |<──────── at most cap ───────>|
+ *
+ * The scripts in python/rate_limiter/lua/ do the arithmetic, in doubles that hold
+ * whole numbers below 2^53. For that, time is counted in units of 1 / scale
+ * microseconds, chosen so that a token is a whole number of them, `token`. Where
+ * no such scale fits, a token is rounded up: less than one part in `token` too
+ * slow, and never too fast. */
+#ifndef RL_ARRIVAL_H
+#define RL_ARRIVAL_H
+
+#include "rl_bucket.h"
+
+typedef struct rl_arrival {
+    double capacity;    /* tokens */
+    double refill_rate; /* tokens per second */
+    uint64_t scale;     /* units in a microsecond; 0: never refilled, so time stands still */
+    uint64_t token;     /* units in a token */
+    uint64_t cap;       /* units that an empty bucket lacks, at most 2^52 */
+} rl_arrival;
+
+/* RL_OK; RL_ECAPACITY or RL_ERATE as rl_limit_init, and RL_ECAPACITY when filling the
+ * bucket takes more than 142 years. */
+rl_status rl_arrival_init(rl_arrival *limit, double capacity, double refill_rate);
+
+/* A cost in tokens (finite, not negative) in units, rounded up, or RL_COST_NEVER when no
+ * bucket can pay it. */
+uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens);
+
+/* Milliseconds that an empty bucket takes to fill, rounded up; 0: never filled. */
+uint64_t rl_arrival_fill_ms(const rl_arrival *limit);
+
+/* What a script's answer means. The deficit is the one after the request when it was
+ * allowed, else the one before. Waiting is exact to the microsecond of the server's clock. */
+rl_decision rl_arrival_decision(const rl_arrival *limit, uint64_t deficit, uint64_t cost,
+                                bool allowed);
+
+#endif

@@ -1,0 +1,297 @@
+#include "rl_client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "rl_alloc.h"
+
+#define NS_PER_S INT64_C(1000000000)
+#define NS_PER_MS INT64_C(1000000)
+
+struct rl_client {
+    rl_options options;
+    const rl_tls *tls; /* borrowed */
+    pthread_mutex_t lock; /* guards everything below */
+    rl_topology *topology; /* owned */
+    bool led;              /* a thread leads: it polls, or is about to */
+    bool polling;          /* it polls `polled`, without the lock */
+    bool nudged;           /* and was told to look again */
+    int nudge[2];          /* a pipe for that */
+    rl_thread_call *first, *last; /* those that sleep */
+    size_t n_polled;
+    rl_want polled[RL_WANTS_MAX];
+    rl_want wanted[RL_WANTS_MAX];
+    struct pollfd fds[RL_WANTS_MAX + 1]; /* the leader's own while it polls */
+};
+
+int64_t rl_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* ---- life ---------------------------------------------------------------------- */
+
+static bool open_nudge(rl_client *client)
+{
+    if (pipe(client->nudge) != 0) {
+        client->nudge[0] = client->nudge[1] = -1;
+        return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        fcntl(client->nudge[i], F_SETFD, FD_CLOEXEC);
+        fcntl(client->nudge[i], F_SETFL, O_NONBLOCK);
+    }
+    return true;
+}
+
+static void close_nudge(rl_client *client)
+{
+    for (int i = 0; i < 2; i++) {
+        if (client->nudge[i] >= 0) {
+            close(client->nudge[i]);
+            client->nudge[i] = -1;
+        }
+    }
+}
+
+rl_client *rl_client_new(const rl_options *options, const rl_tls *tls)
+{
+    rl_client *client = rl_alloc_zeroed(sizeof *client);
+    if (client == NULL) {
+        return NULL;
+    }
+    client->options = *options;
+    client->tls = tls;
+    pthread_mutex_init(&client->lock, NULL);
+    client->topology = rl_topology_new(options, tls);
+    if (!open_nudge(client) || client->topology == NULL) {
+        rl_client_free(client);
+        return NULL;
+    }
+    return client;
+}
+
+void rl_client_free(rl_client *client)
+{
+    if (client != NULL) {
+        rl_topology_free(client->topology);
+        close_nudge(client);
+        pthread_mutex_destroy(&client->lock);
+        rl_free(client);
+    }
+}
+
+void rl_client_before_fork(rl_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+}
+
+void rl_client_after_fork_in_parent(rl_client *client)
+{
+    pthread_mutex_unlock(&client->lock);
+}
+
+void rl_client_after_fork_in_child(rl_client *client)
+{
+    pthread_mutex_unlock(&client->lock);
+    rl_topology_free(client->topology);
+    client->topology = rl_topology_new(&client->options, client->tls);
+    close_nudge(client);
+    if (client->topology == NULL || !open_nudge(client)) {
+        rl_topology_free(client->topology);
+        client->topology = NULL; /* calls will fail, and say so */
+    }
+    client->led = client->polling = client->nudged = false;
+    client->first = client->last = NULL;
+}
+
+/* ---- sleeping and waking --------------------------------------------------------- */
+
+static void init_condition(pthread_cond_t *condition)
+{
+#if defined(__APPLE__)
+    pthread_cond_init(condition, NULL);
+#else
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+#endif
+}
+
+static void sleep_until(rl_client *client, rl_thread_call *call, int64_t until_ns)
+{
+    call->next = NULL;
+    call->previous = client->last;
+    *(client->last != NULL ? &client->last->next : &client->first) = call;
+    client->last = call;
+#if defined(__APPLE__)
+    int64_t left_ns = until_ns - rl_now_ns();
+    left_ns = left_ns > 0 ? left_ns : 0;
+    struct timespec time = {(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
+    pthread_cond_timedwait_relative_np(&call->wake, &client->lock, &time);
+#else
+    struct timespec time = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
+    pthread_cond_timedwait(&call->wake, &client->lock, &time);
+#endif
+    *(call->previous != NULL ? &call->previous->next : &client->first) = call->next;
+    *(call->next != NULL ? &call->next->previous : &client->last) = call->previous;
+}
+
+static void hand_on(const rl_client *client)
+{
+    if (!client->led && client->first != NULL) {
+        pthread_cond_signal(&client->first->wake);
+    }
+}
+
+/* ---- leading --------------------------------------------------------------------- */
+
+static void tell_finished(rl_client *client)
+{
+    rl_call *finished;
+    while ((finished = rl_topology_finished(client->topology)) != NULL) {
+        rl_thread_call *call = (rl_thread_call *)(void *)finished; /* its first member */
+        call->done = true;
+        pthread_cond_signal(&call->wake);
+    }
+}
+
+static int poll_timeout_ms(int64_t until_ns)
+{
+    int64_t left_ns = until_ns - rl_now_ns();
+    if (left_ns <= 0) {
+        return 0;
+    }
+    int64_t left_ms = (left_ns + NS_PER_MS - 1) / NS_PER_MS;
+    return left_ms < 1000 ? (int)left_ms : 1000;
+}
+
+static void drain_nudge(rl_client *client)
+{
+    char bytes[16];
+    while (read(client->nudge[0], bytes, sizeof bytes) > 0) {
+    }
+    client->nudged = false;
+}
+
+static void poll_all(rl_client *client, int64_t until_ns)
+{
+    int64_t deadline_ns = rl_topology_deadline_ns(client->topology);
+    size_t n = rl_topology_wants(client->topology, client->polled);
+    client->n_polled = n;
+    for (size_t i = 0; i < n; i++) {
+        unsigned wants = client->polled[i].wants;
+        client->fds[i] = (struct pollfd){
+            .fd = client->polled[i].fd,
+            .events = (short)((wants & RL_WANT_READ ? POLLIN : 0) |
+                              (wants & RL_WANT_WRITE ? POLLOUT : 0)),
+        };
+    }
+    client->fds[n] = (struct pollfd){.fd = client->nudge[0], .events = POLLIN};
+    client->polling = true;
+    pthread_mutex_unlock(&client->lock);
+    int ready = poll(client->fds, (nfds_t)(n + 1),
+                     poll_timeout_ms(deadline_ns < until_ns ? deadline_ns : until_ns));
+    pthread_mutex_lock(&client->lock);
+    client->polling = false;
+    for (size_t i = 0; ready > 0 && i < n; i++) {
+        if (client->fds[i].revents != 0) {
+            rl_topology_mark(client->topology, client->fds[i].fd);
+        }
+    }
+    if (client->nudged) {
+        drain_nudge(client);
+    }
+}
+
+static void lead(rl_client *client, const rl_thread_call *call, int64_t until_ns)
+{
+    client->led = true;
+    while (!call->done && rl_now_ns() < until_ns) {
+        poll_all(client, until_ns);
+        rl_topology_step(client->topology, rl_now_ns());
+        tell_finished(client);
+    }
+    client->led = false;
+}
+
+/* The leader polls what was wanted when it began. */
+static void nudge_leader(rl_client *client)
+{
+    if (!client->polling || client->nudged) {
+        return;
+    }
+    size_t n = rl_topology_wants(client->topology, client->wanted);
+    if (n != client->n_polled || memcmp(client->wanted, client->polled, n * sizeof(rl_want)) != 0) {
+        client->nudged = write(client->nudge[1], "", 1) == 1;
+    }
+}
+
+/* ---- calls ----------------------------------------------------------------------- */
+
+void rl_client_submit(rl_client *client, rl_thread_call *call)
+{
+    call->done = false;
+    init_condition(&call->wake);
+    pthread_mutex_lock(&client->lock);
+    int64_t now_ns = rl_now_ns();
+    call->call.deadline_ns = now_ns + client->options.timeout_ns;
+    if (client->topology == NULL) {
+        call->call.fault = RL_FAULT_NOMEM;
+        strcpy(call->call.error, "out of memory after a fork");
+        call->done = true;
+    } else {
+        rl_topology_submit(client->topology, &call->call, now_ns);
+        if (call->call.state == RL_CALL_SENT) {
+            rl_topology_flush(client->topology);
+        } else {
+            rl_topology_step(client->topology, now_ns);
+            tell_finished(client);
+        }
+        nudge_leader(client);
+    }
+    pthread_mutex_unlock(&client->lock);
+}
+
+bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns)
+{
+    pthread_mutex_lock(&client->lock);
+    int64_t until_ns = rl_now_ns() + most_ns;
+    while (!call->done && rl_now_ns() < until_ns) {
+        if (client->led) {
+            sleep_until(client, call, until_ns);
+        } else {
+            lead(client, call, until_ns);
+        }
+    }
+    bool done = call->done;
+    hand_on(client);
+    pthread_mutex_unlock(&client->lock);
+    if (done) {
+        pthread_cond_destroy(&call->wake);
+    }
+    return done;
+}
+
+void rl_client_leave(rl_client *client, rl_thread_call *call)
+{
+    pthread_mutex_lock(&client->lock);
+    if (client->topology != NULL && !call->done) {
+        rl_topology_forget(client->topology, &call->call);
+    }
+    hand_on(client);
+    pthread_mutex_unlock(&client->lock);
+    if (call->call.reply != NULL) {
+        freeReplyObject(call->call.reply);
+        call->call.reply = NULL;
+    }
+    pthread_cond_destroy(&call->wake);
+}

@@ -1,0 +1,56 @@
+/* rl_client.h -- one client of Redis for all threads of a process.
+ *
+ * Callers share the connections of one topology. Whoever waits first becomes the
+ * leader: it polls, reads and writes for all, and wakes those whose answers have
+ * come. When its own has come, it hands the lead on to another that waits.
+ *
+ *     thread A  submit ─ lead: poll, step ────────── done, hand on
+ *     thread B    submit ─ sleep ───────── done         │
+ *     thread C      submit ─ sleep ─────────────── lead: poll, step ─ done
+ *
+ * There is no thread of its own: a client that nobody calls does nothing. */
+#ifndef RL_CLIENT_H
+#define RL_CLIENT_H
+
+#include <pthread.h>
+
+#include "rl_topology.h"
+
+typedef struct rl_client rl_client; /* opaque: see rl_client.c */
+
+/* A call, and the thread that waits for it. Lives on that thread's stack. */
+typedef struct rl_thread_call {
+    rl_call call; /* filled in by the caller as rl_topology.h says */
+    bool done;    /* this and all below: guarded by the client's lock */
+    pthread_cond_t wake;
+    struct rl_thread_call *previous, *next; /* of those that sleep */
+} rl_thread_call;
+
+/* Make a client that is not connected yet. The TLS context is borrowed, NULL when
+ * the options ask for none. NULL: out of memory or descriptors. */
+rl_client *rl_client_new(const rl_options *options, const rl_tls *tls);
+
+/* Close everything. No call may be under way. NULL is fine. */
+void rl_client_free(rl_client *client);
+
+/* Submit a call; its deadline is set by the client. Then rl_client_wait must be
+ * called until it tells that the call is done, or rl_client_leave. */
+void rl_client_submit(rl_client *client, rl_thread_call *call);
+
+/* Wait until the call is done, at most so long. True: it is done. */
+bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns);
+
+/* Wait no longer, whatever becomes of it. */
+void rl_client_leave(rl_client *client, rl_thread_call *call);
+
+/* A process that forks holds the client still meanwhile, so that the child gets a
+ * consistent one. The child closes what it inherited, without a word to the servers, and
+ * forgets the parent's threads. */
+void rl_client_before_fork(rl_client *client);
+void rl_client_after_fork_in_parent(rl_client *client);
+void rl_client_after_fork_in_child(rl_client *client);
+
+/* CLOCK_MONOTONIC, in nanoseconds: the time of all deadlines. */
+int64_t rl_now_ns(void);
+
+#endif

@@ -1,0 +1,27 @@
+/* rl_cluster.h -- how Redis Cluster spreads keys and speaks of servers: hash
+ * slots, the answer of CLUSTER SLOTS, and redirections. No state, no I/O.
+ * See https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/ */
+#ifndef RL_CLUSTER_H
+#define RL_CLUSTER_H
+
+#include <hiredis/hiredis.h>
+
+#include "rl_options.h"
+
+#define RL_SLOTS 16384
+
+/* The slot of a key: CRC-16/XMODEM of the part in its first braces, or of all. */
+int rl_cluster_slot(const char *key, size_t len);
+
+/* Read "3999 127.0.0.1:6381", as it follows MOVED and ASK. An empty host means the
+ * server that said it. False: it is something else. */
+bool rl_cluster_redirection(const char *text, const rl_server *from, int *slot, rl_server *to);
+
+/* One range of CLUSTER SLOTS, and its master. False: it is something else. */
+typedef struct rl_slot_range {
+    int first, last;
+    rl_server master;
+} rl_slot_range;
+bool rl_cluster_range(const redisReply *entry, const rl_server *from, rl_slot_range *out);
+
+#endif

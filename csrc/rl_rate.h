@@ -1,0 +1,19 @@
+/* rl_rate.h -- the exact number that a rate, given as a double, stands for. */
+#ifndef RL_RATE_H
+#define RL_RATE_H
+
+#include <stdint.h>
+
+/* p / q * 2^exponent, with p and q below 2^53. */
+typedef struct rl_fraction {
+    uint64_t p, q;
+    int exponent;
+} rl_fraction;
+
+/* The fraction that is meant by a rate > 0: the first convergent of its continued
+ * fraction that has a small denominator and rounds to the very same double. So
+ * 1 / 3600.0 is one token in 3600 s, and not in 3600 s and a nanosecond. A rate
+ * without such a fraction is meant as it is; then exponent is not 0, or q is 1. */
+rl_fraction rl_rate_fraction(double rate);
+
+#endif

@@ -1,0 +1,528 @@
+#include "rl_redis.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "rl_alloc.h"
+
+#define READ_SIZE ((size_t)16 << 10)
+#define QUEUE_MIN 64
+/* A quiet connection is looked at before it is used again. */
+#define QUIET_NS INT64_C(10000000)
+/* No answer of ours is longer: CLUSTER SLOTS of a thousand nodes is not. */
+#define ELEMENTS_MAX 100000
+#define HANDSHAKE_MAX 4
+
+#if HIREDIS_MAJOR >= 1
+typedef size_t array_len;
+#else
+typedef int array_len;
+#endif
+
+typedef struct ticket {
+    void *owner;  /* NULL: torn up */
+    uint64_t end; /* of the command, as a position in the stream of output */
+} ticket;
+
+struct rl_redis {
+    rl_redis_config config;
+    rl_redis_state state;
+    rl_fault fault; /* of a connection that failed */
+    char error[RL_ERROR_SIZE];
+    rl_transport *transport; /* owned; NULL once it has failed */
+    redisReader *reader;     /* owned */
+    redisReplyObjectFunctions functions; /* hiredis' own but for one */
+    void *(*create_array)(const redisReadTask *, array_len); /* hiredis' own */
+    bool listening;
+    bool was_ready;
+
+    char *output; /* owned; what is still to be written is [written, len) */
+    size_t output_len, output_room, output_written;
+    uint64_t stream_end, stream_written; /* positions in the stream */
+
+    ticket *queue; /* owned; a ring of queue_room, a power of two */
+    size_t queue_room;
+    uint64_t queue_head, queue_tail; /* numbers of the oldest ticket and of the next one */
+
+    char handshake[HANDSHAKE_MAX]; /* the letters of the answers that are due */
+    int handshake_len, handshake_done;
+    int64_t opened_ns;
+    int64_t heard_ns; /* when an answer last came, or the first command left a quiet stream */
+};
+
+/* ---- failing ---------------------------------------------------------------- */
+
+static void fail(rl_redis *redis, rl_fault fault, const char *message)
+{
+    if (redis->state == RL_REDIS_FAILED) {
+        return;
+    }
+    redis->fault = redis->was_ready ? fault : RL_FAULT_CONNECT;
+    redis->state = RL_REDIS_FAILED;
+    snprintf(redis->error, sizeof redis->error, "%s", message);
+    rl_transport_free(redis->transport);
+    redis->transport = NULL;
+}
+
+static void fail_at(rl_redis *redis, rl_fault fault, const char *what)
+{
+    char message[RL_ERROR_SIZE];
+    const rl_server *server = &redis->config.server;
+    if (server->port != 0) {
+        snprintf(message, sizeof message, "%.100s:%u: %.130s", server->host,
+                 (unsigned)server->port, what);
+    } else {
+        snprintf(message, sizeof message, "%.108s: %.130s", server->host, what);
+    }
+    fail(redis, fault, message);
+}
+
+/* ---- memory ----------------------------------------------------------------- */
+
+static bool make_room(rl_redis *redis, size_t more)
+{
+    if (redis->output_written == redis->output_len) {
+        redis->output_written = redis->output_len = 0;
+    }
+    if (redis->output_room - redis->output_len >= more) {
+        return true;
+    }
+    size_t pending = redis->output_len - redis->output_written;
+    if (redis->output_written >= redis->output_room / 2 && redis->output_room - pending >= more) {
+        memmove(redis->output, redis->output + redis->output_written, pending);
+        redis->output_written = 0;
+        redis->output_len = pending;
+        return true;
+    }
+    size_t room = redis->output_room != 0 ? redis->output_room : READ_SIZE;
+    while (room < pending + more) {
+        room *= 2;
+    }
+    char *output = rl_alloc_zeroed(room);
+    if (output == NULL) {
+        return false;
+    }
+    if (pending != 0) {
+        memcpy(output, redis->output + redis->output_written, pending);
+    }
+    rl_free(redis->output);
+    redis->output = output;
+    redis->output_room = room;
+    redis->output_len = pending;
+    redis->output_written = 0;
+    return true;
+}
+
+static ticket *ticket_at(const rl_redis *redis, uint64_t number)
+{
+    return &redis->queue[number & (redis->queue_room - 1)];
+}
+
+static bool make_queue_room(rl_redis *redis)
+{
+    size_t n = rl_redis_waiting(redis);
+    if (n < redis->queue_room) {
+        return true;
+    }
+    size_t room = redis->queue_room != 0 ? 2 * redis->queue_room : QUEUE_MIN;
+    ticket *queue = rl_alloc_zeroed(room * sizeof *queue);
+    if (queue == NULL) {
+        return false;
+    }
+    for (uint64_t i = redis->queue_head; i != redis->queue_tail; i++) {
+        queue[i & (room - 1)] = *ticket_at(redis, i);
+    }
+    rl_free(redis->queue);
+    redis->queue = queue;
+    redis->queue_room = room;
+    return true;
+}
+
+/* The server is trusted with answers, not with our memory. */
+static void *create_array(const redisReadTask *task, array_len elements)
+{
+    const rl_redis *redis = task->privdata;
+    return elements > ELEMENTS_MAX ? NULL : redis->create_array(task, elements);
+}
+
+static redisReader *new_reader(rl_redis *redis)
+{
+    redisReader *reader = redisReaderCreate();
+    if (reader != NULL) {
+        redis->functions = *reader->fn;
+        redis->create_array = redis->functions.createArray;
+        redis->functions.createArray = create_array;
+        reader->fn = &redis->functions;
+        reader->privdata = redis;
+    }
+    return reader;
+}
+
+rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns)
+{
+    rl_redis *redis = rl_alloc_zeroed(sizeof *redis);
+    if (redis == NULL) {
+        return NULL;
+    }
+    redis->config = *config;
+    redis->opened_ns = now_ns;
+    redis->heard_ns = now_ns;
+    redis->reader = new_reader(redis);
+    redis->transport = rl_transport_new(&config->server, config->tls);
+    if (redis->reader == NULL || redis->transport == NULL) {
+        rl_redis_free(redis);
+        return NULL;
+    }
+    return redis;
+}
+
+void rl_redis_free(rl_redis *redis)
+{
+    if (redis != NULL) {
+        rl_transport_free(redis->transport);
+        if (redis->reader != NULL) {
+            redisReaderFree(redis->reader);
+        }
+        rl_free(redis->output);
+        rl_free(redis->queue);
+        rl_free(redis);
+    }
+}
+
+/* ---- commands --------------------------------------------------------------- */
+
+static rl_fault append(rl_redis *redis, const rl_arguments *arguments)
+{
+    char *command = NULL;
+    long long len =
+        redisFormatCommandArgv(&command, arguments->n, arguments->texts, arguments->lens);
+    if (len < 0) {
+        return RL_FAULT_NOMEM;
+    }
+    rl_fault fault = RL_FAULT_NONE;
+    if (redis->output_len - redis->output_written + (size_t)len > RL_OUTPUT_MAX) {
+        fault = RL_FAULT_BUSY;
+    } else if (!make_room(redis, (size_t)len)) {
+        fault = RL_FAULT_NOMEM;
+    } else {
+        memcpy(redis->output + redis->output_len, command, (size_t)len);
+        redis->output_len += (size_t)len;
+        redis->stream_end += (uint64_t)len;
+    }
+    redisFreeCommand(command);
+    return fault;
+}
+
+rl_fault rl_redis_send(rl_redis *redis, const rl_arguments *arguments, void *owner, int64_t now_ns,
+                       uint64_t *number)
+{
+    if (rl_redis_waiting(redis) == 0 && !redis->listening) {
+        if (now_ns - redis->heard_ns > QUIET_NS) {
+            rl_redis_step(redis, now_ns);
+        }
+        redis->heard_ns = now_ns;
+    }
+    if (redis->state != RL_REDIS_READY) {
+        return RL_FAULT_CONNECT;
+    }
+    if (rl_redis_waiting(redis) >= RL_PIPELINE_MAX) {
+        return RL_FAULT_BUSY;
+    }
+    if (!make_queue_room(redis)) {
+        return RL_FAULT_NOMEM;
+    }
+    rl_fault fault = append(redis, arguments);
+    if (fault == RL_FAULT_NONE) {
+        *number = redis->queue_tail++;
+        *ticket_at(redis, *number) = (ticket){owner, redis->stream_end};
+    }
+    return fault;
+}
+
+void rl_redis_forget(rl_redis *redis, uint64_t number)
+{
+    if (number - redis->queue_head < rl_redis_waiting(redis)) {
+        ticket_at(redis, number)->owner = NULL;
+    }
+}
+
+void rl_redis_listen(rl_redis *redis)
+{
+    redis->listening = true;
+}
+
+/* ---- handshake -------------------------------------------------------------- */
+
+static bool append_step(rl_redis *redis, char letter, int n, const char *a, const char *b,
+                        const char *c)
+{
+    const char *texts[] = {a, b, c};
+    const size_t lens[] = {strlen(a), n > 1 ? strlen(b) : 0, n > 2 ? strlen(c) : 0};
+    if (append(redis, &(rl_arguments){n, texts, lens}) != RL_FAULT_NONE) {
+        return false;
+    }
+    redis->handshake[redis->handshake_len++] = letter;
+    return true;
+}
+
+/* All questions go out at once; the answers are checked as they come. */
+static bool append_handshake(rl_redis *redis)
+{
+    const rl_redis_config *config = &redis->config;
+    const rl_credentials *who = &config->credentials;
+    bool good = true;
+    if (who->user[0] != 0) {
+        good = good && append_step(redis, 'A', 3, "AUTH", who->user, who->password);
+    } else if (who->password[0] != 0) {
+        good = good && append_step(redis, 'A', 2, "AUTH", who->password, "");
+    }
+    if (config->database != 0) {
+        char number[12];
+        snprintf(number, sizeof number, "%u", (unsigned)config->database);
+        good = good && append_step(redis, 'S', 2, "SELECT", number, "");
+    }
+    if (config->client_name[0] != 0) {
+        good = good && append_step(redis, 'N', 3, "CLIENT", "SETNAME", config->client_name);
+    }
+    if (config->must_be_master) {
+        good = good && append_step(redis, 'R', 1, "ROLE", "", "");
+    }
+    return good;
+}
+
+static bool begins_with(const redisReply *reply, const char *word)
+{
+    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, word, strlen(word)) == 0;
+}
+
+static bool says_master(const redisReply *reply)
+{
+    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
+           reply->element[0]->type == REDIS_REPLY_STRING &&
+           strcmp(reply->element[0]->str, "master") == 0;
+}
+
+/* A connection without a name works as well, where naming it is not allowed. */
+static bool is_good(char letter, const redisReply *reply)
+{
+    switch (letter) {
+    case 'R':
+        return says_master(reply);
+    case 'N':
+        return reply->type == REDIS_REPLY_STATUS || begins_with(reply, "NOPERM") ||
+               begins_with(reply, "ERR unknown");
+    default:
+        return reply->type == REDIS_REPLY_STATUS;
+    }
+}
+
+static void check_handshake(rl_redis *redis)
+{
+    redisReply *reply = NULL;
+    while (redis->state == RL_REDIS_OPENING && redis->handshake_done < redis->handshake_len) {
+        if (redisReaderGetReply(redis->reader, (void **)&reply) != REDIS_OK) {
+            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            return;
+        }
+        if (reply == NULL) {
+            return;
+        }
+        char letter = redis->handshake[redis->handshake_done++];
+        if (!is_good(letter, reply)) {
+            bool is_error = reply->type == REDIS_REPLY_ERROR;
+            fail_at(redis, RL_FAULT_ANSWER,
+                    is_error        ? reply->str
+                    : letter == 'R' ? "it is no master"
+                                    : "it answered the handshake with something else");
+        }
+        freeReplyObject(reply);
+    }
+    if (redis->state == RL_REDIS_OPENING) {
+        redis->state = RL_REDIS_READY;
+        redis->was_ready = true;
+    }
+}
+
+/* ---- moving bytes ----------------------------------------------------------- */
+
+static void write_output(rl_redis *redis)
+{
+    while (redis->state != RL_REDIS_FAILED && redis->output_written < redis->output_len) {
+        size_t n;
+        rl_io result = rl_transport_write(redis->transport, redis->output + redis->output_written,
+                                          redis->output_len - redis->output_written, &n);
+        redis->output_written += n;
+        redis->stream_written += n;
+        if (result == RL_IO_AGAIN) {
+            return;
+        }
+        if (result == RL_IO_CLOSED) {
+            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+        } else if (result == RL_IO_FAILED) {
+            fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
+        }
+    }
+}
+
+static void read_input(rl_redis *redis, int64_t now_ns)
+{
+    char buffer[READ_SIZE];
+    size_t n = sizeof buffer;
+    /* A socket that gave less than it was asked for has no more; TLS may keep some. */
+    while (redis->state != RL_REDIS_FAILED && (n == sizeof buffer || redis->config.tls != NULL)) {
+        rl_io result = rl_transport_read(redis->transport, buffer, sizeof buffer, &n);
+        if (result == RL_IO_AGAIN) {
+            return;
+        }
+        if (result == RL_IO_CLOSED) {
+            check_handshake(redis); /* what came before the end may say why it came */
+            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+        } else if (result == RL_IO_FAILED) {
+            fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
+        } else {
+            redis->heard_ns = now_ns;
+            if (redisReaderFeed(redis->reader, buffer, n) != REDIS_OK) {
+                fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
+            }
+        }
+    }
+}
+
+static void open_transport(rl_redis *redis)
+{
+    rl_io result = rl_transport_open(redis->transport);
+    if (result == RL_IO_FAILED) {
+        fail(redis, RL_FAULT_CONNECT, rl_transport_error(redis->transport));
+    } else if (result == RL_IO_DONE && redis->stream_end == 0 && !append_handshake(redis)) {
+        fail_at(redis, RL_FAULT_NOMEM, "out of memory");
+    }
+}
+
+static bool is_open(const rl_redis *redis)
+{
+    return redis->state == RL_REDIS_READY ||
+           (redis->state == RL_REDIS_OPENING &&
+            rl_transport_open(redis->transport) == RL_IO_DONE);
+}
+
+void rl_redis_flush(rl_redis *redis)
+{
+    if (redis->state == RL_REDIS_READY) {
+        write_output(redis);
+    }
+}
+
+void rl_redis_step(rl_redis *redis, int64_t now_ns)
+{
+    if (redis->state == RL_REDIS_OPENING) {
+        open_transport(redis);
+    }
+    if (is_open(redis)) {
+        write_output(redis);
+        read_input(redis, now_ns);
+        check_handshake(redis);
+    }
+    if (now_ns >= rl_redis_deadline_ns(redis)) {
+        fail_at(redis, RL_FAULT_LOST,
+                redis->was_ready ? "no answer for too long" : "connecting took too long");
+    }
+}
+
+/* ---- what the owner fetches ------------------------------------------------- */
+
+bool rl_redis_next(rl_redis *redis, void **owner, redisReply **reply)
+{
+    *reply = NULL;
+    *owner = NULL;
+    while (redis->was_ready) {
+        if (redisReaderGetReply(redis->reader, (void **)reply) != REDIS_OK) {
+            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            return false;
+        }
+        if (*reply == NULL) {
+            return false;
+        }
+        if (rl_redis_waiting(redis) != 0) {
+            *owner = ticket_at(redis, redis->queue_head++)->owner;
+        } else if (!redis->listening) {
+            fail_at(redis, RL_FAULT_PROTOCOL, "it sent an answer that nobody waits for");
+            freeReplyObject(*reply);
+            return false;
+        }
+        if (*owner != NULL || redis->listening) {
+            return true;
+        }
+        freeReplyObject(*reply);
+    }
+    return false;
+}
+
+void rl_redis_break(rl_redis *redis, const char *why)
+{
+    fail_at(redis, RL_FAULT_LOST, why);
+}
+
+bool rl_redis_lost(rl_redis *redis, void **owner, bool *sent)
+{
+    while (redis->state == RL_REDIS_FAILED && rl_redis_waiting(redis) != 0) {
+        const ticket *lost = ticket_at(redis, redis->queue_head++);
+        if (lost->owner != NULL) {
+            *owner = lost->owner;
+            *sent = lost->end <= redis->stream_written;
+            return true;
+        }
+    }
+    return false;
+}
+
+rl_redis_state rl_redis_state_of(const rl_redis *redis)
+{
+    return redis->state;
+}
+
+rl_fault rl_redis_fault(const rl_redis *redis)
+{
+    return redis->fault;
+}
+
+const char *rl_redis_error(const rl_redis *redis)
+{
+    return redis->error;
+}
+
+const rl_server *rl_redis_server(const rl_redis *redis)
+{
+    return &redis->config.server;
+}
+
+size_t rl_redis_waiting(const rl_redis *redis)
+{
+    return (size_t)(redis->queue_tail - redis->queue_head);
+}
+
+int rl_redis_fd(const rl_redis *redis)
+{
+    return redis->transport != NULL ? rl_transport_fd(redis->transport) : -1;
+}
+
+unsigned rl_redis_turn(const rl_redis *redis)
+{
+    return redis->transport != NULL ? rl_transport_turn(redis->transport) : 0;
+}
+
+unsigned rl_redis_wants(const rl_redis *redis)
+{
+    bool has_output = redis->output_written < redis->output_len;
+    return redis->transport != NULL ? rl_transport_wants(redis->transport, has_output) : 0;
+}
+
+int64_t rl_redis_deadline_ns(const rl_redis *redis)
+{
+    if (redis->state == RL_REDIS_OPENING) {
+        return redis->opened_ns + redis->config.connect_timeout_ns;
+    }
+    if (redis->state == RL_REDIS_READY && rl_redis_waiting(redis) != 0) {
+        return redis->heard_ns + redis->config.connect_timeout_ns;
+    }
+    return INT64_MAX;
+}

@@ -1,0 +1,144 @@
+#include "rl_resolve.h"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "rl_alloc.h"
+
+struct rl_resolve {
+    atomic_int owners; /* the one who asks and the thread: the last one frees */
+    atomic_bool answered;
+    int pipe[2]; /* closed to write when answered */
+    rl_server server;
+    int error; /* of getaddrinfo; this and `addresses` are valid when answered */
+    rl_addresses addresses;
+};
+
+static void copy_addresses(const struct addrinfo *found, rl_addresses *out)
+{
+    out->n = 0;
+    for (; found != NULL && out->n < RL_ADDRESSES_MAX; found = found->ai_next) {
+        if (found->ai_addrlen <= sizeof out->list[0].address) {
+            memcpy(&out->list[out->n].address, found->ai_addr, found->ai_addrlen);
+            out->list[out->n++].len = found->ai_addrlen;
+        }
+    }
+}
+
+static int look_up(const rl_server *server, int flags, rl_addresses *out)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%u", (unsigned)server->port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    struct addrinfo *found = NULL;
+    int error = getaddrinfo(server->host, port, &hints, &found);
+    copy_addresses(found, out);
+    if (found != NULL) {
+        freeaddrinfo(found);
+    }
+    return error;
+}
+
+bool rl_resolve_literal(const rl_server *server, rl_addresses *out)
+{
+    if (server->port != 0) {
+        return look_up(server, AI_NUMERICHOST, out) == 0;
+    }
+    struct sockaddr_un path = {.sun_family = AF_UNIX};
+    size_t len = strlen(server->host);
+    out->n = len < sizeof path.sun_path; /* none: connecting will say so */
+    if (out->n != 0) {
+        memcpy(path.sun_path, server->host, len + 1);
+        memcpy(&out->list[0].address, &path, sizeof path);
+        out->list[0].len = sizeof path;
+    }
+    return true;
+}
+
+static void release(rl_resolve *question)
+{
+    if (atomic_fetch_sub(&question->owners, 1) == 1) {
+        close(question->pipe[0]);
+        rl_free(question);
+    }
+}
+
+static void *answer(void *argument)
+{
+    rl_resolve *question = argument;
+    question->error = look_up(&question->server, 0, &question->addresses);
+    atomic_store(&question->answered, true);
+    close(question->pipe[1]);
+    release(question);
+    return NULL;
+}
+
+/* A signal is the program's business: no handler runs in the thread. */
+static int start_thread(rl_resolve *question)
+{
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&thread, NULL, answer, question);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error == 0) {
+        pthread_detach(thread);
+    }
+    return error;
+}
+
+rl_resolve *rl_resolve_start(const rl_server *server)
+{
+    rl_resolve *question = rl_alloc_zeroed(sizeof *question);
+    if (question == NULL) {
+        return NULL;
+    }
+    question->server = *server;
+    atomic_init(&question->owners, 2);
+    atomic_init(&question->answered, false);
+    if (pipe(question->pipe) != 0) {
+        goto fail;
+    }
+    for (int i = 0; i < 2; i++) {
+        fcntl(question->pipe[i], F_SETFD, FD_CLOEXEC);
+    }
+    if (start_thread(question) != 0) {
+        close(question->pipe[0]);
+        close(question->pipe[1]);
+        goto fail;
+    }
+    return question;
+fail:
+    rl_free(question);
+    return NULL;
+}
+
+int rl_resolve_fd(const rl_resolve *question)
+{
+    return question->pipe[0];
+}
+
+const rl_addresses *rl_resolve_answer(const rl_resolve *question, const char **reason)
+{
+    if (!atomic_load(&question->answered)) {
+        return NULL;
+    }
+    *reason = question->error != 0 ? gai_strerror(question->error) : "it has no address";
+    return &question->addresses;
+}
+
+void rl_resolve_free(rl_resolve *question)
+{
+    if (question != NULL) {
+        release(question);
+    }
+}

@@ -1,0 +1,57 @@
+/* rl_transport.h -- a non-blocking stream of bytes to one server: TCP, a unix
+ * socket, or TLS over TCP.
+ *
+ * Nothing here waits. Each operation goes on as far as it can; RL_IO_AGAIN says
+ * that rl_transport_fd() must become ready for rl_transport_wants() first. The
+ * owner keeps the deadlines, by giving up.
+ *
+ *     resolving ──> connecting ──> TLS handshake ──> open
+ *                     │    ^
+ *                     └────┘ next address of the host */
+#ifndef RL_TRANSPORT_H
+#define RL_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "rl_options.h"
+
+#define RL_ERROR_SIZE 256 /* room for a message, with its zero byte */
+
+typedef enum rl_io { RL_IO_DONE, RL_IO_AGAIN, RL_IO_CLOSED, RL_IO_FAILED } rl_io;
+
+#define RL_WANT_READ 1u
+#define RL_WANT_WRITE 2u
+
+typedef struct rl_tls rl_tls;             /* see rl_tls.h */
+typedef struct rl_transport rl_transport; /* opaque: see rl_transport.c */
+
+/* Make a stream that is not open yet. `tls` may be NULL: not encrypted; else it
+ * must outlive the stream. NULL: out of memory. */
+rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls);
+
+/* Close without a word. NULL is fine. */
+void rl_transport_free(rl_transport *transport);
+
+/* Go on opening. RL_IO_DONE: open. RL_IO_FAILED: rl_transport_error tells why. */
+rl_io rl_transport_open(rl_transport *transport);
+
+/* Read what is there, at most `room` bytes, into *n. RL_IO_CLOSED: the end. */
+rl_io rl_transport_read(rl_transport *transport, void *buffer, size_t room, size_t *n);
+
+/* Write what there is room for; *n tells how much that was. */
+rl_io rl_transport_write(rl_transport *transport, const void *data, size_t len, size_t *n);
+
+/* What to wait on, -1 for nothing. Another one with each address that is tried. */
+int rl_transport_fd(const rl_transport *transport);
+
+/* How many descriptors there have been: a new one may have the number of an old one. */
+unsigned rl_transport_turn(const rl_transport *transport);
+
+/* What to wait for, of RL_WANT_*; has_output: there is something to write. */
+unsigned rl_transport_wants(const rl_transport *transport, bool has_output);
+
+/* What went wrong, with the server's name in it. */
+const char *rl_transport_error(const rl_transport *transport);
+
+#endif

@@ -1,0 +1,33 @@
+/* rl_url.h -- the address of a Redis, read.
+ *
+ *     redis://[[user]:password@]host[:port][/db][?option=value&...]
+ *     unix://[[user]:password@]/path/of.sock[?db=0&...]
+ *     redis+sentinel://[[user]:password@]host[:port],.../master[/db][?...]
+ *     redis+cluster://[[user]:password@]host[:port],...[?...]
+ *
+ * rediss://, rediss+sentinel:// and rediss+cluster:// go over TLS; valkey stands for
+ * redis anywhere. A host in brackets is an IPv6 address. User, password, path, master
+ * and the values of options are percent-decoded.
+ *
+ * Options, each at most once, with the names that redis-py uses:
+ *     db username password client_name
+ *     timeout (or socket_timeout)                  seconds for a decision, 0.1
+ *     connect_timeout (or socket_connect_timeout)  seconds for a connection, 2
+ *     ssl_ca_certs ssl_ca_path ssl_certfile ssl_keyfile ssl_server_name
+ *     ssl_check_hostname (true, false)  ssl_cert_reqs (required, none)
+ *     sentinel_username sentinel_password
+ * These mean nothing here and are accepted: protocol decode_responses encoding
+ *     health_check_interval retry_on_timeout max_connections socket_keepalive */
+#ifndef RL_URL_H
+#define RL_URL_H
+
+#include "rl_bucket.h"
+#include "rl_options.h"
+
+#define RL_URL_ERROR_SIZE 512
+
+/* Read an address. RL_OK; or RL_EURL, then *error (RL_URL_ERROR_SIZE bytes) names the part
+ * that is wrong and what was expected, and never shows a password. */
+rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *error);
+
+#endif

@@ -1,0 +1,113 @@
+"""Breaker: whether a store is to be asked at all, after it has failed.
+
+    working ── a failure ──> degraded ── five in a row ──> open: ask nobody,
+       ^                         │                         but for a probe now and then
+       └──────── a success ──────┴──────────────────────────────┘
+
+Changes between working and degraded are logged, once each; everything is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from rate_limiter._core import StoreError
+
+logger = logging.getLogger("rate_limiter")
+
+FAILURES_TO_OPEN = 5
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+
+# The store is well; there is something else at this one key.
+_ABOUT_THE_KEY = ("WRONGTYPE", "ERR rate_limiter:")
+
+
+class Breaker:
+    """Remember how a store fares. Safe to share between threads.
+
+    Args:
+        store: what the store is called in the log.
+
+    Attributes:
+        is_working: False from a first failure to the next success.
+        is_open: whether the store is left alone.
+    """
+
+    def __init__(self, store: str) -> None:
+        self.is_working = True
+        self.is_open = False
+        self._store = store
+        self._lock = threading.Lock()  # guards all but the two above, which are read without it
+        self._failures = 0  # in a row
+        self._pause_s = FIRST_PAUSE_S
+        self._probe_at_s = 0.0
+        self._since_s = time.time()
+        self._errors: dict[str, int] = {}
+        self._last_error: str | None = None
+        self._fallbacks = 0
+
+    def permits(self) -> bool:
+        """Tell whether to ask the store. When it is open, one caller a pause hears yes."""
+        if not self.is_open:
+            return True
+        now_s = time.monotonic()
+        with self._lock:
+            if now_s < self._probe_at_s:
+                return False
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._probe_at_s = now_s + self._pause_s
+            return True
+
+    def succeeded(self) -> None:
+        """The store has answered. Needs to be called only when it was not working."""
+        with self._lock:
+            if self.is_working:
+                return
+            self.is_working, self.is_open = True, False
+            failures, self._failures = self._failures, 0
+            self._pause_s = FIRST_PAUSE_S
+            degraded_s = time.time() - self._since_s
+            self._since_s = time.time()
+        logger.warning(
+            "%s answers again, after %.1f s and %d failures", self._store, degraded_s, failures
+        )
+
+    def failed(self, error: StoreError) -> None:
+        """The store has not answered, or with an error."""
+        message = str(error)
+        with self._lock:
+            self._errors[error.kind] = self._errors.get(error.kind, 0) + 1
+            self._last_error = message
+            if error.kind == "busy" or message.startswith(_ABOUT_THE_KEY):
+                return
+            self._failures += 1
+            if not self.is_open and self._failures >= FAILURES_TO_OPEN:
+                self.is_open = True
+                self._probe_at_s = time.monotonic() + self._pause_s
+            if not self.is_working:
+                return
+            self.is_working = False
+            self._since_s = time.time()
+        logger.warning("%s failed; its limiters follow on_store_error now: %s", self._store, error)
+
+    def count_fallback(self) -> None:
+        """A decision was made without the store."""
+        with self._lock:
+            self._fallbacks += 1
+
+    def health(self) -> dict[str, Any]:
+        """Return what has happened so far. See RedisStore.health."""
+        with self._lock:
+            return {
+                "status": "ok" if self.is_working else "degraded",
+                "breaker": "open" if self.is_open else "closed",
+                "since": self._since_s,
+                "failures": self._failures,
+                "errors": dict(self._errors),
+                "last_error": self._last_error,
+                "fallback_decisions": self._fallbacks,
+            }

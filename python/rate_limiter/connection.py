@@ -1,0 +1,146 @@
+"""Connection: one Redis, for all limiters, threads and event loops of a process.
+
+Limiters with the same address share one, so a process has one connection to a server for its
+threads and one for each event loop, whatever the number of its limiters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from functools import cache
+from importlib.resources import files
+
+from rate_limiter import _core
+from rate_limiter.breaker import Breaker
+
+
+class Connection:
+    """Talk to the Redis at an address; connect when first used.
+
+    Args:
+        address: see docs/stores.md.
+
+    Attributes:
+        client: for threads.
+        breaker: how the Redis fares.
+
+    Raises:
+        ValueError: the address is wrong; the message names the part.
+        RuntimeError: this build has no Redis.
+    """
+
+    def __init__(self, address: str) -> None:
+        if not _core.HAS_REDIS:
+            raise RuntimeError(
+                "this rate_limiter was built without Redis (RATE_LIMITER_NO_REDIS=1); "
+                "install it again without that setting to use a Redis store"
+            )
+        self.client = _core.RedisClient(address)
+        self.breaker = Breaker(f"Redis ({self.client.kind}) at {', '.join(self.client.servers)}")
+        self._loops: dict[int, _core.RedisLoop] = {}
+        with _lock:
+            _all.add(self)
+
+    def loop(self) -> _core.RedisLoop:
+        """Return what the running event loop talks to the Redis with.
+
+        Raises:
+            RuntimeError: no event loop is running.
+        """
+        running = asyncio.get_running_loop()
+        known = self._loops.get(id(running))
+        if known is not None and known.loop is running:
+            return known
+        self._close_loops(only_closed=True)
+        made = _core.RedisLoop(self.client, running)
+        self._loops[id(running)] = made
+        return made
+
+    def close(self) -> None:
+        """Close the connections of event loops. Those of threads close with the object."""
+        self._close_loops(only_closed=False)
+
+    def _close_loops(self, *, only_closed: bool) -> None:
+        for number, each in list(self._loops.items()):
+            if each.loop.is_closed():
+                each.close()
+            elif only_closed:
+                continue
+            else:
+                with contextlib.suppress(RuntimeError):  # closed meanwhile
+                    each.loop.call_soon_threadsafe(each.close)
+            self._loops.pop(number, None)
+
+    def _after_fork_in_child(self) -> None:
+        self.client.after_fork_in_child()
+        for each in self._loops.values():
+            each.after_fork_in_child()
+        self._loops.clear()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_loops"):
+            self.close()
+
+
+def connect(address: str) -> Connection:
+    """Return the Connection to an address: the one that there is, or a new one."""
+    with _lock:
+        known = _by_address.get(address)
+    if known is None:
+        known = Connection(address)
+        with _lock:
+            known = _by_address.setdefault(address, known)
+    return known
+
+
+@cache
+def scripts() -> tuple[bytes, bytes, bytes]:
+    """Return the Lua scripts take, peek and refund as they are sent."""
+    folder = files("rate_limiter") / "lua"
+    head = (folder / "bucket.lua").read_bytes()
+    take, peek, refund = (
+        head + (folder / f"{name}.lua").read_bytes() for name in ("take", "peek", "refund")
+    )
+    return take, peek, refund
+
+
+# Guards the two below. Re-entrant, because garbage may be collected while it is held.
+_lock = threading.RLock()
+_by_address: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
+_all: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+# A child must neither use nor disturb the connections of its parent.
+_held: list[Connection] = []
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    _held.extend(_all)
+    for connection in _held:
+        connection.client.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for connection in _held:
+        connection.client.after_fork_in_parent()
+    _held.clear()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for connection in _held:
+        connection._after_fork_in_child()
+    _held.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

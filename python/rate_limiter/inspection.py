@@ -1,0 +1,93 @@
+"""What a bucket in Redis holds, in tokens and seconds: the stored text is made for scripts."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rate_limiter import _core
+from rate_limiter.connection import Connection, scripts
+from rate_limiter.limit import Limit
+
+_GLOB = re.compile(r"([*?\[\]\\^])")
+_STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BucketInfo:
+    """What is known of one bucket.
+
+    Attributes:
+        key: its key in the store.
+        limit: the Limit, None where it is not known.
+        tokens: how many it has now, None where its limit is not known.
+        full_after_s: seconds until it is full, inf for never.
+        expires_after_s: seconds until the store forgets it, None for never or not at all.
+    """
+
+    key: str
+    limit: Limit | None
+    tokens: float | None
+    full_after_s: float
+    expires_after_s: float | None
+
+
+def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> BucketInfo:
+    """Return what the bucket at a key in Redis holds; one that is not there is full.
+
+    Raises:
+        StoreError: Redis gave no answer.
+        ValueError: there is something else at the key.
+    """
+    client = connection.client
+    ttl_ms = client.command("PTTL", key)
+    expires_s = ttl_ms / 1000 if ttl_ms >= 0 else None
+    name = key.decode("utf-8", "replace")
+    if limit is not None:
+        pair = ((limit.capacity, limit.refill_rate),)
+        buckets = _core.RedisBuckets(client, pair, scripts(), b"", (b"",), False)
+        decision = client.peek(buckets, key, 0)
+        return BucketInfo(name, limit, decision.remaining, decision.reset_after, expires_s)
+    value = client.command("GET", key)
+    if value is None:
+        return BucketInfo(name, None, None, 0.0, None)
+    stored = _STORED.fullmatch(value)
+    if stored is None:
+        raise ValueError(f"the value of {name!r} is no bucket, or one whose limit must be given")
+    seconds, microseconds = client.command("TIME")
+    now_s = int(seconds) + int(microseconds) / 1e6
+    return BucketInfo(name, None, None, max(0.0, int(stored[1]) / 1e6 - now_s), expires_s)
+
+
+def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
+    """Return the keys in Redis that belong to a client key, under any name and limit.
+
+    Looks at all keys of the database (SCAN, in small steps).
+
+    Raises:
+        StoreError: Redis gave no answer.
+        ValueError: it is a cluster, which has no such search.
+    """
+    if connection.client.kind == "cluster":
+        raise ValueError("the keys of a cluster cannot be searched: give the limit, or a raw key")
+    escaped = re.sub(r"[{}%]", lambda found: f"%{ord(found[0]):02x}", key)
+    pattern = _GLOB.sub(r"\\\1", f"{prefix}:") + "*{" + _GLOB.sub(r"\\\1", escaped) + "}:*"
+    found: list[bytes] = []
+    cursor: Any = b"0"
+    while True:
+        cursor, some = connection.client.command("SCAN", cursor, "MATCH", pattern, "COUNT", "1000")
+        found += some
+        if cursor == b"0":
+            return sorted(set(found))
+        time.sleep(0)
+
+
+def limit_in(key: bytes) -> Limit | None:
+    """Return the limit that a key's own name tells of, None where it tells of none."""
+    text = key.decode("utf-8", "replace").rpartition("}:")[2]
+    try:
+        return Limit.parse(text)
+    except ValueError:
+        return None

@@ -1,0 +1,49 @@
+"""TokenBucketLimiter: a policy's buckets in Redis, by their full keys."""
+
+from __future__ import annotations
+
+from rate_limiter._core import Decision
+from rate_limiter.config import RateLimitPolicy
+from rate_limiter.limit import Limit
+from rate_limiter.redis_bucket import time_to_fill_s
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import RedisStore
+
+
+class TokenBucketLimiter:
+    """Limit by a policy. Keys are those in Redis, as `rate_limiter.keys` builds them.
+
+    While Redis gives no decision, the same limit in process memory decides.
+
+    Args:
+        r: a redis-py client, sync or asyncio, or an address: see RedisStore.
+        policy: size and speed of the buckets, and what a request costs.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; the message names it.
+    """
+
+    def __init__(self, r: object, policy: RateLimitPolicy) -> None:
+        if not isinstance(policy, RateLimitPolicy):
+            raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
+        self.policy = policy
+        limit = Limit(policy.burst, policy.rate_per_sec)
+        self.limiter = RedisRateLimiter(
+            limit,
+            store=RedisStore(r, policy.prefix),
+            exact_prefix="",
+            min_ttl_s=max(policy.ttl_seconds, time_to_fill_s(limit)),
+        )
+
+    def check(self, key: str) -> Decision:
+        """Take the policy's cost from the bucket of `key`; return a Decision.
+
+        ``allowed``, ``remaining`` (tokens, with their fraction) and ``retry_after_ms``: waiting so
+        long is always enough.
+        """
+        return self.limiter.hit(key, self.policy.cost)
+
+    async def check_async(self, key: str) -> Decision:
+        """Do what check() does, without blocking the event loop."""
+        decision: Decision = await self.limiter.ask_async("hit", key, self.policy.cost)
+        return decision

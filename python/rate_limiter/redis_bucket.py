@@ -1,0 +1,61 @@
+"""TokenBucket: buckets of one size in Redis, in the words of a token-bucket tutorial."""
+
+from __future__ import annotations
+
+import math
+
+from rate_limiter._core import Decision
+from rate_limiter.limit import Limit
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import RedisStore
+
+PREFIX = "rate_limit:"
+"""What the keys in Redis begin with."""
+
+
+class TokenBucket:
+    """Limit each identifier by a token bucket in Redis, under the key ``rate_limit:{identifier}``.
+
+    While Redis gives no decision, the same limit in process memory decides.
+
+    Args:
+        redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
+        capacity: tokens a bucket holds.
+        refill_rate: tokens per second.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; the message names it.
+    """
+
+    def __init__(self, redis_client: object, capacity: float, refill_rate: float) -> None:
+        self.capacity = capacity
+        self.refill_rate = refill_rate
+        limit = Limit(capacity, refill_rate)
+        self.limiter = RedisRateLimiter(
+            limit,
+            store=RedisStore(redis_client),
+            exact_prefix=PREFIX,
+            min_ttl_s=time_to_fill_s(limit),
+        )
+
+    def consume(self, identifier: str, tokens: float = 1) -> bool:
+        """Take tokens from the bucket of `identifier`; tell whether that was allowed.
+
+        Raises:
+            TypeError, ValueError: a bad identifier or number.
+        """
+        return self.limiter.allow(identifier, tokens)
+
+    def get_remaining(self, identifier: str) -> int:
+        """Return the whole tokens in the bucket of `identifier`, taking none."""
+        return math.floor(self.limiter.peek(identifier, 0).remaining)
+
+    async def consume_async(self, identifier: str, tokens: float = 1) -> Decision:
+        """Take tokens without blocking the event loop; return a Decision."""
+        decision: Decision = await self.limiter.ask_async("hit", identifier, tokens)
+        return decision
+
+
+def time_to_fill_s(limit: Limit) -> float:
+    """Return the seconds that an empty bucket takes to fill; 0 for one that never does."""
+    return limit.capacity / limit.refill_rate if limit.refill_rate > 0 else 0.0

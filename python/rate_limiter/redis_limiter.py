@@ -1,0 +1,204 @@
+"""RedisRateLimiter: a RateLimiter whose buckets are in Redis.
+
+Made by ``RateLimiter(limits, store=...)`` for a store that is not memory. The RateLimiter that it
+is built on keeps the same limits in process memory, for the time that Redis gives no decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+from rate_limiter import _core
+from rate_limiter._core import Decision, ManualClock, StoreError
+from rate_limiter.connection import scripts
+from rate_limiter.inspection import BucketInfo, inspect_key
+from rate_limiter.limit import Limits
+from rate_limiter.limiter import RateLimiter, redis_store
+from rate_limiter.redis_store import RedisStore
+from rate_limiter.waiting import line_key
+
+DENIED_RETRY_S = 1.0
+"""Seconds after which a request that was denied for want of a store may try again."""
+
+
+class RedisRateLimiter(RateLimiter):
+    """Decide by buckets in Redis. Methods are those of RateLimiter.
+
+    Args:
+        limits, store, name, on_store_error: as for RateLimiter.
+        max_keys, clock: of the fallback in memory.
+        exact_prefix: where given, the key in Redis is this and the client's key, unchanged; else
+            it has the store's prefix, the client's key between braces, and the limit.
+        min_ttl_s: a bucket is kept in Redis so long at least, be it full or not.
+
+    Attributes:
+        store: the RedisStore.
+    """
+
+    __slots__ = ("_breaker", "_buckets", "_client", "store")
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        store: object,
+        name: str = "",
+        on_store_error: str = "memory",
+        max_keys: int = 1_000_000,
+        clock: str | ManualClock = "monotonic",
+        exact_prefix: str | None = None,
+        min_ttl_s: float = 0,
+    ) -> None:
+        if isinstance(clock, ManualClock):
+            raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
+        self._set_up(limits, max_keys, clock)
+        self.store: RedisStore = redis_store(store, on_store_error)
+        self._client = self.store.connection.client
+        self._breaker = self.store.connection.breaker
+        exact = exact_prefix is not None
+        before = exact_prefix if exact_prefix is not None else _before(self.store, name)
+        names = ["" if exact else ":" + str(limit).replace(" ", "") for limit in self.limits]
+        self._buckets = _core.RedisBuckets(
+            self._client,
+            tuple((limit.capacity, limit.refill_rate) for limit in self.limits),
+            scripts(),
+            before.encode(),
+            tuple(name.encode() for name in names),
+            not exact,
+            math.ceil(min_ttl_s * 1000),
+        )
+
+    def redis_keys(self, key: str | bytes) -> tuple[bytes, ...]:
+        """Return the keys in Redis of a client key, one for each limit."""
+        return self._buckets.keys(key)
+
+    def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+        """Return what the buckets of `key` hold in Redis, one for each limit.
+
+        Raises:
+            StoreError: Redis gave no answer. There is no fallback for this.
+        """
+        return tuple(
+            inspect_key(self.store.connection, name, limit)
+            for name, limit in zip(self.redis_keys(key), self.limits, strict=True)
+        )
+
+    # --- Blocking ----------------------------------------------------------------------------
+
+    def allow(self, key: str | bytes, cost: float = 1) -> bool:
+        return cast(bool, self._ask("allow", key, cost))
+
+    def hit(self, key: str | bytes, cost: float = 1) -> Decision:
+        return cast(Decision, self._ask("hit", key, cost))
+
+    def peek(self, key: str | bytes, cost: float = 1) -> Decision:
+        return cast(Decision, self._ask("peek", key, cost))
+
+    def refund(self, key: str | bytes, cost: float = 1) -> None:
+        self._ask("refund", key, cost)
+        self._lines.wake(line_key(key))
+
+    def reset(self, key: str | bytes, /) -> None:
+        self._ask("reset", key)
+        self._lines.wake(line_key(key))
+
+    def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
+        if isinstance(keys, (str, bytes)):
+            raise TypeError(
+                f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
+            )
+        return cast("list[bool]", self._ask("allow_many", tuple(keys), cost))
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        if not self._breaker.permits():
+            return self._instead(method, args, None)
+        try:
+            answer = getattr(self._client, method)(self._buckets, *args)
+        except StoreError as error:
+            self._breaker.failed(error)
+            return self._instead(method, args, error)
+        if not self._breaker.is_working:
+            self._breaker.succeeded()
+        return answer
+
+    # --- Awaited -----------------------------------------------------------------------------
+
+    async def ask_async(self, method: str, *args: Any) -> Any:
+        """Do what a method does, without blocking the running event loop."""
+        if not self._breaker.permits():
+            return self._instead(method, args, None)
+        try:
+            loop = self.store.connection.loop()
+            if method == "allow_many":
+                keys, *cost = args
+                answer = await asyncio.gather(
+                    *(loop.allow(self._buckets, key, *cost) for key in checked_keys(keys))
+                )
+            else:
+                answer = await getattr(loop, method)(self._buckets, *args)
+        except StoreError as error:
+            self._breaker.failed(error)
+            return self._instead(method, args, error)
+        if not self._breaker.is_working:
+            self._breaker.succeeded()
+        return answer
+
+    # --- Without Redis -----------------------------------------------------------------------
+
+    def _instead(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
+        """Follow the policy. Nothing is sent."""
+        self._breaker.count_fallback()
+        policy = self.store.on_store_error
+        if policy == "raise":
+            raise error if error is not None else self._unavailable()
+        if policy == "memory":
+            return getattr(_core.Limiter, method)(self, *args)
+        if method in ("refund", "reset"):
+            return None
+        allowed = policy == "allow"
+        if method == "allow":
+            return allowed
+        if method == "allow_many":
+            return [allowed] * len(args[0])
+        capacity = self.limits[0].capacity
+        if allowed:
+            return Decision(True, capacity, limit=capacity)
+        return Decision(False, limit=capacity, retry_after=DENIED_RETRY_S)
+
+    def _unavailable(self) -> StoreError:
+        error = StoreError(
+            f"Redis has failed and is left alone: {self.store.health()['last_error']}"
+        )
+        error.kind = "connect"
+        return error
+
+    def is_denial_for_want_of_store(self, decision: Decision) -> bool:
+        """Tell whether a request was denied because there is no store: 503, not 429."""
+        return (
+            not decision.allowed
+            and self.store.on_store_error == "deny"
+            and not self._breaker.is_working
+            and decision.retry_after == DENIED_RETRY_S
+            and decision.reset_after == 0
+        )
+
+
+def _before(store: RedisStore, name: str) -> str:
+    if not isinstance(name, str) or set("{}") & set(name):
+        raise ValueError(f"name must be a str without braces, got {name!r}")
+    return f"{store.prefix}:{name}:" if name else f"{store.prefix}:"
+
+
+def checked_keys(keys: tuple[object, ...]) -> tuple[str | bytes, ...]:
+    """Return the keys, all of which are keys: else the first would count before the bad one.
+
+    Raises:
+        TypeError: one is not.
+    """
+    for key in keys:
+        if not isinstance(key, (str, bytes)):
+            raise TypeError(f"key must be str or bytes, not {type(key).__name__}")
+    return cast("tuple[str | bytes, ...]", keys)

@@ -1,0 +1,145 @@
+"""RedisStore: buckets in a Redis, shared by all processes that use it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rate_limiter._core import StoreError
+from rate_limiter.connection import Connection, connect
+from rate_limiter.interfaces import BucketState, IRateLimitStore
+from rate_limiter.limit import Limit
+from rate_limiter.redis_address import redis_address
+from rate_limiter.stored_bucket import checked_state
+
+POLICIES = ("memory", "allow", "deny", "raise")
+
+
+class RedisStore(IRateLimitStore):
+    """Keep buckets in a Redis.
+
+    It connects when first used, and by itself again after a failure. Stores of one address share
+    their connections. Safe to share between threads, event loops and across a fork.
+
+    Args:
+        redis_client: an address (see docs/stores.md) or a redis-py client, sync or asyncio. The
+            engine does not talk through the client: it reads from it where Redis is, and connects
+            to the same server and database itself.
+        prefix: what keys in Redis begin with.
+        on_store_error: what becomes of a decision while Redis gives none: ``"memory"`` (the same
+            limits, in the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"``
+            (StoreError).
+
+    Attributes:
+        prefix, on_store_error: as given.
+
+    Raises:
+        TypeError: `redis_client` is something else, or has no server behind it.
+        ValueError: an argument is wrong; the message names the part.
+    """
+
+    def __init__(
+        self,
+        redis_client: object = "redis://localhost:6379/0",
+        prefix: str = "ratelimit",
+        *,
+        on_store_error: str = "memory",
+    ) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, got {prefix!r}")
+        self.prefix = prefix
+        self.on_store_error = checked_policy(on_store_error)
+        self.connection: Connection = connect(redis_address(redis_client))
+        self._limits: list[Limit] = []  # of the limiters that use it, for get_state
+
+    def health(self) -> dict[str, Any]:
+        """Return how the Redis fares, as known from decisions: nothing is sent.
+
+        ``status`` is ``"ok"`` or ``"degraded"`` (decisions follow `on_store_error`), ``breaker``
+        ``"closed"`` or ``"open"`` (Redis is left alone, but for a probe now and then), ``since``
+        the time of the last change (seconds since the epoch), ``failures`` those in a row,
+        ``errors`` how many there were of each kind, ``last_error`` a text or None,
+        ``fallback_decisions`` how many were made without Redis, ``servers`` and ``kind`` where
+        and what it is.
+        """
+        client = self.connection.client
+        return {
+            **self.connection.breaker.health(),
+            "kind": client.kind,
+            "servers": client.servers,
+            "on_store_error": self.on_store_error,
+        }
+
+    def ping(self) -> bool:
+        """Ask Redis whether it is there; tell whether it answered, within its deadline."""
+        try:
+            self.connection.client.command("PING")
+        except StoreError:
+            return False
+        return True
+
+    def get_state(self, key: str) -> BucketState:
+        """Return the tokens of `key` and the time they were counted.
+
+        The tokens are None for a key that is not known, which is the same as a full bucket.
+
+        Raises:
+            StoreError: Redis gave no answer.
+            LookupError: Redis knows the key, but no limiter uses this store: how many tokens a
+                bucket has depends on its limit.
+        """
+        value = self.connection.client.command("GET", f"{self.prefix}:{key}")
+        if value is None:
+            return {"tokens": None, "last_refill": time.time()}
+        text = value.decode("ascii", "replace")
+        tokens, at, last_refill = text.partition("@")
+        if at:
+            return {"tokens": float(tokens), "last_refill": float(last_refill)}
+        if not self._limits:
+            raise LookupError(f"no limiter uses {self!r}, so the tokens of {key!r} are not known")
+        limit = self._limits[0]
+        now_s = time.time()
+        full_us = text.partition("+")[0]
+        lacks = int(full_us) / 1e6 - now_s if limit.refill_rate else math.inf
+        missing = max(0.0, lacks * limit.refill_rate)
+        return {"tokens": max(0.0, limit.capacity - missing), "last_refill": now_s}
+
+    def set_state(self, key: str, tokens: float | None, last_refill: float) -> None:
+        """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch).
+
+        Tokens of None make the key unknown again: its bucket is full.
+
+        Raises:
+            TypeError, ValueError: something is not a number, or not finite.
+            StoreError: Redis gave no answer.
+        """
+        given = checked_state({"tokens": tokens, "last_refill": last_refill})
+        name = f"{self.prefix}:{key}"
+        if given is None:
+            self.connection.client.command("DEL", name)
+        else:
+            self.connection.client.command("SET", name, f"{given[0]:.9f}@{given[1]:.6f}")
+
+    def register(self, limit: Limit) -> None:
+        """Let get_state know a limit of the buckets in this store. Called by limiters."""
+        self._limits.append(limit)
+
+    def close(self) -> None:
+        """Close connections of event loops; they are opened again when needed."""
+        self.connection.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.connection.client.servers)!r})"
+
+
+def checked_policy(on_store_error: str) -> str:
+    """Return the policy.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if on_store_error not in POLICIES:
+        known = ", ".join(map(repr, POLICIES))
+        raise ValueError(f"on_store_error must be one of {known}, got {on_store_error!r}")
+    return on_store_error
