@@ -7,7 +7,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
 # The folders stand for files that come or go.
-PACKAGE := pyproject.toml setup.py csrc python/rate_limiter $(wildcard csrc/*.[ch] python/rate_limiter/*.py*)
+PACKAGE := pyproject.toml setup.py csrc python/rate_limiter $(wildcard csrc/*.[ch] python/rate_limiter/*.py* python/rate_limiter/lua/*.lua)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

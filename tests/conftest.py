@@ -1,12 +1,14 @@
-"""What the Python tests share: Hypothesis profiles, and programs run in a process of their own."""
+"""What the Python tests share: Hypothesis profiles, a Redis, programs in a process of their own."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+from redis_servers import RedisServer, redis_server
 
 # The same examples every time, so that a change is never blamed for an old mistake. Run
 # HYPOTHESIS_PROFILE=thorough now and then, to look for new ones.
@@ -34,3 +36,19 @@ def run_python() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def redis_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Run one redis-server for all tests that leave it as it was."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(redis_of_session: RedisServer) -> RedisServer:
+    """Return that server, emptied."""
+    with contextlib.closing(redis_of_session.admin()) as client:
+        client.flushall()
+        client.script_flush()
+    return redis_of_session

@@ -140,7 +140,7 @@ def redis_server(folder: Path, *options: str, **settings: Any) -> Iterator[Redis
         server.kill()
 
 
-# --- TLS -----------------------------------------------------------------------------------------
+# --- TLS ---
 
 
 @dataclass
@@ -206,7 +206,7 @@ def make_tls(folder: Path) -> TlsFiles:
     return files
 
 
-# --- Sentinel --------------------------------------------------------------------------------------
+# --- Sentinel ---
 
 
 @dataclass
@@ -291,7 +291,7 @@ def _sees_all(sentinel: RedisServer) -> bool:
         return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
 
 
-# --- Cluster -----------------------------------------------------------------------------------------
+# --- Cluster ---
 
 
 @dataclass

@@ -50,8 +50,16 @@ def serve(
     *arguments: str,
     cwd: Path = ROOT,
     ready: Callable[[], bool] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run ``python ARGUMENTS`` until the block ends; ``{port}`` stands for a free port.
+
+    Args:
+        log_file: what it prints goes there.
+        arguments: of Python.
+        cwd: where it runs.
+        ready: tells whether it answers; by default, whether its port accepts connections.
+        environment: variables to add.
 
     Yields:
         The server, once its port accepts connections, or once `ready` says so.
@@ -61,10 +69,10 @@ def serve(
     """
     port = free_port()
     command = [sys.executable, *(part.format(port=port) for part in arguments)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    variables = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=cwd, env=variables, stdout=log, stderr=subprocess.STDOUT
         )
     server = Server(port, process, log_file)
     try:

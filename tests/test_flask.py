@@ -337,7 +337,7 @@ def test_configuration_counts_before_arguments() -> None:
         (
             "STORE",
             "redis",
-            "RATE_LIMITER_STORE: store must be 'memory://' or the address of a Redis",
+            "RATE_LIMITER_STORE: store must be 'memory://' or the",
         ),
         ("STORE", "redis://h:x", "RATE_LIMITER_STORE: the address of the store is wrong: the port"),
         ("ON_STORE_ERROR", "pass", "RATE_LIMITER_ON_STORE_ERROR: on_store_error must be one of"),

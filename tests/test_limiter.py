@@ -110,9 +110,7 @@ def test_limits_attribute_and_repr(kind: type[RateLimiter]) -> None:
 
 @pytest.mark.parametrize("store", ["memory", ""])
 def test_unknown_store(kind: type[RateLimiter], store: str) -> None:
-    with pytest.raises(
-        ValueError, match="store must be 'memory://' or the address of a Redis, got"
-    ):
+    with pytest.raises(ValueError, match="store must be 'memory://' or the address of a"):
         kind("1/s", store=store)
 
 

@@ -71,23 +71,18 @@ def _is_tls(pool: Any) -> bool:
 
 def _cluster_nodes(client: Any) -> tuple[dict[str, Any], list[tuple[str, int]]] | None:
     manager = getattr(client, "nodes_manager", None)
-    if manager is None or not hasattr(manager, "startup_nodes"):
+    nodes = getattr(manager, "startup_nodes", None)
+    if not isinstance(nodes, dict):
         return None
-    settings = dict(
-        getattr(manager, "connection_kwargs", None) or getattr(client, "connection_kwargs", {})
-    )
-    nodes = list(manager.startup_nodes.values())
-    settings["_tls"] = bool(settings.pop("ssl", False)) or any(
-        "SSL" in getattr(settings.get("connection_class"), "__name__", "") for _ in (0,)
-    )
-    return settings, [(node.host, node.port) for node in nodes]
+    given = getattr(manager, "connection_kwargs", None) or getattr(client, "connection_kwargs", {})
+    kind = getattr(given.get("connection_class"), "__name__", "")
+    settings = {**given, "_tls": bool(given.get("ssl")) or "SSL" in kind}
+    return settings, [(node.host, node.port) for node in nodes.values()]
 
 
 def _sentinel_address(pool: Any, manager: Any, settings: dict[str, Any]) -> str:
     if not pool.is_master:
-        raise ValueError(
-            "a limiter writes: give the client of a master (master_for), not slave_for"
-        )
+        raise ValueError("a limiter writes: give a client made by master_for, not slave_for")
     hosts: list[tuple[str, int]] = []
     words: dict[str, str] = {}
     for sentinel in manager.sentinels:

@@ -52,10 +52,10 @@ class RedisRateLimiter(RateLimiter):
         exact_prefix: str | None = None,
         min_ttl_s: float = 0,
     ) -> None:
+        self.store: RedisStore = redis_store(store, on_store_error)
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
         self._set_up(limits, max_keys, clock)
-        self.store: RedisStore = redis_store(store, on_store_error)
         self._client = self.store.connection.client
         self._breaker = self.store.connection.breaker
         exact = exact_prefix is not None

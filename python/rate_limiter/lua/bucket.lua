@@ -79,7 +79,8 @@ local function write(key, lacks, scale, min_ttl_ms)
     if part > 0 then
       value = value .. format('+%.0f/%.0f', part, scale)
     end
-    local ttl_ms = math.max(ceil(lacks / scale / 1000), min_ttl_ms, 1)
+    -- One more: the server counts from the last whole millisecond.
+    local ttl_ms = math.max(ceil(lacks / scale / 1000) + 1, min_ttl_ms)
     call('SET', key, value, 'PX', format('%.0f', ttl_ms))
   end
 end
