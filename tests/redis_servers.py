@@ -132,7 +132,7 @@ def redis_server(folder: Path, *options: str, **settings: Any) -> Iterator[Redis
     if server.password:
         server.options += ["--requirepass", server.password]
     if server.tls is not None:
-        server.options += server.tls.server_options()
+        server.options = server.tls.server_options() + server.options
     try:
         server.start()
         yield server
