@@ -66,7 +66,12 @@ class RedisServer:
     def admin(self, **settings: Any) -> redis.Redis:
         """Return a redis-py client, to look at the server from outside."""
         if self.tls is not None:
-            settings |= {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
+            settings |= {
+                "ssl": True,
+                "ssl_ca_certs": str(self.tls.ca),
+                "ssl_certfile": str(self.tls.certificate("client")),
+                "ssl_keyfile": str(self.tls.key("client")),
+            }
         return redis.Redis(
             "127.0.0.1", self.port, password=self.password, socket_timeout=5, **settings
         )

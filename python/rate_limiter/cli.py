@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         found = [inspect_key(connection, key, limit or limit_in(key)) for key in keys]
     except (StoreError, ValueError, TypeError, RuntimeError) as error:
-        print(f"rate-limiter: {error}", file=sys.stderr)
+        print(f"rate-limiter: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     _show(found, as_json=given.json, key=given.key)
     return 0
