@@ -26,6 +26,7 @@ demo: $(VENV)/demo.stamp ## serve the FastAPI demo (PORT=5000)
 
 test: test-packages ## lint, C tests, sanitizers, Python tests
 	@$(MAKE) --no-print-directory -j$(JOBS) c-test sanitize lint
+	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory pytest
 
 test-all: $(VENV)/test.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
@@ -94,6 +95,7 @@ build/c/valgrind/%: C_RUN = valgrind --quiet --error-exitcode=1 --leak-check=ful
 # A deadlock is a failure too. (macOS has no timeout.)
 C_TIMEOUT := $(if $(shell command -v timeout),timeout 600)
 
+C_LIBRARIES = $(shell pkg-config --libs hiredis openssl) -lm
 C_CORE := $(wildcard csrc/rl_*.c)
 C_BINDING := $(wildcard csrc/_core*.c)
 C_TESTS := $(basename $(notdir $(wildcard tests/c/test_*.c)))
@@ -108,6 +110,25 @@ c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIA
 sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
 	@:
 
+# Fuzz targets, each run so long: make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer
+
+.PHONY: fuzz
+fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a server sends (FUZZ_SECONDS=30)
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p build/fuzz/found_$$target; \
+		build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=build/fuzz/ build/fuzz/found_$$target tests/fuzz/corpus_$${target#fuzz_} \
+			>build/fuzz/$$target.log 2>&1 || { tail -n 40 build/fuzz/$$target.log; exit 1; }; \
+		echo "$$target: $$(grep -o 'Done .*' build/fuzz/$$target.log)"; \
+	done
+
+build/fuzz/%: tests/fuzz/%.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
+	@mkdir -p $(@D)
+	@clang $(FUZZ_FLAGS) -o $@ $< $(C_CORE) $(C_LIBRARIES)
+
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test
 
@@ -118,7 +139,7 @@ build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
 
 build/c/%.bin: tests/c/$$(*F).c $$(@D)/core.a
-	@$(C_COMPILE) -DRL_TEST_ALLOC -o $@ $^ -lm
+	@$(C_COMPILE) -DRL_TEST_ALLOC -o $@ $^ $(C_LIBRARIES)
 
 build/c/%.passed: build/c/%.bin
 	@$(C_TIMEOUT) $(C_RUN) $< >$<.log 2>&1 || { echo "$*: FAILED"; cat $<.log; exit 1; }

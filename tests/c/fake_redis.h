@@ -1,0 +1,26 @@
+/* fake_redis.h -- a server in a thread, whose answers a test writes. */
+#ifndef FAKE_REDIS_H
+#define FAKE_REDIS_H
+
+#include <hiredis/hiredis.h>
+#include <stdint.h>
+
+#define FAKE_CLOSE (-1) /* an answer: end the connection */
+
+typedef struct fake_redis fake_redis;
+
+/* Answer command number `number` of its connection, counted from 0: put bytes into `out` (room for
+ * 4096) and return how many, or FAKE_CLOSE. The thread of the connection calls it. */
+typedef int fake_answer(void *context, unsigned number, const redisReply *command, char *out);
+
+/* Listen on a free loopback port. Answers leave in pieces of at most `piece` bytes. */
+fake_redis *fake_redis_start(fake_answer *answer, void *context, size_t piece);
+uint16_t fake_redis_port(const fake_redis *server);
+
+/* End all connections and threads. */
+void fake_redis_stop(fake_redis *server);
+
+/* "+OK" to what a client says at first, else -2: it is something else. */
+int fake_handshake(const redisReply *command, char *out);
+
+#endif

@@ -1,0 +1,116 @@
+/* test_arrival.c -- the numbers of a bucket in Redis, against plain arithmetic. */
+#include <math.h>
+
+#include "check.h"
+#include "rl_arrival.h"
+
+static rl_arrival make(double capacity, double refill_rate)
+{
+    rl_arrival limit = {0};
+    CHECK_EQUAL(rl_arrival_init(&limit, capacity, refill_rate), RL_OK);
+    return limit;
+}
+
+static void test_scales(void)
+{
+    rl_arrival minute = make(100, 100 / 60.0);
+    CHECK(minute.scale == 1 && minute.token == 600000 && minute.cap == 60000000);
+    rl_arrival thirds = make(3, 3);
+    CHECK(thirds.scale == 3 && thirds.token == 1000000 && thirds.cap == 3000000);
+    rl_arrival hour = make(1, 1 / 3600.0);
+    CHECK(hour.scale == 1 && hour.token == UINT64_C(3600000000));
+    rl_arrival fastest = make(4e15, 1e9);
+    CHECK(fastest.scale == 1000 && fastest.token == 1);
+    rl_arrival day = make(1000, 1000 / 86400.0);
+    CHECK(day.scale == 1 && day.token == 86400000);
+    rl_arrival frozen = make(5, 0);
+    CHECK(frozen.scale == 0 && frozen.token != 0 && frozen.cap == 5 * frozen.token);
+}
+
+/* In any limit a burst of whole tokens is exact, and a token is never too cheap. */
+static void test_random_limits(void)
+{
+    uint64_t random = 1;
+    for (int i = 0; i < 20000; i++) {
+        double capacity = (double)(1 + next_random(&random) % 100000);
+        double rate = ldexp((double)(1 + next_random(&random) % (1u << 20)),
+                            -(int)(next_random(&random) % 30));
+        rate = next_random(&random) % 2 ? rate : (double)(1 + next_random(&random) % 1000) /
+                                                     (double)(1 + next_random(&random) % 100000);
+        rl_arrival limit = {0};
+        if (rl_arrival_init(&limit, capacity, rate) != RL_OK) {
+            CHECK(capacity / rate > 1e9); /* a bucket that takes decades to fill */
+            continue;
+        }
+        uint64_t one = rl_arrival_cost(&limit, 1);
+        CHECK_EQUAL(one, limit.token);
+        CHECK_EQUAL(limit.cap / one, (uint64_t)capacity);
+        CHECK_EQUAL(rl_arrival_cost(&limit, capacity), limit.cap);
+        CHECK_EQUAL(rl_arrival_cost(&limit, capacity * 1.01 + 1), RL_COST_NEVER);
+        CHECK_EQUAL(rl_arrival_cost(&limit, 0), 0);
+        CHECK(limit.cap <= (uint64_t)1 << 52);
+        /* token / scale microseconds are 1 / rate seconds, or less than one part in token more */
+        long double exact = (long double)limit.scale * 1e6L / (long double)rate;
+        CHECK((long double)limit.token >= exact * (1 - 1e-15L));
+        CHECK((long double)limit.token <= exact + 1 + exact * 1e-15L);
+        double fill_ms = capacity / rate * 1000;
+        CHECK(fabs((double)rl_arrival_fill_ms(&limit) - fill_ms) <= 2 + fill_ms * 1e-9);
+    }
+}
+
+static void test_costs(void)
+{
+    rl_arrival limit = make(10, 1);
+    CHECK_EQUAL(rl_arrival_cost(&limit, 0.5), 500000);
+    CHECK_EQUAL(rl_arrival_cost(&limit, 1e-9), 1); /* rounded up */
+    CHECK_EQUAL(rl_arrival_cost(&limit, 5e-324), 1);
+    CHECK_EQUAL(rl_arrival_cost(&limit, 10.0000001), RL_COST_NEVER);
+    CHECK_EQUAL(rl_arrival_cost(&limit, 1e300), RL_COST_NEVER);
+    uint64_t last = 0;
+    for (double tokens = 0; tokens <= 10; tokens += 0.001) {
+        uint64_t cost = rl_arrival_cost(&limit, tokens);
+        CHECK(cost >= last);
+        last = cost;
+    }
+}
+
+static void test_decisions(void)
+{
+    rl_arrival limit = make(10, 3); /* a token is a third of a second */
+    rl_decision full = rl_arrival_decision(&limit, 0, limit.token, true);
+    CHECK(full.allowed && full.remaining == 10 && full.reset_after_ns == 0);
+    rl_decision one = rl_arrival_decision(&limit, limit.token, limit.token, true);
+    CHECK(one.remaining == 9 && one.reset_after_ns == 333334000 && one.retry_after_ns == 0);
+    rl_decision empty = rl_arrival_decision(&limit, limit.cap, limit.token, false);
+    CHECK(!empty.allowed && empty.remaining == 0 && empty.retry_after_ns == 333334000);
+    rl_decision beyond = rl_arrival_decision(&limit, UINT64_C(1) << 53, 1, false);
+    CHECK(beyond.remaining == 0 && beyond.retry_after_ns > 0 && beyond.retry_after_ns < RL_NEVER);
+    rl_decision never = rl_arrival_decision(&limit, 0, RL_COST_NEVER, false);
+    CHECK(never.retry_after_ns == RL_NEVER && never.remaining == 10);
+    rl_decision nearly = rl_arrival_decision(&limit, 1, 0, true);
+    CHECK(nearly.remaining < 10 && nearly.remaining > 9.99999 && nearly.reset_after_ns == 1000);
+    rl_arrival frozen = make(2, 0);
+    rl_decision gone = rl_arrival_decision(&frozen, frozen.cap, frozen.token, false);
+    CHECK(gone.retry_after_ns == RL_NEVER && gone.reset_after_ns == RL_NEVER);
+}
+
+static void test_refusals(void)
+{
+    rl_arrival limit;
+    CHECK_EQUAL(rl_arrival_init(&limit, 0, 1), RL_ECAPACITY);
+    CHECK_EQUAL(rl_arrival_init(&limit, NAN, 1), RL_ECAPACITY);
+    CHECK_EQUAL(rl_arrival_init(&limit, 1, -1), RL_ERATE);
+    CHECK_EQUAL(rl_arrival_init(&limit, 1, INFINITY), RL_ERATE);
+    CHECK_EQUAL(rl_arrival_init(&limit, 1e12, 1), RL_ECAPACITY); /* 31,000 years to fill */
+    CHECK_EQUAL(rl_arrival_init(&limit, 4e9, 1), RL_OK);         /* 126 years */
+}
+
+int main(void)
+{
+    test_scales();
+    test_random_limits();
+    test_costs();
+    test_decisions();
+    test_refusals();
+    return report("arrival");
+}
