@@ -30,6 +30,7 @@ The FastAPI demo: 5 tokens for each client, 1 more each second. Try in another t
 
   for i in \$(seq 15); do curl -s -o /dev/null -w '%{http_code} ' $url/api/ping; done   # 200 five times, then 429
 
+State is kept in the Redis at ${REDIS_URL:-redis://localhost:6379/0} while one answers there, else in memory.
 Ctrl-C stops it.
 
 TEXT

@@ -2,12 +2,14 @@
 
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from redis_servers import RedisServer, redis_server, wait_until
 from servers import Server, serve
 
 COMMANDS = {
@@ -21,19 +23,32 @@ COMMANDS = {
         "demo.flaskapp.app:app",
     ),
 }
-STORAGE = {"uvicorn": "memory", "werkzeug": "regular", "gunicorn": "regular"}
+# Of each demo: what it says without Redis.
+WITHOUT_REDIS = {"uvicorn": "memory", "werkzeug": "regular", "gunicorn": "regular"}
+NOBODY = "redis://127.0.0.1:1/0"
 
 
-@pytest.fixture(scope="module", params=list(COMMANDS))
-def name(request: pytest.FixtureRequest) -> str:
-    given: str = request.param
+@pytest.fixture(scope="module", params=[(name, use) for name in COMMANDS for use in (True, False)])
+def kind(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    given: tuple[str, bool] = request.param
     return given
 
 
 @pytest.fixture(scope="module")
-def demo(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def demo(
+    kind: tuple[str, bool],
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_of_session: RedisServer,
+) -> Iterator[Server]:
+    name, use_redis = kind
     log_file = tmp_path_factory.mktemp("demo") / "log"
-    with serve(log_file, *COMMANDS[name]) as server:
+    command = COMMANDS[name]
+    environment = {"REDIS_URL": redis_of_session.url if use_redis else NOBODY}
+    if use_redis and name == "werkzeug":
+        command = (*command, "--use-redis")
+    if use_redis and name == "gunicorn":
+        environment["USE_REDIS"] = "1"
+    with serve(log_file, *command, environment=environment) as server:
         yield server
     # Some servers end as they were told, others by the signal; neither had to be killed.
     assert server.process.returncode in (0, -signal.SIGTERM)
@@ -41,20 +56,23 @@ def demo(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 
 @pytest.fixture
-def storage(name: str) -> str:
-    return STORAGE[name]
+def storage(kind: tuple[str, bool]) -> str:
+    name, use_redis = kind
+    return "redis" if use_redis else WITHOUT_REDIS[name]
 
 
 @pytest.fixture
-def client(demo: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=demo.url) as client:
-        wait_until_full(client)
+def address(request: pytest.FixtureRequest) -> str:
+    """Return a loopback address of the test's own: to the demo, a client not seen before."""
+    number = zlib.crc32(request.node.nodeid.encode())
+    return f"127.{1 + number % 250}.{number // 250 % 250}.{1 + number // 62500 % 250}"
+
+
+@pytest.fixture
+def client(demo: Server, address: str) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(local_address=address)
+    with httpx.Client(base_url=demo.url, transport=transport) as client:
         yield client
-
-
-def wait_until_full(client: httpx.Client) -> None:
-    while client.get("/api/stats").json()["remaining_tokens"] < 5:
-        time.sleep(0.1)
 
 
 def test_five_pings_pass_then_429(storage: str, client: httpx.Client) -> None:
@@ -79,9 +97,9 @@ def test_upload_is_heavier(client: httpx.Client) -> None:
     assert client.get("/api/ping").status_code == 200
 
 
-def test_heavy_report_takes_all(storage: str, client: httpx.Client) -> None:
+def test_heavy_report_takes_all(kind: tuple[str, bool], client: httpx.Client) -> None:
     answer = client.get("/api/heavy-report")
-    if storage == "memory":
+    if kind[0] == "uvicorn":
         assert answer.status_code == 404
     else:
         assert answer.status_code == 200
@@ -105,25 +123,40 @@ def test_stats_consume_nothing(storage: str, client: httpx.Client) -> None:
     }
 
 
-def test_clients_at_the_same_time_get_no_more(demo: Server, client: httpx.Client) -> None:
+def test_clients_at_the_same_time_get_no_more(client: httpx.Client) -> None:
     begin_s = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(
-            pool.map(lambda _: httpx.get(f"{demo.url}/api/ping").status_code, range(40))
-        )
+        statuses = list(pool.map(lambda _: client.get("/api/ping").status_code, range(40)))
     refilled = int(time.monotonic() - begin_s)
     assert set(statuses) == {200, 429}
     assert 5 <= statuses.count(200) <= 5 + refilled
 
 
-def test_each_decision_is_logged(demo: Server, client: httpx.Client) -> None:
+def test_each_decision_is_logged(demo: Server, client: httpx.Client, address: str) -> None:
     for _ in range(6):
         client.get("/api/ping")
-    assert "[ALLOWED] 127.0.0.1 on /api/ping | remaining=4" in demo.log
-    assert "[BLOCKED] 127.0.0.1 on /api/ping | remaining=0" in demo.log
+    assert f"[ALLOWED] {address} on /api/ping | remaining=4" in demo.log
+    assert f"[BLOCKED] {address} on /api/ping | remaining=0" in demo.log
 
 
-def test_redis_option_says_that_memory_is_used(tmp_path: Path) -> None:
-    with serve(tmp_path / "log", "demo/flaskapp/app.py", "--use-redis", "--port", "{port}") as demo:
-        assert httpx.get(f"{demo.url}/api/ping").json()["storage"] == "regular"
-        assert demo.log.count("this version has no Redis store; state is kept in memory") == 1
+@pytest.mark.parametrize("name", ["uvicorn", "werkzeug"])
+def test_redis_comes_and_goes(tmp_path: Path, name: str) -> None:
+    command = COMMANDS[name] + (("--use-redis",) if name == "werkzeug" else ())
+    with (
+        redis_server(tmp_path) as redis,
+        serve(tmp_path / "log", *command, environment={"REDIS_URL": redis.url}) as demo,
+        httpx.Client(base_url=demo.url) as client,
+    ):
+
+        def storage() -> str:
+            answer = client.get("/api/ping")
+            assert answer.status_code in (200, 429)
+            told = answer.json().get("storage") or answer.json()["detail"]["storage"]
+            assert answer.headers["X-Storage-Type"] == told
+            return str(told)
+
+        assert storage() == "redis"
+        redis.kill()
+        assert [storage() for _ in range(10)] == [WITHOUT_REDIS[name]] * 10
+        redis.start()
+        wait_until(lambda: storage() == "redis", "the demo uses Redis again", 10)

@@ -1,21 +1,29 @@
-"""FastAPI on AsyncTokenBucketRateLimiter: `uvicorn demo.fastapi.app:app --port 5000`."""
+"""FastAPI on AsyncTokenBucketRateLimiter: `uvicorn demo.fastapi.app:app --port 5000`.
+
+Buckets are in the Redis at REDIS_URL (redis://localhost:6379/0) while it answers, else in memory.
+"""
 
 import logging
 import math
+import os
 from collections.abc import Awaitable, Callable
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from rate_limiter import AsyncTokenBucketRateLimiter, RateLimitConfig
-from rate_limiter.memory_store_async import AsyncInMemoryStore
-
-STORAGE = "memory"
+from rate_limiter.redis_store_async import AsyncRedisStore
 
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 config = RateLimitConfig(capacity=5, refill_rate=1.0)
-limiter = AsyncTokenBucketRateLimiter(config, AsyncInMemoryStore())
+store = AsyncRedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
+limiter = AsyncTokenBucketRateLimiter(config, store)
 app = FastAPI(title="Token bucket demo")
+
+
+def storage() -> str:
+    """Return where the last decision was made."""
+    return "redis" if store.health()["status"] == "ok" else "memory"
 
 
 def spend(weight: float) -> Callable[[Request, Response], Awaitable[None]]:
@@ -25,7 +33,7 @@ def spend(weight: float) -> Callable[[Request, Response], Awaitable[None]]:
         client = client_of(request)
         allowed = await limiter.allow_request(client, weight)
         headers = await limiter.get_headers(client)
-        headers["X-Storage-Type"] = STORAGE
+        headers["X-Storage-Type"] = storage()
         logger.info(
             "[%s] %s on %s | remaining=%s",
             "ALLOWED" if allowed else "BLOCKED",
@@ -36,7 +44,8 @@ def spend(weight: float) -> Callable[[Request, Response], Awaitable[None]]:
         if not allowed:
             missing = weight - await limiter.get_remaining_tokens(client)
             headers["Retry-After"] = str(max(1, math.ceil(missing / config.refill_rate)))
-            raise HTTPException(429, "Rate limit exceeded", headers)
+            detail = {"error": "Rate limit exceeded", "storage": storage()}
+            raise HTTPException(429, detail, headers)
         response.headers.update(headers)
 
     return dependency
@@ -50,24 +59,25 @@ def client_of(request: Request) -> str:
 @app.get("/api/ping", dependencies=[Depends(spend(1))])
 async def ping() -> dict[str, str]:
     """Answer quickly, for one token."""
-    return {"message": "pong", "storage": STORAGE}
+    return {"message": "pong", "storage": storage()}
 
 
 @app.post("/api/upload", dependencies=[Depends(spend(3))])
 async def upload() -> dict[str, str]:
     """Pretend to store something, for three tokens."""
-    return {"message": "upload received", "storage": STORAGE}
+    return {"message": "upload received", "storage": storage()}
 
 
 @app.get("/api/stats")
-async def stats(request: Request, ip: str | None = None) -> dict[str, object]:
+async def stats(request: Request, response: Response, ip: str | None = None) -> dict[str, object]:
     """Tell what a client has left, for nothing."""
     client = ip or client_of(request)
-    return {
+    told = {
         "ip": client,
         "capacity": config.capacity,
         "refill_rate": config.refill_rate,
         "remaining_tokens": await limiter.get_remaining_tokens(client),
         "headers": await limiter.get_headers(client),
-        "storage": STORAGE,
     }
+    response.headers["X-Storage-Type"] = storage()
+    return told | {"storage": storage()}

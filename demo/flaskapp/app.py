@@ -1,24 +1,43 @@
-"""Flask on TokenBucketRateLimiter: `python demo/flaskapp/app.py [--host HOST] [--port PORT]`."""
+"""Flask on TokenBucketRateLimiter: `python demo/flaskapp/app.py [--use-redis] [--port PORT]`.
+
+With --use-redis, or USE_REDIS=1 in the environment, buckets are in the Redis at REDIS_URL
+(redis://localhost:6379/0) while it answers, else in memory.
+"""
 
 import argparse
 import functools
 import logging
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, request
 from rate_limiter import RateLimitConfig, TokenBucketRateLimiter
 from rate_limiter.memory_store import InMemoryStore
-
-STORAGE = "regular"
+from rate_limiter.redis_store import RedisStore
 
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 config = RateLimitConfig(capacity=5, refill_rate=1.0)
-limiter = TokenBucketRateLimiter(config, InMemoryStore())
 app = Flask(__name__)
+
+
+def make_limiter(use_redis: bool) -> TokenBucketRateLimiter:
+    """Return a limiter in Redis, or in memory."""
+    url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+    return TokenBucketRateLimiter(config, RedisStore(url) if use_redis else InMemoryStore())
+
+
+limiter = make_limiter(os.environ.get("USE_REDIS") == "1")
+
+
+def storage() -> str:
+    """Return where the last decision was made."""
+    store = limiter.store
+    in_redis = isinstance(store, RedisStore) and store.health()["status"] == "ok"
+    return "redis" if in_redis else "regular"
 
 
 def spend(weight: float) -> Callable[[Callable[[], Any]], Callable[[], Response]]:
@@ -30,7 +49,7 @@ def spend(weight: float) -> Callable[[Callable[[], Any]], Callable[[], Response]
             client = client_of_request()
             allowed = limiter.allow_request(client, weight)
             headers = limiter.get_headers(client)
-            headers["X-Storage-Type"] = STORAGE
+            headers["X-Storage-Type"] = storage()
             logger.info(
                 "[%s] %s on %s | remaining=%s",
                 "ALLOWED" if allowed else "BLOCKED",
@@ -43,7 +62,8 @@ def spend(weight: float) -> Callable[[Callable[[], Any]], Callable[[], Response]
             else:
                 missing = weight - limiter.get_remaining_tokens(client)
                 headers["Retry-After"] = str(max(1, math.ceil(missing / config.refill_rate)))
-                response = make_response(jsonify(error="Rate limit exceeded", storage=STORAGE), 429)
+                body = jsonify(error="Rate limit exceeded", storage=storage())
+                response = make_response(body, 429)
             response.headers.update(headers)
             return response
 
@@ -61,21 +81,21 @@ def client_of_request() -> str:
 @spend(1)
 def ping() -> Response:
     """Answer quickly, for one token."""
-    return jsonify(message="pong", storage=STORAGE)
+    return jsonify(message="pong", storage=storage())
 
 
 @app.post("/api/upload")
 @spend(3)
 def upload() -> Response:
     """Pretend to store something, for three tokens."""
-    return jsonify(message="upload received", storage=STORAGE)
+    return jsonify(message="upload received", storage=storage())
 
 
 @app.get("/api/heavy-report")
 @spend(5)
 def heavy_report() -> Response:
     """Pretend to compute something, for all five tokens."""
-    return jsonify(message="report ready", storage=STORAGE)
+    return jsonify(message="report ready", storage=storage())
 
 
 @app.get("/api/stats")
@@ -88,7 +108,7 @@ def stats() -> Response:
         refill_rate=config.refill_rate,
         remaining_tokens=limiter.get_remaining_tokens(client),
         headers=limiter.get_headers(client),
-        storage=STORAGE,
+        storage=storage(),
     )
 
 
@@ -100,7 +120,8 @@ def main() -> None:
     parser.add_argument("--use-redis", action="store_true", help="keep state in Redis")
     arguments = parser.parse_args()
     if arguments.use_redis:
-        logger.warning("--use-redis: this version has no Redis store; state is kept in memory")
+        global limiter
+        limiter = make_limiter(use_redis=True)
     app.run(host=arguments.host, port=arguments.port)
 
 

@@ -8,8 +8,8 @@
 
 #include "rl_alloc.h"
 
-static unsigned long checks_done;
-static unsigned long checks_failed;
+static _Atomic unsigned long checks_done; /* threads check as well */
+static _Atomic unsigned long checks_failed;
 
 #define CHECK(condition) check((condition), __FILE__, __LINE__, #condition)
 #define CHECK_EQUAL(a, b) check_equal((intmax_t)(a), (intmax_t)(b), __FILE__, __LINE__, #a " == " #b)
@@ -32,7 +32,8 @@ static inline void check_equal(intmax_t a, intmax_t b, const char *file, int lin
 
 static inline int report(const char *name)
 {
-    printf("%s: %lu checks, %lu failed\n", name, checks_done, checks_failed);
+    printf("%s: %lu checks, %lu failed\n", name, (unsigned long)checks_done,
+           (unsigned long)checks_failed);
     return checks_failed != 0 || checks_done == 0;
 }
 
