@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -489,7 +490,7 @@ def tls_server(tls: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 def test_tls(tls_server: RedisServer, tls: Any, ask: Callable[..., Any]) -> None:
     for host in ("127.0.0.1", "localhost"):
         address = f"rediss://{host}:{tls_server.port}/0?ssl_ca_certs={tls.ca}&client_name={host}"
-        store = RedisStore(address, f"{host}{ask}", on_store_error="raise")
+        store = RedisStore(address, uuid.uuid4().hex, on_store_error="raise")
         limiter = RateLimiter("2/day", store=store)
         assert [ask(limiter, "allow", "k") for _ in range(3)] == [True, True, False]
 

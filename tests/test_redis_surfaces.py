@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -416,7 +417,7 @@ def test_command_on_raw_keys(server: RedisServer, capsys: pytest.CaptureFixture[
     TokenBucket(server.url, 10, 0.1).consume("alice", 4)
     raw = ["--raw", "rate_limit:alice", "--store", server.url]
     assert command(["inspect", *raw, "--limit", "10 per 100 seconds"]) == 0
-    assert "6.00" in capsys.readouterr().out
+    assert re.search(r": 6(\.0\d*)? of 10 tokens", capsys.readouterr().out)
     assert command(["inspect", *raw]) == 0
     assert "full in 39." in capsys.readouterr().out
 

@@ -101,11 +101,15 @@ def connect(address: str) -> Connection:
 def scripts() -> tuple[bytes, bytes, bytes]:
     """Return the Lua scripts take, peek and refund as they are sent."""
     folder = files("rate_limiter") / "lua"
-    head = (folder / "bucket.lua").read_bytes()
-    take, peek, refund = (
-        head + (folder / f"{name}.lua").read_bytes() for name in ("take", "peek", "refund")
+
+    def joined(*names: str) -> bytes:
+        return b"".join((folder / f"{name}.lua").read_bytes() for name in names)
+
+    return (
+        joined("take_one", "bucket", "take"),
+        joined("bucket", "peek"),
+        joined("bucket", "refund"),
     )
-    return take, peek, refund
 
 
 # Guards the two below. Re-entrant, because garbage may be collected while it is held.

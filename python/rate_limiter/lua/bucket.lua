@@ -1,4 +1,5 @@
--- bucket.lua -- what take.lua, peek.lua and refund.lua have in common; it goes before each.
+-- bucket.lua -- what take.lua, peek.lua and refund.lua have in common; it goes before each. Before
+-- it and take.lua goes take_one.lua.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
 -- clock (the theoretical arrival time of GCRA). No string is a full bucket.
@@ -20,24 +21,20 @@
 -- All numbers are whole and below 2^53, where doubles are exact. tostring() is not: it would
 -- write 1.73216e+15.
 
-local call, floor, ceil, format = redis.call, math.floor, math.ceil, string.format
+-- Locals are found faster than globals.
+local call, format, match, tonumber = redis.call, string.format, string.match, tonumber
+local KEYS, ARGV = KEYS, ARGV
 
 local time = call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 
-local function limit_of(i)
-  local at = 5 * (i - 1)
-  return tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]),
-    tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-end
-
--- The units that a bucket lacks; nil when the string is no bucket.
-local function deficit_of(key, scale, token, cap)
-  local value = call('GET', key)
+-- The units that the bucket of limit i lacks; nil when its string is no bucket.
+local function deficit_of(i, scale)
+  local value = call('GET', KEYS[i])
   if not value then
     return 0
   end
-  local full_us, part, parts = value:match('^(%d+)%+?(%d*)/?(%d*)$')
+  local full_us, part, parts = match(value, '^(%d+)%+?(%d*)/?(%d*)$')
   local lacks
   if full_us then
     lacks = tonumber(full_us)
@@ -47,41 +44,47 @@ local function deficit_of(key, scale, token, cap)
         if parts == '' then
           return nil
         end
-        lacks = lacks + ceil(part * scale / parts)
+        lacks = lacks + math.ceil(part * scale / parts)
       end
     end
   else
-    local tokens, since_s = value:match('^(%-?%d+%.?%d*)@(%d+%.?%d*)$')
+    local tokens, since_s = match(value, '^(%-?%d+%.?%d*)@(%d+%.?%d*)$')
     if not tokens then
       return nil
     end
-    lacks = ceil(cap - tokens * token)
+    lacks = math.ceil(ARGV[5 * i - 2] - tokens * ARGV[5 * i - 3])
     if scale ~= 0 then
-      lacks = lacks - floor(math.max(0, now_us - since_s * 1000000) * scale)
+      lacks = lacks - math.floor(math.max(0, now_us - since_s * 1000000) * scale)
     end
   end
-  return math.min(math.max(lacks, 0), 9007199254740992)
+  if lacks < 0 then
+    return 0
+  end
+  return lacks < 9007199254740992 and lacks or 9007199254740992
 end
 
-local function no_bucket(key)
-  return redis.error_reply('ERR rate_limiter: the value of ' .. key .. ' is no bucket')
+local function no_bucket(i)
+  return redis.error_reply('ERR rate_limiter: the value of ' .. KEYS[i] .. ' is no bucket')
 end
 
-local function write(key, lacks, scale, min_ttl_ms)
+local function write(i, lacks, scale)
   if lacks == 0 then
-    call('DEL', key)
+    call('DEL', KEYS[i])
   elseif scale == 0 then
-    call('SET', key, format('%.0f', lacks))
+    call('SET', KEYS[i], format('%.0f', lacks))
   else
-    local us = floor(lacks / scale)
-    local part = lacks - us * scale
+    local part = lacks % scale
+    local us = (lacks - part) / scale
     local value = format('%.0f', now_us + us)
     if part > 0 then
       value = value .. format('+%.0f/%.0f', part, scale)
     end
-    -- One more: the server counts from the last whole millisecond.
-    local ttl_ms = math.max(ceil(lacks / scale / 1000) + 1, min_ttl_ms)
-    call('SET', key, value, 'PX', format('%.0f', ttl_ms))
+    -- Rounded up, and one more: the server counts from the last whole millisecond.
+    local ttl_ms, min_ttl_ms = (us - us % 1000) / 1000 + 2, tonumber(ARGV[5 * i])
+    if ttl_ms < min_ttl_ms then
+      ttl_ms = min_ttl_ms
+    end
+    call('SET', KEYS[i], value, 'PX', format('%.0f', ttl_ms))
   end
 end
 

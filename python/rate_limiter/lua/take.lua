@@ -2,23 +2,23 @@
 -- The reply tells what the buckets lack afterwards.
 
 local reply = {1}
-for i, key in ipairs(KEYS) do
-  local scale, token, cap, cost = limit_of(i)
-  local lacks = deficit_of(key, scale, token, cap)
+for i = 1, #KEYS do
+  local lacks = deficit_of(i, tonumber(ARGV[5 * i - 4]))
   if not lacks then
-    return no_bucket(key)
+    return no_bucket(i)
   end
-  if cost < 0 or lacks + cost > cap then
+  local cost = tonumber(ARGV[5 * i - 1])
+  if cost < 0 or lacks + cost > tonumber(ARGV[5 * i - 2]) then
     reply[1] = 0
   end
   reply[i + 1] = lacks
 end
 if reply[1] == 1 then
-  for i, key in ipairs(KEYS) do
-    local scale, _, _, cost, min_ttl_ms = limit_of(i)
+  for i = 1, #KEYS do
+    local cost = tonumber(ARGV[5 * i - 1])
     if cost > 0 then
       reply[i + 1] = reply[i + 1] + cost
-      write(key, reply[i + 1], scale, min_ttl_ms)
+      write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]))
     end
   end
 end
