@@ -18,10 +18,12 @@ LIBRARIES = ("hiredis", "openssl")
 REDIS_SOURCES = {
     f"csrc/{name}.c"
     for name in (
+        "_core_batch",
         "_core_buckets",
         "_core_loop",
         "_core_redis",
         "rl_client",
+        "rl_calls",
         "rl_cluster",
         "rl_guide",
         "rl_redis",

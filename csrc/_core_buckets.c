@@ -11,8 +11,6 @@
 #define HEX_SIZE (2 * SHA256_DIGEST_LENGTH)
 #define ARGUMENTS_PER_LIMIT 5
 
-enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND };
-
 static buckets_object *buckets_of(PyObject *self)
 {
     return (buckets_object *)self;
@@ -316,7 +314,7 @@ static int set_scripts(buckets_object *self, PyObject *sources)
         PyObject *body = PyTuple_GET_ITEM(sources, i); /* borrowed */
         unsigned char digest[SHA_DIGEST_LENGTH];
         if (!PyBytes_Check(body)) {
-            PyErr_SetString(PyExc_TypeError, "scripts must be three bytes objects");
+            PyErr_SetString(PyExc_TypeError, "scripts must be bytes objects");
             return -1;
         }
         rl_script *script = &self->scripts[i];
@@ -421,8 +419,8 @@ static PyType_Slot buckets_slots[] = {
     {Py_tp_doc,
      PyDoc_STR("RedisBuckets(client, limits, scripts, before, after, tagged, min_ttl_ms=0)\n--\n\n"
                "Keep the buckets of some limits in Redis.\n\n"
-               "limits: a tuple of (capacity, refill_rate). scripts: the texts of take, peek and\n"
-               "refund (bytes). before, after: bytes around a client key, `after` one for each\n"
+               "limits: a tuple of (capacity, refill_rate). scripts: the texts of take, peek,\n"
+               "refund and take_many (bytes). before, after: bytes around a client key, `after` one for each\n"
                "limit. tagged: put the client key between braces, escaped. min_ttl_ms: keep a\n"
                "bucket so long at least. Raises ValueError for what is out of range.")},
     {Py_tp_new, buckets_new},

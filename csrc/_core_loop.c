@@ -1,8 +1,8 @@
 /* _core_loop.c -- RedisLoop: decisions for the tasks of one event loop.
  *
  *     task ── hit() ──> Future      all calls of one turn of the loop go out in one write,
- *       ^                 │         from a call_soon; what comes back is read when the
- *       └──── await ──────┘         loop says that the descriptor is ready
+ *       ^                 │         from a call_soon, and as few scripts as can be; what comes
+ *       └──── await ──────┘         back is read when the loop says that there is something
  *
  * Only the thread of the loop may use it. A task that is cancelled cancels its future; the
  * answer is read and dropped, so the others stay in step. */
@@ -21,7 +21,10 @@ typedef struct loop_object {
     PyObject *timer;         /* strong; the handle of call_later, NULL: none */
     int64_t timer_ns;        /* when it will ring */
     rl_topology *topology;   /* owned; NULL when closed */
-    redis_call *first;       /* owned; all calls that have no result yet */
+    redis_call *first;       /* owned; all calls that have no result yet, the newest first */
+    redis_batch *first_batch; /* owned; those that are under way */
+    redis_call **asked;      /* owned; the calls of this turn, in order; borrowed each */
+    size_t n_asked, asked_room;
     bool turning;            /* on_turn is on its way */
     size_t n_watched;
     rl_want watched[RL_WANTS_MAX]; /* what the loop watches for us */
@@ -64,10 +67,15 @@ static int change(const loop_object *self, int fd, unsigned before, unsigned aft
                 {RL_WANT_WRITE, "add_writer", "remove_writer"}};
     for (int i = 0; i < 2; i++) {
         unsigned was = before & ways[i].want, is = after & ways[i].want;
-        if (was != is &&
-            watch(self, is ? ways[i].add : ways[i].remove, fd, is != 0) < 0) {
+        if (was == is || watch(self, is ? ways[i].add : ways[i].remove, fd, is != 0) == 0) {
+            continue;
+        }
+        /* The core has closed it by now. A selector that was watching for two things complains,
+         * and forgets it all the same. */
+        if (is != 0 || !PyErr_ExceptionMatches(PyExc_OSError)) {
             return -1;
         }
+        PyErr_Clear();
     }
     return 0;
 }
@@ -105,32 +113,84 @@ static void take_out(loop_object *self, redis_call *call)
     }
 }
 
-/* A future that is done was cancelled: nobody waits. */
-static int resolve(loop_object *self, redis_call *call)
+/* A future that is done was cancelled: nobody waits. Steals `result`, which may be NULL with an
+ * exception set. */
+static int resolve(const loop_object *self, const redis_call *call, PyObject *result)
 {
+    PyObject *type = NULL, *error = NULL, *trace = NULL;
+    if (result == NULL) {
+        PyErr_Fetch(&type, &error, &trace);
+        PyErr_NormalizeException(&type, &error, &trace);
+    }
+
     PyObject *const *names = self->state->names;
     PyObject *done = PyObject_CallMethodNoArgs(call->future, names[NAME_DONE]);
     int cancelled = done != NULL ? PyObject_IsTrue(done) : -1;
     Py_XDECREF(done);
-    if (cancelled != 0) {
-        return cancelled < 0 ? -1 : 0;
+    int status = cancelled;
+    if (cancelled == 0) {
+        PyObject *told = PyObject_CallMethodOneArg(
+            call->future, names[result != NULL ? NAME_SET_RESULT : NAME_SET_EXCEPTION],
+            result != NULL ? result : error);
+        status = told != NULL ? 0 : -1;
+        Py_XDECREF(told);
     }
-    PyObject *result = redis_call_result(call);
-    PyObject *told;
-    if (result != NULL) {
-        told = PyObject_CallMethodOneArg(call->future, names[NAME_SET_RESULT], result);
-        Py_DECREF(result);
-    } else {
-        PyObject *type, *error, *trace;
-        PyErr_Fetch(&type, &error, &trace);
-        PyErr_NormalizeException(&type, &error, &trace);
-        told = PyObject_CallMethodOneArg(call->future, names[NAME_SET_EXCEPTION], error);
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(trace);
+    Py_XDECREF(result);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(trace);
+    return status < 0 ? -1 : 0;
+}
+
+static int end(loop_object *self, redis_call *call, PyObject *result)
+{
+    take_out(self, call);
+    int status = resolve(self, call, result);
+    redis_call_free(call);
+    return status;
+}
+
+static void submit_call(loop_object *self, rl_call *call)
+{
+    int64_t now_ns = rl_now_ns();
+    call->deadline_ns = now_ns + self->client->options.timeout_ns;
+    rl_topology_submit(self->topology, call, now_ns);
+}
+
+static void drop_batch(loop_object *self, redis_batch *batch)
+{
+    *(batch->previous != NULL ? &batch->previous->next : &self->first_batch) = batch->next;
+    if (batch->next != NULL) {
+        batch->next->previous = batch->previous;
     }
-    Py_XDECREF(told);
-    return told != NULL ? 0 : -1;
+    redis_batch_free(batch);
+}
+
+static int end_batch(loop_object *self, redis_batch *batch)
+{
+    int status = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        redis_call *call = batch->calls[i];
+        if (redis_batch_decided(batch, i)) {
+            status |= end(self, call, redis_batch_result(batch, i));
+        } else if (self->topology != NULL) {
+            call->alone = true;
+            submit_call(self, &call->thread.call);
+        }
+    }
+    drop_batch(self, batch);
+    return status;
+}
+
+/* Both kinds begin with their call, so that is what tells them apart. */
+static redis_batch *batch_of(const loop_object *self, const rl_call *call)
+{
+    for (redis_batch *batch = self->first_batch; batch != NULL; batch = batch->next) {
+        if (&batch->call == call) {
+            return batch;
+        }
+    }
+    return NULL;
 }
 
 static int resolve_all(loop_object *self)
@@ -138,10 +198,13 @@ static int resolve_all(loop_object *self)
     rl_call *finished;
     int status = 0;
     while (self->topology != NULL && (finished = rl_topology_finished(self->topology)) != NULL) {
-        redis_call *call = (redis_call *)(void *)finished;
-        take_out(self, call);
-        status |= resolve(self, call);
-        redis_call_free(call);
+        redis_batch *batch = batch_of(self, finished);
+        if (batch != NULL) {
+            status |= end_batch(self, batch);
+        } else {
+            redis_call *call = (redis_call *)(void *)finished;
+            status |= end(self, call, redis_call_result(call));
+        }
     }
     return status;
 }
@@ -196,11 +259,51 @@ static PyObject *go_on(loop_object *self, bool step)
     Py_RETURN_NONE;
 }
 
+/* How many of the calls, from the first on, go into one script. */
+static size_t batch_len(redis_call **calls, size_t n)
+{
+    size_t len = 1;
+    if (redis_batch_takes(calls[0])) {
+        while (len < n && len < BATCH_MAX && calls[len]->buckets == calls[0]->buckets &&
+               redis_batch_takes(calls[len])) {
+            len++;
+        }
+    }
+    return len;
+}
+
+static void submit_asked(loop_object *self)
+{
+    size_t len;
+    for (size_t i = 0; i < self->n_asked; i += len) {
+        redis_call **calls = self->asked + i;
+        len = batch_len(calls, self->n_asked - i);
+        redis_batch *batch = len > 1 ? redis_batch_new(calls, len) : NULL;
+        if (batch != NULL) {
+            batch->next = self->first_batch;
+            if (self->first_batch != NULL) {
+                self->first_batch->previous = batch;
+            }
+            self->first_batch = batch;
+            submit_call(self, &batch->call);
+        } else {
+            PyErr_Clear(); /* no memory for a batch: they go alone */
+            len = 1;
+            submit_call(self, &calls[0]->thread.call);
+        }
+    }
+    self->n_asked = 0;
+}
+
 static PyObject *loop_turn(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     loop_object *self = loop_of(object);
     self->turning = false;
-    return go_on(self, self->topology != NULL && rl_topology_waits(self->topology));
+    if (self->topology == NULL) {
+        Py_RETURN_NONE;
+    }
+    submit_asked(self);
+    return go_on(self, rl_topology_waits(self->topology));
 }
 
 static PyObject *loop_ready(PyObject *object, PyObject *fd)
@@ -238,6 +341,22 @@ static int turn_soon(loop_object *self)
     return 0;
 }
 
+static int make_room(loop_object *self)
+{
+    if (self->n_asked < self->asked_room) {
+        return 0;
+    }
+    size_t room = self->asked_room != 0 ? 2 * self->asked_room : BATCH_MAX;
+    redis_call **asked = PyMem_Realloc(self->asked, room * sizeof *asked);
+    if (asked == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->asked = asked;
+    self->asked_room = room;
+    return 0;
+}
+
 static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *const *args,
                         Py_ssize_t nargs)
 {
@@ -257,19 +376,17 @@ static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *
         return NULL;
     }
     call->future = PyObject_CallNoArgs(self->create_future);
-    if (call->future == NULL || turn_soon(self) < 0) {
+    if (call->future == NULL || make_room(self) < 0 || turn_soon(self) < 0) {
         redis_call_free(call);
         return NULL;
     }
     PyObject *future = Py_NewRef(call->future);
+    self->asked[self->n_asked++] = call;
     call->next = self->first;
     if (self->first != NULL) {
         self->first->previous = call;
     }
     self->first = call;
-    int64_t now_ns = rl_now_ns();
-    call->thread.call.deadline_ns = now_ns + self->client->options.timeout_ns;
-    rl_topology_submit(self->topology, &call->thread.call, now_ns);
     return future;
 }
 
@@ -304,6 +421,10 @@ static void drop(loop_object *self)
 {
     rl_topology_free(self->topology);
     self->topology = NULL;
+    self->n_asked = 0;
+    while (self->first_batch != NULL) {
+        drop_batch(self, self->first_batch);
+    }
     while (self->first != NULL) {
         redis_call *call = self->first;
         take_out(self, call);
@@ -428,14 +549,18 @@ static void loop_dealloc(PyObject *object)
         PyObject_ClearWeakRefs(object);
     }
     loop_clear(object);
+    PyMem_Free(loop_of(object)->asked);
     type->tp_free(object);
     Py_DECREF(type);
 }
 
 static PyObject *get_pending(PyObject *object, void *Py_UNUSED(closure))
 {
-    const loop_object *self = loop_of(object);
-    return PyLong_FromSize_t(self->topology != NULL ? rl_topology_calls(self->topology) : 0);
+    size_t n = 0;
+    for (const redis_call *call = loop_of(object)->first; call != NULL; call = call->next) {
+        n++;
+    }
+    return PyLong_FromSize_t(n);
 }
 
 static PyGetSetDef loop_getset[] = {

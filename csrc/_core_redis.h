@@ -5,7 +5,7 @@
  *     RedisLoop      the connections of one event loop
  *
  * A decision is one redis_call: made for some buckets, run by a client or a loop,
- * and read again as a Python value. */
+ * and read again as a Python value. A loop puts several into one redis_batch. */
 #ifndef RL_CORE_REDIS_H
 #define RL_CORE_REDIS_H
 
@@ -14,7 +14,7 @@
 #include "rl_arrival.h"
 #include "rl_client.h"
 
-#define N_SCRIPTS 3 /* take, peek, refund */
+enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND, SCRIPT_TAKE_MANY, N_SCRIPTS };
 #define NUMBER_SIZE 24
 
 typedef struct client_object {
@@ -53,6 +53,7 @@ typedef struct redis_call {
     bucket_operation operation;
     uint64_t costs[RL_TABLE_LIMITS_MAX];
     PyObject *future;                   /* strong; NULL but on a loop */
+    bool alone;                         /* a batch could not decide it */
     struct redis_call *previous, *next; /* of a loop */
 } redis_call;
 
@@ -65,6 +66,32 @@ void redis_call_free(redis_call *call);
 
 /* What a call that is done returns: a bool, a Decision or None; or NULL with StoreError set. */
 PyObject *redis_call_result(redis_call *call);
+
+#define BATCH_MAX 64
+
+/* Several calls that one script decides. The calls are their loop's. */
+typedef struct redis_batch {
+    rl_call call; /* first: as in redis_call */
+    size_t n;
+    redis_call *calls[BATCH_MAX]; /* borrowed */
+    char count[4];
+    struct redis_batch *previous, *next; /* of a loop */
+} redis_batch;
+
+/* May a call go into a batch with others for the same buckets? */
+bool redis_batch_takes(const redis_call *call);
+
+/* Make a batch of 2 to BATCH_MAX calls. NULL with an exception set. */
+redis_batch *redis_batch_new(redis_call **calls, size_t n);
+
+/* Free it, with the answer. NULL is fine. */
+void redis_batch_free(redis_batch *batch);
+
+/* Of a batch that is done: was call number i decided? If not, it must be asked alone. */
+bool redis_batch_decided(const redis_batch *batch, size_t i);
+
+/* What call number i returns, as redis_call_result. */
+PyObject *redis_batch_result(const redis_batch *batch, size_t i);
 
 /* Raise StoreError. Returns NULL. */
 PyObject *redis_raise(core_state *state, rl_fault fault, const char *message);

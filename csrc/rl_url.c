@@ -21,6 +21,7 @@ typedef struct reader {
     char *error;
     uint64_t seen; /* bits of OPTIONS */
     bool is_unix;
+    bool is_doubtful; /* an '@' after the '?' alone: is it a password that has a '?' */
 } reader;
 
 __attribute__((format(printf, 2, 3))) static bool complain(const reader *in, const char *format, ...)
@@ -192,12 +193,21 @@ static const char *const OPTIONS[] = {
 };
 #define N_OPTIONS (sizeof OPTIONS / sizeof OPTIONS[0])
 
+static bool equals_in_any_case(part text, const char *word)
+{
+    bool same = text.len == strlen(word);
+    for (size_t i = 0; same && i < text.len; i++) {
+        char c = text.at[i];
+        same = (c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c) == word[i];
+    }
+    return same;
+}
+
 static bool read_switch(const reader *in, const char *name, part text, bool *out)
 {
-    static const char *const words[] = {"false", "true", "no", "yes", "0", "1",
-                                        "False", "True", "No", "Yes"};
+    static const char *const words[] = {"false", "true", "no", "yes", "0", "1"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        if (equals(text, words[i])) {
+        if (equals_in_any_case(text, words[i])) {
             *out = i % 2 == 1;
             return true;
         }
@@ -282,10 +292,14 @@ static bool read_option(reader *in, part text)
         if (!equals(name, OPTIONS[i])) {
             continue;
         }
-        if (in->seen & (UINT64_C(1) << i)) {
-            return complain(in, "the option %s is there twice", OPTIONS[i]);
+        bool other_name = i == O_SOCKET_TIMEOUT || i == O_SOCKET_CONNECT_TIMEOUT;
+        uint64_t bit = UINT64_C(1) << (other_name ? i - 1 : i);
+        if (in->seen & bit) {
+            return complain(in, "the option %s is there twice%s", OPTIONS[i],
+                            i >= O_TIMEOUT && i <= O_SOCKET_CONNECT_TIMEOUT
+                                ? ", with or without socket_" : "");
         }
-        in->seen |= UINT64_C(1) << i;
+        in->seen |= bit;
         if (i >= O_CA_CERTS && i < O_IGNORED && !in->out->tls.on) {
             return complain(in, "the option %s needs TLS, which rediss:// asks for", OPTIONS[i]);
         }
@@ -324,7 +338,18 @@ static bool is_host(part text, bool bracketed)
             return false;
         }
     }
-    return text.len != 0 && text.len < RL_HOST_SIZE;
+    bool is_address = memchr(text.at, ':', text.len) != NULL;
+    return text.len != 0 && text.len < RL_HOST_SIZE && bracketed == is_address;
+}
+
+/* A zone's '%' is written "%25" (RFC 6874) or, as redis-py has it, as it is. */
+static void copy_host(part host, char *out)
+{
+    const char *zone = memchr(host.at, '%', host.len);
+    size_t head = zone == NULL ? host.len : (size_t)(zone - host.at) + 1;
+    size_t skip = host.len > head + 2 && memcmp(host.at + head, "25", 2) == 0 ? 2 : 0;
+    memcpy(out, host.at, head);
+    memcpy(out + head, host.at + head + skip, host.len - head - skip);
 }
 
 /* host, host:port, [address], [address]:port, :port */
@@ -356,7 +381,7 @@ static bool read_server(const reader *in, part text, uint16_t port)
         return complain(in, "the host must be a name or an address (an IPv6 address in brackets), "
                             "got '%.*s'", shown(host), host.at);
     }
-    memcpy(server->host, host.at, host.len);
+    copy_host(host, server->host);
     return !has_port || read_port(in, text, server);
 }
 
@@ -370,6 +395,10 @@ static bool read_servers(const reader *in, part text)
         more = split(&text, ',', &one);
         if (more && !several) {
             return complain(in, "several hosts need redis+sentinel:// or redis+cluster://");
+        }
+        if (one.len == 0 && (more || in->out->n_servers != 0)) {
+            return complain(in, "host %zu of the list is empty: write host or host:port between "
+                                "commas", in->out->n_servers + 1);
         }
         if (!read_server(in, one, port)) {
             return false;
@@ -398,7 +427,8 @@ static bool read_scheme(reader *in, part scheme)
             }
         }
     }
-    in->is_unix = equals(scheme, "unix") || equals(scheme, "redis+unix");
+    in->is_unix = equals(scheme, "unix") || equals(scheme, "redis+unix") ||
+                  equals(scheme, "valkey+unix");
     if (!in->is_unix) {
         return complain(in, "the scheme must be redis, rediss, unix, redis+sentinel, redis+cluster, "
                             "rediss+sentinel or rediss+cluster, got '%.*s'",
@@ -431,11 +461,9 @@ static bool read_socket(const reader *in, part path)
     return decode(in, "path of the socket", path, server->host, RL_HOST_SIZE);
 }
 
-static bool has_stray_at(part authority, part path)
+static bool has_at(part text)
 {
-    part rest = authority, head;
-    split(&rest, '@', &head);
-    return memchr(path.at, '@', path.len) != NULL || memchr(rest.at, '@', rest.len) != NULL;
+    return text.len != 0 && memchr(text.at, '@', text.len) != NULL;
 }
 
 static bool read_all(reader *in, part text)
@@ -459,11 +487,13 @@ static bool read_all(reader *in, part text)
     }
     part who, where = authority;
     /* Else the rest of a password would be shown as a host or a database. */
-    if (has_stray_at(authority, text)) {
+    bool has_credentials = split(&where, '@', &who);
+    if (has_at(text) || has_at(where)) {
         return complain(in, "in a user name or password '@' must be written %%40, '/' %%2F and "
                             "'?' %%3F");
     }
-    if (split(&where, '@', &who)) {
+    in->is_doubtful = !has_credentials && has_at(query);
+    if (has_credentials) {
         if (!read_credentials(in, who)) {
             return false;
         }
@@ -506,5 +536,12 @@ rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *erro
             return RL_EURL;
         }
     }
-    return read_all(&in, (part){text, len}) ? RL_OK : RL_EURL;
+    if (read_all(&in, (part){text, len})) {
+        return RL_OK;
+    }
+    if (in.is_doubtful) { /* what is wrong may be a piece of the password: do not show it */
+        complain(&in, "the address is wrong; where is not shown, as it may be in a password, in "
+                      "which '@' must be written %%40 and '?' %%3F");
+    }
+    return RL_EURL;
 }

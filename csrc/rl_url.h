@@ -6,8 +6,8 @@
  *     redis+cluster://[[user]:password@]host[:port],...[?...]
  *
  * rediss://, rediss+sentinel:// and rediss+cluster:// go over TLS; valkey stands for
- * redis anywhere. A host in brackets is an IPv6 address. User, password, path, master
- * and the values of options are percent-decoded.
+ * redis anywhere; redis+unix:// is unix://. A host in brackets is an IPv6 address. User,
+ * password, path, master and the values of options that are texts are percent-decoded.
  *
  * Options, each at most once, with the names that redis-py uses:
  *     db username password client_name

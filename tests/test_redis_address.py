@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec, patch
 
 import pytest
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.asyncio.sentinel
+import redis.cluster
 import redis.sentinel
 from rate_limiter import RateLimiter, _core
 from rate_limiter.redis_address import redis_address
 
 KINDS = [redis, redis.asyncio]
+# Said by every TLS client here: its default is another one in version 5.
+CHECKED = {"ssl": True, "ssl_check_hostname": True}
+
+
+def cluster(kind: Any, **settings: Any) -> Any:
+    """Make a client of a cluster that has not looked for its nodes."""
+
+    def initialize(nodes: Any, *_: object, **__: object) -> None:
+        nodes.default_node = next(iter(nodes.startup_nodes.values()))
+
+    with (
+        patch.object(redis.cluster.NodesManager, "initialize", initialize),
+        patch.object(redis.cluster, "CommandsParser"),
+    ):
+        if "url" in settings:
+            return kind.RedisCluster.from_url(**settings)
+        nodes = [kind.cluster.ClusterNode("a", 1), kind.cluster.ClusterNode("::2", 2)]
+        return kind.RedisCluster(startup_nodes=nodes, **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -23,14 +45,29 @@ KINDS = [redis, redis.asyncio]
     [
         ({}, "redis://localhost:6379/0"),
         ({"host": "10.0.0.1", "port": 7, "db": 3}, "redis://10.0.0.1:7/3"),
+        ({"db": None}, "redis://localhost:6379/0"),
         ({"host": "::1"}, "redis://[::1]:6379/0"),
         ({"password": "p@:/?#%"}, "redis://:p%40%3A%2F%3F%23%25@localhost:6379/0"),
         ({"username": "ü", "password": "x"}, "redis://%C3%BC:x@localhost:6379/0"),
+        ({"username": "u"}, "redis://u:@localhost:6379/0"),
+        ({"password": b"\xff"}, "redis://:%FF@localhost:6379/0"),
         ({"client_name": "a b"}, "redis://localhost:6379/0?client_name=a%20b"),
-        ({"unix_socket_path": "/run/r s.sock", "db": 2}, "unix:///run/r%20s.sock?db=2"),
+        ({"client_name": b"a"}, "redis://localhost:6379/0?client_name=a"),
+        ({"socket_timeout": 9, "socket_connect_timeout": 9}, "redis://localhost:6379/0"),
+        ({"unix_socket_path": "/run/r s@.sock", "db": 2}, "unix:///run/r%20s%40.sock?db=2"),
         (
-            {"ssl": True, "ssl_ca_certs": "/ca", "ssl_certfile": "/c", "ssl_keyfile": "/k"},
-            "rediss://localhost:6379/0?ssl_ca_certs=%2Fca&ssl_certfile=%2Fc&ssl_keyfile=%2Fk",
+            {"unix_socket_path": Path("/s"), "username": "u", "password": "p", "client_name": "c"},
+            "unix://u:p@/s?db=0&client_name=c",
+        ),
+        (CHECKED, "rediss://localhost:6379/0"),
+        ({**CHECKED, "ssl_cert_reqs": "required"}, "rediss://localhost:6379/0"),
+        ({**CHECKED, "ssl_cert_reqs": ssl.CERT_REQUIRED}, "rediss://localhost:6379/0"),
+        ({**CHECKED, "ssl_cert_reqs": "optional"}, "rediss://localhost:6379/0"),
+        ({**CHECKED, "ssl_min_version": ssl.TLSVersion.TLSv1_2}, "rediss://localhost:6379/0"),
+        ({**CHECKED, "ssl_cert_reqs": None}, "rediss://localhost:6379/0?ssl_cert_reqs=none"),
+        (
+            {"ssl": True, "ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": False},
+            "rediss://localhost:6379/0?ssl_cert_reqs=none&ssl_check_hostname=false",
         ),
         (
             {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False},
@@ -41,42 +78,158 @@ KINDS = [redis, redis.asyncio]
 def test_client(kind: Any, decode: bool, settings: dict[str, Any], address: str) -> None:
     made = redis_address(kind.Redis(decode_responses=decode, **settings))
     assert made == address
-    _core.RedisClient(made.replace("%2Fca", "").replace("%2Fc&", "&").partition("?")[0])
+    _core.RedisClient(made)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("url", ["redis://u:p@h:1/2", "rediss://h:1/0", "unix:///s?db=1"])
-def test_client_from_url(kind: Any, url: str) -> None:
-    assert redis_address(kind.Redis.from_url(url)).startswith(url.replace("unix:///s", "unix:///s"))
+def test_client_with_files(kind: Any) -> None:
+    files = {"ssl_ca_certs": "/c a", "ssl_certfile": "/c", "ssl_keyfile": "/k"}
+    assert redis_address(kind.Redis(**CHECKED, **files)) == (
+        "rediss://localhost:6379/0?ssl_ca_certs=%2Fc%20a&ssl_certfile=%2Fc&ssl_keyfile=%2Fk"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", ["ConnectionPool", "BlockingConnectionPool"])
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://", "redis://localhost:6379/0"),
+        ("redis:///2", "redis://localhost:6379/2"),
+        ("redis://u:p%40@h:1/2?socket_timeout=3&max_connections=5", "redis://u:p%40@h:1/2"),
+        ("redis://[::1]:1", "redis://[::1]:1/0"),
+        ("rediss://h:1?ssl_check_hostname=true", "rediss://h:1/0"),
+        ("rediss://h?ssl_check_hostname=no", "rediss://h:6379/0?ssl_check_hostname=false"),
+        ("unix://:p@/s?db=1", "unix://:p@/s?db=1"),
+    ],
+)
+def test_client_from_url(kind: Any, pool: str, url: str, address: str) -> None:
+    if pool == "ConnectionPool":
+        assert redis_address(kind.Redis.from_url(url)) == address
+    made = getattr(kind, pool).from_url(url)
+    assert redis_address(kind.Redis(connection_pool=made)) == address
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_checks_names_as_its_version_does(kind: Any) -> None:
+    checks = redis.SSLConnection().check_hostname
+    expected = "rediss://{}" + ("" if checks else "?ssl_check_hostname=false")
+    assert redis_address(kind.Redis(ssl=True)) == expected.format("localhost:6379/0")
+    assert redis_address(kind.Redis.from_url("rediss://h")) == expected.format("h:6379/0")
+    assert redis_address(cluster(kind, ssl=True)) == (
+        expected.replace("rediss", "rediss+cluster").format("a:1,[::2]:2")
+    )
+
+
+def test_address_is_returned_as_it_is() -> None:
+    assert redis_address("anything: it is read elsewhere") == "anything: it is read elsewhere"
 
 
 @pytest.mark.parametrize("module", [redis.sentinel, redis.asyncio.sentinel])
 def test_client_of_sentinel(module: Any) -> None:
     sentinel = module.Sentinel(
-        [("s1", 1), ("s2", 2)], sentinel_kwargs={"password": "sp"}, password="p", db=4
+        [("s1", 1), ("::2", 2)],
+        sentinel_kwargs={"username": "su", "password": "s p"},
+        password="p",
+        db=4,
     )
-    assert redis_address(sentinel.master_for("my/master")) == (
-        "redis+sentinel://:p@s1:1,s2:2/my%2Fmaster/4?sentinel_password=sp"
+    made = redis_address(sentinel.master_for("my/master", client_name="c"))
+    assert made == (
+        "redis+sentinel://:p@s1:1,[::2]:2/my%2Fmaster/4"
+        "?sentinel_username=su&sentinel_password=s%20p&client_name=c"
     )
+    _core.RedisClient(made)
     with pytest.raises(ValueError, match="made by master_for, not slave_for"):
         redis_address(sentinel.slave_for("mymaster"))
 
 
-def test_client_of_cluster() -> None:
-    nodes = [redis.asyncio.cluster.ClusterNode("a", 1), redis.asyncio.cluster.ClusterNode("b", 2)]
-    client = redis.asyncio.RedisCluster(startup_nodes=nodes, password="p")
-    assert redis_address(client) == "redis+cluster://:p@a:1,b:2"
-
-
-def test_credential_provider() -> None:
-    provider = redis.UsernamePasswordCredentialProvider("me", "secret")
-    assert redis_address(redis.Redis(credential_provider=provider)) == (
-        "redis://me:secret@localhost:6379/0"
+@pytest.mark.parametrize("module", [redis.sentinel, redis.asyncio.sentinel])
+def test_client_of_sentinel_with_tls(module: Any) -> None:
+    settings = {"ssl_check_hostname": False, "ssl_ca_certs": "/ca", "ssl": True}
+    sentinel = module.Sentinel([("s", 1)], sentinel_kwargs=settings, **settings)
+    assert redis_address(sentinel.master_for("m")) == (
+        "rediss+sentinel://s:1/m/0?ssl_ca_certs=%2Fca&ssl_check_hostname=false"
     )
+    for others in ({}, CHECKED):
+        mixed = module.Sentinel([("s", 1)], sentinel_kwargs=others, **settings)
+        with pytest.raises(ValueError, match=r"sentinel_kwargs .*: .* same TLS"):
+            redis_address(mixed.master_for("m"))
 
 
-class FakeConnection:
-    """As fakeredis has it: no host, no path."""
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "redis+cluster://a:1,[::2]:2"),
+        ({"username": "u", "password": "p/"}, "redis+cluster://u:p%2F@a:1,[::2]:2"),
+        ({"url": "redis://u:p@h:7"}, "redis+cluster://u:p@h:7"),
+        (
+            {"ssl": True, "ssl_check_hostname": False, "ssl_cert_reqs": "none"},
+            "rediss+cluster://a:1,[::2]:2?ssl_cert_reqs=none&ssl_check_hostname=false",
+        ),
+        (
+            {"url": "rediss://h:7?ssl_cert_reqs=none&ssl_check_hostname=false"},
+            "rediss+cluster://h:7?ssl_cert_reqs=none&ssl_check_hostname=false",
+        ),
+    ],
+)
+def test_client_of_cluster(kind: Any, settings: dict[str, Any], address: str) -> None:
+    made = redis_address(cluster(kind, **settings))
+    assert made == address
+    _core.RedisClient(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_of_cluster_behind_other_addresses(kind: Any) -> None:
+    with pytest.raises(ValueError, match="address_remap cannot be taken over"):
+        redis_address(cluster(kind, address_remap=lambda address: address))
+
+
+class ForAsyncio(redis.CredentialProvider):
+    """A provider that only an asyncio client can ask."""
+
+    async def get_credentials_async(self) -> tuple[str]:
+        return ("secret",)
+
+
+class WithoutBase:
+    """Another one."""
+
+    async def get_credentials(self) -> tuple[str]:
+        return ("secret",)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_credential_provider(kind: Any) -> None:
+    for words, who in [(("me", "se:cret"), "me:se%3Acret"), (("", "secret"), ":secret")]:
+        provider = redis.UsernamePasswordCredentialProvider(*words)
+        assert redis_address(kind.Redis(credential_provider=provider)) == (
+            f"redis://{who}@localhost:6379/0"
+        )
+    for other in (ForAsyncio(), WithoutBase(), object()):
+        with pytest.raises(ValueError, match="credential_provider cannot be taken over"):
+            redis_address(kind.Redis(credential_provider=other))
+
+
+class NoConnection:
+    """Of no kind that redis-py has."""
+
+
+class FakeConnection(redis.Connection):
+    """As that of fakeredis: derived from the real one."""
+
+    __module__ = "fakeredis._connection"
+
+    def __init__(self, server: object = None, **settings: Any) -> None:
+        super().__init__(**settings)
+
+
+class WithServer(redis.Connection):
+    """In a module of another name."""
+
+
+def with_connection(kind: type, **settings: Any) -> redis.Redis:
+    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **settings))
 
 
 @pytest.mark.parametrize(
@@ -87,26 +240,39 @@ class FakeConnection:
         b"redis://localhost",
         object(),
         Mock(),
+        create_autospec(redis.Redis, instance=True),
+        redis.Redis,
         redis.Redis().pipeline(),
-        redis.Redis(connection_pool=redis.ConnectionPool(connection_class=FakeConnection)),
+        redis.asyncio.Redis().pipeline(),
+        cluster(redis).pipeline(),
+        cluster(redis.asyncio).pipeline(),
+        redis.sentinel.Sentinel([("s", 1)]),
+        with_connection(NoConnection),
+        with_connection(FakeConnection, host="h"),
+        with_connection(WithServer, host="h", server=object()),
     ],
 )
 def test_no_client(client: object) -> None:
-    with pytest.raises(TypeError, match=r"expected the address of a Redis \(str\) or a redis-py"):
+    with pytest.raises(TypeError, match=r"expected the address of a Redis \(str\) or") as caught:
         redis_address(client)
+    assert str(caught.value).endswith(f".{type(client).__qualname__}")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"ssl_ca_data": "PEM"}, "ssl_ca_data cannot be taken over: write the certificates"),
-        ({"ssl_password": "secret"}, "ssl_password cannot be taken over"),
-        ({"ssl_cert_reqs": "optional"}, "ssl_cert_reqs 'optional' cannot be taken over"),
+        ({"ssl_password": "secret"}, "ssl_password cannot be taken over: give a key file without"),
+        ({"ssl_ciphers": "AES"}, "ssl_ciphers cannot be taken over: give a client without it"),
+        ({"ssl_min_version": ssl.TLSVersion.TLSv1_3}, "ssl_min_version cannot be taken over"),
+        ({"ssl_validate_ocsp": True}, "ssl_validate_ocsp cannot be taken over"),
+        ({"ssl_cert_reqs": "maybe"}, "ssl_cert_reqs cannot be taken over: expected 'required'"),
     ],
 )
 def test_settings_without_words(settings: dict[str, Any], message: str) -> None:
+    client = redis.Redis(ssl=True, password="secret", **settings)
     with pytest.raises(ValueError, match=message) as caught:
-        redis_address(redis.Redis(ssl=True, **settings))
+        redis_address(client)
     assert "secret" not in str(caught.value)
 
 

@@ -325,6 +325,21 @@ async def test_calls_of_one_turn_go_out_together(server: RedisServer) -> None:
     assert reads < 20
 
 
+async def test_tasks_with_odd_keys_among_others(server: RedisServer) -> None:
+    """One script decides for many; what it cannot decide is asked again, alone."""
+    limiter = AsyncRateLimiter(f"10{SLOW}10", store=server.url, on_store_error="raise")
+    with contextlib.closing(server.admin()) as client:
+        client.lpush("rl:{list}:10/day", "x")
+        client.set("rl:{hand}:10/day", f"4@{time.time():.6f}")
+    answers = await asyncio.gather(
+        *(limiter.hit(key) for key in ("a", "list", "hand", "a")), return_exceptions=True
+    )
+    assert isinstance(answers[1], StoreError)
+    assert "WRONGTYPE" in str(answers[1])
+    left = [round(each.remaining) for each in answers if not isinstance(each, BaseException)]
+    assert left == [9, 3, 8]
+
+
 async def test_the_loop_is_never_blocked(server: RedisServer) -> None:
     limiter = AsyncRateLimiter(
         f"10{SLOW}10", store=server.url + "?timeout=2", on_store_error="raise"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rate_limiter.connection import scripts
 from redis_servers import RedisServer, redis_server, wait_until
 
-TAKE, PEEK, REFUND = scripts()
+TAKE, PEEK, REFUND, TAKE_MANY = scripts()
 TOO_MUCH = -1
 
 
@@ -219,3 +219,44 @@ def test_take_agrees_with_the_model(
             assert least <= deficit <= most
             assert units > bucket.cap or deficit + units > bucket.cap
         client.delete("k")
+
+
+# --- Several clients of one limit ---
+
+
+def many(client: redis.Redis, bucket: Bucket, *requests: tuple[str, int]) -> list[tuple[int, int]]:
+    keys = [key for key, _ in requests]
+    costs = [bucket.numbers(cost)[3] for _, cost in requests]
+    reply = client.eval(TAKE_MANY, len(keys), *keys, bucket.scale, bucket.cap, 0, *costs)
+    assert isinstance(reply, list)
+    return list(zip(reply[::2], reply[1::2], strict=True))
+
+
+def test_many_are_decided_each_by_itself(client: redis.Redis) -> None:
+    requests = [("a", 3), ("b", 5), ("a", 2), ("a", 1), ("b", 0), ("c", 9), ("c", 1)]
+    answers = many(client, SLOW, *requests)
+    assert [allowed for allowed, _ in answers] == [1, 1, 1, 0, 1, 0, 1]
+    assert answers[0] == (1, 3 * SLOW.token)
+    assert answers[2][1] == 5 * SLOW.token
+    assert sorted(client.keys()) == ["a", "b", "c"]
+
+
+def test_many_write_what_take_writes(client: redis.Redis) -> None:
+    for bucket in (SLOW, THIRDS, Bucket(1000, Fraction(3, 1000))):
+        for _ in range(3):
+            many(client, bucket, ("many", 1))
+            run(client, TAKE, ["one"], bucket.numbers(1))
+        texts = [client.get(key) for key in ("many", "one")]
+        times = [int(str(text).partition("+")[0]) for text in texts]
+        assert abs(times[0] - times[1]) < 1_000_000
+        assert abs(client.pexpiretime("many") - client.pexpiretime("one")) < 1_000
+        client.flushall()
+
+
+def test_many_leave_what_they_do_not_know(client: redis.Redis) -> None:
+    client.lpush("list", "x")
+    client.set("hand", "2@1732160000")
+    client.set("junk", "x")
+    answers = many(client, SLOW, ("list", 1), ("good", 1), ("hand", 1), ("junk", 1))
+    assert [allowed for allowed, _ in answers] == [2, 1, 2, 2]
+    assert client.get("hand") == "2@1732160000"

@@ -136,7 +136,7 @@ class RedisBuckets:
         self,
         client: RedisClient,
         limits: tuple[tuple[float, float], ...],
-        scripts: tuple[bytes, bytes, bytes],
+        scripts: tuple[bytes, bytes, bytes, bytes],
         before: bytes,
         after: tuple[bytes, ...],
         tagged: bool,

@@ -109,6 +109,7 @@ def scripts() -> tuple[bytes, bytes, bytes]:
         joined("take_one", "bucket", "take"),
         joined("bucket", "peek"),
         joined("bucket", "refund"),
+        joined("take_many"),
     )
 
 

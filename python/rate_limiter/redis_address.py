@@ -5,16 +5,59 @@ redis-py is not needed to import this: clients are known by what they look like.
 
 from __future__ import annotations
 
+import inspect
+import os
 import ssl
-from typing import Any
+import sys
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
+_Words: TypeAlias = dict[str, str | bytes]
+
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-# What an address has no words for, and what to do about it.
-_UNSUPPORTED = {
+_TLS_KNOWN = {*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"}
+# What to do about some of the settings that an address has no words for.
+_ADVICE = {
     "ssl_ca_data": "write the certificates to a file and give ssl_ca_certs",
     "ssl_password": "give a key file without a password",
+    "ssl_cert_reqs": "expected 'required', 'optional', 'none' or one of ssl.CERT_*",
+    "ssl_min_version": "give ssl.TLSVersion.TLSv1_2, or leave it out, which means the same",
+    "credential_provider": "it needs a get_credentials that is not a coroutine",
+    "sentinel_kwargs": "the sentinels must have the same TLS settings as the master",
+    "address_remap": "give a client that reaches the nodes where the cluster says they are",
 }
+
+
+@dataclass(frozen=True)
+class _Link:
+    """How a client reaches one server: the class of its connections, and their settings."""
+
+    connection: Any
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, pool: Any) -> _Link:
+        return cls(pool.connection_class, pool.connection_kwargs)
+
+    def is_a(self, name: str) -> bool:
+        return any(each.__name__ == name for each in getattr(self.connection, "__mro__", ()))
+
+    @property
+    def is_tls(self) -> bool:
+        return self.is_a("SSLConnection")
+
+    @property
+    def is_unix(self) -> bool:
+        return self.is_a("UnixDomainSocketConnection")
+
+    @property
+    def is_real(self) -> bool:
+        # Those of fakeredis are derived from the real ones, and have a host.
+        classes = getattr(self.connection, "__mro__", ())
+        fake = any(each.__module__.partition(".")[0] == "fakeredis" for each in classes)
+        known = self.is_unix or self.is_tls or self.is_a("Connection")
+        return known and not fake and "server" not in self.settings
 
 
 def redis_address(client_or_url: object) -> str:
@@ -26,7 +69,7 @@ def redis_address(client_or_url: object) -> str:
 
     Returns:
         An address as in docs/stores.md. Timeouts are not taken over. A credential provider is
-        asked once, now.
+        asked once, now: what it says later is not noticed.
 
     Raises:
         TypeError: it is something else, or a client without a server behind it.
@@ -34,27 +77,19 @@ def redis_address(client_or_url: object) -> str:
     """
     if isinstance(client_or_url, str):
         return client_or_url
-    nodes = _cluster_nodes(client_or_url)
-    if nodes is not None:
-        settings, hosts = nodes
-        return _address("redis+cluster", settings, hosts, "")
-    pool = getattr(client_or_url, "connection_pool", None)
-    given = getattr(pool, "connection_kwargs", None)
-    if pool is None or not isinstance(given, dict) or hasattr(client_or_url, "execute"):
-        raise _no_client(client_or_url)
-    settings = given
-    manager = getattr(pool, "sentinel_manager", None)
-    if manager is not None:
-        return _sentinel_address(pool, manager, settings)
-    if type(client_or_url).__module__.startswith("fakeredis") or not (
-        "host" in settings or "path" in settings
-    ):
-        raise _no_client(client_or_url)
-    settings = {**settings, "_tls": _is_tls(pool)}
-    database = str(settings.get("db") or 0)
-    if "path" in settings:
-        return _address("unix", settings, [], quote(str(settings["path"])), {"db": database})
-    return _address("redis", settings, [(settings["host"], settings.get("port", 6379))], database)
+    client: Any = client_or_url
+    pool = getattr(client, "connection_pool", None)
+    nodes = getattr(client, "nodes_manager", None)
+    is_cluster = isinstance(getattr(nodes, "startup_nodes", None), dict)
+    is_client = is_cluster or isinstance(getattr(pool, "connection_kwargs", None), dict)
+    if not is_client or hasattr(client, "execute"):  # which a pipeline has
+        raise _no_client(client)
+    link = _cluster_link(nodes) if is_cluster else _Link.of(pool)
+    if not link.is_real:
+        raise _no_client(client)
+    if is_cluster:
+        return _cluster_address(link, nodes)
+    return _sentinel_address(link, pool) if hasattr(pool, "sentinel_manager") else _plain(link)
 
 
 def _no_client(client: object) -> TypeError:
@@ -64,87 +99,113 @@ def _no_client(client: object) -> TypeError:
     )
 
 
-def _is_tls(pool: Any) -> bool:
-    names = [each.__name__ for each in getattr(pool.connection_class, "__mro__", ())]
-    return any("SSL" in name for name in names)
+def _not_taken(name: str) -> ValueError:
+    advice = _ADVICE.get(name, "give a client without it, or an address")
+    return ValueError(f"the client's {name} cannot be taken over: {advice}")
 
 
-def _cluster_nodes(client: Any) -> tuple[dict[str, Any], list[tuple[str, int]]] | None:
-    manager = getattr(client, "nodes_manager", None)
-    nodes = getattr(manager, "startup_nodes", None)
-    if not isinstance(nodes, dict):
-        return None
-    given = getattr(manager, "connection_kwargs", None) or getattr(client, "connection_kwargs", {})
-    kind = getattr(given.get("connection_class"), "__name__", "")
-    settings = {**given, "_tls": bool(given.get("ssl")) or "SSL" in kind}
-    return settings, [(node.host, node.port) for node in nodes.values()]
+def _plain(link: _Link) -> str:
+    settings = link.settings
+    database = str(settings.get("db") or 0)
+    if link.is_unix:
+        return _address("unix", link, quote(os.fsencode(settings["path"])), {"db": database})
+    return _address("redis", link, f"{_host(settings)}/{database}")
 
 
-def _sentinel_address(pool: Any, manager: Any, settings: dict[str, Any]) -> str:
+def _sentinel_address(link: _Link, pool: Any) -> str:
     if not pool.is_master:
         raise ValueError("a limiter writes: give a client made by master_for, not slave_for")
-    hosts: list[tuple[str, int]] = []
-    words: dict[str, str] = {}
-    for sentinel in manager.sentinels:
-        known = sentinel.connection_pool.connection_kwargs
-        hosts.append((known["host"], known.get("port", 26379)))
-        if known.get("username"):
-            words["sentinel_username"] = str(known["username"])
-        if known.get("password"):
-            words["sentinel_password"] = str(known["password"])
-    settings = {**settings, "_tls": _is_tls(pool)}
-    path = f"{quote(str(pool.service_name), safe='')}/{settings.get('db') or 0}"
-    return _address("redis+sentinel", settings, hosts, path, words)
+    sentinels = [_Link.of(each.connection_pool) for each in pool.sentinel_manager.sentinels]
+    words: _Words = {}
+    for each in sentinels:
+        if each.is_tls != link.is_tls or _tls_words(each) != _tls_words(link):
+            raise _not_taken("sentinel_kwargs")
+        user, password = _credentials(each)
+        words |= {"sentinel_username": user} if user else {}
+        words |= {"sentinel_password": password} if password else {}
+    hosts = ",".join(_host(each.settings) for each in sentinels)
+    master = quote(pool.service_name, safe="")
+    database = link.settings.get("db") or 0
+    return _address("redis+sentinel", link, f"{hosts}/{master}/{database}", words)
 
 
-def _address(
-    scheme: str,
-    settings: dict[str, Any],
-    hosts: list[tuple[str, int]],
-    path: str,
-    words: dict[str, str] | None = None,
-) -> str:
-    words = dict(words or {})
-    for name, advice in _UNSUPPORTED.items():
-        if settings.get(name):
-            raise ValueError(f"the client's {name} cannot be taken over: {advice}")
-    if settings["_tls"]:
+def _cluster_link(nodes: Any) -> _Link:
+    settings = nodes.connection_kwargs
+    # A sync client leaves the choice of the class to the clients of its nodes.
+    library = sys.modules.get(type(nodes).__module__.partition(".")[0])
+    kind = "SSLConnection" if settings.get("ssl") else "Connection"
+    return _Link(settings.get("connection_class") or getattr(library, kind, None), settings)
+
+
+def _cluster_address(link: _Link, nodes: Any) -> str:
+    if getattr(nodes, "address_remap", None) is not None:
+        raise _not_taken("address_remap")
+    hosts = (_host({"host": each.host, "port": each.port}) for each in nodes.startup_nodes.values())
+    return _address("redis+cluster", link, ",".join(hosts))
+
+
+def _host(settings: dict[str, Any]) -> str:
+    host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+    return f"[{host}]:{port}" if ":" in host else f"{quote(host, safe='')}:{port}"
+
+
+def _address(scheme: str, link: _Link, place: str, more: _Words | None = None) -> str:
+    words = {**(more or {}), **_tls_words(link)}
+    if link.is_tls:
         scheme = scheme.replace("redis", "rediss", 1)
-        words |= _tls_words(settings)
-    if settings.get("client_name"):
-        words["client_name"] = str(settings["client_name"])
-    where = ",".join(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts
-    )
-    separator = "" if scheme == "unix" or not path else "/"
-    query = "?" + urlencode(words, quote_via=quote) if words else ""
-    return f"{scheme}://{_credentials(settings)}{where}{separator}{path}{query}"
+    if link.settings.get("client_name"):
+        words["client_name"] = _bytes(link.settings["client_name"])
+    user, password = (quote(each, safe="") for each in _credentials(link))
+    who = f"{user}:{password}@" if user or password else ""
+    query = "?" + urlencode(words, quote_via=quote, safe="") if words else ""
+    return f"{scheme}://{who}{place}{query}"
 
 
-def _credentials(settings: dict[str, Any]) -> str:
-    user, password = settings.get("username"), settings.get("password")
-    provider = settings.get("credential_provider")
+def _credentials(link: _Link) -> tuple[bytes, bytes]:
+    user, password = link.settings.get("username"), link.settings.get("password")
+    provider = link.settings.get("credential_provider")
     if provider is not None:
-        given = provider.get_credentials()
+        ask = getattr(provider, "get_credentials", None)
+        if ask is None or inspect.iscoroutinefunction(ask):
+            raise _not_taken("credential_provider")
+        try:
+            given = ask()
+        except NotImplementedError:  # it is for asyncio alone
+            raise _not_taken("credential_provider") from None
         user, password = given if len(given) == 2 else (None, given[0])
-    if not user and not password:
-        return ""
-    return f"{_quoted(user)}:{_quoted(password)}@"
+    return _bytes(user), _bytes(password)
 
 
-def _quoted(text: object) -> str:
-    return quote(text if isinstance(text, bytes) else str(text or ""), safe="")
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value or "").encode()
 
 
-def _tls_words(settings: dict[str, Any]) -> dict[str, str]:
-    words = {name: str(settings[name]) for name in _TLS_FILES if settings.get(name)}
-    checks = settings.get("ssl_cert_reqs", "required")
+def _tls_words(link: _Link) -> _Words:
+    if not link.is_tls:
+        return {}
+    settings = link.settings
+    for name, value in settings.items():
+        as_ever = (name, value) == ("ssl_min_version", ssl.TLSVersion.TLSv1_2)
+        if name.startswith("ssl_") and name not in _TLS_KNOWN and value and not as_ever:
+            raise _not_taken(name)
+    words: _Words = {name: os.fsdecode(settings[name]) for name in _TLS_FILES if settings.get(name)}
+    checks = _effective(link, "ssl_cert_reqs", "required")
     if checks in (None, "none", ssl.CERT_NONE):
         words["ssl_cert_reqs"] = "none"
-    elif checks in ("optional", ssl.CERT_OPTIONAL):
-        raise ValueError(
-            "the client's ssl_cert_reqs 'optional' cannot be taken over: use 'required'"
-        )
-    if not settings.get("ssl_check_hostname", True):
+    # Optional is for servers: a client that says it requires a certificate all the same.
+    elif checks not in ("required", "optional", ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL):
+        raise _not_taken("ssl_cert_reqs")
+    if not _effective(link, "ssl_check_hostname", True):
         words["ssl_check_hostname"] = "false"
     return words
+
+
+def _effective(link: _Link, name: str, otherwise: object) -> object:
+    """Return a setting, or what the connection's class takes for it: versions differ."""
+    if name in link.settings:
+        return link.settings[name]
+    for each in link.connection.__mro__:
+        parameter = inspect.signature(each.__init__).parameters.get(name)
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            return parameter.default
+    return otherwise

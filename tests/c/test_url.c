@@ -1,4 +1,4 @@
-/* test_url.c -- addresses, good ones and every piece of them. tests/test_redis_address.py has the bad. */
+/* test_url.c -- addresses: good ones, every piece of them, and bad ones. */
 #include <string.h>
 
 #include "check.h"
@@ -30,9 +30,26 @@ static void test_good(void)
     CHECK(o.timeout_ns == 100000000 && o.connect_timeout_ns == 2000000000);
     CHECK(strcmp(o.client_name, "rate_limiter") == 0);
     o = parsed("redis://user:p%40%3a@[fe80::1%25eth0]:7/3?timeout=.25&client_name=");
-    check_server(&o, 0, "fe80::1%25eth0", 7);
+    check_server(&o, 0, "fe80::1%eth0", 7);
     CHECK(strcmp(o.redis.user, "user") == 0 && strcmp(o.redis.password, "p@:") == 0);
     CHECK(o.database == 3 && o.timeout_ns == 250000000 && o.client_name[0] == 0);
+    o = parsed("redis://[fe80::1%eth0]");
+    check_server(&o, 0, "fe80::1%eth0", 6379);
+    o = parsed("redis://[fe80::1%25]");
+    check_server(&o, 0, "fe80::1%25", 6379);
+    o = parsed("redis://x@h?client_name=a@b");
+    CHECK(strcmp(o.redis.user, "x") == 0 && o.redis.password[0] == 0);
+    CHECK(strcmp(o.client_name, "a@b") == 0);
+    o = parsed("redis://h?password=p@q");
+    CHECK(strcmp(o.redis.password, "p@q") == 0);
+    o = parsed("rediss://h?ssl_check_hostname=FALSE");
+    CHECK(o.tls.any_name);
+    o = parsed("rediss://h?ssl_check_hostname=Yes");
+    CHECK(!o.tls.any_name);
+    o = parsed("valkey+unix:///a.sock");
+    check_server(&o, 0, "/a.sock", 0);
+    o = parsed("redis+cluster://a,:7");
+    check_server(&o, 1, "localhost", 7);
     o = parsed("redis://:only@h");
     CHECK(o.redis.user[0] == 0 && strcmp(o.redis.password, "only") == 0);
     o = parsed("valkeys://h?ssl_cert_reqs=none&ssl_check_hostname=no&ssl_ca_certs=/a%20b");
@@ -73,6 +90,63 @@ static void test_beginnings(void)
     }
 }
 
+/* The message names the part, and no message shows a password. */
+static void test_bad(void)
+{
+    static const struct {
+        const char *text;
+        const char *message;
+    } bad[] = {
+        {"", "scheme://host"},
+        {"http://h", "scheme must be"},
+        {"redis://h h", "spaces or control characters"},
+        {"redis://h#x", "'%23'"},
+        {"redis://h:65536", "port must be"},
+        {"redis://h:-1", "port must be"},
+        {"redis://h/2147483648", "database must be"},
+        {"redis+cluster://h/1", "database of a cluster"},
+        {"redis://%zz@h", "user name has a '%'"},
+        {"redis://:SECRET%00@h", "password has a '%'"},
+        {"redis://:SECRET@x@h", "'@' must be written %40"},
+        {"redis://:SECRET/x@h", "'/' %2F"},
+        {"redis://u:SECRET?x@h", "'?' %3F"},
+        {"redis://:1234?SECRET=x@h", "'?' %3F"},
+        {"redis://u:12/SECRET?x@h/0", "'?' %3F"},
+        {"redis+cluster://u:pa,SE!CRET?x@h", "'?' %3F"},
+        {"redis://a,b", "several hosts"},
+        {"redis+cluster://a,,b", "host 2 of the list is empty"},
+        {"redis+cluster://,a", "host 1 of the list is empty"},
+        {"redis+sentinel://a,/m", "host 2 of the list is empty"},
+        {"redis://[h]", "host must be"},
+        {"redis://[::1]x", "address in brackets"},
+        {"redis+sentinel://h", "name of the master"},
+        {"unix://tmp/a.sock", "path of a socket"},
+        {"unix:///a%", "path of the socket has a '%'"},
+        {"redis://h?timeout=1e3", "timeout must be seconds"},
+        {"redis://h?timeout=3600.000000001", "timeout must be seconds"},
+        {"redis://h?db=1&db=1", "option db is there twice"},
+        {"redis://h?timeout=1&socket_timeout=2", "option socket_timeout is there twice"},
+        {"redis://h?socket_connect_timeout=1&connect_timeout=2",
+         "option connect_timeout is there twice"},
+        {"redis://h?nope=1", "known are db"},
+        {"redis://h?db", "name=value"},
+        {"redis://h?ssl_certfile=/c", "needs TLS"},
+        {"rediss://h?ssl_check_hostname=truth", "ssl_check_hostname must be"},
+        {"rediss://h?ssl_cert_reqs=optional", "ssl_cert_reqs must be"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char error[RL_URL_ERROR_SIZE] = "";
+        rl_options options;
+        rl_status status = rl_url_parse(bad[i].text, strlen(bad[i].text), &options, error);
+        bool told = status == RL_EURL && strstr(error, bad[i].message) != NULL;
+        if (!told) {
+            printf("%s: %s\n", bad[i].text, error);
+        }
+        CHECK(told);
+        CHECK(strstr(error, "SE") == NULL);
+    }
+}
+
 static void test_too_much(void)
 {
     char text[9000] = "redis+cluster://";
@@ -95,6 +169,7 @@ int main(void)
 {
     test_good();
     test_beginnings();
+    test_bad();
     test_too_much();
     return report("url");
 }

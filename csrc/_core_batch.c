@@ -1,0 +1,97 @@
+/* _core_batch.c -- several decisions about one limit, made by one script.
+ *
+ * The tasks of one turn of an event loop ask at the same moment, mostly about the same
+ * limit. One script for all of them costs the server half of what one for each does. */
+#include "_core_redis.h"
+
+#include <stdio.h>
+
+#define NUMBERS 3 /* before the costs: scale, cap, min_ttl_ms */
+
+bool redis_batch_takes(const redis_call *call)
+{
+    const buckets_object *buckets = call->buckets;
+    return (call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT) && !call->alone &&
+           buckets->n_limits == 1 && buckets->limits[0].scale > 0 &&
+           buckets->client->options.kind != RL_CLUSTER;
+}
+
+redis_batch *redis_batch_new(redis_call **calls, size_t n)
+{
+    const buckets_object *buckets = calls[0]->buckets;
+    size_t n_texts = 3 + n + NUMBERS + n;
+    redis_batch *batch = PyMem_Malloc(sizeof *batch + n_texts * (sizeof(char *) + sizeof(size_t)));
+    if (batch == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memset(batch, 0, sizeof *batch);
+    const char **texts = (const char **)(void *)(batch + 1);
+    size_t *lens = (size_t *)(void *)(texts + n_texts);
+    snprintf(batch->count, sizeof batch->count, "%zu", n);
+    const char *numbers[] = {buckets->scale[0], buckets->cap[0], buckets->min_ttl_ms[0]};
+    texts[2] = batch->count;
+    lens[2] = strlen(batch->count);
+    for (size_t i = 0; i < NUMBERS; i++) {
+        texts[3 + n + i] = numbers[i];
+        lens[3 + n + i] = strlen(numbers[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const rl_arguments *single = &calls[i]->thread.call.arguments;
+        batch->calls[i] = calls[i];
+        texts[3 + i] = single->texts[3]; /* the key, */
+        lens[3 + i] = single->lens[3];
+        texts[3 + n + NUMBERS + i] = single->texts[7]; /* and the cost; see take.lua */
+        lens[3 + n + NUMBERS + i] = single->lens[7];
+    }
+    batch->n = n;
+    batch->call.arguments = (rl_arguments){(int)n_texts, texts, lens};
+    batch->call.script = &buckets->scripts[SCRIPT_TAKE_MANY];
+    batch->call.key = 3;
+    return batch;
+}
+
+void redis_batch_free(redis_batch *batch)
+{
+    if (batch != NULL) {
+        if (batch->call.reply != NULL) {
+            freeReplyObject(batch->call.reply);
+        }
+        PyMem_Free(batch);
+    }
+}
+
+static bool is_from(const redisReply *reply, long long least, long long most)
+{
+    return reply->type == REDIS_REPLY_INTEGER && reply->integer >= least && reply->integer <= most;
+}
+
+bool redis_batch_decided(const redis_batch *batch, size_t i)
+{
+    const redisReply *reply = batch->call.reply;
+    return reply == NULL || reply->type != REDIS_REPLY_ARRAY ||
+           reply->elements != 2 * batch->n || !is_from(reply->element[2 * i], 2, 2);
+}
+
+PyObject *redis_batch_result(const redis_batch *batch, size_t i)
+{
+    const redis_call *call = batch->calls[i];
+    const buckets_object *buckets = call->buckets;
+    const redisReply *reply = batch->call.reply;
+    if (batch->call.fault != RL_FAULT_NONE) {
+        return redis_raise(buckets->state, batch->call.fault, batch->call.error);
+    }
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 * batch->n ||
+        !is_from(reply->element[2 * i], 0, 1) || !is_from(reply->element[2 * i + 1], 0, INT64_MAX)) {
+        return redis_raise(buckets->state, RL_FAULT_PROTOCOL,
+                           "the script's answer is not a decision");
+    }
+    bool allowed = reply->element[2 * i]->integer == 1;
+    if (call->operation == BUCKET_ALLOW) {
+        return PyBool_FromLong(allowed);
+    }
+    uint64_t deficit = (uint64_t)reply->element[2 * i + 1]->integer;
+    rl_decision decision =
+        rl_arrival_decision(&buckets->limits[0], deficit, call->costs[0], allowed);
+    return decision_new(buckets->state, &decision);
+}

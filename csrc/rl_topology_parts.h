@@ -1,0 +1,85 @@
+/* rl_topology_parts.h -- what the three parts of a topology share, and nobody else:
+ *
+ *     rl_calls.c      the lists of calls, and how a call ends
+ *     rl_guide.c      the map: asking sentinels or nodes who serves what
+ *     rl_topology.c   connections to servers: sending, answers, ends */
+#ifndef RL_TOPOLOGY_PARTS_H
+#define RL_TOPOLOGY_PARTS_H
+
+#include "rl_topology.h"
+
+#define RL_MS INT64_C(1000000)
+/* How long to wait before asking again who is master. */
+#define RL_ASK_AGAIN_NS (50 * RL_MS)
+
+typedef struct rl_node {
+    rl_server server;
+    rl_redis *redis; /* owned; NULL: not connected */
+    uint64_t serial; /* of the connection */
+    bool ready;      /* its descriptor is */
+    bool used;       /* by the map of the cluster */
+} rl_node;
+
+struct rl_topology {
+    rl_options options;
+    const rl_tls *tls; /* borrowed; NULL: not encrypted */
+    rl_node *nodes;       /* owned; room for one, or RL_NODES_MAX in a cluster */
+    size_t n_nodes;
+    uint16_t *slots; /* owned; NULL but in a cluster */
+
+    bool known;         /* we know where to send calls; */
+    bool stale;         /* and should ask whether that has changed, */
+    int64_t ask_at_ns;  /* not before this time, */
+    int64_t rest_ns;    /* nor before this one: the last answer is fresh */
+    rl_redis *guide;    /* owned; the connection on which we ask; NULL: none */
+    uint64_t guide_serial;
+    uint64_t connections; /* how many there have been */
+    bool guide_ready;   /* its descriptor is */
+    bool guide_asked;   /* the question is on its way */
+    bool guide_listens; /* a sentinel that will tell of a new master */
+    size_t guide_index; /* whom we ask */
+    size_t guide_tries; /* how many did not know */
+
+    rl_call *first, *last; /* all calls that are not done, the oldest first */
+    size_t n_calls;
+    rl_call *first_waiting, *last_waiting;
+    rl_call *finished, *last_finished;
+};
+
+/* ---- rl_calls.c ---------------------------------------------------------------- */
+
+void rl_call_start_waiting(rl_topology *topology, rl_call *call);
+void rl_call_stop_waiting(rl_topology *topology, rl_call *call);
+
+/* End a call. `reply` becomes its owner's; `error` counts with a fault. */
+void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
+                    const char *error);
+
+/* It has not been executed, so let it be sent again: now, or after a pause. */
+void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns,
+                       const char *error);
+
+/* End the calls whose deadlines have passed. */
+void rl_call_expire_all(rl_topology *topology, int64_t now_ns);
+
+/* ---- rl_guide.c ---------------------------------------------------------------- */
+
+/* The map may be wrong: ask, not before this time. */
+void rl_guide_ask_soon(rl_topology *topology, int64_t ask_at_ns);
+
+/* The node for a server, made if need be. -1: there is no room for one more. */
+int rl_guide_find_node(rl_topology *topology, const rl_server *server);
+
+/* Ask where it is needed, and read what is told. */
+void rl_guide_follow(rl_topology *topology, int64_t now_ns);
+
+/* ---- rl_topology.c --------------------------------------------------------------- */
+
+/* Begin a connection, to a server or to a guide. NULL: out of memory. */
+rl_redis *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_guide,
+                              int64_t now_ns);
+
+/* Close a node's connection: calls that were sent are lost, the others wait again. */
+void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns);
+
+#endif

@@ -1,0 +1,63 @@
+-- take_many.lua -- decide for several clients of one limit, each by itself, in one call.
+--
+-- KEYS     buckets, in the order of the requests; the same one may come several times
+-- ARGV     scale, cap, min_ttl_ms of the limit, as in bucket.lua, with scale above 0;
+--          then the cost of each request
+-- reply    {1, lacks, 0, lacks, 2, 0, ...} for each: allowed, or denied, and the units that its
+--          bucket lacks afterwards; or 2 for a bucket that this knows nothing of (another type, a
+--          state set by hand): nothing was done, ask take.lua about it
+
+local call, pcall, format, match = redis.call, redis.pcall, string.format, string.match
+local KEYS, ARGV = KEYS, ARGV
+local scale, cap, min_ttl_ms = ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0
+
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+
+local reply = {}
+for i = 1, #KEYS do
+  local key, cost = KEYS[i], ARGV[i + 3] + 0
+  local value = pcall('GET', key)
+  local lacks = 0
+  if value then
+    local full_us, part, parts
+    if type(value) == 'string' then
+      full_us, part, parts = match(value, '^(%d+)%+?(%d*)/?(%d*)$')
+    end
+    if not full_us or (part ~= '' and parts == '') then
+      lacks = nil
+    else
+      lacks = (full_us - now_us) * scale
+      if part ~= '' then
+        lacks = lacks + math.ceil(part * scale / parts)
+      end
+      if lacks < 0 then
+        lacks = 0
+      elseif lacks > 9007199254740992 then
+        lacks = 9007199254740992
+      end
+    end
+  end
+  if not lacks then
+    reply[2 * i - 1], reply[2 * i] = 2, 0
+  elseif cost < 0 or lacks + cost > cap then
+    reply[2 * i - 1], reply[2 * i] = 0, lacks
+  else
+    if cost > 0 then
+      lacks = lacks + cost
+      local part = lacks % scale
+      local us = (lacks - part) / scale
+      local text = format('%.0f', now_us + us)
+      if part > 0 then
+        text = text .. format('+%.0f/%.0f', part, scale)
+      end
+      local ttl_ms = (us - us % 1000) / 1000 + 2
+      if ttl_ms < min_ttl_ms then
+        ttl_ms = min_ttl_ms
+      end
+      call('SET', key, text, 'PX', format('%.0f', ttl_ms))
+    end
+    reply[2 * i - 1], reply[2 * i] = 1, lacks
+  end
+end
+return reply
