@@ -6,6 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rate_limiter.cli import main as command
+from redis_servers import RedisServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
@@ -18,7 +20,7 @@ def run(name: str) -> dict[str, object]:
 
 
 def test_every_python_block_is_tested() -> None:
-    assert README.count("```python\n") == len(EXAMPLES) == 3
+    assert README.count("```python\n") == len(EXAMPLES) == 4
 
 
 def test_fastapi_example() -> None:
@@ -66,3 +68,12 @@ def test_plain_example(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_linked_file_is_there(path: str) -> None:
     assert (Path(__file__).parent.parent / path).is_file()
+
+
+def test_redis_example(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    text = EXAMPLES["redis"]
+    assert "redis://localhost:6379/0" in text
+    exec(compile(text.replace("redis://localhost:6379/0", server.url), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "ok\n"
+    assert command(["inspect", "user:42", "--store", server.url]) == 0
+    assert "of 100 tokens, full in 0." in capsys.readouterr().out
