@@ -185,6 +185,27 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_inspect(PyObject *object, PyObject *key)
+{
+    limiter_object *self = limiter_of(object);
+    rl_key hash;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    if (!ready(self) || hash_key(self, key, &hash) < 0) {
+        return NULL;
+    }
+    rl_table_inspect(self->table, hash, limiter_now_ns(self), each);
+    PyObject *result = PyTuple_New((Py_ssize_t)self->n_limits);
+    for (size_t i = 0; result != NULL && i < self->n_limits; i++) {
+        PyObject *one = decision_new(self->state, &each[i]);
+        if (one == NULL) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
+    }
+    return result;
+}
+
 static PyObject *limiter_reset(PyObject *object, PyObject *key)
 {
     limiter_object *self = limiter_of(object);
@@ -406,6 +427,9 @@ static PyMethodDef limiter_methods[] = {
      PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
                "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
                "Arguments and exceptions are those of allow().")},
+    {"_inspect", limiter_inspect, METH_O,
+     PyDoc_STR("_inspect($self, key, /)\n--\n\n"
+               "Return a Decision about each bucket of `key`, as peek() with no cost would.")},
     {"reset", limiter_reset, METH_O,
      PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),

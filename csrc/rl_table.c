@@ -494,6 +494,24 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t n
     *out = describe(&request, &moment, passes(&request, table));
 }
 
+void rl_table_inspect(rl_table *table, rl_key key, int64_t now_ns, rl_decision *each)
+{
+    shard *shard = key_shard(table, key);
+    request request = {.tag = key_tag(key)};
+    moment moment;
+    moment_at(&moment, table, now_ns);
+
+    lock(shard);
+    keep_within_horizon(&moment, shard);
+    read_deficits(&request, &moment, find(table, shard, request.tag));
+    unlock(shard);
+
+    for (size_t i = 0; i < table->n_limits; i++) {
+        rl_tap tap = rl_limit_tap(&table->limits[i], now_ns);
+        each[i] = rl_limit_decision(&table->limits[i], tap, request.deficits[i], 0, true);
+    }
+}
+
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns)
 {
     shard *shard = key_shard(table, key);

@@ -68,6 +68,9 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, int6
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns,
                    rl_decision *out);
 
+/* Tell what each bucket of `key` holds, one for each limit. Changes nothing. */
+void rl_table_inspect(rl_table *table, rl_key key, int64_t now_ns, rl_decision *each);
+
 /* Give tokens back; a bucket never exceeds its capacity. */
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns);
 

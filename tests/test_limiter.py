@@ -154,3 +154,19 @@ def test_exception_keeps_the_key_out_of_its_message_and_pickles() -> None:
     assert str(error) == "rate limit exceeded; retry after 1.500 s"
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.decision, copy.key, copy.retry_after) == (error.decision, error.key, 1.5)
+
+
+def test_inspect_tells_of_each_limit() -> None:
+    limiter = RateLimiter("2/second; 10/hour", clock=ManualClock())
+    limiter.allow("k", 2)
+    second, hour = limiter.inspect("k")
+    assert (second.key, second.limit, second.tokens, second.full_after_s) == (
+        "k",
+        Limit(2, 2),
+        0.0,
+        1.0,
+    )
+    assert (hour.tokens, hour.full_after_s, hour.expires_after_s) == (8.0, 720.0, None)
+    assert [one.tokens for one in limiter.inspect("other")] == [2.0, 10.0]
+    with pytest.raises(TypeError, match="key must be str or bytes"):
+        limiter.inspect(5)  # type: ignore[arg-type]

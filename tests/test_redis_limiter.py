@@ -114,7 +114,7 @@ def test_several_limits(server: RedisServer, ask: Callable[..., Any]) -> None:
     assert [ask(limiter, "allow", "k") for _ in range(3)] == [True, True, False]
     denied = ask(limiter, "hit", "k")
     assert (denied.limit, denied.allowed) == (2.0, False)
-    narrow, wide = limiter.inspect("k")
+    narrow, wide = ask(limiter, "inspect", "k")
     assert (narrow.limit, round(narrow.tokens or 0), round(wide.tokens or 0)) == (
         Limit(2, 2 / 86400),
         0,

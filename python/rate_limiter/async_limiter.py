@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
 from rate_limiter._core import Decision, ManualClock
+from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.waiting import Sleep, TaskWaiter, line_key, turns
@@ -97,6 +99,12 @@ class AsyncRateLimiter:
         else:
             await self._ask_redis("reset", key)
             self._limiter._lines.wake(line_key(key))
+
+    async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+        """Return what each bucket of `key` holds, taking nothing. See RateLimiter.inspect."""
+        if self._ask_redis is None:
+            return self._limiter.inspect(key)
+        return await asyncio.to_thread(self._limiter.inspect, key)
 
     async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         """Decide for each of several keys. See RateLimiter.allow_many."""

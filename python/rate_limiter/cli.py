@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from rate_limiter import __version__
 from rate_limiter._core import StoreError
+from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import Connection, connect
-from rate_limiter.inspection import BucketInfo, find_keys, inspect_key, limit_in
+from rate_limiter.inspection import find_keys, inspect_key, limit_in
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import PREFIX
 from rate_limiter.redis_limiter import RedisRateLimiter

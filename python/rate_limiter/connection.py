@@ -98,8 +98,8 @@ def connect(address: str) -> Connection:
 
 
 @cache
-def scripts() -> tuple[bytes, bytes, bytes]:
-    """Return the Lua scripts take, peek and refund as they are sent."""
+def scripts() -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the Lua scripts take, peek, refund and take_many as they are sent."""
     folder = files("rate_limiter") / "lua"
 
     def joined(*names: str) -> bytes:

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from rate_limiter import _core
+from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import Connection, scripts
 from rate_limiter.limit import Limit
 
 _GLOB = re.compile(r"([*?\[\]\\^])")
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class BucketInfo:
-    """What is known of one bucket.
-
-    Attributes:
-        key: its key in the store.
-        limit: the Limit, None where it is not known.
-        tokens: how many it has now, None where its limit is not known.
-        full_after_s: seconds until it is full, inf for never.
-        expires_after_s: seconds until the store forgets it, None for never or not at all.
-    """
-
-    key: str
-    limit: Limit | None
-    tokens: float | None
-    full_after_s: float
-    expires_after_s: float | None
 
 
 def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> BucketInfo:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
+from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
 
@@ -110,6 +111,20 @@ class RateLimiter(_core.Limiter):
             return decision
         finally:
             steps.close()
+
+    def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+        """Return what each bucket of `key` holds, one for each limit, taking nothing.
+
+        Raises:
+            TypeError: a bad key.
+            StoreError: Redis gave no answer; there is no fallback for this.
+        """
+        told = self._inspect(key)
+        name = line_key(key).decode("utf-8", "replace")
+        return tuple(
+            BucketInfo(name, limit, bucket.remaining, bucket.reset_after, None)
+            for limit, bucket in zip(self.limits, told, strict=True)
+        )
 
     def refund(self, key: str | bytes, cost: float = 1) -> None:
         """Give `cost` tokens back to the bucket of `key`, up to its capacity.

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, StoreError
+from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
-from rate_limiter.inspection import BucketInfo, inspect_key
+from rate_limiter.inspection import inspect_key
 from rate_limiter.limit import Limits
 from rate_limiter.limiter import RateLimiter, redis_store
 from rate_limiter.redis_store import RedisStore
@@ -76,11 +77,7 @@ class RedisRateLimiter(RateLimiter):
         return self._buckets.keys(key)
 
     def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
-        """Return what the buckets of `key` hold in Redis, one for each limit.
-
-        Raises:
-            StoreError: Redis gave no answer. There is no fallback for this.
-        """
+        """Return what each bucket of `key` holds in Redis. See RateLimiter.inspect."""
         return tuple(
             inspect_key(self.store.connection, name, limit)
             for name, limit in zip(self.redis_keys(key), self.limits, strict=True)
