@@ -32,6 +32,7 @@ REDIS_SOURCES = {
         "rl_topology",
         "rl_transport",
         "rl_url",
+        "rl_url_options",
     )
 }
 HOW_TO_INSTALL = """\
