@@ -103,6 +103,7 @@ static void test_bad(void)
         {"redis://h#x", "'%23'"},
         {"redis://h:65536", "port must be"},
         {"redis://h:-1", "port must be"},
+        {"redis://user:secret", "port must be"},
         {"redis://h/2147483648", "database must be"},
         {"redis+cluster://h/1", "database of a cluster"},
         {"redis://%zz@h", "user name has a '%'"},
