@@ -81,7 +81,7 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
     };
     set_tap(limit, bits);
     if (limit->mult != 0 && limit->shift < 66) {
-        limit->horizon_ns = clamp_ns((((rl_u128)1 << 62) << limit->shift) / limit->mult);
+        limit->horizon_ns = clamp_ns((((rl_u128)1 << 61) << limit->shift) / limit->mult);
     }
     return RL_OK;
 }

@@ -61,7 +61,7 @@ typedef struct rl_limit {
     uint64_t mult;
     double inverse;     /* 1 / mult, about */
     unsigned shift;     /* at most 126 */
-    int64_t horizon_ns; /* in this time V advances by 2^62 or just less */
+    int64_t horizon_ns; /* in this time V advances by 2^61 or just less */
 } rl_limit;
 
 /* V at one moment, and the fraction of a unit that is on its way (in 2^-shift units). */

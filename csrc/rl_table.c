@@ -189,9 +189,16 @@ static void fill_all(const moment *moment, shard *shard, size_t i)
 
 /* A word is told from a full one by the sign of its distance to V, which holds
  * while V is less than 2^63 past it. So no entry may stay unvisited for long:
- * it is freed by the first access after one horizon (V has moved by 2^62).
- * If nobody came for two horizons of a limit, then whatever is there is older
- * than one, and full by that limit; a slower limit may still be owed. */
+ * it is freed by the first access after one horizon (V has moved by 2^61), and
+ * words that were full then were at most 2^40 behind.
+ *
+ *     swept          last write at the latest          this access
+ *     ──┼──── horizon ────┼──────────────────────────────┼──> age
+ *
+ * Up to three horizons of a limit after the last sweep, its V is 3 * 2^61 + 2^40
+ * past any word: less than 2^63. Later, the last write is more than two horizons
+ * ago, in which time V moves by more than any bucket holds: whatever is there is
+ * full by that limit. A slower limit may still be owed. */
 static void keep_within_horizon(const moment *moment, shard *shard)
 {
     int64_t age_ns = moment->now_ns - shard->swept_ns;
@@ -199,7 +206,7 @@ static void keep_within_horizon(const moment *moment, shard *shard)
         return;
     }
     for (size_t i = 0; i < moment->table->n_limits; i++) {
-        if (age_ns / 2 >= moment->table->limits[i].horizon_ns) {
+        if (age_ns / 3 > moment->table->limits[i].horizon_ns) {
             fill_all(moment, shard, i);
         }
     }

@@ -331,6 +331,30 @@ static void test_idle_beyond_the_wrap(void)
     rl_table_free(table);
 }
 
+/* A word that was just full at the last sweep, and is next seen after any time at all. */
+static void test_idle_around_the_wrap(void)
+{
+    rl_limit limits[2] = {limit_of(1, 1), limit_of(1000, 1e-6)};
+    uint64_t costs[2] = {rl_limit_cost(&limits[0], 1), rl_limit_cost(&limits[1], 1000)};
+    int64_t swept_ns = NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second owes */
+    /* the time in which V of the first moves by 2^63, where signs change */
+    int64_t half_ns = 4 * limits[0].horizon_ns;
+    for (int64_t eighths = 1; eighths <= 40; eighths++) {
+        for (int64_t off_ns = -2 * NS_PER_S; off_ns <= 2 * NS_PER_S; off_ns += NS_PER_S / 10) {
+            rl_table *table = rl_table_new(limits, 2, 100, SECRET);
+            bool allowed = false;
+            rl_decision decision;
+            CHECK_EQUAL(rl_table_take(table, number_key(table, 1), costs, 0, &allowed, NULL), RL_OK);
+            CHECK(allowed);
+            rl_table_sweep(table, swept_ns);
+            int64_t now_ns = swept_ns + half_ns / 8 * eighths + off_ns;
+            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, now_ns, &decision);
+            CHECK(decision.allowed);
+            rl_table_free(table);
+        }
+    }
+}
+
 int main(void)
 {
     rl_limit limits[3] = {limit_of(4, 2), limit_of(10, 0.5), limit_of(3.5, 20)};
@@ -346,6 +370,7 @@ int main(void)
     test_denied_newcomer_leaves_no_trace();
     test_zero_tag();
     test_idle_beyond_the_wrap();
+    test_idle_around_the_wrap();
     CHECK_EQUAL(seam_live_blocks(), 0);
     return report("test_table");
 }
