@@ -114,7 +114,7 @@ sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, v
 # Fuzz targets, each run so long: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer
+FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -Wl,--wrap=getaddrinfo,--wrap=connect
 
 .PHONY: fuzz
 fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a server sends (FUZZ_SECONDS=30)
@@ -126,9 +126,9 @@ fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a ser
 		echo "$$target: $$(grep -o 'Done .*' build/fuzz/$$target.log)"; \
 	done
 
-build/fuzz/%: tests/fuzz/%.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
+build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)
-	@clang $(FUZZ_FLAGS) -o $@ $< $(C_CORE) $(C_LIBRARIES)
+	@clang $(FUZZ_FLAGS) -o $@ $< tests/fuzz/no_network.c $(C_CORE) $(C_LIBRARIES)
 
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test

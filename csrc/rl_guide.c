@@ -249,10 +249,16 @@ static void serve_guide(rl_topology *topology, int64_t now_ns)
     }
 }
 
+bool rl_guide_is_needed(const rl_topology *topology)
+{
+    return topology->first != NULL &&
+           (topology->known ? topology->stale : topology->first_waiting != NULL);
+}
+
 static bool must_ask(const rl_topology *topology, int64_t now_ns)
 {
-    bool needed = topology->known ? topology->stale : topology->first_waiting != NULL;
-    return needed && now_ns >= topology->ask_at_ns && now_ns >= topology->rest_ns;
+    return rl_guide_is_needed(topology) && now_ns >= topology->ask_at_ns &&
+           now_ns >= topology->rest_ns;
 }
 
 void rl_guide_follow(rl_topology *topology, int64_t now_ns)

@@ -131,7 +131,7 @@ static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t no
 /* A slot that nobody serves may soon be served by another server. */
 static void ask_where(rl_topology *topology, const rl_call *call, int64_t now_ns)
 {
-    if (topology->known && call->not_before_ns <= now_ns) {
+    if (topology->known && call->not_before_ns == 0) {
         rl_guide_ask_soon(topology, now_ns);
     }
 }
@@ -141,7 +141,10 @@ static void dispatch(rl_topology *topology, int64_t now_ns)
     rl_call *next;
     for (rl_call *call = topology->first_waiting; call != NULL; call = next) {
         next = call->next_waiting;
-        int i = call->not_before_ns <= now_ns ? route(topology, call) : -1;
+        if (call->not_before_ns <= now_ns) {
+            call->not_before_ns = 0; /* a time that has passed wakes nobody */
+        }
+        int i = call->not_before_ns == 0 ? route(topology, call) : -1;
         if (i < 0) {
             ask_where(topology, call, now_ns);
             continue;
@@ -412,11 +415,10 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
     }
     if (topology->guide != NULL) {
         deadline_ns = earlier(deadline_ns, rl_redis_deadline_ns(topology->guide));
-    } else if (topology->stale || !topology->known) {
-        if (topology->first != NULL) {
-            int64_t ask_ns = topology->ask_at_ns;
-            deadline_ns = earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
-        }
+    } else if (rl_guide_is_needed(topology)) {
+        int64_t ask_ns = topology->ask_at_ns;
+        deadline_ns =
+            earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
     }
     for (const rl_call *call = topology->first_waiting; call != NULL; call = call->next_waiting) {
         if (call->not_before_ns != 0) {

@@ -70,6 +70,9 @@ void rl_guide_ask_soon(rl_topology *topology, int64_t ask_at_ns);
 /* The node for a server, made if need be. -1: there is no room for one more. */
 int rl_guide_find_node(rl_topology *topology, const rl_server *server);
 
+/* Is there something to ask, now or later? Not while nobody waits for the answer. */
+bool rl_guide_is_needed(const rl_topology *topology);
+
 /* Ask where it is needed, and read what is told. */
 void rl_guide_follow(rl_topology *topology, int64_t now_ns);
 

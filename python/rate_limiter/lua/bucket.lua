@@ -18,6 +18,8 @@
 --            min_ttl_ms  the string is kept so long at least
 -- reply    {1 or 0, units that each bucket lacks}
 --
+-- A script that reads the clock may write since Redis 5, where what is replicated are its writes.
+--
 -- All numbers are whole and below 2^53, where doubles are exact. tostring() is not: it would
 -- write 1.73216e+15.
 
