@@ -160,3 +160,20 @@ def test_redis_comes_and_goes(tmp_path: Path, name: str) -> None:
         assert [storage() for _ in range(10)] == [WITHOUT_REDIS[name]] * 10
         redis.start()
         wait_until(lambda: storage() == "redis", "the demo uses Redis again", 10)
+
+
+def test_preloaded_workers_share_the_buckets(
+    tmp_path: Path, redis_of_session: RedisServer, address: str
+) -> None:
+    command = ("-m", "gunicorn", "--preload", "--workers=3", "--bind=127.0.0.1:{port}")
+    environment = {"REDIS_URL": redis_of_session.url, "USE_REDIS": "1"}
+    begin_s = time.monotonic()
+    with serve(
+        tmp_path / "log", *command, "demo.flaskapp.app:app", environment=environment
+    ) as demo:
+        statuses = []
+        for _ in range(20):  # a connection each, so that any worker may answer
+            transport = httpx.HTTPTransport(local_address=address)
+            with httpx.Client(base_url=demo.url, transport=transport) as client:
+                statuses.append(client.get("/api/ping").status_code)
+    assert 5 <= statuses.count(200) <= 5 + int(time.monotonic() - begin_s)
