@@ -28,9 +28,10 @@ from servers import free_port
 
 ALLOWED = b"*2\r\n:1\r\n:1000\r\n"
 TIMEOUT_S = 0.1
-# Beyond a deadline: what was asked for, and what a loaded machine adds to the worst of many.
+# Beyond a deadline: what is allowed for, where the machine is not busy with something else, and
+# what a loaded machine may add to the worst of many.
 SCHEDULING_S = 0.010
-WORST_S = 0.250
+WORST_S = 0.5
 
 
 def limiter_on(url: str, policy: str = "raise", limits: str = "100000/day") -> RedisRateLimiter:
@@ -121,7 +122,7 @@ def test_silence(own: RedisServer, ask: Callable[..., Any]) -> None:
         answers = [ask(limiter) for _ in range(5)]
         assert {answer.kind for answer, _ in answers} == {"timeout"}
         times = [took_s for _, took_s in answers]
-        assert statistics.median(times) < TIMEOUT_S + SCHEDULING_S
+        assert TIMEOUT_S <= min(times) < TIMEOUT_S + SCHEDULING_S
         assert max(times) < TIMEOUT_S + WORST_S
         # The breaker is open by now: nobody waits but for a probe now and then.
         quick = [ask(limiter)[1] for _ in range(20)]

@@ -254,7 +254,7 @@ def test_middleware_of_002_without_a_client(caplog: pytest.LogCaptureFixture) ->
 
 def test_policy_limiter(client: Any, admin: redis.Redis) -> None:
     assert SameTokenBucketLimiter is TokenBucketLimiter
-    policy = RateLimitPolicy(rate_per_sec=20, burst=2, ttl_seconds=60)
+    policy = RateLimitPolicy(rate_per_sec=2, burst=2, ttl_seconds=60)
     limiter = TokenBucketLimiter(client, policy)
     key = pick_identity_key(policy.prefix, None, "bob", "::1")
     assert key == "rl:tb:user:bob"
@@ -263,7 +263,7 @@ def test_policy_limiter(client: Any, admin: redis.Redis) -> None:
     denied = limiter.check(key)
     assert denied.allowed is False
     assert 0 < denied.remaining < 1
-    assert 0 < denied.retry_after_ms <= 50
+    assert 0 < denied.retry_after_ms <= 500
     time.sleep(denied.retry_after_ms / 1000)
     assert limiter.check(key).allowed is True
     assert 55 < admin.ttl(key) <= 60
@@ -419,7 +419,7 @@ def test_command_on_raw_keys(server: RedisServer, capsys: pytest.CaptureFixture[
     assert command(["inspect", *raw, "--limit", "10 per 100 seconds"]) == 0
     assert re.search(r": 6(\.0\d*)? of 10 tokens", capsys.readouterr().out)
     assert command(["inspect", *raw]) == 0
-    assert "full in 39." in capsys.readouterr().out
+    assert re.search(r"full in (39\.\d+|40\.000) s", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

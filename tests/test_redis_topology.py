@@ -22,7 +22,10 @@ from redis_servers import (
 )
 from servers import free_port
 
+# From the moment at which the servers agree on another master.
 RECOVERY_S = 5.0
+# A call's deadline is 0.1 s; a loaded machine may add to it.
+WORST_S = 1.0
 
 
 def limiter_on(url: object, limits: str = "100000/day") -> RedisRateLimiter:
@@ -137,15 +140,16 @@ def test_master_killed_under_load(group: SentinelGroup) -> None:
         replicated_s = time.monotonic()
         master.kill()
         killed_s = time.monotonic()
+        wait_until(lambda: group.master_port() != master.port, "there is another master")
         wait_until(
-            lambda: load.errors and load.quiet_since(killed_s), "calls pass again", RECOVERY_S + 0.5
+            lambda: load.errors and load.quiet_since(killed_s), "calls pass again", RECOVERY_S
         )
     elapsed_s = time.monotonic() - started_s
     # Lost is what was taken between the last write that a replica got and the kill.
     lost = (killed_s - replicated_s) * 4 / 0.002 + rate * (killed_s - replicated_s) + 1
     assert load.admitted <= capacity + rate * elapsed_s + lost
     assert load.admitted > capacity
-    assert load.worst_s < 0.6
+    assert load.worst_s < WORST_S
     assert limiter.store.health()["status"] == "ok"
 
 
@@ -206,15 +210,17 @@ def test_resharding_under_load(cluster: RedisCluster) -> None:
 
 def test_master_of_the_cluster_killed_under_load(cluster: RedisCluster) -> None:
     limiter = limiter_on(cluster.url)
-    victim = cluster.master_of(cluster.slot(limiter.redis_keys(KEYS[0])[0].decode()))
+    slot = cluster.slot(limiter.redis_keys(KEYS[0])[0].decode())
+    victim = cluster.master_of(slot)
     with Load(limiter, KEYS[:6]) as load:
         time.sleep(0.3)
         victim.kill()
         killed_s = time.monotonic()
+        wait_until(lambda: cluster.master_of(slot) is not victim, "a replica is master")
         wait_until(
-            lambda: load.errors and load.quiet_since(killed_s), "calls pass again", 2 * RECOVERY_S
+            lambda: load.errors and load.quiet_since(killed_s), "calls pass again", RECOVERY_S
         )
-    assert load.worst_s < 0.6
+    assert load.worst_s < WORST_S
     assert all(limiter.allow(key) for key in KEYS)
     assert limiter.store.health()["status"] == "ok"
 
