@@ -174,10 +174,10 @@ class RedisRateLimiter(RateLimiter):
 
     def is_denial_for_want_of_store(self, decision: Decision) -> bool:
         """Tell whether a request was denied because there is no store: 503, not 429."""
+        # Redis itself never denies a request while the bucket is full, but for ever.
         return (
             not decision.allowed
             and self.store.on_store_error == "deny"
-            and not self._breaker.is_working
             and decision.retry_after == DENIED_RETRY_S
             and decision.reset_after == 0
         )
