@@ -87,6 +87,10 @@ const rl_decision *decision_value(core_state *state, PyObject *decision);
 /* Restore a pickled Decision: see decision_reduce. */
 PyObject *decision_restore(PyObject *module, PyObject *args);
 
+/* Read a limit: (capacity, refill_rate), or (count, window_s, sliding) of a window. 0, or -1 with
+ * an exception set. */
+int core_parse_limit(PyObject *limit, rl_limit *out);
+
 /* A key as bytes. `owner` keeps them, where they are not the key's own: free it
  * with Py_XDECREF. */
 typedef struct core_text {
@@ -127,6 +131,7 @@ typedef struct limiter_object {
     size_t n_limits;
     rl_limit limits[RL_TABLE_LIMITS_MAX];
     uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
+    bool has_windows;                  /* among the limits, which go by the wall clock */
     clock_kind clock_kind;
     PyObject *clock; /* strong; NULL unless manual */
 } limiter_object;

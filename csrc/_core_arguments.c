@@ -112,3 +112,45 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
     }
     return 0;
 }
+
+static PyObject *refuse_limit(PyObject *limit, const char *what)
+{
+    const char *names = PyTuple_GET_SIZE(limit) == 2 ? "(capacity, refill_rate)"
+                                                     : "(count, window_s, sliding)";
+    return PyErr_Format(PyExc_ValueError, "%s is out of range in %s = %R", what, names, limit);
+}
+
+int core_parse_limit(PyObject *limit, rl_limit *out)
+{
+    if (!PyTuple_Check(limit)) {
+        PyErr_Format(PyExc_TypeError,
+                     "a limit must be a tuple (capacity, refill_rate) or (count, window_s, "
+                     "sliding), not %.200s",
+                     Py_TYPE(limit)->tp_name);
+        return -1;
+    }
+    rl_status status;
+    bool is_window = PyTuple_GET_SIZE(limit) == 3;
+    if (is_window) {
+        double count;
+        long long window_s;
+        int sliding;
+        if (!PyArg_ParseTuple(limit, "dLp:limit", &count, &window_s, &sliding)) {
+            return -1;
+        }
+        status = rl_window_init(out, sliding != 0, count, window_s);
+    } else {
+        double capacity;
+        double refill_rate;
+        if (!PyArg_ParseTuple(limit, "dd:limit", &capacity, &refill_rate)) {
+            return -1;
+        }
+        status = rl_limit_init(out, capacity, refill_rate);
+    }
+    if (status == RL_ECAPACITY) {
+        refuse_limit(limit, is_window ? "count" : "capacity");
+    } else if (status == RL_ERATE) {
+        refuse_limit(limit, is_window ? "window_s" : "refill_rate");
+    }
+    return status == RL_OK ? 0 : -1;
+}

@@ -12,7 +12,7 @@ bool redis_batch_takes(const redis_call *call)
 {
     const buckets_object *buckets = call->buckets;
     return (call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT) && !call->alone &&
-           buckets->n_limits == 1 && buckets->limits[0].scale > 0 &&
+           buckets->n_limits == 1 && buckets->limits[0].bucket.scale > 0 &&
            buckets->client->options.kind != RL_CLUSTER;
 }
 
@@ -29,7 +29,8 @@ redis_batch *redis_batch_new(redis_call **calls, size_t n)
     const char **texts = (const char **)(void *)(batch + 1);
     size_t *lens = (size_t *)(void *)(texts + n_texts);
     snprintf(batch->count, sizeof batch->count, "%zu", n);
-    const char *numbers[] = {buckets->scale[0], buckets->cap[0], buckets->min_ttl_ms[0]};
+    const redis_limit *limit = &buckets->limits[0];
+    const char *numbers[] = {limit->scale, limit->cap, limit->min_ttl_ms};
     texts[2] = batch->count;
     lens[2] = strlen(batch->count);
     for (size_t i = 0; i < NUMBERS; i++) {
@@ -92,6 +93,6 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     }
     uint64_t deficit = (uint64_t)reply->element[2 * i + 1]->integer;
     rl_decision decision =
-        rl_arrival_decision(&buckets->limits[0], deficit, call->costs[0], allowed);
+        rl_arrival_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
     return decision_new(buckets->state, &decision);
 }

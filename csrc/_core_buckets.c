@@ -109,15 +109,16 @@ static char *add_keys(builder *to, const buckets_object *self, const core_text *
 static void add_numbers(builder *to, const buckets_object *self, const uint64_t *costs, char *room)
 {
     for (size_t i = 0; i < self->n_limits; i++) {
-        add_text(to, self->scale[i]);
-        add_text(to, self->token[i]);
-        add_text(to, self->cap[i]);
+        const redis_limit *limit = &self->limits[i];
+        add_text(to, limit->scale);
+        add_text(to, limit->token);
+        add_text(to, limit->cap);
         int len = costs[i] == RL_COST_NEVER
                       ? snprintf(room, NUMBER_SIZE, "-1")
                       : snprintf(room, NUMBER_SIZE, "%llu", (unsigned long long)costs[i]);
         add(to, room, (size_t)len);
         room += NUMBER_SIZE;
-        add_text(to, self->min_ttl_ms[i]);
+        add_text(to, limit->min_ttl_ms);
     }
 }
 
@@ -125,11 +126,14 @@ static const rl_script *script_of(const buckets_object *self, bucket_operation o
 {
     switch (operation) {
     case BUCKET_PEEK:
+    case BUCKET_PEEK_EACH:
         return &self->scripts[SCRIPT_PEEK];
+    case BUCKET_CHARGE:
+        return &self->scripts[SCRIPT_CHARGE];
     case BUCKET_REFUND:
         return &self->scripts[SCRIPT_REFUND];
     case BUCKET_RESET:
-        return NULL;
+        return self->n_windows != 0 ? &self->scripts[SCRIPT_RESET] : NULL;
     default:
         return &self->scripts[SCRIPT_TAKE];
     }
@@ -160,6 +164,14 @@ static void fill_call(redis_call *call, const core_text *key)
     out->arguments = (rl_arguments){to.n, to.texts, to.lens};
 }
 
+static uint64_t units_of(const redis_limit *limit, double tokens, bool charge)
+{
+    if (rl_is_window(&limit->window)) {
+        return (charge ? rl_limit_charge : rl_limit_cost)(&limit->window, tokens);
+    }
+    return (charge ? rl_arrival_charge : rl_arrival_cost)(&limit->bucket, tokens);
+}
+
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
                            PyObject *cost)
 {
@@ -181,7 +193,7 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     call->buckets = (buckets_object *)Py_NewRef(buckets);
     call->operation = operation;
     for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = rl_arrival_cost(&buckets->limits[i], tokens);
+        call->costs[i] = units_of(&buckets->limits[i], tokens, operation == BUCKET_CHARGE);
     }
     fill_call(call, &text);
     Py_XDECREF(text.owner);
@@ -217,51 +229,124 @@ static bool tells_more(const rl_decision *a, const rl_decision *b)
     return a->allowed ? a->remaining < b->remaining : a->retry_after_ns > b->retry_after_ns;
 }
 
-static bool read_decision(const redis_call *call, const redisReply *reply, rl_decision *out)
+/* Numbers behind those of the limits: the time, and the counts of each window. */
+static size_t n_extra(const buckets_object *self)
 {
-    const buckets_object *self = call->buckets;
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 + self->n_limits ||
-        !is_whole(reply->element[0])) {
+    return self->n_windows == 0 ? 0 : 1 + 2 * self->n_windows;
+}
+
+/* An answer: {1 or 0, a number for each limit, extra ones}, all of them whole. */
+static bool is_answer(const buckets_object *self, const redisReply *reply)
+{
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 + self->n_limits + n_extra(self)) {
         return false;
     }
-    bool allowed = reply->element[0]->integer != 0;
-    for (size_t i = 0; i < self->n_limits; i++) {
-        if (!is_whole(reply->element[i + 1])) {
+    for (size_t i = 0; i < reply->elements; i++) {
+        if (!is_whole(reply->element[i])) {
             return false;
         }
-        uint64_t deficit = (uint64_t)reply->element[i + 1]->integer;
+    }
+    return !self->n_windows || reply->element[1 + self->n_limits]->integer < INT64_MAX / 1000;
+}
+
+static uint64_t number_at(const redisReply *reply, size_t i)
+{
+    return (uint64_t)reply->element[i]->integer;
+}
+
+/* Counts of a window stand behind the time, in the order of the limits. */
+static rl_window window_in(const redisReply *reply, const rl_limit *limit, size_t at,
+                           int64_t wall_ns)
+{
+    const uint64_t most = 2 * (uint64_t)RL_WINDOW_COUNT_MAX; /* somebody may have set more by hand */
+    uint64_t current = number_at(reply, at);
+    uint64_t previous = number_at(reply, at + 1);
+    return (rl_window){wall_ns / limit->window_ns, current < most ? current : most,
+                       previous < most ? previous : most};
+}
+
+/* Read what an answer tells of each limit. False: it is none. */
+static bool read_each(const redis_call *call, rl_decision *each, bool *allowed)
+{
+    const buckets_object *self = call->buckets;
+    const redisReply *reply = call->thread.call.reply;
+    if (!is_answer(self, reply)) {
+        return false;
+    }
+    *allowed = reply->element[0]->integer != 0;
+    size_t extra = 1 + self->n_limits;
+    int64_t wall_ns = self->n_windows != 0 ? reply->element[extra++]->integer * 1000 : 0;
+    for (size_t i = 0; i < self->n_limits; i++) {
+        const redis_limit *limit = &self->limits[i];
+        uint64_t deficit = number_at(reply, i + 1);
         uint64_t cost = call->costs[i];
+        bool is_window = rl_is_window(&limit->window);
+        uint64_t cap = is_window ? limit->window.cap : limit->bucket.cap;
         /* A limit that would have allowed the request does not tell of its denial. */
-        bool passes = allowed || (cost != RL_COST_NEVER && deficit + cost <= self->limits[i].cap);
-        rl_decision one = rl_arrival_decision(&self->limits[i], deficit, cost, passes);
-        if (i == 0 || tells_more(&one, out)) {
-            *out = one;
+        bool passes = *allowed || (cost <= cap && deficit <= cap - cost);
+        if (is_window) {
+            rl_window window = window_in(reply, &limit->window, extra, wall_ns);
+            each[i] = rl_window_decision(&limit->window, window, wall_ns, cost, passes);
+            extra += 2;
+        } else {
+            each[i] = rl_arrival_decision(&limit->bucket, deficit, cost, passes);
         }
     }
-    return out->allowed == allowed;
+    return true;
+}
+
+static const rl_decision *told_of(const rl_decision *each, size_t n)
+{
+    const rl_decision *told = each;
+    for (size_t i = 1; i < n; i++) {
+        if (tells_more(&each[i], told)) {
+            told = &each[i];
+        }
+    }
+    return told;
+}
+
+static PyObject *decisions_new(const buckets_object *self, const rl_decision *each)
+{
+    PyObject *result = PyTuple_New(1 + (Py_ssize_t)self->n_limits);
+    for (size_t i = 0; result != NULL && i <= self->n_limits; i++) {
+        const rl_decision *value = i == 0 ? told_of(each, self->n_limits) : &each[i - 1];
+        PyObject *one = decision_new(self->state, value);
+        if (one == NULL) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
+    }
+    return result;
 }
 
 PyObject *redis_call_result(redis_call *call)
 {
     const rl_call *done = &call->thread.call;
-    core_state *state = call->buckets->state;
-    rl_decision decision;
+    const buckets_object *self = call->buckets;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    bool allowed;
     if (done->fault != RL_FAULT_NONE) {
-        return redis_raise(state, done->fault, done->error);
+        return redis_raise(self->state, done->fault, done->error);
     }
     if (call->operation == BUCKET_RESET) {
         Py_RETURN_NONE;
     }
-    if (!read_decision(call, done->reply, &decision)) {
-        return redis_raise(state, RL_FAULT_PROTOCOL, "the script's answer is not a decision");
+    if (!read_each(call, each, &allowed) || told_of(each, self->n_limits)->allowed != allowed) {
+        return redis_raise(self->state, RL_FAULT_PROTOCOL,
+                           "the script's answer is not a decision");
     }
     switch (call->operation) {
     case BUCKET_ALLOW:
-        return PyBool_FromLong(decision.allowed);
+        return PyBool_FromLong(allowed);
     case BUCKET_REFUND:
         Py_RETURN_NONE;
+    case BUCKET_HIT_EACH:
+    case BUCKET_PEEK_EACH:
+        return decisions_new(self, each);
     default:
-        return decision_new(state, &decision);
+        return decision_new(self->state, told_of(each, self->n_limits));
     }
 }
 
@@ -283,28 +368,41 @@ static void print_number(char *out, uint64_t number)
     snprintf(out, NUMBER_SIZE, "%llu", (unsigned long long)number);
 }
 
-static int set_limit(buckets_object *self, size_t i, PyObject *pair, uint64_t min_ttl_ms)
+static int set_bucket(redis_limit *limit, PyObject *pair)
 {
     double capacity, refill_rate;
-    if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "a limit must be a tuple (capacity, refill_rate)");
-        }
+    if (!PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
         return -1;
     }
-    rl_arrival *limit = &self->limits[i];
-    rl_status status = rl_arrival_init(limit, capacity, refill_rate);
+    rl_status status = rl_arrival_init(&limit->bucket, capacity, refill_rate);
     if (status != RL_OK) {
         PyErr_Format(PyExc_ValueError,
                      "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "
-                     "fill within 142 years",
+                     "fill within 142 years, and its rate be exact to a millionth",
                      status == RL_ECAPACITY ? "capacity" : "refill_rate", pair);
         return -1;
     }
-    print_number(self->scale[i], limit->scale);
-    print_number(self->token[i], limit->token);
-    print_number(self->cap[i], limit->cap);
-    print_number(self->min_ttl_ms[i], min_ttl_ms);
+    limit->window = (rl_limit){.kind = RL_BUCKET};
+    print_number(limit->scale, limit->bucket.scale);
+    print_number(limit->token, limit->bucket.token);
+    print_number(limit->cap, limit->bucket.cap);
+    return 0;
+}
+
+static int set_limit(buckets_object *self, size_t i, PyObject *given, uint64_t min_ttl_ms)
+{
+    redis_limit *limit = &self->limits[i];
+    print_number(limit->min_ttl_ms, min_ttl_ms);
+    if (PyTuple_Check(given) && PyTuple_GET_SIZE(given) == 2) {
+        return set_bucket(limit, given);
+    }
+    if (core_parse_limit(given, &limit->window) < 0) {
+        return -1;
+    }
+    snprintf(limit->scale, NUMBER_SIZE, limit->window.kind == RL_FIXED_WINDOW ? "-1" : "-2");
+    print_number(limit->token, (uint64_t)(limit->window.window_ns / 1000000000));
+    print_number(limit->cap, limit->window.cap);
+    self->n_windows++;
     return 0;
 }
 
@@ -342,7 +440,7 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(limits);
-    if (self->client != NULL || n < 1 || n > RL_TABLE_LIMITS_MAX || PyTuple_GET_SIZE(after) != n ||
+    if (self->client != NULL || self->n_windows != 0 || n < 1 || n > RL_TABLE_LIMITS_MAX || PyTuple_GET_SIZE(after) != n ||
         PyTuple_GET_SIZE(scripts) != N_SCRIPTS) {
         PyErr_Format(PyExc_ValueError,
                      "expected, once, 1 to %d limits, as many endings and %d scripts",
@@ -419,8 +517,8 @@ static PyType_Slot buckets_slots[] = {
     {Py_tp_doc,
      PyDoc_STR("RedisBuckets(client, limits, scripts, before, after, tagged, min_ttl_ms=0)\n--\n\n"
                "Keep the buckets of some limits in Redis.\n\n"
-               "limits: a tuple of (capacity, refill_rate). scripts: the texts of take, peek,\n"
-               "refund and take_many (bytes). before, after: bytes around a client key, `after` one for each\n"
+               "limits: a tuple of limits, as Limiter has them. scripts: the texts of take, peek,\n"
+               "refund, charge, take_many and reset (bytes). before, after: bytes around a client key, `after` one for each\n"
                "limit. tagged: put the client key between braces, escaped. min_ttl_ms: keep a\n"
                "bucket so long at least. Raises ValueError for what is out of range.")},
     {Py_tp_new, buckets_new},

@@ -25,18 +25,28 @@ static int64_t system_ns(clockid_t clock)
     return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-static int64_t limiter_now_ns(const limiter_object *self)
-{
-    switch (self->clock_kind) {
-    case CLOCK_KIND_MANUAL:
-        return clock_now_ns(self->clock);
-#ifdef COARSE_CLOCK
-    case CLOCK_KIND_COARSE:
-        return system_ns(COARSE_CLOCK);
+#if defined(CLOCK_REALTIME_COARSE)
+#define COARSE_WALL_CLOCK CLOCK_REALTIME_COARSE
+#else
+#define COARSE_WALL_CLOCK CLOCK_REALTIME
 #endif
-    default:
-        return system_ns(CLOCK_MONOTONIC);
+
+/* The wall clock is read only where a window needs it. */
+static rl_time limiter_now(const limiter_object *self)
+{
+    clockid_t steady = CLOCK_MONOTONIC;
+    clockid_t wall = CLOCK_REALTIME;
+    if (self->clock_kind == CLOCK_KIND_MANUAL) {
+        int64_t now_ns = clock_now_ns(self->clock);
+        return (rl_time){now_ns, now_ns};
     }
+#ifdef COARSE_CLOCK
+    if (self->clock_kind == CLOCK_KIND_COARSE) {
+        steady = COARSE_CLOCK;
+        wall = COARSE_WALL_CLOCK;
+    }
+#endif
+    return (rl_time){system_ns(steady), self->has_windows ? system_ns(wall) : 0};
 }
 
 static int set_clock(limiter_object *self, PyObject *clock)
@@ -118,7 +128,7 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
         (costs = cost_units(self, cost, units)) == NULL) {
         return -1;
     }
-    if (rl_table_take(self->table, hash, costs, limiter_now_ns(self), allowed, out) != RL_OK) {
+    if (rl_table_take(self->table, hash, costs, limiter_now(self), allowed, out, NULL) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -150,53 +160,47 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     return decision_new(limiter_of(self)->state, &decision);
 }
 
+/* What the methods below begin with: a limiter that is ready, a key, and costs. */
+typedef struct asked {
+    limiter_object *limiter;
+    rl_key key;
+    uint64_t room[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
+} asked;
+
+static int read_asked(const char *function, PyObject *object, PyObject *const *args,
+                      Py_ssize_t nargs, PyObject *kwnames, asked *out)
+{
+    core_key_cost given;
+    out->limiter = limiter_of(object);
+    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0 ||
+        !ready(out->limiter) || hash_key(out->limiter, given.key, &out->key) < 0) {
+        return -1;
+    }
+    out->costs = cost_units(out->limiter, given.cost, out->room);
+    return out->costs == NULL ? -1 : 0;
+}
+
 static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
-    limiter_object *self = limiter_of(object);
-    core_key_cost given;
-    rl_key hash;
-    uint64_t units[RL_TABLE_LIMITS_MAX];
-    const uint64_t *costs;
+    asked asked;
     rl_decision decision;
-    if (core_parse_key_cost("peek", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 ||
-        (costs = cost_units(self, given.cost, units)) == NULL) {
+    if (read_asked("peek", object, args, nargs, kwnames, &asked) < 0) {
         return NULL;
     }
-    rl_table_peek(self->table, hash, costs, limiter_now_ns(self), &decision);
-    return decision_new(self->state, &decision);
+    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+                  &decision, NULL);
+    return decision_new(asked.limiter->state, &decision);
 }
 
-static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
-                                PyObject *kwnames)
+/* (told, one of each limit...) */
+static PyObject *decisions_new(const limiter_object *self, const rl_decision *told,
+                               const rl_decision *each)
 {
-    limiter_object *self = limiter_of(object);
-    core_key_cost given;
-    rl_key hash;
-    uint64_t units[RL_TABLE_LIMITS_MAX];
-    const uint64_t *costs;
-    if (core_parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 ||
-        (costs = cost_units(self, given.cost, units)) == NULL) {
-        return NULL;
-    }
-    rl_table_refund(self->table, hash, costs, limiter_now_ns(self));
-    Py_RETURN_NONE;
-}
-
-static PyObject *limiter_inspect(PyObject *object, PyObject *key)
-{
-    limiter_object *self = limiter_of(object);
-    rl_key hash;
-    rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (!ready(self) || hash_key(self, key, &hash) < 0) {
-        return NULL;
-    }
-    rl_table_inspect(self->table, hash, limiter_now_ns(self), each);
-    PyObject *result = PyTuple_New((Py_ssize_t)self->n_limits);
-    for (size_t i = 0; result != NULL && i < self->n_limits; i++) {
-        PyObject *one = decision_new(self->state, &each[i]);
+    PyObject *result = PyTuple_New(1 + (Py_ssize_t)self->n_limits);
+    for (size_t i = 0; result != NULL && i <= self->n_limits; i++) {
+        PyObject *one = decision_new(self->state, i == 0 ? told : &each[i - 1]);
         if (one == NULL) {
             Py_CLEAR(result);
             break;
@@ -204,6 +208,71 @@ static PyObject *limiter_inspect(PyObject *object, PyObject *key)
         PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
     }
     return result;
+}
+
+static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames)
+{
+    asked asked;
+    bool allowed;
+    rl_decision told;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    if (read_asked("hit_each", object, args, nargs, kwnames, &asked) < 0) {
+        return NULL;
+    }
+    if (rl_table_take(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+                      &allowed, &told, each) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    return decisions_new(asked.limiter, &told, each);
+}
+
+static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames)
+{
+    asked asked;
+    rl_decision told;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    if (read_asked("peek_each", object, args, nargs, kwnames, &asked) < 0) {
+        return NULL;
+    }
+    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter), &told,
+                  each);
+    return decisions_new(asked.limiter, &told, each);
+}
+
+static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
+{
+    asked asked;
+    if (read_asked("refund", object, args, nargs, kwnames, &asked) < 0) {
+        return NULL;
+    }
+    rl_table_refund(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter));
+    Py_RETURN_NONE;
+}
+
+static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    core_key_cost given;
+    rl_key hash;
+    double tokens = 1;
+    uint64_t costs[RL_TABLE_LIMITS_MAX];
+    rl_decision decision;
+    if (core_parse_key_cost("charge", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+        hash_key(self, given.key, &hash) < 0 ||
+        (given.cost != NULL && core_parse_cost(given.cost, &tokens) < 0)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        costs[i] = rl_limit_charge(&self->limits[i], tokens);
+    }
+    if (rl_table_charge(self->table, hash, costs, limiter_now(self), &decision) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    return decision_new(self->state, &decision);
 }
 
 static PyObject *limiter_reset(PyObject *object, PyObject *key)
@@ -241,10 +310,10 @@ static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
     rl_key *hashes = hash_keys(self, keys);
     PyObject *result = hashes == NULL ? NULL : PyList_New(n);
-    int64_t now_ns = limiter_now_ns(self);
+    rl_time now = limiter_now(self);
     for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
         bool allowed;
-        if (rl_table_take(self->table, hashes[i], units, now_ns, &allowed, NULL) != RL_OK) {
+        if (rl_table_take(self->table, hashes[i], units, now, &allowed, NULL, NULL) != RL_OK) {
             PyErr_NoMemory();
             Py_CLEAR(result);
             break;
@@ -286,7 +355,7 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (!ready(self)) {
         return NULL;
     }
-    rl_table_stats stats = rl_table_sweep(self->table, limiter_now_ns(self));
+    rl_table_stats stats = rl_table_sweep(self->table, limiter_now(self));
     return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "keys", stats.keys, "slots", stats.slots, "bytes",
                          stats.bytes, "allowed", stats.allowed, "denied", stats.denied, "inserted",
                          stats.inserted, "evicted_active", stats.evicted_active, "grow_failures",
@@ -306,28 +375,6 @@ static PyObject *limiter_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return self;
 }
 
-static int set_limit(limiter_object *self, size_t i, PyObject *pair)
-{
-    double capacity;
-    double refill_rate;
-    if (!PyTuple_Check(pair)) {
-        PyErr_Format(PyExc_TypeError, "a limit must be a tuple (capacity, refill_rate), not %.200s",
-                     Py_TYPE(pair)->tp_name);
-        return -1;
-    }
-    if (!PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
-        return -1;
-    }
-    rl_status status = rl_limit_init(&self->limits[i], capacity, refill_rate);
-    if (status != RL_OK) {
-        PyErr_Format(PyExc_ValueError, "%s is out of range in (capacity, refill_rate) = %R",
-                     status == RL_ECAPACITY ? "capacity" : "refill_rate", pair);
-        return -1;
-    }
-    self->one[i] = rl_limit_cost(&self->limits[i], 1);
-    return 0;
-}
-
 static int set_limits(limiter_object *self, PyObject *limits)
 {
     PyObject *pairs = PySequence_Tuple(limits);
@@ -341,23 +388,65 @@ static int set_limits(limiter_object *self, PyObject *limits)
         status = -1;
     }
     for (Py_ssize_t i = 0; status == 0 && i < n; i++) {
-        status = set_limit(self, (size_t)i, PyTuple_GET_ITEM(pairs, i));
+        status = core_parse_limit(PyTuple_GET_ITEM(pairs, i), &self->limits[i]);
+        if (status == 0) {
+            self->one[i] = rl_limit_cost(&self->limits[i], 1);
+            self->has_windows |= rl_is_window(&self->limits[i]);
+        }
     }
     self->n_limits = (size_t)n;
     Py_DECREF(pairs);
     return status;
 }
 
+/* May the entries of another limiter become entries of this one? */
+static bool is_of_same_kinds(const limiter_object *self, const limiter_object *other)
+{
+    bool same = self->n_limits == other->n_limits;
+    for (size_t i = 0; same && i < self->n_limits; i++) {
+        same = self->limits[i].kind == other->limits[i].kind;
+    }
+    return same;
+}
+
+static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
+{
+    rl_secret secret;
+    if (keep != Py_None) {
+        const limiter_object *other = limiter_of(keep);
+        if (!ready(other)) {
+            return -1;
+        }
+        if (!is_of_same_kinds(self, other) || self->clock_kind != other->clock_kind) {
+            PyErr_SetString(PyExc_ValueError,
+                            "keep must be a limiter with limits of the same kinds in the same "
+                            "order, and the same clock");
+            return -1;
+        }
+        self->table = rl_table_renew(other->table, self->limits, limiter_now(self));
+    } else if (rl_secret_init(&secret) != RL_OK) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    } else {
+        self->table = rl_table_new(self->limits, self->n_limits, max_keys, secret);
+    }
+    if (self->table == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
 static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"limits", "max_keys", "clock", NULL};
+    static char *names[] = {"limits", "max_keys", "clock", "keep", NULL};
     limiter_object *self = limiter_of(object);
     PyObject *limits;
     Py_ssize_t max_keys = 1000000;
     PyObject *clock = NULL;
-    rl_secret secret;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nO:Limiter", names, &limits, &max_keys,
-                                     &clock)) {
+    PyObject *keep = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nOO:Limiter", names, &limits, &max_keys,
+                                     &clock, &keep)) {
         return -1;
     }
     if (self->table != NULL) {
@@ -369,19 +458,15 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
                      RL_TABLE_KEYS_MAX, max_keys);
         return -1;
     }
+    if (keep != Py_None && !PyObject_TypeCheck(keep, self->state->limiter_type)) {
+        PyErr_Format(PyExc_TypeError, "keep must be a Limiter or None, not %.200s",
+                     Py_TYPE(keep)->tp_name);
+        return -1;
+    }
     if (set_limits(self, limits) < 0 || set_clock(self, clock) < 0) {
         return -1;
     }
-    if (rl_secret_init(&secret) != RL_OK) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    self->table = rl_table_new(self->limits, self->n_limits, (size_t)max_keys, secret);
-    if (self->table == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    return 0;
+    return make_table(self, (size_t)max_keys, keep);
 }
 
 static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
@@ -427,9 +512,17 @@ static PyMethodDef limiter_methods[] = {
      PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
                "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
                "Arguments and exceptions are those of allow().")},
-    {"_inspect", limiter_inspect, METH_O,
-     PyDoc_STR("_inspect($self, key, /)\n--\n\n"
-               "Return a Decision about each bucket of `key`, as peek() with no cost would.")},
+    {"charge", CORE_FAST(limiter_charge),
+     PyDoc_STR("charge($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens whether they are there or not; return a Decision.\n\n"
+               "What is not there becomes a debt, of at most one capacity, that is paid before\n"
+               "the next request passes. Arguments and exceptions are those of allow().")},
+    {"_hit_each", CORE_FAST(limiter_hit_each),
+     PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
+               "Do what hit() does; return its Decision and, behind it, one about each limit.")},
+    {"_peek_each", CORE_FAST(limiter_peek_each),
+     PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
+               "Do what peek() does; return its Decision and, behind it, one about each limit.")},
     {"reset", limiter_reset, METH_O,
      PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
@@ -446,11 +539,13 @@ static PyMethodDef limiter_methods[] = {
 
 static PyType_Slot limiter_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic')\n--\n\n"
-               "Limit by token buckets in the memory of this process.\n\n"
-               "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s).\n"
+     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None)\n--\n\n"
+               "Limit by token buckets and windows in the memory of this process.\n\n"
+               "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
+               "(count, window_s, sliding) of a window.\n"
                "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
-               "'coarse' or a ManualClock. Raises ValueError for what is out of range,\n"
+               "'coarse' or a ManualClock, which windows take for the wall clock. keep: a Limiter\n"
+               "whose keys this one starts with, instead of max_keys. Raises ValueError for what is out of range,\n"
                "MemoryError, and OSError when the system has no random numbers.")},
     {Py_tp_new, limiter_new},
     {Py_tp_init, limiter_init},

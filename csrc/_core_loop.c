@@ -405,6 +405,21 @@ static PyObject *loop_peek(PyObject *self, PyObject *const *args, Py_ssize_t nar
     return submit(self, BUCKET_PEEK, args, nargs);
 }
 
+static PyObject *loop_hit_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_HIT_EACH, args, nargs);
+}
+
+static PyObject *loop_peek_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_PEEK_EACH, args, nargs);
+}
+
+static PyObject *loop_charge(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return submit(self, BUCKET_CHARGE, args, nargs);
+}
+
 static PyObject *loop_refund(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return submit(self, BUCKET_REFUND, args, nargs);
@@ -588,6 +603,15 @@ static PyMethodDef loop_methods[] = {
     {"peek", FAST_ONLY(loop_peek),
      PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
                "Return a Future of what hit() would decide, consuming nothing. As allow().")},
+    {"hit_each", FAST_ONLY(loop_hit_each),
+     PyDoc_STR("hit_each($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; return a Future of its Decision and one of each limit. As allow().")},
+    {"peek_each", FAST_ONLY(loop_peek_each),
+     PyDoc_STR("peek_each($self, buckets, key, cost=1, /)\n--\n\n"
+               "Return a Future of what hit_each() would decide, consuming nothing. As allow().")},
+    {"charge", FAST_ONLY(loop_charge),
+     PyDoc_STR("charge($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens, there or not; return a Future of a Decision. As allow().")},
     {"refund", FAST_ONLY(loop_refund),
      PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
                "Give `cost` tokens back; return a Future of None. As allow().")},

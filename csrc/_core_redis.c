@@ -181,6 +181,21 @@ static PyObject *client_peek(PyObject *self, PyObject *const *args, Py_ssize_t n
     return decide(self, BUCKET_PEEK, args, nargs);
 }
 
+static PyObject *client_hit_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_HIT_EACH, args, nargs);
+}
+
+static PyObject *client_peek_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_PEEK_EACH, args, nargs);
+}
+
+static PyObject *client_charge(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return decide(self, BUCKET_CHARGE, args, nargs);
+}
+
 static PyObject *client_refund(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return decide(self, BUCKET_REFUND, args, nargs);
@@ -399,6 +414,15 @@ static PyMethodDef client_methods[] = {
     {"peek", FAST_ONLY(client_peek),
      PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
                "Return the Decision that hit() would make, consuming nothing. As allow().")},
+    {"hit_each", FAST_ONLY(client_hit_each),
+     PyDoc_STR("hit_each($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens; return its Decision and one of each limit. As allow().")},
+    {"peek_each", FAST_ONLY(client_peek_each),
+     PyDoc_STR("peek_each($self, buckets, key, cost=1, /)\n--\n\n"
+               "Return what hit_each() would decide, consuming nothing. As allow().")},
+    {"charge", FAST_ONLY(client_charge),
+     PyDoc_STR("charge($self, buckets, key, cost=1, /)\n--\n\n"
+               "Take `cost` tokens, there or not; return a Decision. As allow().")},
     {"refund", FAST_ONLY(client_refund),
      PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
                "Give `cost` tokens back, up to the capacity. As allow().")},

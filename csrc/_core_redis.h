@@ -14,7 +14,8 @@
 #include "rl_arrival.h"
 #include "rl_client.h"
 
-enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND, SCRIPT_TAKE_MANY, N_SCRIPTS };
+/* The last one is of windows alone: buckets are reset by DEL. */
+enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND, SCRIPT_CHARGE, SCRIPT_TAKE_MANY, SCRIPT_RESET, N_SCRIPTS };
 #define NUMBER_SIZE 24
 
 typedef struct client_object {
@@ -25,7 +26,27 @@ typedef struct client_object {
     rl_client *client; /* owned; NULL before __init__ */
 } client_object;
 
-typedef enum bucket_operation { BUCKET_ALLOW, BUCKET_HIT, BUCKET_PEEK, BUCKET_REFUND, BUCKET_RESET } bucket_operation;
+typedef enum bucket_operation {
+    BUCKET_ALLOW,
+    BUCKET_HIT,
+    BUCKET_HIT_EACH, /* a Decision, and one of each limit */
+    BUCKET_PEEK,
+    BUCKET_PEEK_EACH,
+    BUCKET_CHARGE,
+    BUCKET_REFUND,
+    BUCKET_RESET,
+} bucket_operation;
+
+/* A limit as the scripts have it. */
+typedef struct redis_limit {
+    rl_arrival bucket;
+    rl_limit window; /* of kind RL_BUCKET: it is none */
+    /* the arguments of the scripts that never change: see bucket.lua and window.lua */
+    char scale[NUMBER_SIZE];
+    char token[NUMBER_SIZE];
+    char cap[NUMBER_SIZE];
+    char min_ttl_ms[NUMBER_SIZE];
+} redis_limit;
 
 /* Immutable after __init__. */
 typedef struct buckets_object {
@@ -35,12 +56,8 @@ typedef struct buckets_object {
     PyObject *sources;       /* strong; the tuple of the scripts' texts */
     rl_script scripts[N_SCRIPTS]; /* of texts in `sources` */
     size_t n_limits;
-    rl_arrival limits[RL_TABLE_LIMITS_MAX];
-    /* the arguments of the scripts that never change */
-    char scale[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
-    char token[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
-    char cap[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
-    char min_ttl_ms[RL_TABLE_LIMITS_MAX][NUMBER_SIZE];
+    size_t n_windows; /* of the limits */
+    redis_limit limits[RL_TABLE_LIMITS_MAX];
     PyObject *before; /* strong; bytes before a client key, */
     PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
     bool tagged;      /* the client key is put between braces, its own ones escaped */

@@ -7,6 +7,7 @@
 #define US_PER_S UINT64_C(1000000)
 #define NS_PER_US UINT64_C(1000)
 #define CAP_MAX ((uint64_t)1 << 52)
+#define RATE_ERROR_MAX 1e-6 /* as a part of the rate */
 
 static uint64_t common_divisor(uint64_t a, uint64_t b)
 {
@@ -29,7 +30,7 @@ static uint64_t units_of(double tokens, uint64_t token, uint64_t most)
     }
     rl_u128 product = (rl_u128)digits * token; /* below 2^106 */
     if (exponent >= 0) {
-        return RL_COST_NEVER; /* tokens >= 2^53 */
+        return RL_COST_NEVER; /* tokens >= 2^52 */
     }
     rl_u128 units = 0;
     if (exponent > -127) {
@@ -61,16 +62,17 @@ static bool set_exact(rl_arrival *limit)
     return fits(limit, rate.p / divisor, time / divisor);
 }
 
-/* The finest scale for which the bucket still fits. */
+/* The finest scale for which the bucket still fits. A coarser one is never closer. */
 static bool set_rounded(rl_arrival *limit)
 {
     for (int bits = 51; bits >= 0; bits--) {
-        double token = ceil(ldexp((double)US_PER_S, bits) / limit->refill_rate);
+        double time = ldexp((double)US_PER_S, bits);
+        double token = ceil(time / limit->refill_rate);
+        if (fma(token, limit->refill_rate, -time) < 0) {
+            token++; /* the division was rounded to below */
+        }
         if (token <= (double)CAP_MAX && fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
-            /* the division above was rounded, perhaps to below */
-            double short_by = fma((double)limit->token, limit->refill_rate,
-                                  -ldexp((double)US_PER_S, bits));
-            return short_by >= 0 || fits(limit, limit->scale, limit->token + 1);
+            return fma(token, limit->refill_rate, -time) <= RATE_ERROR_MAX * time;
         }
     }
     return false;
@@ -103,19 +105,24 @@ uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens)
     return units_of(tokens, limit->token, limit->cap);
 }
 
+uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens)
+{
+    uint64_t units = units_of(tokens, limit->token, 2 * limit->cap);
+    return units != RL_COST_NEVER ? units : 2 * limit->cap;
+}
+
 uint64_t rl_arrival_fill_ms(const rl_arrival *limit)
 {
     uint64_t units_per_ms = 1000 * limit->scale;
     return limit->scale != 0 ? limit->cap / units_per_ms + (limit->cap % units_per_ms != 0) : 0;
 }
 
-/* Rounded down, also where a double has fewer digits. */
+/* Rounded down, so that a bucket can pay what it is said to have. */
 static double tokens_of(const rl_arrival *limit, uint64_t units)
 {
-    uint64_t whole = units / limit->token;
     double tokens = (double)units / (double)limit->token;
-    if (tokens >= (double)(whole + 1)) {
-        tokens = nextafter((double)(whole + 1), 0);
+    if (units_of(tokens, limit->token, CAP_MAX) > units) {
+        tokens = nextafter(tokens, 0);
     }
     return tokens < limit->capacity ? tokens : limit->capacity;
 }

@@ -13,7 +13,8 @@
  * whole numbers below 2^53. For that, time is counted in units of 1 / scale
  * microseconds, chosen so that a token is a whole number of them, `token`. Where
  * no such scale fits, a token is rounded up: less than one part in `token` too
- * slow, and never too fast. */
+ * slow, and never too fast. A rate that would be wrong by more than a millionth is
+ * refused: that takes a capacity of some 10^9 tokens, and an odd rate. */
 #ifndef RL_ARRIVAL_H
 #define RL_ARRIVAL_H
 
@@ -28,12 +29,16 @@ typedef struct rl_arrival {
 } rl_arrival;
 
 /* RL_OK; RL_ECAPACITY or RL_ERATE as rl_limit_init, and RL_ECAPACITY when filling the
- * bucket takes more than 142 years. */
+ * bucket takes more than 142 years, or when it leaves too few units for a token to
+ * keep the rate within a millionth. */
 rl_status rl_arrival_init(rl_arrival *limit, double capacity, double refill_rate);
 
 /* A cost in tokens (finite, not negative) in units, rounded up, or RL_COST_NEVER when no
  * bucket can pay it. */
 uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens);
+
+/* The same for a charge, which is taken whether it is there or not: at most twice the cap. */
+uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens);
 
 /* Milliseconds that an empty bucket takes to fill, rounded up; 0: never filled. */
 uint64_t rl_arrival_fill_ms(const rl_arrival *limit);

@@ -92,6 +92,12 @@ uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
     return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
 }
 
+uint64_t rl_limit_charge(const rl_limit *limit, double tokens)
+{
+    double units = ceil(tokens / limit->unit);
+    return units < 2 * (double)limit->cap ? (uint64_t)units : 2 * limit->cap;
+}
+
 /* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that
  * is no int64_t.
  *

@@ -52,8 +52,15 @@ typedef enum rl_status {
 /* A cost in units that no bucket of the limit can ever pay. */
 #define RL_COST_NEVER UINT64_MAX
 
-/* One limit, checked and prepared. Immutable after rl_limit_init. */
+typedef enum rl_kind {
+    RL_BUCKET,       /* this file */
+    RL_FIXED_WINDOW, /* rl_window.h */
+    RL_SLIDING_WINDOW,
+} rl_kind;
+
+/* One limit, checked and prepared. Immutable after rl_limit_init or rl_window_init. */
 typedef struct rl_limit {
+    rl_kind kind;
     double capacity;    /* tokens */
     double refill_rate; /* tokens per second */
     double unit;        /* tokens: 2^-f */
@@ -62,7 +69,14 @@ typedef struct rl_limit {
     double inverse;     /* 1 / mult, about */
     unsigned shift;     /* at most 126 */
     int64_t horizon_ns; /* in this time V advances by 2^61 or just less */
+    int64_t window_ns;  /* of a window; 0 else */
 } rl_limit;
+
+/* One moment on both clocks. Neither is negative. */
+typedef struct rl_time {
+    int64_t steady_ns; /* buckets: a clock that nobody sets (CLOCK_MONOTONIC) */
+    int64_t wall_ns;   /* windows: time since 1970, UTC (CLOCK_REALTIME) */
+} rl_time;
 
 /* V at one moment, and the fraction of a unit that is on its way (in 2^-shift units). */
 typedef struct rl_tap {
@@ -86,6 +100,10 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
 /* Convert a finite cost >= 0 in tokens to units, rounded up; RL_COST_NEVER when
  * it is above the capacity. */
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens);
+
+/* The same for a charge, which is taken whether it is there or not: at most twice the
+ * capacity, which is the most that a bucket ever lacks. */
+uint64_t rl_limit_charge(const rl_limit *limit, double tokens);
 
 /* The shortest time in ns after `tap` until V has advanced by `need` units. */
 int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need);

@@ -1,14 +1,14 @@
 /* rl_table.h -- many buckets, one entry per key, safe to share between threads.
  *
- * The table is made for one set of limits; an entry holds one bucket for each
- * of them, and a request passes all of them or takes from none.
+ * The table is made for one set of limits; an entry holds one bucket or window for
+ * each of them, and a request passes all of them or takes from none.
  *
  * Only a 64-bit tag of the keyed hash of a key is stored, with log2(shards) more
  * bits of the hash in the entry's place. Two keys that share these share their
  * buckets: looking up a new key meets another one's entry with probability
  * n / 2^64, n being the live keys of one shard (4e-16 in a full default table).
  *
- *     table ── shard ── lines of eight slots ── slot = tag + one word a limit
+ *     table ── shard ── lines of eight slots ── slot = tag + one or two words a limit
  *              lock     a key may live in two of a shard's lines
  *
  * Memory follows the live keys: a full bucket is the same as no bucket, so
@@ -18,17 +18,17 @@
  * starts with its deficit, so a flood of keys cannot mint tokens.
  *
  * The table never stores a key and never calls back, so its locks are always
- * held for a short, bounded time. Time is an argument (CLOCK_MONOTONIC or a
- * test's own, not negative); costs come from rl_limit_cost, one per limit. */
+ * held for a short, bounded time. Time is an argument; costs come from
+ * rl_limit_cost, one per limit. */
 #ifndef RL_TABLE_H
 #define RL_TABLE_H
 
 #include <stddef.h>
 
-#include "rl_bucket.h"
+#include "rl_entry.h"
 #include "rl_hash.h"
 
-#define RL_TABLE_LIMITS_MAX 8
+#define RL_TABLE_LIMITS_MAX RL_LIMITS_MAX
 #define RL_TABLE_KEYS_MAX ((size_t)1 << 36)
 
 typedef struct rl_table rl_table; /* opaque: see rl_table.c */
@@ -54,30 +54,41 @@ rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
                        rl_secret secret);
 void rl_table_free(rl_table *table);
 
+/* Make a table with the keys, the secret and the counts of another, for as many limits
+ * of the same kinds; what the entries become, rl_entry_convert tells. The other may be
+ * used meanwhile: what it decides while a shard is copied, the new one may not know.
+ * NULL: out of memory, nothing is lost. */
+rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now);
+
 /* Hash a client key for use with this table. */
 rl_key rl_table_key(const rl_table *table, const void *data, size_t len);
 
 /* Take the costs from the buckets of `key`, full on first use, or deny and
  * change nothing. Of several limits *out tells of the one that denies longest,
- * else of the one with the fewest tokens left. `out` may be NULL.
+ * else of the one with the fewest tokens left; `each`, of as many decisions as
+ * there are limits, tells of all. Both may be NULL.
  * RL_OK, or RL_ENOMEM: the table is unchanged and nothing is written. */
-rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns,
-                        bool *allowed, rl_decision *out);
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                        bool *allowed, rl_decision *out, rl_decision *each);
 
-/* Tell what rl_table_take would decide, and what is there now. Changes nothing. */
-void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns,
-                   rl_decision *out);
+/* Take the costs (from rl_limit_charge) whether they are there or not: a bucket may
+ * come to lack twice its capacity, and no more. Not counted as a decision. RL_OK, or
+ * RL_ENOMEM: nothing is taken or written. */
+rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                          rl_decision *out);
 
-/* Tell what each bucket of `key` holds, one for each limit. Changes nothing. */
-void rl_table_inspect(rl_table *table, rl_key key, int64_t now_ns, rl_decision *each);
+/* Tell what rl_table_take would decide, and what is there now; `each` may be NULL.
+ * Changes nothing. */
+void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                   rl_decision *out, rl_decision *each);
 
 /* Give tokens back; a bucket never exceeds its capacity. */
-void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, int64_t now_ns);
+void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now);
 
 /* Make the buckets of `key` full. */
 void rl_table_reset(rl_table *table, rl_key key);
 
 /* Free the entries that are full and count what there is, shard by shard. */
-rl_table_stats rl_table_sweep(rl_table *table, int64_t now_ns);
+rl_table_stats rl_table_sweep(rl_table *table, rl_time now);
 
 #endif

@@ -126,6 +126,11 @@ gate = AsgiGate(
 calls = {
     "hit": lambda: limiter.hit("é" * 3, 0.001),
     "peek": lambda: limiter.peek("\\ud800"),
+    "hit_each": lambda: limiter._hit_each("k", 0.001),
+    "peek_each": lambda: limiter._peek_each("k", 0.001),
+    "charge": lambda: limiter.charge("\\ud800", 0.001),
+    "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),
+    "window": lambda: Limiter([(20, 60, True)], clock=clock, max_keys=10).hit("k"),
     "allow_many": lambda: limiter.allow_many(keys, 0.001),
     "stats": limiter.stats,
     "Limiter": lambda: Limiter(pairs, clock=clock, max_keys=10),

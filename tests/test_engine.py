@@ -291,7 +291,12 @@ def test_wrong_arguments(arguments: tuple[Any, ...], named: dict[str, Any], mess
         ([(1, -1)], ValueError, "refill_rate is out of range"),
         ([(1, math.inf)], ValueError, "refill_rate is out of range"),
         ([(1,)], TypeError, "argument"),
-        ([[1, 1]], TypeError, r"a limit must be a tuple \(capacity, refill_rate\), not list"),
+        ([[1, 1]], TypeError, r"a limit must be a tuple \(capacity, refill_rate\) or .*, not list"),
+        ([(0, 60, False)], ValueError, r"count is out of range in \(count, window_s, sliding\)"),
+        ([(2.5, 60, True)], ValueError, "count is out of range"),
+        ([(5, 0, True)], ValueError, "window_s is out of range"),
+        ([(5, 1.5, True)], TypeError, "integer"),
+        ([(5, 10**30, True)], OverflowError, "too big"),
         (5, TypeError, "not iterable"),
     ],
 )

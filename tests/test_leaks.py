@@ -42,17 +42,21 @@ async def request_many(gate: RateLimitMiddleware, n: int) -> None:
 def work(n: int) -> None:
     """Do all that the binding can do, `n` calls in total."""
     clock = ManualClock()
-    limiter = RateLimiter("10/second; 100/minute", clock=clock)
+    limiter = RateLimiter("10/second; 100/minute; 50/minute; window=sliding", clock=clock)
     for number in range(n // 10):
         key = f"k{number % 100}"
         limiter.allow(key)
         limiter.hit(key, cost=0.5)
         limiter.peek(b"k")
         limiter.refund(key)
+        limiter.charge(key, 3)
+        limiter.hit_each(key)
+        limiter.peek_each(key)
         limiter.reset("\ud800")
         limiter.allow_many((key, b"x"), 2)
         clock.advance_ns(1000)
         misused(limiter.hit, key, -1)
+        misused(limiter.charge, key, -1)
         misused(limiter.allow, 5)
         hash(limiter.hit(key))
     for _ in range(n // 1000):

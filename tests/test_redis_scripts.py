@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rate_limiter.connection import scripts
 from redis_servers import RedisServer, redis_server, wait_until
 
-TAKE, PEEK, REFUND, TAKE_MANY = scripts()
+TAKE, PEEK, REFUND, CHARGE, TAKE_MANY, _ = scripts()
 TOO_MUCH = -1
 
 
@@ -157,20 +157,48 @@ def test_never_refilled(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "full", "1.5", "-5", "12+3", "1e5", "nan", "5@", "@5", "\x00"]
+    "value",
+    [
+        "",
+        "full",
+        "1.5",
+        "-5",
+        "12+",
+        "12+3",
+        "12/3",
+        "12+/3",
+        "12+1/0",
+        "12+0/0",
+        "1e5",
+        "nan",
+        "5@",
+        "@5",
+        "1@2@3",
+        "\x00",
+    ],
 )
 def test_something_else_at_the_key(client: redis.Redis, value: str) -> None:
     client.set("k", value)
     for script in (TAKE, PEEK, REFUND):
         with pytest.raises(redis.ResponseError, match="rate_limiter: the value of k is no bucket"):
             run(client, script, ["k"], SLOW.numbers(1))
+    assert many(client, SLOW, ("k", 1)) == [(2, 0)]
     assert client.get("k") == value
+
+
+def test_an_odd_key_leaves_the_connection_whole(client: redis.Redis) -> None:
+    client.set("a\r\n:1\r\n", "full")
+    with pytest.raises(redis.ResponseError, match="is no bucket"):
+        run(client, TAKE, ["a\r\n:1\r\n"], SLOW.numbers(1))
+    assert client.echo("next") == "next"
 
 
 def test_another_type_at_the_key(client: redis.Redis) -> None:
     client.hset("k", "tokens", "5")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        run(client, TAKE, ["k"], SLOW.numbers(1))
+    for script in (TAKE, PEEK, REFUND):
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            run(client, script, ["k"], SLOW.numbers(1))
+    assert client.hgetall("k") == {"tokens": "5"}
 
 
 def test_a_state_set_by_hand(client: redis.Redis) -> None:
@@ -182,13 +210,18 @@ def test_a_state_set_by_hand(client: redis.Redis) -> None:
     assert run(client, PEEK, ["k"], SLOW.numbers(5)) == [1, 0]
     client.set("k", f"-3@{now_us(client) / 1e6:.6f}")
     assert run(client, PEEK, ["k"], SLOW.numbers(1))[1] > SLOW.cap
+    client.set("k", "-3@-1.5")  # before 1970, and refilled since
+    assert run(client, TAKE, ["k"], SLOW.numbers(5)) == [1, SLOW.cap]
 
 
 def test_far_ahead_is_no_overflow(client: redis.Redis) -> None:
-    client.set("k", "9007199254740991")
-    allowed, deficit = run(client, TAKE, ["k"], Bucket(10, Fraction(1, 7)).numbers(1))
-    assert (allowed, deficit) == (0, 7_211_961_254_740_991) or deficit <= 2**53
-    assert client.get("k") == "9007199254740991"
+    for value in ("9007199254740991", "9" * 400, "9" * 400 + "+" + "9" * 400 + "/" + "9" * 400):
+        client.set("k", value)
+        # Above 2^53 units, where they are no longer told apart.
+        for script in (TAKE, PEEK):
+            assert run(client, script, ["k"], Bucket(10, Fraction(7)).numbers(1)) == [0, 2**53]
+        assert many(client, Bucket(10, Fraction(7)), ("k", 1)) == [(0, 2**53)]
+        assert client.get("k") == value
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -197,9 +230,15 @@ def test_far_ahead_is_no_overflow(client: redis.Redis) -> None:
     rate=st.fractions(Fraction(1, 1000), 1000, max_denominator=1000),
     ages_us=st.lists(st.integers(0, 10_000_000), min_size=1, max_size=6),
     cost=st.integers(0, 5),
+    part=st.fractions(0, Fraction(999, 1000), max_denominator=1000),
 )
 def test_take_agrees_with_the_model(
-    client: redis.Redis, capacity: int, rate: Fraction, ages_us: list[int], cost: int
+    client: redis.Redis,
+    capacity: int,
+    rate: Fraction,
+    ages_us: list[int],
+    cost: int,
+    part: Fraction,
 ) -> None:
     """A state that is `age` old is refilled by exactly that, give or take one unit."""
     bucket = Bucket(capacity, rate)
@@ -207,11 +246,13 @@ def test_take_agrees_with_the_model(
         full_after = Fraction(bucket.cap, bucket.scale)
         before = now_us(client)
         full_us = before - age_us + math.floor(full_after)  # empty `age_us` ago
-        client.set("k", str(full_us))
+        client.set("k", f"{full_us}+{part.numerator}/{part.denominator}" if part else str(full_us))
         allowed, deficit = run(client, TAKE, ["k"], bucket.numbers(cost))
         after = now_us(client)
         units = cost * bucket.token
-        least, most = (max(0, (full_us - at) * bucket.scale) for at in (after, before))
+        least, most = (
+            max(0, math.ceil((full_us + part - at) * bucket.scale)) for at in (after, before)
+        )
         if allowed:
             assert least + units <= deficit <= most + units
             assert deficit <= bucket.cap

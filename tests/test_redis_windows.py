@@ -1,21 +1,25 @@
-"""The scripts of fixed and sliding windows, run by redis-py."""
+"""Fixed and sliding windows in Redis: what is stored, when it ends, and that memory agrees."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import threading
+import multiprocessing
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from importlib.resources import files
+from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter, StoreError
+from rate_limiter.cli import main
+from rate_limiter.redis_limiter import RedisRateLimiter
 from redis_servers import RedisServer
 
-FOLDER = files("rate_limiter") / "lua"
-FIXED = (FOLDER / "fixed_window.lua").read_bytes()
-SLIDING = (FOLDER / "sliding_window.lua").read_bytes()
 DAY_S = 86400
 
 
@@ -25,10 +29,8 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-def run(client: redis.Redis, script: bytes, key: str, *numbers: int) -> list[int]:
-    reply = client.eval(script, 1, key, *numbers)
-    assert isinstance(reply, list)
-    return reply
+def limiter_of(server: RedisServer, *limits: Limit, prefix: str | None = None) -> RedisRateLimiter:
+    return RedisRateLimiter(limits, store=server.url, on_store_error="raise", exact_prefix=prefix)
 
 
 def steady(client: redis.Redis, window_s: int, part: float = 0.5) -> int:
@@ -43,119 +45,252 @@ def steady(client: redis.Redis, window_s: int, part: float = 0.5) -> int:
 # --- Fixed ---
 
 
-def test_fixed_window(client: redis.Redis) -> None:
+def test_fixed_window(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(20, 60), prefix="rate:")
     now_s = steady(client, 60, 0.1)
-    answers = [run(client, FIXED, "rate:user:bob", 60, 20, 1) for _ in range(25)]
-    assert [allowed for allowed, _, _ in answers] == [1] * 20 + [0] * 5
-    assert [count for _, count, _ in answers] == [*range(1, 21), *[20] * 5]
+    decisions = [limiter.hit("user:bob") for _ in range(25)]
+    assert [one.allowed for one in decisions] == [True] * 20 + [False] * 5
+    assert [one.remaining for one in decisions] == [*range(19, -1, -1), *[0] * 5]
     minute = datetime.fromtimestamp(now_s - now_s % 60, timezone.utc).strftime("%Y-%m-%d-%H:%M")
-    (key,) = client.keys()
-    assert key == f"rate:user:bob:{minute}"
-    assert client.get(key) == "20"
-    assert client.expiretime(key) == now_s - now_s % 60 + 60
-    assert 0 < answers[-1][2] <= 60_000_000
+    assert client.keys() == [f"rate:user:bob:{minute}"]
+    assert client.get(f"rate:user:bob:{minute}") == "20"
+    end_s = now_s - now_s % 60 + 60
+    assert client.expiretime(f"rate:user:bob:{minute}") == end_s
+    assert 0 < decisions[-1].retry_after == decisions[-1].reset_after <= 60
+    assert decisions[-1].retry_after == pytest.approx(end_s - time.time(), abs=0.5)
 
 
-def test_fixed_window_looks_for_nothing(client: redis.Redis) -> None:
-    assert run(client, FIXED, "k", 60, 20, 0)[:2] == [1, 0]
+def test_fixed_window_writes_nothing_for_a_look(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(20, DAY_S))
+    assert limiter.peek("k").remaining == 20
+    assert limiter.peek("k").reset_after > 0
+    assert limiter.hit("k", 0).remaining == 20
+    assert not limiter.hit("k", 21)
+    assert limiter.peek("k", 21).retry_after == float("inf")
     assert client.dbsize() == 0
-    assert run(client, FIXED, "k", 60, 20, 21)[:2] == [0, 0]
-    assert client.dbsize() == 0
 
 
-def test_fixed_windows_end(client: redis.Redis) -> None:
+def test_fixed_windows_end(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(2, 1))
     steady(client, 1)
-    assert [run(client, FIXED, "k", 1, 2, 1)[0] for _ in range(3)] == [1, 1, 0]
-    _, _, left_us = run(client, FIXED, "k", 1, 2, 1)
-    time.sleep(left_us / 1e6 + 0.01)
-    assert run(client, FIXED, "k", 1, 2, 1)[:2] == [1, 1]
-    assert any(name.count(":") == 3 for name in client.scan_iter())  # with seconds
+    decisions = [limiter.hit("k") for _ in range(3)]
+    assert [one.allowed for one in decisions] == [True, True, False]
+    time.sleep(decisions[-1].retry_after)
+    assert limiter.hit("k").remaining == 1
+    assert all(re.search(r"-\d\d:\d\d:\d\d\Z", name) for name in client.scan_iter())  # with seconds
 
 
 @pytest.mark.parametrize("window_s", [60, 3600, 86400, 7 * DAY_S, 400 * DAY_S, 30, 7])
-def test_the_date_in_the_key(client: redis.Redis, window_s: int) -> None:
+def test_the_date_in_the_key(server: RedisServer, client: redis.Redis, window_s: int) -> None:
     now_s = steady(client, window_s, 0.0001)
-    run(client, FIXED, "k", window_s, 5, 1)
+    limiter_of(server, Limit.fixed_window(5, window_s), prefix="").hit("k")
     (key,) = client.keys()
     start = datetime.fromtimestamp(now_s - now_s % window_s, timezone.utc)
-    pattern = "k:%Y-%m-%d-%H:%M" if window_s % 60 == 0 else "k:%Y-%m-%d-%H:%M:%S"
-    assert key == start.strftime(pattern)
+    form = "%Y-%m-%d-%H:%M" if window_s % 60 == 0 else "%Y-%m-%d-%H:%M:%S"
+    assert key == "k:" + start.strftime(form)
+    assert client.expiretime(key) == now_s - now_s % window_s + window_s
 
 
-def test_eight_threads_are_counted_exactly(server: RedisServer, client: redis.Redis) -> None:
-    steady(client, 86400, 0.0001)
-    allowed: list[int] = []
+def test_reset_and_refund_of_a_fixed_window(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
+    limiter.hit("k", 4)
+    limiter.refund("k", 3)
+    assert limiter.peek("k").remaining == 4
+    (key,) = client.keys()
+    assert client.get(key) == "1"
+    limiter.refund("k", 9)
+    assert client.dbsize() == 0
+    limiter.hit("k", 5)
+    limiter.reset("k")
+    assert client.dbsize() == 0
 
-    def work() -> None:
-        with contextlib.closing(server.admin()) as own:
-            allowed.extend(run(own, FIXED, "k", 86400, 20, 1)[0] for _ in range(10))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(allowed) == 20
+def test_a_count_that_is_none(server: RedisServer, client: redis.Redis) -> None:
+    for limit in (Limit.fixed_window(5, DAY_S), Limit.sliding_window(5, DAY_S)):
+        limiter = limiter_of(server, limit)
+        limiter.hit("k")
+        (key,) = client.keys()
+        for value in ("", "full", "-1", "1.5", "1/2", "a/b/c", "1e3"):
+            client.set(key, value)
+            with pytest.raises(StoreError, match="is no bucket"):
+                limiter.hit("k")
+            assert client.get(key) == value
+        client.delete(key)
+
+
+def test_a_count_set_by_hand(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
+    limiter.hit("k")
+    (key,) = client.keys()
+    client.set(key, "3")
+    assert limiter.hit("k").remaining == 1
+    client.set(key, "99999999999")
+    denied = limiter.hit("k")
+    assert (denied.allowed, denied.remaining) == (False, 0)
+
+
+def _hits(address: str, limit: Limit, begin: Any, admitted: Any) -> None:
+    limiter = RateLimiter(limit, store=address, on_store_error="raise")
+    begin.wait()
+    count = sum(limiter.allow("k") for _ in range(100))
+    with admitted.get_lock():
+        admitted.value += count
+
+
+@pytest.mark.parametrize("make", [Limit.fixed_window, Limit.sliding_window])
+def test_processes_admit_the_count(server: RedisServer, make: Callable[[int, int], Limit]) -> None:
+    context = multiprocessing.get_context("spawn")
+    begin, admitted = context.Barrier(4), context.Value("i", 0)
+    workers = [
+        context.Process(target=_hits, args=(server.url, make(123, 30 * DAY_S), begin, admitted))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert admitted.value == 123
 
 
 # --- Sliding ---
 
 
-def used(current: int, previous: int, overlap: float) -> float:
-    return current + previous * overlap
-
-
-def test_sliding_window(client: redis.Redis) -> None:
-    steady(client, 3600, 0.01)
-    answers = [run(client, SLIDING, "k", 3600, 5, 1) for _ in range(7)]
-    assert [allowed for allowed, _, _ in answers] == [1] * 5 + [0] * 2
-    assert [count for _, count, _ in answers] == [1, 2, 3, 4, 5, 5, 5]
-    number = int(client.time()[0]) // 3600
-    assert client.get("k") == f"{number}/5/0"
-    assert client.pttl("k") <= 7200_001
-
-
-@pytest.mark.parametrize("previous", [0, 1, 7, 10])
-@pytest.mark.parametrize("current", [0, 3, 9])
-def test_the_window_before_counts_in_part(client: redis.Redis, current: int, previous: int) -> None:
-    """Never more than limit, by the weighted sum, and no request that fits is denied."""
+def test_sliding_window(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.sliding_window(20, DAY_S), prefix="s:")
     now_s = steady(client, DAY_S, 0.001)
-    overlap = 1 - now_s % DAY_S / DAY_S
-    client.set("k", f"{now_s // DAY_S}/{current}/{previous}")
-    admitted = sum(run(client, SLIDING, "k", DAY_S, 10, 1)[0] for _ in range(12))
-    fits = used(current + admitted, previous, overlap)
-    assert fits <= 10 + 0.001 or admitted == 0
-    assert used(current + admitted + 1, previous, overlap) > 10 - 1
-
-
-def test_waiting_as_told_passes(client: redis.Redis) -> None:
-    steady(client, 2, 0.6)
-    assert [run(client, SLIDING, "k", 2, 4, 1)[0] for _ in range(5)] == [1, 1, 1, 1, 0]
-    for _ in range(3):
-        _, _, wait_us = run(client, SLIDING, "k", 2, 4, 1)
-        assert 0 < wait_us <= 4_000_000
-        time.sleep(wait_us / 1e6 + 0.005)
-        assert run(client, SLIDING, "k", 2, 4, 1)[0] == 1
-
-
-def test_old_windows_do_not_count(client: redis.Redis) -> None:
-    now_s = steady(client, DAY_S, 0.001)
-    client.set("k", f"{now_s // DAY_S - 2}/10/10")
-    assert run(client, SLIDING, "k", DAY_S, 10, 10)[:2] == [1, 10]
-    client.set("k", f"{now_s // DAY_S + 1}/10/0")  # a clock that stepped back
-    assert run(client, SLIDING, "k", DAY_S, 10, 1)[0] == 0
-
-
-def test_sliding_window_writes_only_what_it_must(client: redis.Redis) -> None:
-    assert run(client, SLIDING, "k", 3600, 5, 0) == [1, 0, 0]
-    assert run(client, SLIDING, "k", 3600, 5, 6) == [0, 0, -1]
+    decisions = [limiter.hit("k") for _ in range(22)]
+    assert [one.allowed for one in decisions] == [True] * 20 + [False] * 2
+    assert client.get("s:k") == f"{now_s // DAY_S}/20/0"
+    assert client.pttl("s:k") == pytest.approx((2 * DAY_S - now_s % DAY_S) * 1000, abs=2000)
+    assert decisions[-1].reset_after == pytest.approx(2 * DAY_S - now_s % DAY_S, abs=2)
+    limiter.refund("k", 5)
+    assert limiter.peek("k").remaining == 5
+    limiter.reset("k")
     assert client.dbsize() == 0
 
 
-@pytest.mark.parametrize(("script", "value"), [(FIXED, "x"), (SLIDING, "x"), (SLIDING, "1/2")])
-def test_something_else_at_the_key(client: redis.Redis, script: bytes, value: str) -> None:
-    now_s = steady(client, 60, 0.1)
-    start = datetime.fromtimestamp(now_s - now_s % 60, timezone.utc)
-    client.set("k" if script is SLIDING else start.strftime("k:%Y-%m-%d-%H:%M"), value)
-    with pytest.raises(redis.ResponseError, match=r"rate_limiter: the value of k.* is no"):
-        run(client, script, "k", 60, 5, 1)
+def test_the_window_before_counts_in_part(server: RedisServer, client: redis.Redis) -> None:
+    """A state of the window before, against the engine in memory at the same time."""
+    window_s = 3600
+    limit = Limit.sliding_window(1000, window_s)
+    limiter = limiter_of(server, limit, prefix="")
+    now_s = steady(client, window_s, 0.001)
+    for current, previous, age in ((0, 1000, 0), (100, 800, 0), (1000, 7, 1), (3, 5, 2), (5, 0, 0)):
+        client.set("k", f"{now_s // window_s - age}/{current}/{previous}")
+        clock = ManualClock()
+        memory = RateLimiter(limit, clock=clock)
+        start_s = (now_s // window_s - age) * window_s
+        clock.set_ns((start_s - 1) * 10**9)
+        memory.charge("k", previous)
+        clock.set_ns(start_s * 10**9)
+        memory.charge("k", current)
+        seconds, microseconds = client.time()
+        clock.set_ns((seconds * 10**6 + microseconds) * 1000)
+        for cost in (0, 1, 400, 1000):
+            stored, modelled = limiter.peek("k", cost), memory.peek("k", cost)
+            assert stored.remaining == pytest.approx(modelled.remaining, abs=1)
+            assert stored.allowed == modelled.allowed
+            assert stored.retry_after == pytest.approx(modelled.retry_after, abs=1)
+            assert stored.reset_after == pytest.approx(modelled.reset_after, abs=1)
+
+
+def test_waiting_for_a_sliding_window(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.sliding_window(5, 1))
+    for _ in range(5):
+        limiter.hit("k")
+    for _ in range(5):
+        denied = limiter.hit("k", 2)
+        if not denied:
+            time.sleep(denied.retry_after)
+            assert limiter.hit("k", 2)
+
+
+def test_a_server_clock_set_back_frees_nothing(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.sliding_window(5, 60), prefix="")
+    number = int(client.time()[0]) // 60
+    client.set("k", f"{number + 100}/4/0")
+    assert limiter.hit("k").remaining == 0
+    assert not limiter.hit("k")
+    assert client.get("k") == f"{int(client.time()[0]) // 60}/5/0"  # and it goes on from here
+
+
+# --- Agreement ---
+
+kinds = st.sampled_from(
+    [
+        Limit(10, 0),
+        Limit.fixed_window(10, 300 * DAY_S),
+        Limit.sliding_window(10, 300 * DAY_S),
+    ]
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["hit", "peek", "refund", "charge", "allow", "reset", "hit_each"]),
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 12),
+    ),
+    max_size=25,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(limits=st.lists(kinds, min_size=1, max_size=3), steps=steps)
+def test_the_stores_agree(
+    server: RedisServer, limits: list[Limit], steps: list[tuple[str, str, int]]
+) -> None:
+    """Memory, Redis and Redis under asyncio give the same answers to the same requests."""
+
+    async def awaited() -> list[object]:
+        limiter = AsyncRateLimiter(limits, store=server.url, name="async", on_store_error="raise")
+        return [plain(await call(limiter, *step)) for step in steps]
+
+    def call(limiter: Any, method: str, key: str, cost: int) -> Any:
+        return limiter.reset(key) if method == "reset" else getattr(limiter, method)(key, cost)
+
+    def plain(answer: Any) -> object:
+        if isinstance(answer, tuple):
+            return [plain(one) for one in answer]
+        if hasattr(answer, "remaining"):
+            return (answer.allowed, answer.limit, answer.remaining, answer.retry_after == 0)
+        return answer
+
+    with contextlib.closing(server.admin()) as admin:
+        admin.flushall()
+    memory = RateLimiter(limits)
+    redis_limiter = RateLimiter(limits, store=server.url, on_store_error="raise")
+    expected = [plain(call(memory, *step)) for step in steps]
+    assert [plain(call(redis_limiter, *step)) for step in steps] == expected
+    assert asyncio.run(awaited()) == expected
+
+
+def test_charge_in_redis(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit(10, 1))
+    assert limiter.charge("k", 15).remaining == 0
+    assert limiter.peek("k", 1).retry_after == pytest.approx(6, abs=0.1)
+    limiter.charge("k", 1e9)
+    assert limiter.peek("k", 1).retry_after == pytest.approx(11, abs=0.1)
+    (key,) = client.keys()
+    assert client.pttl(key) > 19_000
+
+
+# --- Tools ---
+
+
+def test_inspect_and_reset_windows(
+    server: RedisServer, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = (Limit.fixed_window(20, DAY_S), Limit.sliding_window(30, 90 * DAY_S))
+    limiter = limiter_of(server, *limits)
+    limiter.hit("bob", 4)
+    assert [one.tokens for one in limiter.inspect("bob")] == [16, 26]
+    assert main(["inspect", "bob", "--store", server.url]) == 0
+    shown = capsys.readouterr().out
+    assert "16 of 20 tokens" in shown
+    assert "26 of 30 tokens" in shown
+    assert main(["reset", "bob", "--store", server.url, "--limit", "20/day; window=fixed"]) == 0
+    assert capsys.readouterr().out == "1 removed\n"
+    assert client.dbsize() == 1
+    assert main(["reset", "bob", "--store", server.url]) == 0
+    assert client.dbsize() == 0

@@ -84,6 +84,24 @@ class AsyncRateLimiter:
             return cast(Decision, await self._ask_redis("peek", key, cost))
         return self._limiter.peek(key, cost)
 
+    async def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+        """Take `cost` tokens whether they are there or not. See RateLimiter.charge."""
+        if self._ask_redis is not None:
+            return cast(Decision, await self._ask_redis("charge", key, cost))
+        return self._limiter.charge(key, cost)
+
+    async def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        """Do what hit() does; return its Decision and, behind it, one about each limit."""
+        if self._ask_redis is not None:
+            return cast("tuple[Decision, ...]", await self._ask_redis("hit_each", key, cost))
+        return self._limiter._hit_each(key, cost)
+
+    async def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        """Do what peek() does; return its Decision and, behind it, one about each limit."""
+        if self._ask_redis is not None:
+            return cast("tuple[Decision, ...]", await self._ask_redis("peek_each", key, cost))
+        return self._limiter._peek_each(key, cost)
+
     async def refund(self, key: str | bytes, cost: float = 1) -> None:
         """Give tokens back, up to the capacity. See RateLimiter.refund."""
         if self._ask_redis is None:

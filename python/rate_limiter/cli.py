@@ -17,7 +17,7 @@ from rate_limiter import __version__
 from rate_limiter._core import StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import Connection, connect
-from rate_limiter.inspection import find_keys, inspect_key, limit_in
+from rate_limiter.inspection import find_keys, inspect_key, limit_in, reset_key
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import PREFIX
 from rate_limiter.redis_limiter import RedisRateLimiter
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit = None if given.limit is None else Limit.parse(given.limit)
         keys = _keys(given, connection, limit)
         if given.action == "reset":
-            removed = sum(connection.client.command("DEL", key) for key in keys)
+            removed = sum(reset_key(connection, key, limit or limit_in(key)) for key in keys)
             print(json.dumps({"removed": removed}) if given.json else f"{removed} removed")
             return 0
         found = [inspect_key(connection, key, limit or limit_in(key)) for key in keys]

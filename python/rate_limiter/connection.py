@@ -98,18 +98,26 @@ def connect(address: str) -> Connection:
 
 
 @cache
-def scripts() -> tuple[bytes, bytes, bytes, bytes]:
-    """Return the Lua scripts take, peek, refund and take_many as they are sent."""
+def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
+    """Return the Lua scripts take, peek, refund, charge, take_many and reset as they are sent.
+
+    Args:
+        with_windows: among the limits that they are for are windows.
+    """
     folder = files("rate_limiter") / "lua"
 
     def joined(*names: str) -> bytes:
         return b"".join((folder / f"{name}.lua").read_bytes() for name in names)
 
+    head = ("bucket", "window") if with_windows else ("bucket",)
+    first = () if with_windows else ("take_one",)
     return (
-        joined("take_one", "bucket", "take"),
-        joined("bucket", "peek"),
-        joined("bucket", "refund"),
+        joined(*first, *head, "take"),
+        joined(*head, "peek"),
+        joined(*head, "refund"),
+        joined(*head, "charge"),
         joined("take_many"),
+        joined("bucket", "window", "reset"),
     )
 
 

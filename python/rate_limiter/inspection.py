@@ -12,6 +12,8 @@ from rate_limiter.connection import Connection, scripts
 from rate_limiter.limit import Limit
 
 _GLOB = re.compile(r"([*?\[\]\\^])")
+# A fixed window's key ends with the beginning of the window.
+_DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
 
@@ -27,9 +29,9 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     expires_s = ttl_ms / 1000 if ttl_ms >= 0 else None
     name = key.decode("utf-8", "replace")
     if limit is not None:
-        pair = ((limit.capacity, limit.refill_rate),)
-        buckets = _core.RedisBuckets(client, pair, scripts(), b"", (b"",), False)
-        decision = client.peek(buckets, key, 0)
+        source = scripts(with_windows=limit.is_window)
+        buckets = _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False)
+        decision = client.peek(buckets, _DATE.sub(b"", key) if limit.is_window else key, 0)
         return BucketInfo(name, limit, decision.remaining, decision.reset_after, expires_s)
     value = client.command("GET", key)
     if value is None:
@@ -40,6 +42,23 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     seconds, microseconds = client.command("TIME")
     now_s = int(seconds) + int(microseconds) / 1e6
     return BucketInfo(name, None, None, max(0.0, int(stored[1]) / 1e6 - now_s), expires_s)
+
+
+def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
+    """Make the bucket at a key in Redis full; return how many keys that removed.
+
+    Raises:
+        StoreError: Redis gave no answer.
+    """
+    client = connection.client
+    if limit is None or not limit.is_window or _DATE.search(key):
+        removed: int = client.command("DEL", key)
+        return removed
+    used = inspect_key(connection, key, limit).tokens != limit.capacity
+    source = scripts(with_windows=True)
+    buckets = _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False)
+    client.reset(buckets, key)
+    return int(used)
 
 
 def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
@@ -67,7 +86,7 @@ def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
 
 def limit_in(key: bytes) -> Limit | None:
     """Return the limit that a key's own name tells of, None where it tells of none."""
-    text = key.decode("utf-8", "replace").rpartition("}:")[2]
+    text = _DATE.sub(b"", key).decode("utf-8", "replace").rpartition("}:")[2]
     try:
         return Limit.parse(text)
     except ValueError:

@@ -5,6 +5,7 @@ The texts are made of clauses separated by ``;``::
     100/minute                    a bucket of 100 tokens, refilled 100 a minute
     100/minute; burst=20          the same refill into a bucket of 20
     5 per 30 seconds
+    100/minute; window=sliding    a window instead of a bucket, sliding or fixed
     10/second; 1000/hour          two limits, where several are expected
 """
 
@@ -12,11 +13,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from rate_limiter import _core
+
+TOKEN_BUCKET = "token_bucket"
+FIXED_WINDOW = "fixed_window"
+SLIDING_WINDOW = "sliding_window"
 
 _UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _UNIT_NAMES = {
@@ -29,22 +34,28 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _PER = re.compile(r"/|per\b", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]+")
 _BURST = re.compile(r"burst\s*=", re.IGNORECASE)
+_WINDOW = re.compile(r"window\s*=", re.IGNORECASE)
 _SPACE = re.compile(r"\s*")
 _SEMICOLON = re.compile(";")
 _TEXT_MAX = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Limit:
     """Limit a client to `capacity` tokens at once, refilled at `refill_rate`.
 
     A token bucket: it starts full, a request takes its cost, and whatever was taken comes back
-    at a steady rate.
+    at a steady rate. `fixed_window` and `sliding_window` make limits of other kinds; see
+    docs/algorithms.md for what each guarantees.
 
     Args:
         capacity: tokens the bucket holds, above 0 and at most ``4e15``.
         refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double that stands
             for a simple fraction, such as ``100 / 60``, is taken for that fraction exactly.
+
+    Attributes:
+        window_s: seconds of a window, 0 of a bucket. The capacity of a window is its count.
+        algorithm: ``"token_bucket"``, ``"fixed_window"`` or ``"sliding_window"``.
 
     Raises:
         TypeError: an argument is not a number.
@@ -53,6 +64,8 @@ class Limit:
 
     capacity: float
     refill_rate: float
+    window_s: int = field(default=0, init=False)
+    algorithm: str = field(default=TOKEN_BUCKET, init=False)
 
     def __post_init__(self) -> None:
         capacity = _number("capacity", self.capacity)
@@ -71,6 +84,69 @@ class Limit:
         object.__setattr__(self, "refill_rate", refill_rate)
 
     @classmethod
+    def fixed_window(cls, count: int, window_s: int) -> Limit:
+        """Return a limit of `count` requests in each window of `window_s` seconds.
+
+        Windows are aligned to the clock: those of 60 s begin with the minute (UTC). Around the
+        edge of two windows, twice the count may pass at once.
+
+        Args:
+            count: requests, a whole number from 1 to 2,000,000,000.
+            window_s: seconds, a whole number from 1 to 1,000,000,000.
+
+        Raises:
+            TypeError, ValueError: an argument is not such a number.
+        """
+        return cls._window(FIXED_WINDOW, count, window_s)
+
+    @classmethod
+    def sliding_window(cls, count: int, window_s: int) -> Limit:
+        """Return a limit of `count` requests in any `window_s` seconds, counted by two windows.
+
+        What was counted in the window before counts as far as the sliding one still overlaps it,
+        as if it had been spread evenly. In any stretch t at most ``count * (1 + t / window_s)``
+        requests pass. Arguments and exceptions are those of fixed_window().
+        """
+        return cls._window(SLIDING_WINDOW, count, window_s)
+
+    @classmethod
+    def _window(cls, algorithm: str, count: float, window_s: float) -> Limit:
+        numbers = (("count", count, 2_000_000_000), ("window_s", window_s, 1_000_000_000))
+        for name, value, most in numbers:
+            number = _number(name, value)
+            if not (1 <= number <= most and number.is_integer()):
+                raise ValueError(f"{name} must be a whole number from 1 to {most:,}, got {value!r}")
+        limit = cls.__new__(cls)
+        fields: dict[str, object] = {
+            "capacity": float(count),
+            "refill_rate": count / window_s,
+            "window_s": int(window_s),
+            "algorithm": algorithm,
+        }
+        for name, field_value in fields.items():
+            object.__setattr__(limit, name, field_value)
+        return limit
+
+    @property
+    def is_window(self) -> bool:
+        """Whether it is a window, which counts whole requests; a part counts as one."""
+        return self.window_s != 0
+
+    @property
+    def period_s(self) -> float:
+        """Seconds in which as much comes back as there is at most; inf for never."""
+        if self.is_window:
+            return self.window_s
+        return self.capacity / self.refill_rate if self.refill_rate else math.inf
+
+    @property
+    def for_engine(self) -> tuple[float, float] | tuple[float, int, bool]:
+        """The limit as `_core.Limiter` takes it."""
+        if self.is_window:
+            return (self.capacity, self.window_s, self.algorithm == SLIDING_WINDOW)
+        return (self.capacity, self.refill_rate)
+
+    @classmethod
     def parse(cls, text: str) -> Limit:
         """Return the one limit that `text` tells of, such as ``"100/minute; burst=20"``.
 
@@ -86,6 +162,11 @@ class Limit:
 
     def __str__(self) -> str:
         """Return the shortest text that parses to this limit."""
+        if self.is_window:
+            units = {seconds: name for name, seconds in _UNITS_S.items()}
+            period = units.get(self.window_s, f"{self.window_s} seconds")
+            kind = self.algorithm.removesuffix("_window")
+            return f"{_short(self.capacity)}/{period}; window={kind}"
         unit, amount = "second", self.refill_rate
         for name, unit_s in _UNITS_S.items():
             whole = round(self.refill_rate * unit_s)
@@ -94,6 +175,11 @@ class Limit:
                 break
         burst = "" if amount == self.capacity else f"; burst={_short(self.capacity)}"
         return f"{_short(amount)}/{unit}{burst}"
+
+    def __repr__(self) -> str:
+        if self.is_window:
+            return f"Limit.{self.algorithm}({_short(self.capacity)}, {self.window_s})"
+        return f"Limit(capacity={self.capacity!r}, refill_rate={self.refill_rate!r})"
 
 
 Limits: TypeAlias = str | Limit | Iterable[str | Limit]
@@ -139,6 +225,8 @@ def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
     if not (tokens >= 0 and math.isfinite(tokens)):
         raise ValueError(f"cost must be a finite number >= 0, got {cost!r}")
     for limit in limits:
+        if limit.is_window and not tokens.is_integer():
+            raise ValueError(f"cost must be whole for the window '{limit}', got {cost!r}")
         if tokens > limit.capacity:
             raise ValueError(
                 f"cost {cost!r} is above the capacity of the limit '{limit}', so no request "
@@ -150,7 +238,7 @@ def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
 def parse_limits(text: str) -> tuple[Limit, ...]:
     """Return the limits that `text` tells of, such as ``"10/second; 1000/hour"``.
 
-    ``burst=`` belongs to the limit before it.
+    ``burst=`` and ``window=`` belong to the limit before them.
 
     Raises:
         TypeError: `text` is not a string.
@@ -177,10 +265,14 @@ class _Parser:
         while True:
             self._accept(_SPACE)
             start = self._at
-            refill_amount, refill_rate = self._rate()
-            burst = self._burst()
-            capacity = refill_amount if burst is None else burst
-            limits.append(self._limit(start, capacity, refill_rate))
+            amount, period_s = self._rate()
+            algorithm = self._algorithm()
+            if algorithm is not None:
+                limits.append(self._in_range(start, Limit._window, algorithm, amount, period_s))
+            else:
+                burst = self._burst()
+                capacity = amount if burst is None else burst
+                limits.append(self._in_range(start, Limit, capacity, amount / period_s))
             if self._at == len(self._text):
                 return tuple(limits)
 
@@ -197,7 +289,16 @@ class _Parser:
         period_s = every * _UNITS_S[_UNIT_NAMES[name.lower()]]
         if not 0 < period_s < math.inf or math.isinf(amount / period_s):
             raise self._error("a period in range", at=start)
-        return amount, amount / period_s
+        return amount, period_s
+
+    def _algorithm(self) -> str | None:
+        if self._accept(_WINDOW) is None:
+            return None
+        name = self._accept(_WORD)
+        if name is None or name.lower() not in ("fixed", "sliding"):
+            raise self._error("'fixed' or 'sliding'", name)
+        self._end_of_clause()
+        return f"{name.lower()}_window"
 
     def _burst(self) -> float | None:
         if self._accept(_BURST) is None:
@@ -206,9 +307,9 @@ class _Parser:
         self._end_of_clause()
         return burst
 
-    def _limit(self, start: int, capacity: float, refill_rate: float) -> Limit:
+    def _in_range(self, start: int, make: Callable[..., Limit], *given: float | str) -> Limit:
         try:
-            return Limit(capacity, refill_rate)
+            return make(*given)
         except ValueError as error:
             raise self._error("a limit in range", at=start, reason=str(error)) from None
 

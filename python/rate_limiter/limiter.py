@@ -72,11 +72,17 @@ class RateLimiter(_core.Limiter):
             raise TypeError(f"a subclass of RateLimiter keeps its buckets in memory, got {store!r}")
         self._set_up(limits, max_keys, clock)
 
-    def _set_up(self, limits: Limits, max_keys: int, clock: str | ManualClock) -> None:
+    def _set_up(
+        self,
+        limits: Limits,
+        max_keys: int,
+        clock: str | ManualClock,
+        keep: RateLimiter | None = None,
+    ) -> None:
         self.limits = as_limits(limits)
         self._lines = Lines()
-        pairs = [(limit.capacity, limit.refill_rate) for limit in self.limits]
-        _core.Limiter.__init__(self, pairs, max_keys=max_keys, clock=clock)
+        form = [limit.for_engine for limit in self.limits]
+        _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep)
 
     def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
@@ -119,12 +125,34 @@ class RateLimiter(_core.Limiter):
             TypeError: a bad key.
             StoreError: Redis gave no answer; there is no fallback for this.
         """
-        told = self._inspect(key)
+        told = self._peek_each(key, 0)[1:]
         name = line_key(key).decode("utf-8", "replace")
         return tuple(
             BucketInfo(name, limit, bucket.remaining, bucket.reset_after, None)
             for limit, bucket in zip(self.limits, told, strict=True)
         )
+
+    def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        """Do what hit() does; return its Decision and, behind it, one about each limit."""
+        return self._hit_each(key, cost)
+
+    def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        """Do what peek() does; return its Decision and, behind it, one about each limit."""
+        return self._peek_each(key, cost)
+
+    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+        """Take `cost` tokens whether they are there or not, as when a request turned out dearer.
+
+        What is not there becomes a debt, of at most one capacity, that is paid before the next
+        request passes.
+
+        Returns:
+            A Decision that allows, and tells what is left.
+
+        Raises:
+            TypeError, ValueError: a bad key or cost.
+        """
+        return super().charge(key, cost)
 
     def refund(self, key: str | bytes, cost: float = 1) -> None:
         """Give `cost` tokens back to the bucket of `key`, up to its capacity.

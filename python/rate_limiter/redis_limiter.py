@@ -16,10 +16,12 @@ from rate_limiter._core import Decision, ManualClock, StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
 from rate_limiter.inspection import inspect_key
-from rate_limiter.limit import Limits
+from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiter import RateLimiter, redis_store
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.waiting import line_key
+
+_IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
 
 DENIED_RETRY_S = 1.0
 """Seconds after which a request that was denied for want of a store may try again."""
@@ -64,8 +66,8 @@ class RedisRateLimiter(RateLimiter):
         names = ["" if exact else ":" + str(limit).replace(" ", "") for limit in self.limits]
         self._buckets = _core.RedisBuckets(
             self._client,
-            tuple((limit.capacity, limit.refill_rate) for limit in self.limits),
-            scripts(),
+            tuple(limit.for_engine for limit in self.limits),
+            scripts(with_windows=any(limit.is_window for limit in self.limits)),
             before.encode(),
             tuple(name.encode() for name in names),
             not exact,
@@ -93,6 +95,15 @@ class RedisRateLimiter(RateLimiter):
 
     def peek(self, key: str | bytes, cost: float = 1) -> Decision:
         return cast(Decision, self._ask("peek", key, cost))
+
+    def _hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        return cast("tuple[Decision, ...]", self._ask("hit_each", key, cost))
+
+    def _peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+        return cast("tuple[Decision, ...]", self._ask("peek_each", key, cost))
+
+    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+        return cast(Decision, self._ask("charge", key, cost))
 
     def refund(self, key: str | bytes, cost: float = 1) -> None:
         self._ask("refund", key, cost)
@@ -152,7 +163,7 @@ class RedisRateLimiter(RateLimiter):
         if policy == "raise":
             raise error if error is not None else self._unavailable()
         if policy == "memory":
-            return getattr(_core.Limiter, method)(self, *args)
+            return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *args)
         if method in ("refund", "reset"):
             return None
         allowed = policy == "allow"
@@ -160,10 +171,13 @@ class RedisRateLimiter(RateLimiter):
             return allowed
         if method == "allow_many":
             return [allowed] * len(args[0])
-        capacity = self.limits[0].capacity
+        each = [self._undecided(allowed or method == "charge", one) for one in self.limits]
+        return (each[0], *each) if method in _IN_MEMORY else each[0]
+
+    def _undecided(self, allowed: bool, limit: Limit) -> Decision:
         if allowed:
-            return Decision(True, capacity, limit=capacity)
-        return Decision(False, limit=capacity, retry_after=DENIED_RETRY_S)
+            return Decision(True, limit.capacity, limit=limit.capacity)
+        return Decision(False, limit=limit.capacity, retry_after=DENIED_RETRY_S)
 
     def _unavailable(self) -> StoreError:
         error = StoreError(

@@ -27,6 +27,23 @@ static void test_scales(void)
     CHECK(frozen.scale == 0 && frozen.token != 0 && frozen.cap == 5 * frozen.token);
 }
 
+/* Extreme rates: exact where a token is a whole number of units, else slow by a trifle. */
+static void test_edges(void)
+{
+    static const double rates[] = {1e-9, 1e9, 1 / 3600.0, 100 / 60.0, 0.1, 3.141592653589793};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        rl_arrival limit = make(1, rates[i]);
+        CHECK_EQUAL(limit.cap, limit.token);
+        long double exact = (long double)limit.scale * 1e6L / (long double)rates[i];
+        CHECK(fabsl((long double)limit.token / exact - 1) < 1e-15L);
+    }
+    rl_arrival huge = make(1e12, 1e9);
+    CHECK(huge.cap == UINT64_C(1000000000000) && rl_arrival_cost(&huge, 1e12) == huge.cap);
+    /* A part of a token can be a whole bucket. */
+    rl_arrival part = make(0.25, 1);
+    CHECK(part.cap == 250000 && rl_arrival_cost(&part, 1) == RL_COST_NEVER);
+}
+
 /* In any limit a burst of whole tokens is exact, and a token is never too cheap. */
 static void test_random_limits(void)
 {
@@ -53,6 +70,11 @@ static void test_random_limits(void)
         long double exact = (long double)limit.scale * 1e6L / (long double)rate;
         CHECK((long double)limit.token >= exact * (1 - 1e-15L));
         CHECK((long double)limit.token <= exact + 1 + exact * 1e-15L);
+        CHECK((long double)limit.token <= exact * (1 + 1e-6L));
+        uint64_t lacks = next_random(&random) % (limit.cap + 1);
+        double remaining = rl_arrival_decision(&limit, lacks, 0, true).remaining;
+        CHECK(rl_arrival_cost(&limit, remaining) <= limit.cap - lacks); /* it can be taken */
+        CHECK(rl_arrival_cost(&limit, nextafter(remaining, capacity)) >= limit.cap - lacks);
         double fill_ms = capacity / rate * 1000;
         CHECK(fabs((double)rl_arrival_fill_ms(&limit) - fill_ms) <= 2 + fill_ms * 1e-9);
     }
@@ -103,11 +125,15 @@ static void test_refusals(void)
     CHECK_EQUAL(rl_arrival_init(&limit, 1, INFINITY), RL_ERATE);
     CHECK_EQUAL(rl_arrival_init(&limit, 1e12, 1), RL_ECAPACITY); /* 31,000 years to fill */
     CHECK_EQUAL(rl_arrival_init(&limit, 4e9, 1), RL_OK);         /* 126 years */
+    CHECK_EQUAL(rl_arrival_init(&limit, 4e15, 123456789.125), RL_ECAPACITY); /* half the rate */
+    CHECK_EQUAL(rl_arrival_init(&limit, 1e12, 314159265.3589793), RL_ECAPACITY);
+    CHECK_EQUAL(rl_arrival_init(&limit, 1e9, 314159265.3589793), RL_OK);
 }
 
 int main(void)
 {
     test_scales();
+    test_edges();
     test_random_limits();
     test_costs();
     test_decisions();

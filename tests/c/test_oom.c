@@ -1,4 +1,5 @@
 /* test_oom.c -- every allocation of the core fails in turn, and nothing is lost. */
+#include "at.h"
 #include "check.h"
 #include "rl_table.h"
 
@@ -21,21 +22,21 @@ static bool work(rl_table *table, uint64_t cost)
             rl_decision decision = {.limit = -1};
             bool allowed = false;
             rl_key key = number_key(table, i);
-            rl_status status = rl_table_take(table, key, &cost, now_ns, &allowed, &decision);
+            rl_status status = rl_table_take(table, key, &cost, at(now_ns), &allowed, &decision, NULL);
             if (status == RL_OK) {
                 CHECK(allowed && decision.limit == 2);
-                rl_table_peek(table, key, &cost, now_ns, &decision);
+                rl_table_peek(table, key, &cost, at(now_ns), &decision, NULL);
                 CHECK(decision.remaining <= 1);
                 continue;
             }
             all_done = false;
             CHECK_EQUAL(status, RL_ENOMEM);
             CHECK(!allowed && decision.limit == -1); /* not written */
-            rl_table_peek(table, key, &cost, now_ns, &decision);
+            rl_table_peek(table, key, &cost, at(now_ns), &decision, NULL);
             CHECK(decision.remaining == 2); /* nothing taken */
-            CHECK_EQUAL(rl_table_take(table, key, &cost, now_ns, &allowed, NULL), RL_OK);
+            CHECK_EQUAL(rl_table_take(table, key, &cost, at(now_ns), &allowed, NULL, NULL), RL_OK);
         }
-        rl_table_sweep(table, now_ns + INT64_C(1800000000000));
+        rl_table_sweep(table, at(now_ns + INT64_C(1800000000000)));
     }
     return all_done;
 }
@@ -50,7 +51,7 @@ static unsigned long run(unsigned long first, unsigned long count)
     CHECK_EQUAL(table == NULL, first == 0 && count > 0);
     if (table != NULL) {
         work(table, rl_limit_cost(&limit, 1));
-        rl_table_stats stats = rl_table_sweep(table, 0);
+        rl_table_stats stats = rl_table_sweep(table, at(0));
         CHECK_EQUAL(stats.inserted >= 3 * KEYS, 1);
         CHECK(count > 0 || stats.grow_failures == 0);
     }
@@ -71,15 +72,15 @@ static void test_no_more_memory_at_all(void)
     bool allowed;
     uint64_t admitted = 0;
     for (uint64_t i = 0; i < 5000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, 0, &allowed, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
     }
-    uint64_t slots = rl_table_sweep(table, 0).slots;
+    uint64_t slots = rl_table_sweep(table, at(0)).slots;
     seam_fail(0, (unsigned long)-1);
     for (uint64_t i = 0; i < 200000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, 0, &allowed, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
         admitted += allowed;
     }
-    rl_table_stats stats = rl_table_sweep(table, 0);
+    rl_table_stats stats = rl_table_sweep(table, at(0));
     CHECK_EQUAL(stats.slots, slots);
     CHECK(stats.grow_failures > 0 && stats.evicted_active > 0);
     CHECK(admitted + 5000 <= slots * 10);

@@ -1,4 +1,5 @@
 /* test_table.c -- the table against a naive model, and its size under load. */
+#include "at.h"
 #include "check.h"
 #include "rl_table.h"
 
@@ -97,12 +98,12 @@ static void step(model *model, rl_table *table, uint64_t *random, int64_t now_ns
         model_fill(model, number, now_ns);
         break;
     case 1:
-        rl_table_refund(table, key, costs, now_ns);
+        rl_table_refund(table, key, costs, at(now_ns));
         model_refund(model, number, costs, now_ns);
         break;
     default:
-        rl_table_peek(table, key, costs, now_ns, &peeked);
-        CHECK_EQUAL(rl_table_take(table, key, costs, now_ns, &allowed, &decision), RL_OK);
+        rl_table_peek(table, key, costs, at(now_ns), &peeked, NULL);
+        CHECK_EQUAL(rl_table_take(table, key, costs, at(now_ns), &allowed, &decision, NULL), RL_OK);
         CHECK_EQUAL(allowed, model_take(model, number, costs, now_ns));
         CHECK_EQUAL(allowed, decision.allowed);
         CHECK_EQUAL(peeked.allowed, allowed);
@@ -143,7 +144,7 @@ static void test_against_model(const rl_limit *limits, size_t n_limits, size_t m
             now_ns += 60 * NS_PER_S;
         }
         if (next_random(&random) % 1000 == 0) {
-            rl_table_stats stats = rl_table_sweep(table, now_ns);
+            rl_table_stats stats = rl_table_sweep(table, at(now_ns));
             CHECK_EQUAL(stats.keys, model_active(&model, now_ns));
             CHECK_EQUAL(stats.evicted_active, 0);
         }
@@ -158,29 +159,29 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     rl_limit limit = limit_of(10, 1);
     uint64_t cost = rl_limit_cost(&limit, 1);
     rl_table *table = rl_table_new(&limit, 1, 100000, SECRET);
-    rl_table_stats empty = rl_table_sweep(table, 0);
+    rl_table_stats empty = rl_table_sweep(table, at(0));
     bool allowed;
     for (uint64_t i = 0; i < 100000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, 0, &allowed, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
         CHECK(allowed);
     }
-    rl_table_stats full = rl_table_sweep(table, 0);
+    rl_table_stats full = rl_table_sweep(table, at(0));
     CHECK_EQUAL(full.keys, 100000);
     CHECK_EQUAL(full.inserted, 100000);
     CHECK_EQUAL(full.evicted_active, 0);
     CHECK(full.bytes < 100000 * 28);
     for (uint64_t i = 0; i < 100000; i++) {
         rl_decision decision;
-        rl_table_peek(table, number_key(table, i), &cost, 0, &decision);
+        rl_table_peek(table, number_key(table, i), &cost, at(0), &decision, NULL);
         CHECK(decision.remaining == 9); /* nobody was lost on the way */
     }
     for (uint64_t i = 0; i < 50; i++) { /* a few stay, the others fill up */
-        rl_table_take(table, number_key(table, i), &cost, NS_PER_S / 2, &allowed, NULL);
+        rl_table_take(table, number_key(table, i), &cost, at(NS_PER_S / 2), &allowed, NULL, NULL);
     }
-    rl_table_stats few = rl_table_sweep(table, NS_PER_S);
+    rl_table_stats few = rl_table_sweep(table, at(NS_PER_S));
     CHECK_EQUAL(few.keys, 50);
     CHECK(few.bytes < full.bytes / 8);
-    rl_table_stats none = rl_table_sweep(table, 20 * NS_PER_S);
+    rl_table_stats none = rl_table_sweep(table, at(20 * NS_PER_S));
     CHECK_EQUAL(none.keys, 0);
     CHECK_EQUAL(none.bytes, empty.bytes);
     rl_table_free(table);
@@ -194,10 +195,10 @@ static void test_inserts_reuse_what_is_full(void)
     rl_table *table = rl_table_new(&limit, 1, 1000000, SECRET);
     bool allowed;
     for (uint64_t i = 0; i < 300000; i++) { /* a thousand keys a second, each once */
-        rl_table_take(table, number_key(table, i), &cost, (int64_t)i * 1000000, &allowed, NULL);
+        rl_table_take(table, number_key(table, i), &cost, at((int64_t)i * 1000000), &allowed, NULL, NULL);
         CHECK(allowed);
     }
-    rl_table_stats stats = rl_table_sweep(table, INT64_C(299999) * 1000000);
+    rl_table_stats stats = rl_table_sweep(table, at(INT64_C(299999) * 1000000));
     CHECK(stats.keys <= 1001);
     CHECK(stats.bytes < 400000);
     CHECK_EQUAL(stats.evicted_active, 0);
@@ -216,10 +217,10 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     bool allowed;
     int64_t now_ns = 1000 * NS_PER_S;
     for (int i = 0; i < 200000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, now_ns, &allowed, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns), &allowed, NULL, NULL);
         admitted += allowed;
     }
-    rl_table_stats stats = rl_table_sweep(table, now_ns);
+    rl_table_stats stats = rl_table_sweep(table, at(now_ns));
     CHECK(stats.slots >= max_keys && stats.slots <= max_keys * 2 + 64);
     CHECK_EQUAL(stats.keys, stats.slots);
     CHECK(stats.evicted_active > 0);
@@ -231,8 +232,7 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     /* A second later each slot has one token back, and no more. */
     uint64_t later = 0;
     for (int i = 0; i < 100000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, now_ns + NS_PER_S,
-                      &allowed, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns + NS_PER_S), &allowed, NULL, NULL);
         later += allowed;
     }
     CHECK(later <= stats.slots);
@@ -246,16 +246,16 @@ static void test_newcomer_inherits_the_least_debt(void)
     rl_table *table = rl_table_new(&limit, 1, 1, SECRET);
     bool allowed;
     uint64_t number = 0;
-    while (rl_table_sweep(table, 0).evicted_active == 0) {
+    while (rl_table_sweep(table, at(0)).evicted_active == 0) {
         uint64_t cost = rl_limit_cost(&limit, number == 3 ? 2 : 5);
-        rl_table_take(table, number_key(table, number++), &cost, 0, &allowed, NULL);
+        rl_table_take(table, number_key(table, number++), &cost, at(0), &allowed, NULL, NULL);
         CHECK(allowed && number < 100);
     }
     uint64_t one = rl_limit_cost(&limit, 1);
     rl_decision decision;
-    rl_table_peek(table, number_key(table, 3), &one, 0, &decision);
+    rl_table_peek(table, number_key(table, 3), &one, at(0), &decision, NULL);
     bool gone = decision.remaining == 10;
-    rl_table_peek(table, number_key(table, number - 1), &one, 0, &decision);
+    rl_table_peek(table, number_key(table, number - 1), &one, at(0), &decision, NULL);
     CHECK(gone ? decision.remaining == 3 : decision.remaining == 0);
     rl_table_free(table);
 }
@@ -269,14 +269,14 @@ static void test_denied_newcomer_leaves_no_trace(void)
     rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
     rl_decision decision;
     bool allowed = true;
-    CHECK_EQUAL(rl_table_take(table, number_key(table, 1), &costs[0], 0, &allowed, &decision), RL_OK);
+    CHECK_EQUAL(rl_table_take(table, number_key(table, 1), &costs[0], at(0), &allowed, &decision, NULL), RL_OK);
     CHECK(!allowed && decision.remaining == 5);
     CHECK_EQUAL(decision.retry_after_ns, RL_NEVER);
-    CHECK_EQUAL(rl_table_sweep(table, 0).inserted, 0);
-    rl_table_refund(table, number_key(table, 1), &costs[0], 0);
+    CHECK_EQUAL(rl_table_sweep(table, at(0)).inserted, 0);
+    rl_table_refund(table, number_key(table, 1), &costs[0], at(0));
     rl_table_reset(table, number_key(table, 1));
-    CHECK_EQUAL(rl_table_sweep(table, 0).keys, 0);
-    CHECK_EQUAL(rl_table_sweep(table, 0).slots, 0);
+    CHECK_EQUAL(rl_table_sweep(table, at(0)).keys, 0);
+    CHECK_EQUAL(rl_table_sweep(table, at(0)).slots, 0);
     rl_table_free(table);
 }
 
@@ -287,10 +287,10 @@ static void test_zero_tag(void)
     rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
     bool allowed;
     for (int i = 0; i < 3; i++) {
-        rl_table_take(table, (rl_key){0, 0}, &cost, 0, &allowed, NULL);
+        rl_table_take(table, (rl_key){0, 0}, &cost, at(0), &allowed, NULL, NULL);
         CHECK_EQUAL(allowed, i < 2);
     }
-    CHECK_EQUAL(rl_table_sweep(table, 0).keys, 1);
+    CHECK_EQUAL(rl_table_sweep(table, at(0)).keys, 1);
     rl_table_free(table);
 }
 
@@ -306,11 +306,11 @@ static void test_idle_beyond_the_wrap(void)
         bool allowed;
         rl_decision decision;
         int64_t now_ns = 3 * day_ns;
-        rl_table_take(table, number_key(table, 1), costs, now_ns, &allowed, NULL);
-        rl_table_take(table, number_key(table, 1), costs, now_ns, &allowed, NULL);
+        rl_table_take(table, number_key(table, 1), costs, at(now_ns), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, 1), costs, at(now_ns), &allowed, NULL, NULL);
         CHECK(!allowed);
         now_ns += days * day_ns;
-        rl_table_peek(table, number_key(table, 1), costs, now_ns, &decision);
+        rl_table_peek(table, number_key(table, 1), costs, at(now_ns), &decision, NULL);
         CHECK(decision.allowed && decision.remaining == 1e6);
         rl_table_free(table);
     }
@@ -319,13 +319,13 @@ static void test_idle_beyond_the_wrap(void)
     bool allowed;
     rl_decision decision;
     for (int i = 0; i < 100; i++) {
-        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, 0, &allowed, NULL);
+        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, at(0), &allowed, NULL, NULL);
         CHECK(allowed);
     }
-    rl_table_peek(table, number_key(table, 1), costs, 100 * day_ns, &decision); /* long unvisited */
+    rl_table_peek(table, number_key(table, 1), costs, at(100 * day_ns), &decision, NULL); /* long unvisited */
     CHECK(!decision.allowed);
     for (int64_t days = 101; days < 200; days += 5) { /* visited now and then */
-        rl_table_peek(table, number_key(table, 1), costs, days * day_ns, &decision);
+        rl_table_peek(table, number_key(table, 1), costs, at(days * day_ns), &decision, NULL);
         CHECK_EQUAL(decision.allowed, days * day_ns >= NS_PER_S * 10000000);
     }
     rl_table_free(table);
@@ -344,14 +344,39 @@ static void test_idle_around_the_wrap(void)
             rl_table *table = rl_table_new(limits, 2, 100, SECRET);
             bool allowed = false;
             rl_decision decision;
-            CHECK_EQUAL(rl_table_take(table, number_key(table, 1), costs, 0, &allowed, NULL), RL_OK);
+            CHECK_EQUAL(rl_table_take(table, number_key(table, 1), costs, at(0), &allowed, NULL, NULL), RL_OK);
             CHECK(allowed);
-            rl_table_sweep(table, swept_ns);
+            rl_table_sweep(table, at(swept_ns));
             int64_t now_ns = swept_ns + half_ns / 8 * eighths + off_ns;
-            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, now_ns, &decision);
+            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, at(now_ns), &decision, NULL);
             CHECK(decision.allowed);
             rl_table_free(table);
         }
+    }
+}
+
+/* The other side of that: a large bucket that was emptied just before a horizon had passed still
+ * owes between two horizons and three after the sweep. */
+static void test_owes_around_the_horizon(void)
+{
+    rl_limit limit = limit_of(1023.9, 0x1p-12); /* nearly 2^62 units: two horizons to fill */
+    uint64_t all = rl_limit_cost(&limit, 1023.9);
+    int64_t horizon_ns = limit.horizon_ns;
+    CHECK(limit.cap > UINT64_C(0x3ff) << 52);
+    for (int64_t eighths = 8; eighths <= 32; eighths++) {
+        rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
+        bool allowed = false;
+        rl_decision decision;
+        rl_table_sweep(table, at(0));
+        int64_t written_ns = horizon_ns - NS_PER_S;
+        rl_table_take(table, number_key(table, 1), &all, at(written_ns), &allowed, NULL, NULL);
+        CHECK(allowed);
+        int64_t now_ns = horizon_ns / 8 * eighths;
+        rl_table_peek(table, number_key(table, 1), &all, at(now_ns), &decision, NULL);
+        double refilled = (double)(now_ns - written_ns) / 1e9 / 4096;
+        double expected = refilled < 1023.9 ? refilled : 1023.9;
+        CHECK(decision.remaining <= expected + 1e-6 && decision.remaining >= expected - 1e-6);
+        rl_table_free(table);
     }
 }
 
@@ -371,6 +396,7 @@ int main(void)
     test_zero_tag();
     test_idle_beyond_the_wrap();
     test_idle_around_the_wrap();
+    test_owes_around_the_horizon();
     CHECK_EQUAL(seam_live_blocks(), 0);
     return report("test_table");
 }

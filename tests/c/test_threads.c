@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "at.h"
 #include "check.h"
 #include "rl_table.h"
 
@@ -30,15 +31,15 @@ static void *take_many(void *argument)
         rl_key key = rl_table_key(work->table, &number, sizeof number);
         rl_decision decision;
         bool allowed = false;
-        if (rl_table_take(work->table, key, &work->cost, 5, &allowed, &decision) == RL_OK) {
+        if (rl_table_take(work->table, key, &work->cost, at(5), &allowed, &decision, NULL) == RL_OK) {
             work->admitted += allowed;
         }
         if (i % 1024 == work->number) {
-            rl_table_sweep(work->table, 5);
+            rl_table_sweep(work->table, at(5));
         }
         if (i % 64 == 0) {
-            rl_table_peek(work->table, key, &work->cost, 5, &decision);
-            rl_table_refund(work->table, key, (uint64_t[]){0}, 5);
+            rl_table_peek(work->table, key, &work->cost, at(5), &decision, NULL);
+            rl_table_refund(work->table, key, (uint64_t[]){0}, at(5));
         }
     }
     return NULL;
@@ -61,7 +62,7 @@ static void test_exact_total(uint64_t n_keys, uint64_t tries, double capacity)
         pthread_join(threads[i], NULL);
         admitted += works[i].admitted;
     }
-    rl_table_stats stats = rl_table_sweep(table, 5);
+    rl_table_stats stats = rl_table_sweep(table, at(5));
     CHECK_EQUAL(stats.keys, n_keys);
     CHECK_EQUAL(admitted, n_keys * (uint64_t)capacity);
     CHECK_EQUAL(stats.allowed, admitted);

@@ -1,5 +1,5 @@
--- bucket.lua -- what take.lua, peek.lua and refund.lua have in common; it goes before each. Before
--- it and take.lua goes take_one.lua.
+-- bucket.lua -- what take.lua, charge.lua, peek.lua and refund.lua have in common; it goes before each.
+-- Before it and take.lua goes take_one.lua, behind it window.lua, where one of the limits is a window.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
 -- clock (the theoretical arrival time of GCRA). No string is a full bucket.
@@ -36,21 +36,21 @@ local function deficit_of(i, scale)
   if not value then
     return 0
   end
-  local full_us, part, parts = match(value, '^(%d+)%+?(%d*)/?(%d*)$')
+  local full_us, part, parts = match(value, '^%d+$')
+  if not full_us then
+    full_us, part, parts = match(value, '^(%d+)%+(%d+)/([1-9]%d*)$')
+  end
   local lacks
   if full_us then
     lacks = tonumber(full_us)
     if scale ~= 0 then
       lacks = (lacks - now_us) * scale
-      if part ~= '' then
-        if parts == '' then
-          return nil
-        end
+      if part then
         lacks = lacks + math.ceil(part * scale / parts)
       end
     end
   else
-    local tokens, since_s = match(value, '^(%-?%d+%.?%d*)@(%d+%.?%d*)$')
+    local tokens, since_s = match(value, '^(%-?%d+%.?%d*)@(%-?%d+%.?%d*)$')
     if not tokens then
       return nil
     end
@@ -67,6 +67,10 @@ end
 
 local function no_bucket(i)
   return redis.error_reply('ERR rate_limiter: the value of ' .. KEYS[i] .. ' is no bucket')
+end
+
+local function reply_of(reply)
+  return reply
 end
 
 local function write(i, lacks, scale)

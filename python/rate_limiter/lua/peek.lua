@@ -13,4 +13,4 @@ for i = 1, #KEYS do
   end
   reply[i + 1] = lacks
 end
-return reply
+return reply_of(reply)

@@ -16,7 +16,7 @@ for i = 1, #KEYS do
   end
   if cost > 0 and reply[i + 1] > 0 then
     reply[i + 1] = math.max(0, reply[i + 1] - cost)
-    write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]))
+    write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), -cost)
   end
 end
-return reply
+return reply_of(reply)

@@ -18,8 +18,8 @@ if reply[1] == 1 then
     local cost = tonumber(ARGV[5 * i - 1])
     if cost > 0 then
       reply[i + 1] = reply[i + 1] + cost
-      write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]))
+      write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), cost)
     end
   end
 end
-return reply
+return reply_of(reply)

@@ -22,18 +22,21 @@ for i = 1, #KEYS do
   if value then
     local full_us, part, parts
     if type(value) == 'string' then
-      full_us, part, parts = match(value, '^(%d+)%+?(%d*)/?(%d*)$')
+      full_us = match(value, '^%d+$')
+      if not full_us then
+        full_us, part, parts = match(value, '^(%d+)%+(%d+)/([1-9]%d*)$')
+      end
     end
-    if not full_us or (part ~= '' and parts == '') then
+    if not full_us then
       lacks = nil
     else
       lacks = (full_us - now_us) * scale
-      if part ~= '' then
+      if part then
         lacks = lacks + math.ceil(part * scale / parts)
       end
       if lacks < 0 then
         lacks = 0
-      elseif lacks > 9007199254740992 then
+      elseif not (lacks < 9007199254740992) then -- NaN too
         lacks = 9007199254740992
       end
     end

@@ -1,0 +1,166 @@
+/* rl_entry.h -- what a table keeps of one key: a bucket or a window for each limit.
+ *
+ * An entry is a few words, one for a bucket and two for a window, in the order of
+ * the limits. Whatever kind a limit is, a request meets it as a deficit: the units
+ * that are missing (a bucket) or used (a window), of which at most `cap` may be.
+ * These functions are the only ones that know the kinds apart. On the hot path, so
+ * in a header. */
+#ifndef RL_ENTRY_H
+#define RL_ENTRY_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "rl_bucket.h"
+#include "rl_window.h"
+
+#define RL_LIMITS_MAX 8
+
+/* The limits of a table. Immutable after rl_limit_set_init. */
+typedef struct rl_limit_set {
+    size_t n;
+    size_t n_words;
+    int64_t horizon_ns; /* the shortest one */
+    rl_limit limits[RL_LIMITS_MAX];
+    uint8_t first_word[RL_LIMITS_MAX];
+} rl_limit_set;
+
+/* A moment, and V of each bucket at it. */
+typedef struct rl_moment {
+    const rl_limit_set *set;
+    rl_time now;
+    uint64_t units[RL_LIMITS_MAX];
+} rl_moment;
+
+/* What a request finds in an entry, and afterwards leaves. */
+typedef struct rl_found {
+    uint64_t deficits[RL_LIMITS_MAX];
+    rl_window windows[RL_LIMITS_MAX]; /* of limits that are windows */
+} rl_found;
+
+/* Copy 1 to RL_LIMITS_MAX limits. */
+void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n);
+
+/* Put what is left of one set's entry into the words of another, which has as many
+ * limits of the same kinds. A bucket is full again at the same time as before (or
+ * lacks as many tokens, where one of the two is never refilled); a window of the same
+ * length keeps its counts, another is forgotten. */
+void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_moment *to,
+                      uint64_t *out);
+
+/* Of several limits, tell of the one that denies longest, else of the one with the
+ * fewest tokens left. */
+rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
+                              const uint64_t *costs, bool allowed);
+
+/* Tell of limit i alone. */
+rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
+                                  uint64_t cost, bool allowed);
+
+static inline rl_moment rl_moment_at(const rl_limit_set *set, rl_time now)
+{
+    rl_moment moment;
+    moment.set = set;
+    moment.now = now;
+    for (size_t i = 0; i < set->n; i++) {
+        moment.units[i] = rl_limit_units(&set->limits[i], now.steady_ns);
+    }
+    return moment;
+}
+
+static inline bool rl_is_window(const rl_limit *limit)
+{
+    return limit->kind != RL_BUCKET;
+}
+
+/* Read the words of an entry; NULL: there is none, so all is full. */
+static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words, rl_found *found)
+{
+    const rl_limit_set *set = moment->set;
+    for (size_t i = 0; i < set->n; i++) {
+        const rl_limit *limit = &set->limits[i];
+        if (rl_is_window(limit)) {
+            rl_window kept = {0};
+            if (words != NULL) {
+                kept = rl_window_load(words + set->first_word[i]);
+            }
+            found->windows[i] = rl_window_at(limit, kept, moment->now.wall_ns);
+            found->deficits[i] = rl_window_used(limit, found->windows[i], moment->now.wall_ns);
+        } else {
+            found->deficits[i] =
+                words == NULL ? 0
+                              : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+        }
+    }
+}
+
+static inline bool rl_entry_allows(const rl_limit_set *set, const rl_found *found,
+                                   const uint64_t *costs)
+{
+    for (size_t i = 0; i < set->n; i++) {
+        if (!rl_bucket_allows(&set->limits[i], found->deficits[i], costs[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static inline void rl_entry_write(const rl_moment *moment, const rl_found *found, uint64_t *words)
+{
+    const rl_limit_set *set = moment->set;
+    for (size_t i = 0; i < set->n; i++) {
+        uint64_t *first = words + set->first_word[i];
+        if (rl_is_window(&set->limits[i])) {
+            rl_window_store(found->windows[i], first);
+        } else {
+            *first = moment->units[i] + found->deficits[i];
+        }
+    }
+}
+
+/* Take the costs. No deficit grows beyond twice its cap. */
+static inline void rl_found_take(const rl_moment *moment, rl_found *found, const uint64_t *costs)
+{
+    for (size_t i = 0; i < moment->set->n; i++) {
+        const rl_limit *limit = &moment->set->limits[i];
+        uint64_t most = 2 * limit->cap;
+        uint64_t room = found->deficits[i] < most ? most - found->deficits[i] : 0;
+        uint64_t taken = costs[i] < room ? costs[i] : room;
+        found->deficits[i] += taken;
+        if (rl_is_window(limit)) {
+            found->windows[i] = rl_window_add(found->windows[i], taken);
+        }
+    }
+}
+
+/* Give the costs back, to what is full at most. */
+static inline void rl_found_refund(const rl_moment *moment, rl_found *found, const uint64_t *costs)
+{
+    for (size_t i = 0; i < moment->set->n; i++) {
+        uint64_t deficit = found->deficits[i];
+        found->deficits[i] = costs[i] < deficit ? deficit - costs[i] : 0;
+        if (rl_is_window(&moment->set->limits[i])) {
+            found->windows[i] = rl_window_subtract(found->windows[i], costs[i]);
+        }
+    }
+}
+
+static inline bool rl_entry_is_full(const rl_moment *moment, const uint64_t *words)
+{
+    const rl_limit_set *set = moment->set;
+    for (size_t i = 0; i < set->n; i++) {
+        const uint64_t *first = words + set->first_word[i];
+        if (rl_is_window(&set->limits[i])) {
+            rl_window window =
+                rl_window_at(&set->limits[i], rl_window_load(first), moment->now.wall_ns);
+            if ((window.current | window.previous) != 0) {
+                return false;
+            }
+        } else if (rl_bucket_deficit(*first, moment->units[i]) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+#endif

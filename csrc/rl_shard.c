@@ -1,0 +1,239 @@
+#include "rl_shard.h"
+
+/* ---- full entries ---------------------------------------------------------- */
+
+/* Bring words that have long meant "full" up to now, before V wraps around them. */
+static void renew(const moment *moment, uint64_t *words)
+{
+    const rl_limit_set *set = &moment->table->set;
+    for (size_t i = 0; i < set->n; i++) {
+        uint64_t *word = &words[set->first_word[i]];
+        uint64_t now = moment->at.units[i];
+        if (!rl_is_window(&set->limits[i]) && rl_bucket_deficit(*word, now) == 0 &&
+            now - *word > UINT64_C(1) << 40) {
+            *word = now;
+        }
+    }
+}
+
+/* Free the full entries of a line; the number of those that remain. */
+static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < RL_LINE_SLOTS; i++) {
+        slot entry = slot_at(moment->table, line, i);
+        if (*entry.tag == 0) {
+            continue;
+        }
+        if (rl_entry_is_full(&moment->at, entry.words)) {
+            rl_shard_release(shard, entry);
+        } else {
+            renew(moment, entry.words);
+            kept++;
+        }
+    }
+    return kept;
+}
+
+void rl_shard_sweep(const moment *moment, shard *shard)
+{
+    for (uint32_t i = 0; i < shard->n_lines; i++) {
+        sweep_line(moment, shard, line_at(moment->table, shard->lines, i));
+    }
+    shard->since_sweep = 0;
+    shard->swept_ns = moment->at.now.steady_ns;
+}
+
+/* Make the bucket of limit `i` full in every entry. */
+static void fill_all(const moment *moment, shard *shard, size_t i)
+{
+    for (uint32_t n = 0; n < shard->n_lines; n++) {
+        uint64_t *line = line_at(moment->table, shard->lines, n);
+        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+            slot_at(moment->table, line, j).words[moment->table->set.first_word[i]] =
+                moment->at.units[i];
+        }
+    }
+}
+
+/* A word is told from a full one by the sign of its distance to V, which holds
+ * while V is less than 2^63 past it. So no entry may stay unvisited for long:
+ * it is freed by the first access after one horizon (V has moved by 2^61), and
+ * words that were full then were at most 2^40 behind.
+ *
+ *     swept          last write at the latest          this access
+ *     ──┼──── horizon ────┼──────────────────────────────┼──> age
+ *
+ * Up to three horizons of a limit after the last sweep, its V is 3 * 2^61 + 2^40
+ * past any word: less than 2^63. Later, the last write is more than two horizons
+ * ago, in which time V moves by more than any bucket holds: whatever is there is
+ * full by that limit, unless it was charged beyond empty: such a debt is forgiven
+ * where nobody has asked for that long. A slower limit may still be owed. */
+void rl_shard_visit(const moment *moment, shard *shard)
+{
+    const rl_limit_set *set = &moment->table->set;
+    int64_t age_ns = moment->at.now.steady_ns - shard->swept_ns;
+    for (size_t i = 0; i < set->n; i++) {
+        if (age_ns / 3 > set->limits[i].horizon_ns) {
+            fill_all(moment, shard, i);
+        }
+    }
+    rl_shard_sweep(moment, shard);
+}
+
+/* ---- growing and shrinking ------------------------------------------------- */
+
+static void adopt_lines(shard *shard, uint64_t *lines, uint32_t n_lines)
+{
+    rl_free(shard->lines);
+    shard->lines = lines;
+    shard->n_lines = n_lines;
+}
+
+/* Copy entry `i` of `from` to the first free slot of line `to`, which has one. */
+static void copy_entry(const rl_table *table, uint64_t *from, unsigned i, uint64_t *to)
+{
+    slot source = slot_at(table, from, i);
+    unsigned free_slots = rl_line_match(to, 0);
+    slot target = slot_at(table, to, (unsigned)__builtin_ctz(free_slots));
+    *target.tag = *source.tag;
+    memcpy(target.words, source.words, table->set.n_words * sizeof(uint64_t));
+}
+
+/* Split every line in two. An entry stays with the one of its two lines that it
+ * is in, so a new line receives at most the eight entries of one old line. */
+static bool grow(const rl_table *table, shard *shard)
+{
+    uint32_t n_lines = shard->n_lines == 0 ? table->lines_min : shard->n_lines * 2;
+    uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n_lines));
+    if (lines == NULL) {
+        shard->counts.grow_failures++;
+        return false;
+    }
+    for (uint32_t i = 0; i < shard->n_lines; i++) {
+        uint64_t *from = line_at(table, shard->lines, i);
+        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+            uint64_t tag = from[j];
+            if (tag != 0) {
+                uint32_t to = first_line(tag, shard->n_lines) == i ? first_line(tag, n_lines)
+                                                                   : second_line(tag, n_lines);
+                copy_entry(table, from, j, line_at(table, lines, to));
+            }
+        }
+    }
+    adopt_lines(shard, lines, n_lines);
+    return true;
+}
+
+static unsigned line_load(const uint64_t *line)
+{
+    return RL_LINE_SLOTS - (unsigned)__builtin_popcount(rl_line_match(line, 0));
+}
+
+bool rl_shard_shrink(const rl_table *table, shard *shard)
+{
+    if (shard->used == 0) {
+        adopt_lines(shard, NULL, 0);
+        return false;
+    }
+    bool sparse = shard->used * LOAD_DEN * 8 < slot_count(shard) * LOAD_NUM;
+    if (!sparse || shard->n_lines == table->lines_min) {
+        return false;
+    }
+    uint32_t n_lines = shard->n_lines / 2;
+    for (uint32_t i = 0; i < n_lines; i++) {
+        uint64_t *pair = line_at(table, shard->lines, 2 * i);
+        if (line_load(pair) + line_load(pair + table->line_words) > RL_LINE_SLOTS) {
+            return false;
+        }
+    }
+    uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n_lines));
+    if (lines == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < shard->n_lines; i++) {
+        uint64_t *from = line_at(table, shard->lines, i);
+        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+            if (from[j] != 0) {
+                copy_entry(table, from, j, line_at(table, lines, i / 2));
+            }
+        }
+    }
+    adopt_lines(shard, lines, n_lines);
+    return true;
+}
+
+/* Called before an insert: sweep when the shard looks crowded or as many inserts
+ * have passed as it has slots, then fit its size to what is left. The share of
+ * one sweep in the cost of an insert is constant. */
+static void fit_size(const moment *moment, shard *shard)
+{
+    size_t slots = slot_count(shard);
+    bool crowded = shard->used * LOAD_DEN >= slots * LOAD_NUM;
+    if (!(crowded && shard->since_sweep * 8 >= slots) && shard->since_sweep < slots) {
+        return;
+    }
+    rl_shard_sweep(moment, shard);
+    if (shard->used * LOAD_DEN * 2 < slots * LOAD_NUM) {
+        rl_shard_shrink(moment->table, shard);
+    } else if (shard->n_lines < moment->table->lines_max) {
+        grow(moment->table, shard);
+    }
+}
+
+/* ---- a place for a new key ------------------------------------------------- */
+
+/* How much of its capacity an entry lacks, by its most used limit. */
+static double indebtedness(const moment *moment, const uint64_t *words)
+{
+    const rl_limit_set *set = &moment->table->set;
+    rl_found found;
+    double most = 0;
+    rl_entry_read(&moment->at, words, &found);
+    for (size_t i = 0; i < set->n; i++) {
+        double share = (double)found.deficits[i] / (double)set->limits[i].cap;
+        most = share > most ? share : most;
+    }
+    return most;
+}
+
+static slot least_indebted(const moment *moment, uint64_t *first, uint64_t *second)
+{
+    slot best = {NULL, NULL};
+    double least = 0;
+    for (unsigned i = 0; i < 2 * RL_LINE_SLOTS; i++) {
+        uint64_t *line = i < RL_LINE_SLOTS ? first : second;
+        slot entry = slot_at(moment->table, line, i % RL_LINE_SLOTS);
+        double debt = indebtedness(moment, entry.words);
+        if (best.tag == NULL || debt < least) {
+            best = entry;
+            least = debt;
+        }
+    }
+    return best;
+}
+
+slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
+{
+    const rl_table *table = moment->table;
+    if (shard->n_lines != 0) {
+        fit_size(moment, shard);
+    }
+    if (shard->n_lines == 0 && !grow(table, shard)) {
+        return (slot){NULL, NULL};
+    }
+    for (;;) {
+        uint64_t *first = line_at(table, shard->lines, first_line(tag, shard->n_lines));
+        uint64_t *second = line_at(table, shard->lines, second_line(tag, shard->n_lines));
+        unsigned first_load = sweep_line(moment, shard, first);
+        unsigned second_load = sweep_line(moment, shard, second);
+        uint64_t *emptier = second_load < first_load ? second : first;
+        unsigned free_slots = rl_line_match(emptier, 0);
+        if (free_slots != 0) {
+            return slot_at(table, emptier, (unsigned)__builtin_ctz(free_slots));
+        }
+        if (shard->n_lines >= table->lines_max || !grow(table, shard)) {
+            return least_indebted(moment, first, second);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+/* rl_shard.h -- one shard of a table: entries in lines, and the room for them.
+ *
+ * What rl_table.c and rl_shard.c share, and nobody else includes. Every function
+ * here is called with the shard's lock held. */
+#ifndef RL_SHARD_H
+#define RL_SHARD_H
+
+#include <pthread.h>
+
+#include "rl_alloc.h"
+#include "rl_line.h"
+#include "rl_table.h"
+
+/* Two choices among lines of eight stay collision-free to about this load. */
+#define LOAD_NUM 7u
+#define LOAD_DEN 10u
+
+typedef struct shard {
+    _Alignas(RL_CACHE_LINE) pthread_mutex_t lock; /* guards everything below */
+    uint64_t *lines;    /* owned; NULL until the first key and after the last */
+    uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i */
+    size_t used;        /* slots with a tag, full ones included */
+    size_t since_sweep; /* inserts since the full ones were last freed */
+    int64_t swept_ns;
+    rl_table_stats counts; /* keys, slots and bytes stay 0 here */
+} shard;
+
+/* Immutable but for the shards. */
+struct rl_table {
+    rl_secret secret;
+    size_t line_words;   /* eight tags, then the words of each slot in turn */
+    uint32_t lines_min;  /* of one shard */
+    uint32_t lines_max;  /* lines_min * 2^i */
+    unsigned shard_bits;
+    rl_limit_set set;
+    shard shards[];
+};
+
+typedef struct slot {
+    uint64_t *tag;   /* NULL: there is none */
+    uint64_t *words; /* see rl_entry.h */
+} slot;
+
+typedef struct moment {
+    const rl_table *table;
+    rl_moment at;
+} moment;
+
+/* ---- places ---------------------------------------------------------------- */
+
+static inline uint64_t key_tag(rl_key key)
+{
+    return key.lo != 0 ? key.lo : 1; /* 0 marks an empty slot */
+}
+
+/* The two lines of a tag. Scaling (and not masking) a half of the tag sends
+ * line i of n to line 2i or 2i + 1 of 2n, so growth splits lines and shrinking
+ * joins them, without a look at the key. */
+static inline uint32_t first_line(uint64_t tag, uint32_t n_lines)
+{
+    return (uint32_t)(((tag >> 32) * n_lines) >> 32);
+}
+
+static inline uint32_t second_line(uint64_t tag, uint32_t n_lines)
+{
+    return (uint32_t)(((tag & UINT32_MAX) * n_lines) >> 32);
+}
+
+static inline uint64_t *line_at(const rl_table *table, uint64_t *lines, uint32_t i)
+{
+    return lines + (size_t)i * table->line_words;
+}
+
+static inline slot slot_at(const rl_table *table, uint64_t *line, unsigned i)
+{
+    return (slot){line + i, line + RL_LINE_SLOTS + i * table->set.n_words};
+}
+
+static inline size_t slot_count(const shard *shard)
+{
+    return (size_t)shard->n_lines * RL_LINE_SLOTS;
+}
+
+static inline size_t lines_bytes(const rl_table *table, uint32_t n_lines)
+{
+    return (size_t)n_lines * table->line_words * sizeof(uint64_t);
+}
+
+static inline slot rl_shard_find(const rl_table *table, shard *shard, uint64_t tag)
+{
+    if (shard->n_lines == 0) {
+        return (slot){NULL, NULL};
+    }
+    uint64_t *line = line_at(table, shard->lines, first_line(tag, shard->n_lines));
+    unsigned mask = rl_line_match(line, tag);
+    if (mask == 0) {
+        line = line_at(table, shard->lines, second_line(tag, shard->n_lines));
+        mask = rl_line_match(line, tag);
+    }
+    return mask != 0 ? slot_at(table, line, (unsigned)__builtin_ctz(mask)) : (slot){NULL, NULL};
+}
+
+static inline moment moment_at(const rl_table *table, rl_time now)
+{
+    return (moment){table, rl_moment_at(&table->set, now)};
+}
+
+static inline void rl_shard_release(shard *shard, slot entry)
+{
+    *entry.tag = 0;
+    shard->used--;
+}
+
+/* Visit the entries of a shard that nobody has visited for a horizon: see rl_shard.c. */
+void rl_shard_visit(const moment *moment, shard *shard);
+
+/* Called before every access. */
+static inline void rl_shard_keep(const moment *moment, shard *shard)
+{
+    if (moment->at.now.steady_ns - shard->swept_ns >= moment->table->set.horizon_ns) {
+        rl_shard_visit(moment, shard);
+    }
+}
+
+/* A free slot for the tag, or (its tag is not 0) the entry that gives way to it.
+ * No slot at all: the shard has no memory yet and got none. */
+slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag);
+
+/* Free the full entries. */
+void rl_shard_sweep(const moment *moment, shard *shard);
+
+/* Join the lines of a nearly empty shard in pairs, or give all its memory back.
+ * False: it stays as it is, being in use, or as small as it gets, or because a
+ * pair has more than eight entries or there is no memory for the copy. */
+bool rl_shard_shrink(const rl_table *table, shard *shard);
+
+#endif

@@ -1,0 +1,20 @@
+-- charge.lua -- take the costs whether they are there or not. See bucket.lua.
+-- No bucket comes to lack more than twice its cap. The reply tells what they lack afterwards.
+
+local reply = {1}
+for i = 1, #KEYS do
+  local lacks = deficit_of(i, tonumber(ARGV[5 * i - 4]))
+  if not lacks then
+    return no_bucket(i)
+  end
+  reply[i + 1] = lacks
+end
+for i = 1, #KEYS do
+  local room = 2 * ARGV[5 * i - 2] - reply[i + 1]
+  local cost = math.min(tonumber(ARGV[5 * i - 1]), room)
+  if cost > 0 then
+    reply[i + 1] = reply[i + 1] + cost
+    write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), cost)
+  end
+end
+return reply_of(reply)

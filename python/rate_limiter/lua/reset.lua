@@ -1,0 +1,6 @@
+-- reset.lua -- forget buckets and windows. See bucket.lua and window.lua.
+
+for i = 1, #KEYS do
+  call('DEL', key_of(i))
+end
+return {1}

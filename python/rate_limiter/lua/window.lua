@@ -1,0 +1,115 @@
+-- window.lua -- limits that are windows, among those of bucket.lua; it goes behind that.
+--
+-- Windows are aligned to this server's clock. A window meets the scripts as a bucket does: what is
+-- used is what is lacking. csrc/rl_window.h has the arithmetic and its guarantees.
+--
+--     fixed     KEYS[i] and the beginning of the window, in UTC: "...:2026-11-21-09:05" (seconds follow
+--               where windows are no whole minutes). A count, that expires when the window ends
+--     sliding   KEYS[i]. "29439552/7/20": the number of the window, its count, the count before
+--
+-- ARGV      of a window: scale -1 (fixed) or -2 (sliding), its seconds in place of `token`, its count
+--           in place of `cap`; min_ttl_ms means nothing
+-- reply     longer: {1 or 0, one number for each limit, now_us, current and previous of each window}
+
+local floor, ceil = math.floor, math.ceil
+local bucket_deficit_of, write_bucket = deficit_of, write
+local windows = {}
+
+local function dated(key, start, length)
+  -- Days since 1970 as a date: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+  local days = floor(start / 86400) + 719468
+  local era = floor(days / 146097)
+  local day_of_era = days - era * 146097
+  local year_of_era = floor((day_of_era - floor(day_of_era / 1460) + floor(day_of_era / 36524)
+    - floor(day_of_era / 146096)) / 365)
+  local day_of_year = day_of_era
+    - (365 * year_of_era + floor(year_of_era / 4) - floor(year_of_era / 100))
+  local shifted = floor((5 * day_of_year + 2) / 153)
+  local day = day_of_year - floor((153 * shifted + 2) / 5) + 1
+  local month = shifted < 10 and shifted + 3 or shifted - 9
+  local year = year_of_era + era * 400 + (month <= 2 and 1 or 0)
+  key = key .. format(':%04d-%02d-%02d-%02d:%02d', year, month, day,
+    floor(start / 3600) % 24, floor(start / 60) % 60)
+  if length % 60 ~= 0 then
+    key = key .. format(':%02d', start % 60)
+  end
+  return key
+end
+
+local function key_of(i)
+  if ARGV[5 * i - 4] ~= '-1' then
+    return KEYS[i]
+  end
+  local length = tonumber(ARGV[5 * i - 3])
+  local now = tonumber(time[1])
+  return dated(KEYS[i], now - now % length, length)
+end
+
+local function deficit_of(i, scale)
+  if scale >= 0 then
+    return bucket_deficit_of(i, scale)
+  end
+  local length_us = ARGV[5 * i - 3] * 1000000
+  local into_us = now_us % length_us
+  local window = {
+    key = key_of(i),
+    number = (now_us - into_us) / length_us,
+    left_us = length_us - into_us,
+    length_us = length_us,
+    current = 0,
+    previous = 0,
+  }
+  windows[i] = window
+  local value = call('GET', window.key)
+  if value and scale == -1 then
+    if not match(value, '^%d+$') then
+      return nil
+    end
+    window.current = tonumber(value)
+  elseif value then
+    local number, current, previous = match(value, '^(%d+)/(%d+)/(%d+)$')
+    if not number then
+      return nil
+    end
+    local age = window.number - number
+    if age <= 0 then -- below: this clock was set back, which must free nothing
+      window.current, window.previous = tonumber(current), tonumber(previous)
+    elseif age == 1 then
+      window.previous = tonumber(current)
+    end
+  end
+  return window.current + ceil(window.previous * window.left_us / length_us)
+end
+
+local function write(i, lacks, scale, more)
+  if scale >= 0 then
+    return write_bucket(i, lacks, scale)
+  end
+  local window = windows[i]
+  local rest = window.current + more
+  window.current = math.max(0, rest)
+  window.previous = math.max(0, window.previous + math.min(0, rest))
+  local end_ms = ((window.number + 1) * window.length_us) / 1000
+  if window.current + window.previous == 0 then
+    call('DEL', window.key)
+  elseif scale == -1 then
+    call('SET', window.key, format('%.0f', window.current))
+    call('PEXPIREAT', window.key, format('%.0f', end_ms))
+  else
+    local value = format('%.0f/%.0f/%.0f', window.number, window.current, window.previous)
+    local ttl_ms = ceil((window.left_us + window.length_us) / 1000) + 1
+    call('SET', window.key, value, 'PX', format('%.0f', ttl_ms))
+  end
+end
+
+local function reply_of(reply)
+  reply[#KEYS + 2] = now_us
+  for i = 1, #KEYS do
+    local window = windows[i]
+    if window then
+      reply[#reply + 1] = window.current
+      reply[#reply + 1] = window.previous
+    end
+  end
+  return reply
+end
