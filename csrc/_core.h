@@ -13,7 +13,7 @@
 
 #include "rl_table.h"
 
-/* Strings and bytes that are needed at every request: see _core_asgi.c. */
+/* Strings and bytes that are needed at every request: see _core_sender.c. */
 typedef enum core_name {
     NAME_TYPE,
     NAME_HTTP,
@@ -26,6 +26,8 @@ typedef enum core_name {
     NAME_ACCEPT,
     NAME_DENIAL_START,
     NAME_DENY,
+    NAME_GOVERN,
+    NAME_PROBE,
     NAME_RESOLVE,
     NAME_DONE,
     NAME_SET_RESULT,

@@ -6,87 +6,28 @@
  * The gate is no coroutine: it decides when it is called and returns what the
  * app returned, so a request that passes costs no frame of its own. Only where
  * something must be awaited first (a key, a cost, or a limiter that asks another
- * machine) it goes through gate._resolve, in Python.
+ * machine) it goes through gate._resolve, in Python. A governed gate leaves all but
+ * exempt paths to gate._govern; one that is probing shows gate._probe its requests.
  * See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages. */
-#include "_core.h"
+#include "_core_asgi.h"
 
 #include <structmember.h>
 
 #include "rl_address.h"
 
-/* Immutable after __init__. */
+/* Immutable after __init__, but for `probing`. */
 typedef struct gate_object {
     PyObject_HEAD
     core_state *state;       /* borrowed from the type */
-    limiter_object *limiter; /* strong; NULL before __init__ */
-    PyObject *app;           /* strong */
+    PyObject *app;           /* strong; NULL before __init__ */
+    limiter_object *limiter; /* strong; NULL: governed */
     PyObject *key;           /* strong; callable, or NULL: the peer's address */
     PyObject *cost;          /* strong; a number or callable, or NULL: 1 */
     PyObject *exempt_paths;  /* strong; a frozenset */
     bool headers;
     bool remote; /* the limiter must be awaited */
+    _Atomic bool probing;
 } gate_object;
-
-/* The `send` of one request. Immutable. */
-typedef struct sender_object {
-    PyObject_HEAD
-    vectorcallfunc vectorcall;
-    core_state *state; /* borrowed from the type */
-    PyObject *send;    /* strong */
-    rl_decision decision;
-} sender_object;
-
-/* ---- names ----------------------------------------------------------------- */
-
-static const char *const NAMES[NAME_COUNT] = {
-    [NAME_TYPE] = "type",
-    [NAME_HTTP] = "http",
-    [NAME_WEBSOCKET] = "websocket",
-    [NAME_PATH] = "path",
-    [NAME_CLIENT] = "client",
-    [NAME_UNKNOWN] = "unknown",
-    [NAME_HEADERS] = "headers",
-    [NAME_RESPONSE_START] = "http.response.start",
-    [NAME_ACCEPT] = "websocket.accept",
-    [NAME_DENIAL_START] = "websocket.http.response.start",
-    [NAME_DENY] = "_deny",
-    [NAME_RESOLVE] = "_resolve",
-    [NAME_DONE] = "done",
-    [NAME_SET_RESULT] = "set_result",
-    [NAME_SET_EXCEPTION] = "set_exception",
-    [NAME_HEADER_LIMIT] = "x-ratelimit-limit",
-    [NAME_HEADER_REMAINING] = "x-ratelimit-remaining",
-    [NAME_HEADER_RESET] = "x-ratelimit-reset",
-    [NAME_HEADER_RETRY_AFTER] = "retry-after",
-    [NAME_HEADER_CACHE_CONTROL] = "cache-control",
-    [NAME_NO_STORE] = "no-store",
-};
-
-int asgi_names_init(core_state *state)
-{
-    for (int i = 0; i < NAME_COUNT; i++) {
-        state->names[i] = i < NAME_HEADER_LIMIT ? PyUnicode_InternFromString(NAMES[i])
-                                                : PyBytes_FromString(NAMES[i]);
-        if (state->names[i] == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static bool is_name(const core_state *state, PyObject *text, core_name name)
-{
-    return text == state->names[name] ||
-           (PyUnicode_Check(text) && PyUnicode_Compare(text, state->names[name]) == 0);
-}
-
-/* A value of a dict: new reference, or NULL without an exception when it is not
- * there, or NULL with one. */
-static PyObject *get(const core_state *state, PyObject *dict, core_name name)
-{
-    PyObject *value = PyDict_GetItemWithError(dict, state->names[name]); /* borrowed */
-    return Py_XNewRef(value);
-}
 
 /* ---- the client of a request ----------------------------------------------- */
 
@@ -120,7 +61,7 @@ PyObject *asgi_client_key(PyObject *module, PyObject *address)
 /* scope["client"] is a pair (host, port), or None or absent, as with a unix socket. */
 static PyObject *client_of_scope(const core_state *state, PyObject *scope)
 {
-    PyObject *client = get(state, scope, NAME_CLIENT);
+    PyObject *client = asgi_get(state, scope, NAME_CLIENT);
     if (client == NULL && PyErr_Occurred()) {
         return NULL;
     }
@@ -137,188 +78,6 @@ static PyObject *client_of_scope(const core_state *state, PyObject *scope)
     Py_XDECREF(host);
     Py_XDECREF(client);
     return key;
-}
-
-/* ---- Sender: headers for a response ---------------------------------------- */
-
-typedef struct present {
-    bool limit, retry_after, cache_control;
-} present;
-
-static bool equals_ignoring_case(PyObject *name, PyObject *wanted)
-{
-    Py_ssize_t len = PyBytes_GET_SIZE(wanted);
-    if (!PyBytes_Check(name) || PyBytes_GET_SIZE(name) != len) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < len; i++) {
-        if (Py_TOLOWER(PyBytes_AS_STRING(name)[i]) != PyBytes_AS_STRING(wanted)[i]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* What the app says itself stays: a limit of one route knows better than ours. */
-static present find_present(const core_state *state, PyObject *headers)
-{
-    present found = {false, false, false};
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
-        PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
-        PyObject *name = NULL;                        /* borrowed */
-        if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
-            name = PyTuple_GET_ITEM(pair, 0);
-        } else if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2) {
-            name = PyList_GET_ITEM(pair, 0);
-        }
-        if (name != NULL) {
-            found.limit |= equals_ignoring_case(name, state->names[NAME_HEADER_LIMIT]);
-            found.retry_after |= equals_ignoring_case(name, state->names[NAME_HEADER_RETRY_AFTER]);
-            found.cache_control |=
-                equals_ignoring_case(name, state->names[NAME_HEADER_CACHE_CONTROL]);
-        }
-    }
-    return found;
-}
-
-/* Append (name, value). Steals the value, which may be NULL with an exception set. */
-static int append(const core_state *state, PyObject *headers, core_name name, PyObject *value)
-{
-    PyObject *pair = value != NULL ? PyTuple_Pack(2, state->names[name], value) : NULL;
-    int status = pair != NULL ? PyList_Append(headers, pair) : -1;
-    Py_XDECREF(pair);
-    Py_XDECREF(value);
-    return status;
-}
-
-static PyObject *decimal(uint64_t number)
-{
-    char digits[20];
-    size_t i = sizeof digits;
-    do {
-        digits[--i] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number != 0);
-    return PyBytes_FromStringAndSize(digits + i, (Py_ssize_t)(sizeof digits - i));
-}
-
-static uint64_t whole_seconds(int64_t ns)
-{
-    const int64_t ns_per_s = 1000000000;
-    return (uint64_t)(ns / ns_per_s + (ns % ns_per_s != 0));
-}
-
-/* The same values as headers.py gives; times that never come are left out. */
-static int append_all(const sender_object *self, PyObject *headers)
-{
-    const core_state *state = self->state;
-    const rl_decision *decision = &self->decision;
-    present found = find_present(state, headers);
-    if (!found.limit) {
-        if (append(state, headers, NAME_HEADER_LIMIT, decimal((uint64_t)decision->limit)) < 0 ||
-            append(state, headers, NAME_HEADER_REMAINING,
-                   decimal((uint64_t)decision->remaining)) < 0) {
-            return -1;
-        }
-        if (decision->reset_after_ns != RL_NEVER &&
-            append(state, headers, NAME_HEADER_RESET,
-                   decimal(whole_seconds(decision->reset_after_ns))) < 0) {
-            return -1;
-        }
-    }
-    if (decision->allowed) {
-        return 0;
-    }
-    if (!found.retry_after && decision->retry_after_ns != RL_NEVER &&
-        append(state, headers, NAME_HEADER_RETRY_AFTER,
-               decimal(whole_seconds(decision->retry_after_ns))) < 0) {
-        return -1;
-    }
-    if (!found.cache_control) {
-        return append(state, headers, NAME_HEADER_CACHE_CONTROL,
-                      Py_NewRef(state->names[NAME_NO_STORE]));
-    }
-    return 0;
-}
-
-/* A copy of the message with our headers behind the app's. The app's own message
- * and list may be constants of the app, so they are never written to. */
-static PyObject *with_headers(const sender_object *self, PyObject *message)
-{
-    PyObject *copy = PyDict_Copy(message);
-    PyObject *given = copy != NULL ? get(self->state, copy, NAME_HEADERS) : NULL;
-    PyObject *headers = NULL;
-    if (given != NULL) {
-        headers = PySequence_List(given);
-    } else if (copy != NULL && !PyErr_Occurred()) {
-        headers = PyList_New(0);
-    }
-    if (headers == NULL || append_all(self, headers) < 0 ||
-        PyDict_SetItem(copy, self->state->names[NAME_HEADERS], headers) < 0) {
-        Py_CLEAR(copy);
-    }
-    Py_XDECREF(headers);
-    Py_XDECREF(given);
-    return copy;
-}
-
-/* 1, 0, or -1 with an exception set. */
-static int starts_response(const core_state *state, PyObject *message)
-{
-    PyObject *type = get(state, message, NAME_TYPE);
-    if (type == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    int starts = is_name(state, type, NAME_RESPONSE_START) || is_name(state, type, NAME_ACCEPT) ||
-                 is_name(state, type, NAME_DENIAL_START);
-    Py_DECREF(type);
-    return starts;
-}
-
-static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nargsf,
-                             PyObject *kwnames)
-{
-    sender_object *self = (sender_object *)object;
-    bool plain = PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL && PyDict_Check(args[0]);
-    int starts = plain ? starts_response(self->state, args[0]) : 0;
-    if (starts < 0) {
-        return NULL;
-    }
-    if (!starts) {
-        return PyObject_Vectorcall(self->send, args, (size_t)PyVectorcall_NARGS(nargsf), kwnames);
-    }
-    PyObject *message = with_headers(self, args[0]);
-    PyObject *result = message != NULL ? PyObject_CallOneArg(self->send, message) : NULL;
-    Py_XDECREF(message);
-    return result;
-}
-
-static PyObject *sender_new(core_state *state, PyObject *send, const rl_decision *decision)
-{
-    sender_object *self = (sender_object *)state->sender_type->tp_alloc(state->sender_type, 0);
-    if (self != NULL) {
-        self->vectorcall = sender_call;
-        self->state = state;
-        self->send = Py_NewRef(send);
-        self->decision = *decision;
-    }
-    return (PyObject *)self;
-}
-
-static int sender_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((sender_object *)self)->send);
-    return 0;
-}
-
-static void sender_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    Py_XDECREF(((sender_object *)self)->send);
-    type->tp_free(self);
-    Py_DECREF(type);
 }
 
 /* ---- AsgiGate: the decision ------------------------------------------------ */
@@ -351,7 +110,7 @@ static PyObject *deny(gate_object *self, PyObject *scope, PyObject *receive, PyO
 static PyObject *conclude(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
                           const rl_decision *decision)
 {
-    PyObject *sender = self->headers ? sender_new(self->state, send, decision) : Py_NewRef(send);
+    PyObject *sender = self->headers ? asgi_sender_new(self->state, send, decision) : Py_NewRef(send);
     if (sender == NULL) {
         return NULL;
     }
@@ -380,23 +139,36 @@ static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, P
 /* 1, 0, or -1 with an exception set. */
 static int is_limited(const gate_object *self, PyObject *scope)
 {
-    PyObject *type = get(self->state, scope, NAME_TYPE);
+    PyObject *type = asgi_get(self->state, scope, NAME_TYPE);
     if (type == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    bool counts = is_name(self->state, type, NAME_HTTP) ||
-                  is_name(self->state, type, NAME_WEBSOCKET);
+    bool counts = asgi_is_name(self->state, type, NAME_HTTP) ||
+                  asgi_is_name(self->state, type, NAME_WEBSOCKET);
     Py_DECREF(type);
     if (!counts || PySet_GET_SIZE(self->exempt_paths) == 0) {
         return counts;
     }
-    PyObject *path = get(self->state, scope, NAME_PATH);
+    PyObject *path = asgi_get(self->state, scope, NAME_PATH);
     if (path == NULL) {
         return PyErr_Occurred() ? -1 : 1;
     }
     int exempt = PySet_Contains(self->exempt_paths, path);
     Py_DECREF(path);
     return exempt < 0 ? -1 : !exempt;
+}
+
+/* Show a request to Python, which tells whether it wants to see the next one. */
+static int probe(gate_object *self, PyObject *scope, PyObject *key)
+{
+    PyObject *args[] = {(PyObject *)self, scope, key};
+    PyObject *more = PyObject_VectorcallMethod(self->state->names[NAME_PROBE], args, 3, NULL);
+    if (more == NULL) {
+        return -1;
+    }
+    self->probing = more == Py_True;
+    Py_DECREF(more);
+    return 0;
 }
 
 static bool is_awaited_first(PyObject *key, PyObject *cost)
@@ -409,7 +181,7 @@ static bool is_awaited_first(PyObject *key, PyObject *cost)
 static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     gate_object *self = gate_of(object);
-    if (self->limiter == NULL) {
+    if (self->app == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this gate was not initialised: call __init__ first");
         return NULL;
     }
@@ -429,11 +201,18 @@ static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!limited) {
         return call3(self->app, scope, receive, send);
     }
+    if (self->limiter == NULL) {
+        PyObject *call[] = {object, scope, receive, send};
+        return PyObject_VectorcallMethod(self->state->names[NAME_GOVERN], call, 4, NULL);
+    }
     PyObject *result = NULL;
     PyObject *cost = self->cost;
     PyObject *key = self->key != NULL ? PyObject_CallOneArg(self->key, scope) : Py_NewRef(Py_None);
     if (key == NULL) {
         return NULL;
+    }
+    if (self->probing && probe(self, scope, key) < 0) {
+        goto done;
     }
     if (cost != NULL && PyCallable_Check(cost)) {
         cost = PyObject_CallOneArg(cost, scope);
@@ -467,7 +246,7 @@ static PyObject *gate_decide(PyObject *object, PyObject *const *args, Py_ssize_t
 
 static PyObject *gate_conclude(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 4 || !PyDict_Check(args[0]) || gate_of(object)->limiter == NULL) {
+    if (nargs != 4 || !PyDict_Check(args[0]) || gate_of(object)->app == NULL) {
         PyErr_SetString(PyExc_TypeError, "_conclude(scope: dict, receive, send, decision)");
         return NULL;
     }
@@ -496,8 +275,8 @@ static PyObject *none_is_null(PyObject *object)
 
 static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"app",     "limiter", "key", "cost", "exempt_paths",
-                            "headers", "remote",  NULL};
+    static char *names[] = {"app",     "limiter", "key",     "cost", "exempt_paths",
+                            "headers", "remote",  "probing", NULL};
     gate_object *self = gate_of(object);
     PyObject *app;
     PyObject *limiter;
@@ -506,22 +285,29 @@ static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *exempt_paths;
     int headers;
     int remote;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!$OOO!pp:AsgiGate", names, &app,
-                                     self->state->limiter_type, &limiter, &key, &cost,
-                                     &PyFrozenSet_Type, &exempt_paths, &headers, &remote)) {
+    int probing;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$OOO!ppp:AsgiGate", names, &app, &limiter,
+                                     &key, &cost, &PyFrozenSet_Type, &exempt_paths, &headers,
+                                     &remote, &probing)) {
         return -1;
     }
-    if (self->limiter != NULL) {
+    if (limiter != Py_None && !PyObject_TypeCheck(limiter, self->state->limiter_type)) {
+        PyErr_Format(PyExc_TypeError, "limiter must be a Limiter or None, not %.200s",
+                     Py_TYPE(limiter)->tp_name);
+        return -1;
+    }
+    if (self->app != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a gate cannot be initialised twice");
         return -1;
     }
-    self->app = Py_NewRef(app);
     self->key = none_is_null(key);
     self->cost = none_is_null(cost);
     self->exempt_paths = Py_NewRef(exempt_paths);
     self->headers = headers != 0;
     self->remote = remote != 0;
-    self->limiter = (limiter_object *)Py_NewRef(limiter);
+    self->probing = probing != 0;
+    self->limiter = (limiter_object *)none_is_null(limiter);
+    self->app = Py_NewRef(app);
     return 0;
 }
 
@@ -576,7 +362,7 @@ static PyMethodDef gate_methods[] = {
 };
 
 static PyType_Slot gate_slots[] = {
-    {Py_tp_doc, PyDoc_STR("AsgiGate(app, limiter, *, key, cost, exempt_paths, headers, remote)\n--\n\n"
+    {Py_tp_doc, PyDoc_STR("AsgiGate(app, limiter, *, key, cost, exempt_paths, headers, remote, probing)\n--\n\n"
                           "Call an ASGI app behind a limiter: the C half of RateLimitMiddleware.")},
     {Py_tp_new, gate_new},
     {Py_tp_init, gate_init},
@@ -595,26 +381,4 @@ PyType_Spec gate_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
              Py_TPFLAGS_IMMUTABLETYPE,
     .slots = gate_slots,
-};
-
-static PyMemberDef sender_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(sender_object, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot sender_slots[] = {
-    {Py_tp_doc, PyDoc_STR("Send ASGI messages on, with rate limit headers in the first one.")},
-    {Py_tp_dealloc, sender_dealloc},
-    {Py_tp_traverse, sender_traverse},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_members, sender_members},
-    {0, NULL},
-};
-
-PyType_Spec sender_spec = {
-    .name = "rate_limiter._core.Sender",
-    .basicsize = sizeof(sender_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = sender_slots,
 };

@@ -155,7 +155,11 @@ def test_redis_comes_and_goes(tmp_path: Path, name: str) -> None:
             assert answer.headers["X-Storage-Type"] == told
             return str(told)
 
-        assert storage() == "redis"
+        # The first decision connects, for which a busy machine may need longer than its deadline.
+        deadline_s = time.monotonic() + 10
+        while storage() != "redis":
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
         redis.kill()
         assert [storage() for _ in range(10)] == [WITHOUT_REDIS[name]] * 10
         redis.start()

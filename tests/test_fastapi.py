@@ -255,8 +255,8 @@ def test_openapi_document_made_by_hand(app: FastAPI) -> None:
     [
         ({}, TypeError, "give either limits or limiter"),
         ({"limits": "5/minute", "cost": 6}, ValueError, "cost 6 is above the capacity"),
-        ({"limits": "5/minute", "key": "user"}, ValueError, "key must be 'ip' or a callable"),
-        ({"limits": "5/minute", "headers": True}, ValueError, "headers must be 'x-ratelimit'"),
+        ({"limits": "5/minute", "key": "name"}, ValueError, "key must be 'ip', 'all', 'user'"),
+        ({"limits": "5/minute", "headers": True}, ValueError, "headers must be one of"),
         ({"limits": "5/minute", "burst": 6}, TypeError, "burst"),
     ],
 )

@@ -122,8 +122,12 @@ def test_stacked_decorators_take_all_or_nothing() -> None:
 
     assert get(app).headers["X-RateLimit-Limit"] == "3"
     assert statuses(app, "/", 5) == [429] * 5
-    rules = view._rate_limiter_limits  # type: ignore[attr-defined]
-    assert [rule.limiter.peek("127.0.0.1").remaining for rule in rules] == [3, 1]
+    limiters = [
+        limiter
+        for governor in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for limiter in governor.limiters().values()
+    ]
+    assert [one.peek("127.0.0.1").remaining for one in limiters] == [3, 1]
 
 
 def test_views_with_the_same_text_have_buckets_of_their_own() -> None:
@@ -342,7 +346,7 @@ def test_configuration_counts_before_arguments() -> None:
         ("STORE", "redis://h:x", "RATE_LIMITER_STORE: the address of the store is wrong: the port"),
         ("ON_STORE_ERROR", "pass", "RATE_LIMITER_ON_STORE_ERROR: on_store_error must be one of"),
         ("MAX_KEYS", 0, "RATE_LIMITER_MAX_KEYS: must be a whole number from 1 on, got 0"),
-        ("HEADERS", "all", "RATE_LIMITER_HEADERS: headers must be 'x-ratelimit' or 'off'"),
+        ("HEADERS", "all", "RATE_LIMITER_HEADERS: headers must be one of 'x-ratelimit', 'ietf'"),
         ("ENABLED", "yes", "RATE_LIMITER_ENABLED: must be True or False, got 'yes'"),
         ("DEFAULT_LIMIT", "1/s", "unknown setting RATE_LIMITER_DEFAULT_LIMIT; known are"),
     ],
@@ -357,7 +361,7 @@ def test_bad_configuration(name: str, value: object, message: str) -> None:
     [
         ({"default_limits": "often"}, ValueError, "invalid limit"),
         ({"default_limits": "1/s", "cost": 2}, ValueError, "cost 2 is above the capacity"),
-        ({"key": "user"}, ValueError, "key must be 'ip' or a callable"),
+        ({"key": "name"}, ValueError, "key must be 'ip', 'all', 'user', 'header:NAME'"),
         ({"headers": "all"}, ValueError, "headers must be"),
         ({"strategy": "fixed"}, TypeError, "strategy"),
     ],

@@ -54,7 +54,10 @@ async def _call(application: Any, *arguments: Any) -> None:
 
 
 def limited(inner: Any = app, **arguments: Any) -> RateLimitMiddleware:
-    arguments = {"limits": "2/minute", "clock": ManualClock()} | arguments
+    if arguments.get("limits", "") is None or "rules" in arguments:
+        arguments = {"limits": None} | arguments
+    else:
+        arguments = {"limits": "2/minute", "clock": ManualClock()} | arguments
     return RateLimitMiddleware(inner, **arguments)
 
 
@@ -436,16 +439,21 @@ async def test_error_response_has_headers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"limits": None}, TypeError, "give either limits or limiter"),
-        ({"limiter": RateLimiter("1/s")}, TypeError, "give either limits or limiter"),
+        ({"limits": None}, TypeError, "give one of limits, rules and limiter"),
+        ({"limiter": RateLimiter("1/s")}, TypeError, "give one of limits, rules and limiter"),
+        (
+            {"limits": None, "limiter": RateLimiter("1/s"), "max_keys": 5},
+            TypeError,
+            "store, name, max_keys and clock belong to limits",
+        ),
         ({"limits": None, "limiter": "x"}, TypeError, "limiter must be a RateLimiter, got 'x'"),
         ({"limits": "often"}, ValueError, "invalid limit 'often'"),
-        ({"key": "user"}, ValueError, "key must be 'ip' or a callable, got 'user'"),
+        ({"key": "name"}, ValueError, "key must be 'ip', .* or a callable, got 'name'"),
         ({"cost": 3}, ValueError, "cost 3 is above the capacity of the limit '2/minute'"),
         ({"cost": -1}, ValueError, "cost must be a finite number >= 0, got -1"),
         ({"cost": math.nan}, ValueError, "cost must be a finite number >= 0, got nan"),
         ({"cost": "1"}, TypeError, "cost must be a number, got '1'"),
-        ({"headers": "ietf"}, ValueError, "headers must be 'x-ratelimit' or 'off', got 'ietf'"),
+        ({"headers": "all"}, ValueError, "headers must be one of .*, got 'all'"),
         ({"exempt_paths": "/health"}, TypeError, "exempt_paths must be several paths"),
         ({"exempt_paths": ["health"]}, ValueError, "begins with '/', got 'health'"),
         ({"exempt_paths": [5]}, ValueError, "begins with '/', got 5"),

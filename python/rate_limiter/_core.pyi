@@ -83,13 +83,14 @@ class AsgiGate:
     def __init__(
         self,
         app: Any,
-        limiter: Limiter,
+        limiter: Limiter | None,
         *,
         key: Callable[[Any], Any] | None,
         cost: float | Callable[[Any], Any] | None,
         exempt_paths: frozenset[str],
         headers: bool,
         remote: bool,
+        probing: bool,
     ) -> None: ...
     @property
     def app(self) -> Any: ...

@@ -1,4 +1,4 @@
-"""The command rate-limiter: look at buckets in Redis, and reset them.
+"""The command rate-limiter: look at buckets in Redis and reset them; check and push rules.
 
 Exit status: 0 done, 1 not possible (the reason is printed), 2 wrong usage.
 """
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rate_limiter import __version__
+from rate_limiter import __version__, rule_cli
 from rate_limiter._core import StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import Connection, connect
@@ -29,6 +29,7 @@ examples:
   rate-limiter inspect --raw rate_limit:203.0.113.7 --limit "10/5s"
   rate-limiter inspect user:42 --json
   rate-limiter reset user:42
+  rate-limiter rules check rate_limits.json
 
 The store is also taken from the environment: RATE_LIMITER_STORE, else REDIS_URL.
 """
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     given = _parser().parse_args(arguments)
     try:
+        if given.action == "rules":
+            return rule_cli.run(given)
         connection = connect(given.store)
         limit = None if given.limit is None else Limit.parse(given.limit)
         keys = _keys(given, connection, limit)
@@ -47,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         found = [inspect_key(connection, key, limit or limit_in(key)) for key in keys]
     except (StoreError, ValueError, TypeError, RuntimeError) as error:
-        print(f"rate-limiter: {str(error).splitlines()[0]}", file=sys.stderr)
+        message = str(error) if given.action == "rules" else str(error).splitlines()[0]
+        print(f"rate-limiter: {message}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(
+            f"rate-limiter: {error.name} is missing: pip install 'rate_limiter[rules]'",
+            file=sys.stderr,
+        )
         return 1
     _show(found, as_json=given.json, key=given.key)
     return 0
@@ -65,12 +75,13 @@ def _keys(given: argparse.Namespace, connection: Connection, limit: Limit | None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rate-limiter",
-        description="Look at the buckets of a client in Redis, and reset them.",
+        description="Look at the buckets of a client in Redis and reset them; check, explain and "
+        "push rules.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="inspect|reset")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="inspect|reset|rules")
     for name, text in (("inspect", "show a client's buckets"), ("reset", "make them full")):
         action = actions.add_parser(
             name, help=text, epilog=EXAMPLES, formatter_class=parser.formatter_class
@@ -79,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument(
             "--store",
             metavar="URL",
-            default=os.environ.get("RATE_LIMITER_STORE")
-            or os.environ.get("REDIS_URL")
-            or "redis://localhost:6379/0",
+            default=_store(),
             help="the address of the Redis",
         )
         action.add_argument("--prefix", default=PREFIX, help=f"of keys in Redis ({PREFIX})")
@@ -93,7 +102,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="LIMIT",
             help='such as "100/minute": its bucket alone, which is found without a search',
         )
+    rule_cli.add_parser(actions, _store())
     return parser
+
+
+def _store() -> str:
+    named = os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL")
+    return named or "redis://localhost:6379/0"
 
 
 def _show(found: list[BucketInfo], *, as_json: bool, key: str) -> None:

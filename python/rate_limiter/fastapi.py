@@ -14,20 +14,25 @@ import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import FastAPI, HTTPException, Response, WebSocketException, routing
 from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import Decision, ManualClock, client_key
+from rate_limiter._core import Decision, ManualClock
+from rate_limiter.asgi_middleware import checked_cost, one_limiter
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, header_values
+from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
+from rate_limiter.identity import Identities, KeySpec
 from rate_limiter.limit import Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
-from rate_limiter.middleware import checked_cost, checked_headers, checked_key, one_limiter
+from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
 
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
@@ -92,11 +97,12 @@ class RateLimit:
     returns a Response of its own, or raises, goes without them; the middleware adds them always.
 
     Args:
-        limits, limiter, cost, headers, store, on_store_error, max_keys, clock: as for
+        limits, limiter, cost, headers, reset, retry_jitter_s, trusted_proxies, proxy_header,
+            ipv6_prefix, jwt, store, on_store_error, max_keys, clock: as for
             RateLimitMiddleware.
         name: needed with a store in Redis: what the buckets of this object are called there.
-        key: ``"ip"`` or a callable, as for RateLimitMiddleware; it gets the HTTPConnection (a
-            Request or a WebSocket).
+        key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
+            WebSocket).
         cost: a number or a callable that gets the HTTPConnection.
 
     Raises:
@@ -108,9 +114,15 @@ class RateLimit:
         limits: Limits | None = None,
         *,
         limiter: RateLimiter | None = None,
-        key: str | Key = "ip",
+        key: KeySpec | Key = "ip",
         cost: float | Cost = 1,
         headers: str = "x-ratelimit",
+        reset: str = "seconds",
+        retry_jitter_s: float = 0,
+        trusted_proxies: Iterable[str] = (),
+        proxy_header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+        jwt: "Jwt | None" = None,
         store: object = MEMORY,
         name: str = "",
         on_store_error: str = "memory",
@@ -132,9 +144,13 @@ class RateLimit:
             clock=clock,
         )
         self._async = AsyncRateLimiter.of(self.limiter)
-        self._key = checked_key(key)
+        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        self._identities = Identities(address, jwt)
+        self._key = key if callable(key) else _of_connection(self._identities.key(key))
         self._cost = checked_cost(cost, self.limiter)
-        self._headers = checked_headers(headers)
+        self._style = HeaderStyle(headers, reset, retry_jitter_s)
+        names = [name] if len(self.limiter.limits) == 1 else []
+        self._names = [name for name in names if name] or [*map(str, self.limiter.limits)]
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:
         """Decide for this request; called by FastAPI.
@@ -149,31 +165,30 @@ class RateLimit:
         """
         key = await self._key_of(connection)
         cost = await _value(self._cost, connection)
-        decision = await self._async.hit(key, cost)
-        taken: list[tuple[AsyncRateLimiter, str | bytes, float, Decision | None]]
+        decision, *each = await self._async.hit_each(key, cost)
+        told = [Told(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)]
+        taken: list[tuple[AsyncRateLimiter, str | bytes, float, Decision, list[Told]]]
         taken = connection.scope.setdefault(_TAKEN, [])
         if not decision:
-            for limiter, taken_key, taken_cost, _ in taken:
+            for limiter, taken_key, taken_cost, *_ in taken:
                 await limiter.refund(taken_key, taken_cost)
             taken.clear()
-            raise self._denied(connection, decision, key)
-        taken.append((self._async, key, cost, decision if self._headers else None))
-        if self._headers:
-            told = [one for *_, one in taken if one is not None]
-            tightest = min(told, key=lambda one: one.remaining)
-            response.headers.update(header_values(tightest))
+            raise self._denied(connection, decision, key, told)
+        if self._style.style != "off":
+            taken.append((self._async, key, cost, decision, told))
+            tightest = min((one[3] for one in taken if one[4]), key=lambda one: one.remaining)
+            every = [one for *_, several in taken for one in several]
+            response.headers.update(self._style.values(tightest, every))
+        else:
+            taken.append((self._async, key, cost, decision, []))
         return decision
 
     async def _key_of(self, connection: HTTPConnection) -> str | bytes:
-        key: str | bytes | None = None
-        if self._key is not None:
-            key = await _value(self._key, connection)
-        if key is None:
-            key = client_key(connection.client.host if connection.client else None)
-        return key
+        key: str | bytes | None = await _value(self._key, connection)
+        return self._identities.client(connection.scope) if key is None else key
 
     def _denied(
-        self, connection: HTTPConnection, decision: Decision, key: str | bytes
+        self, connection: HTTPConnection, decision: Decision, key: str | bytes, told: list[Told]
     ) -> Exception:
         extensions = connection.scope.get("extensions") or {}
         if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
@@ -181,9 +196,11 @@ class RateLimit:
         redis = self.limiter if isinstance(self.limiter, RedisRateLimiter) else None
         if redis is not None and redis.is_denial_for_want_of_store(decision):
             return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
-        return RateLimitHTTPException(
-            decision, key, header_values(decision) if self._headers else {}
-        )
+        return RateLimitHTTPException(decision, key, self._style.values(decision, told))
+
+
+def _of_connection(source: Callable[[Any], Any]) -> Callable[[HTTPConnection], Any]:
+    return lambda connection: source(connection.scope)
 
 
 async def _value(source: Any, connection: HTTPConnection) -> Any:

@@ -13,39 +13,45 @@ the default ones. Requests that no view answers (404, static files) are not limi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from flask import Blueprint, Flask, Response, abort, current_app, jsonify, request
 from werkzeug.exceptions import TooManyRequests
 
-from rate_limiter._core import Decision, ManualClock, client_key
+from rate_limiter._core import Decision, ManualClock
+from rate_limiter.answers import Answer, Answerer, Template, answerer
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, header_values
+from rate_limiter.governor import (
+    CostAfter,
+    Finished,
+    Governor,
+    Outcome,
+    Storage,
+    now,
+    rules_of_limits,
+    run_now,
+)
+from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
+from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiter import MEMORY, RateLimiter, check_store
-from rate_limiter.middleware import checked_cost, checked_headers, checked_key
-from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_store import checked_policy
+from rate_limiter.rule_source import RuleSource, as_source
+from rate_limiter.rule_table import Rule, RuleTable
 
-Key: TypeAlias = Callable[[], str | bytes | None]
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
+
 Cost: TypeAlias = Callable[[], float]
 View = TypeVar("View", bound=Any)
 
 _EXTENSION = "rate_limiter"
-_DECISION = "rate_limiter.decision"  # in the WSGI environment of a request
+_REQUEST = "rate_limiter.request"  # in the WSGI environment of a request
 _LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
 _EXEMPT = "_rate_limiter_exempt"
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """One limit and whom it counts; has its own buckets."""
-
-    limiter: RateLimiter
-    key: Callable[..., Any] | None
-    cost: Any
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,21 @@ class _State:
     """What one application is configured to do."""
 
     enabled: bool
-    headers: bool
-    defaults: tuple[_Rule, ...]
+    style: HeaderStyle
+    identities: Identities
+    bypass: Source | None
+    answer: Answerer | None
+    status_path: str | None
+    defaults: Governor | None  # of views that have no limits of their own
+
+
+@dataclass
+class _Request:
+    """What was decided about a request, by each of the limits it falls under."""
+
+    outcomes: list[tuple[Governor, Outcome]]
+    finished: Finished
+    told: Outcome | None = None  # the one that the headers tell of
 
 
 class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
@@ -62,12 +81,16 @@ class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignor
 
     description = DENIED_DETAIL
 
-    def __init__(self, decision: Decision, key: str | bytes) -> None:
+    def __init__(self, decision: Decision, key: str | bytes, answer: Answer | None = None) -> None:
         TooManyRequests.__init__(self)
         RateLimitExceeded.__init__(self, decision, key)
+        self._answer = answer
 
     def get_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the default answer: 429 with a JSON body."""
+        """Return the default answer: 429, with a JSON body unless `denied=` says otherwise."""
+        if self._answer is not None:
+            answer = self._answer
+            return Response(answer.body, answer.status, content_type=answer.media_type)
         response = jsonify(detail=DENIED_DETAIL)
         response.status_code = 429
         return response
@@ -82,12 +105,20 @@ class FlaskRateLimiter:
     Args:
         app: an application to limit at once; else call `init_app`.
         default_limits: limits of every view that has none of its own.
-        key: ``"ip"`` is `request.remote_addr` (of an IPv6 client, its /64 network), or
-            ``unknown`` where there is none. A callable without arguments returns str or bytes;
-            for None the address is used, so leaving a header out lifts no limit.
+        rules: rules instead of `default_limits`, as for RateLimitMiddleware.
+        key: as for RateLimitMiddleware, with `request.remote_addr` as the peer. A callable has no
+            arguments and is not async; for None the address is used, so leaving a header out
+            lifts no limit.
         cost: tokens that a request takes of the default limits: a number, or a callable without
             arguments.
-        headers: ``"x-ratelimit"`` or ``"off"``. A header that the view has set itself stays.
+        cost_after: a callable that gets a Finished when the answer is known and returns what the
+            request has cost; less is given back, more is charged. Of default limits and rules.
+        tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
+        trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware. Behind
+            Werkzeug's ProxyFix the peer is the client already, and no proxy is to be trusted.
+        headers, reset, retry_jitter_s: see HeaderStyle. A header that the view has set stays.
+        denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
+        status_path: a path at which callers see their own state, which costs nothing.
         enabled: False lets everything pass, for example in tests.
         store, on_store_error, max_keys, clock: as for RateLimiter. In Redis the buckets of a
             decorator are named after what it marks, those of the default limits after the
@@ -105,28 +136,50 @@ class FlaskRateLimiter:
         self,
         app: Flask | None = None,
         *,
-        default_limits: Limits | None = None,
-        key: str | Key = "ip",
+        default_limits: Limits | Mapping[str, Limits] | None = None,
+        rules: object = None,
+        key: KeySpec = "ip",
         cost: float | Cost = 1,
+        cost_after: CostAfter | None = None,
+        tier: TierSpec | None = None,
+        bypass: BypassSpec = (),
+        trusted_proxies: Iterable[str] = (),
+        proxy_header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+        jwt: Jwt | None = None,
         headers: str = "x-ratelimit",
+        reset: str = "seconds",
+        retry_jitter_s: float = 0,
+        denied: Template | None = None,
+        status_path: str | None = None,
         enabled: bool = True,
         store: object = MEMORY,
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        self._key = _checked_key(key)
-        self._cost = cost
+        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        self._identities = Identities(address, jwt)
+        self._key = _without_scope(key, "key")
+        self._cost = _without_scope(cost, "cost")
+        self._identities.key(self._key)  # tell mistakes here
+        self._cost_after = cost_after
+        self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
+        self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
+        self._style = HeaderStyle(headers, reset, retry_jitter_s)
+        self._answer = None if denied in (None, "json") else answerer(denied)
+        self._status_path = status_path
         self._clock = clock
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
+            "RULES": rules,
             "STORE": store,
             "ON_STORE_ERROR": on_store_error,
             "MAX_KEYS": max_keys,
             "HEADERS": headers,
             "ENABLED": enabled,
         }
-        self._state(self._settings, "default")
+        self._check_settings()
         if app is not None:
             self.init_app(app)
 
@@ -142,13 +195,14 @@ class FlaskRateLimiter:
         app.extensions[_EXTENSION] = self._state(self._settings | _read_settings(app), app.name)
         app.before_request(_before_request)
         app.after_request(_after_request)
+        app.teardown_request(_teardown_request)
 
     def limit(
         self,
         limits: Limits,
         *,
         cost: float | Cost = 1,
-        key: str | Key | None = None,
+        key: KeySpec | None = None,
         name: str | None = None,
     ) -> Callable[[View], View]:
         """Return a decorator that limits a view, a MethodView, or all views of a blueprint.
@@ -167,8 +221,8 @@ class FlaskRateLimiter:
         Raises:
             TypeError, ValueError: an argument is not what it should be; the message names it.
         """
-        made: list[_Rule] = []
-        self._rule(limits, cost, self._settings | {"STORE": MEMORY}, key)  # tell mistakes here
+        made: list[Governor] = []
+        self._governor(limits, cost, self._settings | {"STORE": MEMORY}, key)  # tell mistakes here
 
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
@@ -176,7 +230,7 @@ class FlaskRateLimiter:
             others = getattr(view, _LIMITS, ())
             if not made:
                 own_name = name or f"{_name_of(view)}:{len(others)}"
-                made.append(self._rule(limits, cost, self._settings, key, own_name))
+                made.append(self._governor(limits, cost, self._settings, key, own_name))
             setattr(view, _LIMITS, (made[0], *others))
             return view
 
@@ -187,37 +241,87 @@ class FlaskRateLimiter:
         setattr(view, _EXEMPT, True)
         return view
 
-    def _rule(
+    def _governor(
         self,
         limits: Limits,
         cost: Any,
         settings: dict[str, Any],
-        key: str | Key | None = None,
+        key: KeySpec | None,
         name: str = "",
-    ) -> _Rule:
-        limiter = RateLimiter(
-            limits,
+    ) -> Governor:
+        """Return what decides by the limits of a decorator."""
+        several = as_limits(limits)
+        return Governor(
+            RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
+            self._storage(_NamedStorage, settings, name),
+            self._identities,
+            key=self._key if key is None else _without_scope(key, "key"),
+            cost=_without_scope(cost, "cost"),
+            blocking=True,
+        )
+
+    def _defaults(self, settings: dict[str, Any], name: str) -> Governor | None:
+        """Return what decides about views without limits of their own, None: nothing does."""
+        limits, rules = settings["DEFAULT_LIMITS"], settings["RULES"]
+        if limits is not None and rules is not None:
+            raise ValueError("give default_limits or rules, not both")
+        if limits is None and rules is None:
+            return None
+        plain = limits is not None and not isinstance(limits, Mapping)
+        source = as_source(rules) if limits is None else RuleSource(rules_of_limits(limits))
+        storage = self._storage(_NamedStorage if plain else Storage, settings, name)
+        return Governor(
+            source,
+            storage,
+            self._identities,
+            key=self._key,
+            tier=self._tier,
+            cost=self._cost,
+            cost_after=self._cost_after,
+            blocking=True,
+        )
+
+    def _storage(self, kind: type[Storage], settings: dict[str, Any], name: str) -> Storage:
+        return kind(
             store=settings["STORE"],
             name=name,
             on_store_error=settings["ON_STORE_ERROR"],
             max_keys=settings["MAX_KEYS"],
             clock=self._clock,
         )
-        chosen = self._key if key is None else _checked_key(key)
-        return _Rule(limiter, chosen, checked_cost(cost, limiter))
+
+    def _check_settings(self) -> None:
+        for name, check in _CHECKS.items():
+            check(self._settings[name])
+        self._defaults(self._settings | {"STORE": MEMORY}, "default")
 
     def _state(self, settings: dict[str, Any], name: str) -> _State:
-        limits = settings["DEFAULT_LIMITS"]
         return _State(
             enabled=settings["ENABLED"],
-            headers=checked_headers(settings["HEADERS"]),
-            defaults=()
-            if limits is None
-            else (self._rule(limits, self._cost, settings, None, name),),
+            style=replace(self._style, style=settings["HEADERS"]),
+            identities=self._identities,
+            bypass=self._bypass,
+            answer=self._answer,
+            status_path=self._status_path,
+            defaults=self._defaults(settings, name),
         )
 
 
-# --- Configuration ---------------------------------------------------------------------------
+class _NamedStorage(Storage):
+    """Limiters that are called what this says, whatever their rule."""
+
+    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
+        return RateLimiter(
+            rule.limits,
+            store=self.store,
+            name=self.name,
+            on_store_error=self.on_store_error,
+            max_keys=self.max_keys,
+            clock=self.clock,
+        )
+
+
+# --- Configuration -------------------------------------------------------------------------------
 
 
 def _check_enabled(enabled: object) -> None:
@@ -230,12 +334,18 @@ def _check_max_keys(max_keys: object) -> None:
         raise ValueError(f"must be a whole number from 1 on, got {max_keys!r}")
 
 
+def _check_limits(limits: object) -> None:
+    if limits is not None:
+        rules_of_limits(limits)  # type: ignore[arg-type]
+
+
 _CHECKS: dict[str, Callable[[Any], object]] = {
-    "DEFAULT_LIMITS": as_limits,
+    "DEFAULT_LIMITS": _check_limits,
+    "RULES": lambda rules: None,  # read once, when they are used
     "STORE": check_store,
     "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
-    "HEADERS": checked_headers,
+    "HEADERS": HeaderStyle,
     "ENABLED": _check_enabled,
 }
 
@@ -267,40 +377,104 @@ def _state_of_app() -> _State:
     return state
 
 
-def _before_request() -> None:
+def _scope() -> dict[str, Any]:
+    """Return the request as an ASGI scope, as far as identities and rules look at it."""
+    address = request.remote_addr
+    return {
+        "type": "http",
+        "method": request.method,
+        "path": request.path,
+        "query_string": request.query_string,
+        "headers": [
+            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            for name, value in request.headers.items()
+        ],
+        "client": (address, 0) if address else None,
+    }
+
+
+def _before_request() -> Any:
     state = _state_of_app()
     if not state.enabled:
-        return
-    taken: list[tuple[_Rule, str | bytes, float, Decision]] = []
-    for rule in _rules(state):
-        key = _key(rule)
-        cost = rule.cost() if callable(rule.cost) else rule.cost
-        decision = rule.limiter.hit(key, cost)
-        if not decision:
-            for other, other_key, other_cost, _ in taken:
-                other.limiter.refund(other_key, other_cost)
-            request.environ[_DECISION] = decision
-            redis = rule.limiter if isinstance(rule.limiter, RedisRateLimiter) else None
-            if redis is not None and redis.is_denial_for_want_of_store(decision):
+        return None
+    if state.status_path is not None and request.path == state.status_path:
+        return _status(state)
+    governors = _governors(state)
+    if not governors:
+        return None
+    scope = _scope()
+    if state.bypass is not None and run_now(now(state.bypass(scope))):
+        return None
+    decided = _Request([], Finished(scope, 0, ""))
+    request.environ[_REQUEST] = decided
+    for governor in governors:
+        outcome = run_now(governor.decide(scope))
+        if outcome is None:
+            continue
+        if outcome.is_denial:
+            for other, taken in decided.outcomes:
+                other.limiters()[taken.active.rule.name].refund(taken.key, taken.cost)
+            decided.outcomes.clear()
+            decided.told = outcome
+            if outcome.wants_store:
                 abort(503, NO_STORE_DETAIL)
-            raise FlaskRateLimitExceeded(decision, key)
-        taken.append((rule, key, cost, decision))
-    if taken:
-        request.environ[_DECISION] = min((one[3] for one in taken), key=lambda one: one.remaining)
+            answer = None if state.answer is None else state.answer(outcome.denial(state.style))
+            raise FlaskRateLimitExceeded(outcome.told, outcome.key, answer)
+        decided.outcomes.append((governor, outcome))
+    if decided.outcomes:
+        tightest = min(decided.outcomes, key=lambda one: one[1].told.remaining)
+        decided.told = tightest[1]
+    return None
 
 
 def _after_request(response: Response) -> Response:
-    decision: Decision | None = request.environ.get(_DECISION)
-    if decision is not None and _state_of_app().headers:
+    decided: _Request | None = request.environ.get(_REQUEST)
+    if decided is None:
+        return response
+    decided.finished.status = response.status_code
+    if decided.told is not None:
         own_limit = "X-RateLimit-Limit" in response.headers
-        for name, value in header_values(decision).items():
+        for name, value in _header_values(decided).items():
             if name not in response.headers and not (own_limit and name.startswith("X-")):
                 response.headers[name] = value
     return response
 
 
-def _rules(state: _State) -> tuple[_Rule, ...]:
-    """The limits that count for this request: see the top of this file."""
+def _header_values(decided: _Request) -> dict[str, str]:
+    """Return the headers that tell of all limits, and most of the most constrained one."""
+    style = _state_of_app().style
+    assert decided.told is not None
+    every: list[Told] = [one for _, outcome in decided.outcomes for one in outcome.each()]
+    if decided.told.active.rule.shadow and not decided.told.told.allowed:
+        return {}
+    return style.values(decided.told.told, every or decided.told.each())
+
+
+def _teardown_request(error: BaseException | None) -> None:
+    decided: _Request | None = request.environ.pop(_REQUEST, None)
+    if decided is None:
+        return
+    decided.finished.error = error
+    for governor, outcome in decided.outcomes:
+        if governor.settles(outcome):
+            run_now(governor.settle(outcome, replace_cost(decided.finished, outcome)))
+
+
+def replace_cost(finished: Finished, outcome: Outcome) -> Finished:
+    """Return what is known of a request, for one of its limits."""
+    return replace(finished, cost=outcome.cost, key=outcome.key)
+
+
+def _status(state: _State) -> Response:
+    if state.defaults is None:
+        return jsonify(limited=False, rule=None, limits=[])
+    response = jsonify(run_now(state.defaults.status(_scope())))
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _governors(state: _State) -> tuple[Governor, ...]:
+    """What decides about this request: see the top of this file."""
     if request.endpoint is None or request.endpoint.rpartition(".")[2] == "static":
         return ()
     view = current_app.view_functions.get(request.endpoint)
@@ -308,10 +482,10 @@ def _rules(state: _State) -> tuple[_Rule, ...]:
     for sources in (_sources(view), *([blueprint] for blueprint in blueprints)):
         if any(getattr(source, _EXEMPT, False) for source in sources):
             return ()
-        own: tuple[_Rule, ...] = sum((getattr(one, _LIMITS, ()) for one in sources), ())
+        own: tuple[Governor, ...] = sum((getattr(one, _LIMITS, ()) for one in sources), ())
         if own:
             return own
-    return state.defaults
+    return () if state.defaults is None else (state.defaults,)
 
 
 def _sources(view: Any) -> list[Any]:
@@ -334,12 +508,13 @@ def _name_of(view: Any) -> str:
     )
 
 
-def _key(rule: _Rule) -> str | bytes:
-    key: str | bytes | None = None if rule.key is None else rule.key()
-    return client_key(request.remote_addr) if key is None else key
-
-
-def _checked_key(key: object) -> Callable[..., Any] | None:
-    if inspect.iscoroutinefunction(key):
-        raise TypeError(f"key must be a plain function, not an async one, got {key!r}")
-    return checked_key(key)
+def _without_scope(spec: Any, what: str) -> Any:
+    """Return what callables of a request are here: they have no arguments, and are not async."""
+    if callable(spec):
+        if inspect.iscoroutinefunction(spec):
+            raise TypeError(f"{what} must be a plain function, not an async one, got {spec!r}")
+        plain: Callable[[], Any] = spec
+        return lambda scope: plain()
+    if isinstance(spec, (list, tuple)):
+        return [_without_scope(one, what) for one in spec]
+    return spec

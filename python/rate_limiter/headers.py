@@ -1,17 +1,24 @@
-"""What a response tells the client about its limit."""
+"""What a response tells the client about its limits."""
 
 from __future__ import annotations
 
 import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rate_limiter._core import Decision
+from rate_limiter.limit import Limit
 
 DENIED_DETAIL = "Rate limit exceeded. Please try again later."
 """The text of a denied response's JSON body, under ``detail``."""
 
-
 NO_STORE_DETAIL = "Rate limiting is temporarily unavailable. Please try again later."
 """The same, of a response to a request that nobody could decide on."""
+
+STYLES = ("x-ratelimit", "ietf", "both", "off")
+RESETS = ("seconds", "epoch")
 
 
 def header_values(decision: Decision) -> dict[str, str]:
@@ -26,14 +33,146 @@ def header_values(decision: Decision) -> dict[str, str]:
     Args:
         decision: what became of the request.
     """
-    values = {
-        "X-RateLimit-Limit": str(math.floor(decision.limit)),
-        "X-RateLimit-Remaining": str(math.floor(decision.remaining)),
-    }
-    if math.isfinite(decision.reset_after):
-        values["X-RateLimit-Reset"] = str(math.ceil(decision.reset_after))
-    if not decision.allowed:
-        if math.isfinite(decision.retry_after):
-            values["Retry-After"] = str(max(1, math.ceil(decision.retry_after)))
-        values["Cache-Control"] = "no-store"
-    return values
+    return DEFAULT_STYLE.values(decision)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Tell of one limit: the policy's name, the limit, and what was decided by it."""
+
+    name: str
+    limit: Limit
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class HeaderStyle:
+    """Say which headers responses carry.
+
+    Args:
+        style: ``"x-ratelimit"``, ``"ietf"`` (``RateLimit-Policy`` and ``RateLimit`` of
+            draft-ietf-httpapi-ratelimit-headers-11, structured fields of RFC 9651), ``"both"``,
+            or ``"off"``.
+        reset: ``X-RateLimit-Reset`` in seconds from now, or as seconds since the epoch.
+        retry_jitter_s: ``Retry-After`` is up to so many seconds longer, at random, so that not
+            all who were denied come back at once.
+        cors: let scripts of other origins read the headers (``Access-Control-Expose-Headers``).
+
+    Raises:
+        TypeError, ValueError: an argument is not one of these.
+    """
+
+    style: str = "x-ratelimit"
+    reset: str = "seconds"
+    retry_jitter_s: float = 0
+    cors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            known = ", ".join(map(repr, STYLES))
+            raise ValueError(f"headers must be one of {known}, got {self.style!r}")
+        if self.reset not in RESETS:
+            raise ValueError(f"reset must be 'seconds' or 'epoch', got {self.reset!r}")
+        if not (0 <= self.retry_jitter_s < math.inf):
+            raise ValueError(
+                f"retry_jitter_s must be a number of seconds >= 0, got {self.retry_jitter_s!r}"
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the engine can write them by itself."""
+        return (self.style, self.reset, self.retry_jitter_s, self.cors) == (
+            "x-ratelimit",
+            "seconds",
+            0,
+            False,
+        )
+
+    def values(self, told: Decision, each: Sequence[Told] = ()) -> dict[str, str]:
+        """Return the headers of a response.
+
+        Args:
+            told: the decision of the most constrained limit.
+            each: all limits, for ``ietf``.
+        """
+        values: dict[str, str] = {}
+        if self.style == "off":
+            return values
+        if self.style != "ietf":
+            values["X-RateLimit-Limit"] = str(math.floor(told.limit))
+            values["X-RateLimit-Remaining"] = str(math.floor(told.remaining))
+            if math.isfinite(told.reset_after):
+                values["X-RateLimit-Reset"] = str(self._reset(told, each))
+        if self.style != "x-ratelimit" and each:
+            ordered = most_constrained_first(each)
+            values["RateLimit-Policy"] = ", ".join(map(_policy, ordered))
+            values["RateLimit"] = ", ".join(map(_state, ordered))
+        if not told.allowed:
+            if math.isfinite(told.retry_after):
+                values["Retry-After"] = str(self.retry_after_s(told))
+            values["Cache-Control"] = "no-store"
+        if self.cors:
+            values["Access-Control-Expose-Headers"] = ", ".join(
+                name for name in values if name != "Cache-Control"
+            )
+        return values
+
+    def retry_after_s(self, told: Decision) -> int:
+        """Return the seconds of ``Retry-After``: at least 1, and longer by the jitter."""
+        jitter_s = random.uniform(0, self.retry_jitter_s) if self.retry_jitter_s else 0
+        return max(1, math.ceil(told.retry_after + jitter_s))
+
+    def _reset(self, told: Decision, each: Sequence[Told]) -> int:
+        if self.reset == "seconds":
+            return math.ceil(told.reset_after)
+        return reset_at_s(told, next((one.limit for one in each if one.decision == told), None))
+
+
+DEFAULT_STYLE = HeaderStyle()
+
+
+def reset_at_s(decision: Decision, limit: Limit | None) -> int:
+    """Return when all is there again, in seconds since the epoch, rounded up.
+
+    Windows end on whole multiples of their length, which the time that a decision took must not
+    blur.
+    """
+    at_s = time.time() + decision.reset_after
+    if limit is not None and limit.is_window:
+        return round(at_s / limit.window_s) * limit.window_s
+    return math.ceil(at_s)
+
+
+def most_constrained_first(each: Sequence[Told]) -> list[Told]:
+    """Return limits in the order in which they matter to the client."""
+    return sorted(
+        each,
+        key=lambda one: (
+            one.decision.allowed,
+            -one.decision.retry_after,
+            one.decision.remaining,
+        ),
+    )
+
+
+def _policy(one: Told) -> str:
+    window = one.limit.period_s
+    parameters = f";q={math.floor(one.limit.capacity)}"
+    if math.isfinite(window):
+        parameters += f";w={math.ceil(window)}"
+    return _sf_string(one.name) + parameters
+
+
+def _state(one: Told) -> str:
+    decision = one.decision
+    after_s = decision.reset_after if decision.allowed else decision.retry_after
+    parameters = f";r={math.floor(decision.remaining)}"
+    if math.isfinite(after_s):
+        parameters += f";t={math.ceil(after_s)}"
+    return _sf_string(one.name) + parameters
+
+
+def _sf_string(text: str) -> str:
+    """Return a string of RFC 9651, section 3.3.3, which has visible ASCII only."""
+    visible = "".join(char if " " <= char <= "~" else "_" for char in text)
+    return '"' + visible.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -8,6 +8,7 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.setup_checks import limiter_was_made
 from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class RateLimiter(_core.Limiter):
         MemoryError: there is no memory for the table.
     """
 
-    __slots__ = ("__weakref__", "_lines", "limits")
+    __slots__ = ("__weakref__", "_clock", "_lines", "limits")
 
     limits: tuple[Limit, ...]
 
@@ -79,10 +80,29 @@ class RateLimiter(_core.Limiter):
         clock: str | ManualClock,
         keep: RateLimiter | None = None,
     ) -> None:
+        limiter_was_made()
         self.limits = as_limits(limits)
+        self._clock = clock
         self._lines = Lines()
         form = [limit.for_engine for limit in self.limits]
         _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep)
+
+    def with_limits(self, limits: Limits) -> RateLimiter:
+        """Return a limiter with other limits, whose clients have used what they had used here.
+
+        A bucket is full again when it would have been; a window keeps its count. This one goes on
+        by itself.
+
+        Args:
+            limits: as many as before, of the same kinds in the same order.
+
+        Raises:
+            TypeError, ValueError: they are not.
+            MemoryError: there is no memory for the table.
+        """
+        made = _core.Limiter.__new__(RateLimiter)
+        made._set_up(limits, 1, self._clock, keep=self)
+        return made
 
     def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
         """Wait until the request may pass, in order of arrival per key.

@@ -16,7 +16,7 @@ from rate_limiter._core import Decision, ManualClock, StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
 from rate_limiter.inspection import inspect_key
-from rate_limiter.limit import Limit, Limits
+from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiter import RateLimiter, redis_store
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.waiting import line_key
@@ -35,6 +35,8 @@ class RedisRateLimiter(RateLimiter):
         max_keys, clock: of the fallback in memory.
         exact_prefix: where given, the key in Redis is this and the client's key, unchanged; else
             it has the store's prefix, the client's key between braces, and the limit.
+        names_limits: the key in Redis tells the limit, so another limit has another bucket; else it
+            tells only which one of several it is and of what kind.
         min_ttl_s: a bucket is kept in Redis so long at least, be it full or not.
 
     Attributes:
@@ -53,9 +55,12 @@ class RedisRateLimiter(RateLimiter):
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
         exact_prefix: str | None = None,
+        names_limits: bool = True,
         min_ttl_s: float = 0,
     ) -> None:
         self.store: RedisStore = redis_store(store, on_store_error)
+        if exact_prefix is not None and len(as_limits(limits)) != 1:
+            raise ValueError("with an exact prefix there is one key in Redis, and so one limit")
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
         self._set_up(limits, max_keys, clock)
@@ -63,7 +68,10 @@ class RedisRateLimiter(RateLimiter):
         self._breaker = self.store.connection.breaker
         exact = exact_prefix is not None
         before = exact_prefix if exact_prefix is not None else _before(self.store, name)
-        names = ["" if exact else ":" + str(limit).replace(" ", "") for limit in self.limits]
+        names = [
+            _ending(i, limit, exact=exact, names_limits=names_limits)
+            for i, limit in enumerate(self.limits)
+        ]
         self._buckets = _core.RedisBuckets(
             self._client,
             tuple(limit.for_engine for limit in self.limits),
@@ -195,6 +203,18 @@ class RedisRateLimiter(RateLimiter):
             and decision.retry_after == DENIED_RETRY_S
             and decision.reset_after == 0
         )
+
+
+def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
+    """Return what stands behind a client's key in Redis."""
+    if exact:
+        return ""
+    if names_limits:
+        return ":" + str(limit).replace(" ", "")
+    if limit.is_window:
+        return f":{i}:{limit.algorithm}:{limit.window_s}"
+    # What a bucket that is never refilled lacks is kept in units of its capacity.
+    return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity:g}"
 
 
 def _before(store: RedisStore, name: str) -> str:

@@ -50,7 +50,8 @@ class RedisStore(IRateLimitStore):
             raise TypeError(f"prefix must be a str, got {prefix!r}")
         self.prefix = prefix
         self.on_store_error = checked_policy(on_store_error)
-        self.connection: Connection = connect(redis_address(redis_client))
+        self.address = redis_address(redis_client)
+        self.connection: Connection = connect(self.address)
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state
 
     def health(self) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""What the ASGI modules share: types, and sending an answer.
+
+See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, TypeAlias
+
+from rate_limiter._core import client_key
+from rate_limiter.answers import Answer
+from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+DENIED = Answer(429, "application/json", json.dumps({"detail": DENIED_DETAIL}).encode())
+NO_STORE = Answer(503, "application/json", json.dumps({"detail": NO_STORE_DETAIL}).encode())
+
+_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+
+
+def client_of(scope: Scope) -> str:
+    """Return the key of the peer of a request."""
+    client = scope.get("client")
+    return client_key(client[0] if client else None)
+
+
+def is_websocket(scope: Scope) -> bool:
+    """Tell whether a request is for a websocket."""
+    return bool(scope["type"] == "websocket")
+
+
+async def turned_away(scope: Scope, receive: Receive, send: Send) -> bool:
+    """Close a websocket whose server cannot answer it otherwise; tell whether that was it."""
+    if not is_websocket(scope):
+        return False
+    await receive()  # a server may wait for its "websocket.connect" to be taken
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        return False
+    await send({"type": "websocket.close", "code": 1008, "reason": DENIED_DETAIL})
+    return True
+
+
+async def send_answer(answer: Answer, scope: Scope, send: Send) -> None:
+    """Send a whole response."""
+    prefix = "websocket." if is_websocket(scope) else ""
+    headers = [
+        (b"content-type", answer.media_type.encode("latin-1")),
+        (b"content-length", str(len(answer.body)).encode()),
+    ]
+    await send(
+        {"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers}
+    )
+    body = b"" if scope.get("method") == "HEAD" else answer.body
+    await send({"type": f"{prefix}http.response.body", "body": body})
+
+
+def starts_response(message: Message) -> bool:
+    """Tell whether a message carries the headers of a response."""
+    return message["type"] in _STARTS
+
+
+def with_headers(message: Message, values: Mapping[str, str]) -> Message:
+    """Return a message with headers added, but for those that the application has set itself.
+
+    An application's own ``X-RateLimit-Limit`` speaks for all of its kind.
+    """
+    given = list(message.get("headers") or ())
+    names = {bytes(name).lower() for name, _ in given}
+    own_limit = b"x-ratelimit-limit" in names
+    added = []
+    for name, value in values.items():
+        lower = name.lower().encode("latin-1")
+        is_own = lower in names and lower != b"access-control-expose-headers"
+        if not is_own and not (own_limit and lower.startswith(b"x-ratelimit-")):
+            added.append((lower, value.encode("latin-1")))
+    return {**message, "headers": given + added}

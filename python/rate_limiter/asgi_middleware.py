@@ -1,0 +1,413 @@
+"""RateLimitMiddleware: limits for every ASGI application.
+
+    app.add_middleware(RateLimitMiddleware, limits="100/minute", key="ip")
+    app.add_middleware(RateLimitMiddleware, rules="rate_limits.json")
+
+Pure ASGI: a request that passes goes straight to the application, which gets its own `scope`.
+Streaming, background tasks, context variables and exceptions are as without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rate_limiter import _core
+from rate_limiter._core import Decision, ManualClock
+from rate_limiter.answers import Template, answerer
+from rate_limiter.asgi import (
+    DENIED,
+    NO_STORE,
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    client_of,
+    send_answer,
+    turned_away,
+)
+from rate_limiter.config import RateLimitPolicy
+from rate_limiter.governed import GovernedApp
+from rate_limiter.governor import CostAfter, Governor, Storage, rules_of_limits
+from rate_limiter.headers import HeaderStyle
+from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
+from rate_limiter.limit import Limits, check_cost
+from rate_limiter.limiter import MEMORY, RateLimiter
+from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.proxies import ClientAddress
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.rule_source import RuleSource, as_source
+from rate_limiter.rule_table import Rule, RuleTable
+from rate_limiter.setup_checks import SetupChecks
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
+
+Key: TypeAlias = Callable[[Scope], str | bytes | Awaitable[str | bytes | None] | None]
+Cost: TypeAlias = Callable[[Scope], float | Awaitable[float]]
+Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
+
+
+class RateLimitMiddleware(_core.AsgiGate):
+    """Limit the requests and websockets of an ASGI application, per client.
+
+    A denied request is answered with 429. A denied websocket is answered with 429 before it is
+    accepted, where the server can (the ``websocket.http.response`` extension), else closed with
+    code 1008.
+
+    Give one of `limits`, `rules` and `limiter`. With `limiter` and `policy` it is the middleware
+    of an API gateway: see rate_limiter.gateway.
+
+    Args:
+        app: the ASGI application.
+        limits: a text (``"100/minute"``), a Limit, or several; or a mapping of tiers to these,
+            from the lowest to the highest.
+        rules: a file of rules, the address of a Redis that holds some, a dict, or a RuleSource;
+            see docs/rules.md.
+        limiter: a RateLimiter instead of `limits`, to share its buckets.
+        policy: with a TokenBucketLimiter.
+        key: who a request counts for: ``"ip"``, ``"header:NAME"``, ``"cookie:NAME"``,
+            ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that is
+            there, or a callable, sync or async, that gets the scope and returns str or bytes. Where
+            nothing is there, the client's address counts, so leaving a header out lifts no limit.
+        cost: tokens a request takes, a number or a callable, sync or async, that gets the scope.
+        cost_after: a callable, sync or async, that gets a Finished when the request is over and
+            returns what it has cost; less is given back, more is charged. None: as before.
+        tier: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable: what tells the tiers of a client.
+        bypass: who is not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
+            ``"jwt:CLAIM=VALUE"``, a callable, or several of them.
+        trusted_proxies: addresses and networks of proxies whose header tells the client's
+            address; see ClientAddress.
+        proxy_header: ``"x-forwarded-for"`` or ``"forwarded"``.
+        ipv6_prefix: leading bits of an IPv6 address that tell clients apart.
+        jwt: verifies tokens, for ``jwt:``.
+        exempt_paths: paths that are not limited, compared with ``scope["path"]``.
+        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response that has its
+            own ``X-RateLimit-Limit`` keeps what it says.
+        reset, retry_jitter_s, cors: see HeaderStyle. With `cors`, preflight requests are not
+            limited.
+        denied: the answer to a denied request: ``"json"``, ``"problem"``, a template, or a
+            callable, sync or async, that gets the scope and the Decision and returns an ASGI
+            application, such as a Starlette response. The headers are added to it.
+        status_path: a path at which callers see their own state, which costs nothing.
+        store, name, on_store_error, max_keys, clock: as for RateLimiter. A request that is
+            denied for want of a store (``on_store_error="deny"``) is answered with 503.
+        setup_checks: look at the first requests for mistakes in the set-up, and log them.
+        api_key_header, user_id_header, dimension_label: with `policy`.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; the message names it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limiter: RateLimiter | TokenBucketLimiter | None = None,
+        policy: RateLimitPolicy | None = None,
+        *,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        rules: object = None,
+        key: KeySpec = "ip",
+        cost: float | Cost = 1,
+        cost_after: CostAfter | None = None,
+        tier: TierSpec | None = None,
+        bypass: BypassSpec = (),
+        trusted_proxies: Iterable[str] = (),
+        proxy_header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+        jwt: Jwt | None = None,
+        exempt_paths: Iterable[str] | None = None,
+        headers: str = "x-ratelimit",
+        reset: str = "seconds",
+        retry_jitter_s: float = 0,
+        cors: bool = False,
+        denied: Template | Denied | None = None,
+        status_path: str | None = None,
+        store: object = MEMORY,
+        name: str = "",
+        on_store_error: str = "memory",
+        max_keys: int = 1_000_000,
+        clock: str | ManualClock = "monotonic",
+        setup_checks: bool = True,
+        api_key_header: str = "x-api-key",
+        user_id_header: str = "x-user-id",
+        dimension_label: str = "default",
+    ) -> None:
+        self._redis: RedisRateLimiter | None = None
+        self._denied: Denied | None = None
+        self._checks: SetupChecks | None = None
+        self._front: Any = None
+        if policy is not None:
+            from rate_limiter.gateway import EXEMPT_PATHS, GatewayApp
+
+            self._front = GatewayApp(
+                app,
+                limiter,
+                policy,
+                api_key_header=api_key_header,
+                user_id_header=user_id_header,
+                dimension_label=dimension_label,
+                conclude=self._conclude,
+            )
+            self._set_up_governed(app, EXEMPT_PATHS if exempt_paths is None else exempt_paths)
+            return
+        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        identities = Identities(address, jwt)
+        style = HeaderStyle(headers, reset, retry_jitter_s, cors)
+        storage = Storage(store, name, on_store_error, max_keys, clock)
+        limiter, source = _limiter_or_rules(limits, rules, limiter, storage)
+        if setup_checks:
+            self._checks = SetupChecks(
+                in_memory=_is_in_memory(limiter, storage),
+                uses_address=not callable(key),
+                trusts_proxies=address.reads_header,
+                shares_key=key == "all",
+            )
+        is_callable = callable(denied)
+        is_governed = (
+            source is not None
+            or tier is not None
+            or cost_after is not None
+            or status_path is not None
+            or bypass not in ((), None)
+            or not (style.is_plain or style.style == "off")
+            or not (denied in (None, "json") or is_callable)
+        )
+        if is_governed:
+            if source is None:
+                assert limiter is not None
+                source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
+                storage = _Shared(limiter)
+            governor = Governor(
+                source,
+                storage,
+                identities,
+                key=key,
+                tier=None if tier is None else identities.tier(tier),
+                bypass=identities.bypass(bypass or ()),
+                cost=cost,
+                cost_after=cost_after,
+            )
+            self._front = GovernedApp(
+                app,
+                governor,
+                style,
+                answer=None if is_callable else answerer(denied),  # type: ignore[arg-type]
+                denied=denied if is_callable else None,  # type: ignore[arg-type]
+                status_path=status_path,
+                checks=self._checks,
+            )
+            self._set_up_governed(app, exempt_paths or ())
+            return
+        assert limiter is not None
+        self._redis = limiter if isinstance(limiter, RedisRateLimiter) else None
+        self._denied = denied if is_callable else None  # type: ignore[assignment]
+        self._set_up(
+            app,
+            limiter,
+            key=_plain_key(key, identities),
+            cost=checked_cost(cost, limiter),
+            exempt_paths=_paths(exempt_paths or ()),
+            headers=style.style != "off",
+            remote=self._redis is not None,
+            probing=self._checks is not None,
+        )
+
+    def _set_up_governed(self, app: ASGIApp, exempt_paths: Iterable[str]) -> None:
+        self._set_up(
+            app,
+            None,
+            key=None,
+            cost=1,
+            exempt_paths=_paths(exempt_paths),
+            headers=True,
+            remote=False,
+            probing=False,
+        )
+
+    def _set_up(self, app: ASGIApp, limiter: RateLimiter | None, **arguments: Any) -> None:
+        super().__init__(app, limiter, **arguments)
+        # Servers tell ASGI 3 from ASGI 2 by whether `app.__call__` is a coroutine function, which
+        # a C slot is not. Calls of the object itself never look here: they go to the slot.
+        self.__dict__["__call__"] = self._called_by_name
+
+    @property
+    def governor(self) -> Governor | None:
+        """What decides where rules, tiers and the like are configured; None for plain limits."""
+        return getattr(self._front, "governor", None)
+
+    async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self(scope, receive, send)
+
+    # --- Called by the gate ---
+
+    def _govern(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer a request that the gate does not decide about by itself."""
+        answered: Awaitable[None] = self._front(scope, receive, send)
+        return answered
+
+    def _probe(self, scope: Scope, key: object) -> bool:
+        """Look at one of the first requests; tell whether the next one is to be shown too."""
+        if self._checks is None or inspect.isawaitable(key):
+            return False
+        return self._checks.look(scope, key)
+
+    async def _resolve(
+        self, scope: Scope, receive: Receive, send: Send, key: Any, cost: Any
+    ) -> None:
+        """Await the key, the cost, the decision, where one is awaitable."""
+        if inspect.isawaitable(key):
+            key = await key
+        if inspect.isawaitable(cost):
+            cost = await cost
+        if cost is None:  # to the gate it would mean the default
+            raise TypeError("cost must be a number, not NoneType")
+        if self._redis is None:
+            await self._decide(scope, receive, send, key, cost)
+            return
+        if key is None:
+            key = client_of(scope)
+        decision = await self._redis.ask_async("hit", key, cost)
+        self._decided(key, decision)
+        await self._conclude(scope, receive, send, decision)
+
+    def _decided(self, key: Any, decision: Decision) -> None:
+        """Hear of a decision of Redis: for subclasses."""
+
+    async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
+        """Answer a denied request; `send` adds the headers."""
+        if self._front is not None:
+            await self._front.deny(scope, receive, send, decision)
+            return
+        if await turned_away(scope, receive, send):
+            return
+        if self._redis is not None and self._redis.is_denial_for_want_of_store(decision):
+            await send_answer(NO_STORE, scope, send)
+            return
+        if self._denied is None:
+            await send_answer(DENIED, scope, send)
+            return
+        answer = self._denied(scope, decision)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        await answer(scope, receive, send)
+
+
+class _Shared(Storage):
+    """The buckets of a limiter that is there already."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        object.__setattr__(self, "_limiter", limiter)
+
+    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
+        shared: RateLimiter = self._limiter  # type: ignore[attr-defined]
+        return shared
+
+
+def _limiter_or_rules(
+    limits: Any, rules: object, limiter: Any, storage: Storage
+) -> tuple[RateLimiter | None, RuleSource | None]:
+    """Return what was given: a limiter, made where only limits were, or rules.
+
+    Raises:
+        TypeError: not one of the three was given, or `limiter` is something else.
+    """
+    if sum(one is not None for one in (limits, rules, limiter)) != 1:
+        raise TypeError("give one of limits, rules and limiter")
+    if rules is not None:
+        return None, as_source(rules)
+    if isinstance(limits, Mapping):
+        return None, RuleSource(rules_of_limits(limits))
+    made = one_limiter(
+        limits,
+        limiter,
+        store=storage.store,
+        name=storage.name,
+        on_store_error=storage.on_store_error,
+        max_keys=storage.max_keys,
+        clock=storage.clock,
+    )
+    return made, None
+
+
+def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
+    if limiter is not None:
+        return not isinstance(limiter, RedisRateLimiter)
+    return storage.store == MEMORY
+
+
+def one_limiter(
+    limits: Limits | None,
+    limiter: RateLimiter | None,
+    *,
+    store: object,
+    name: str,
+    on_store_error: str,
+    max_keys: int,
+    clock: str | ManualClock,
+) -> RateLimiter:
+    """Return the limiter that was given, or a new one for the limits.
+
+    Raises:
+        TypeError: both or neither were given, or `limiter` is something else, or there is a store
+            beside it.
+    """
+    if (limits is None) == (limiter is None):
+        raise TypeError("give either limits or limiter")
+    if limits is not None:
+        return RateLimiter(
+            limits,
+            store=store,
+            name=name,
+            on_store_error=on_store_error,
+            max_keys=max_keys,
+            clock=clock,
+        )
+    if not isinstance(limiter, RateLimiter):
+        raise TypeError(f"limiter must be a RateLimiter, got {limiter!r}")
+    if (store, name, max_keys, clock) != (MEMORY, "", 1_000_000, "monotonic"):
+        raise TypeError("store, name, max_keys and clock belong to limits; a limiter has its own")
+    return limiter
+
+
+def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
+    """Return what tells the key, None for the peer's address, which the engine finds itself."""
+    address = identities.address
+    if key == "ip" and not address.reads_header and address.ipv6_prefix == 64:
+        return None
+    return key if callable(key) else identities.key(key)
+
+
+def checked_key(key: object) -> Callable[[Any], Any] | None:
+    """Return the key callable, or None for the peer's address.
+
+    Raises:
+        ValueError: `key` is neither callable nor ``"ip"``.
+    """
+    if callable(key):
+        return key
+    if key != "ip":
+        raise ValueError(f"key must be 'ip' or a callable, got {key!r}")
+    return None
+
+
+def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
+    """Return the cost, a constant one checked against the limits.
+
+    Raises:
+        TypeError, ValueError: it could never pass, or is no cost at all.
+    """
+    return cost if callable(cost) else check_cost(cost, limiter.limits)
+
+
+def _paths(paths: Iterable[str]) -> frozenset[str]:
+    if isinstance(paths, str):
+        raise TypeError(f"exempt_paths must be several paths, such as [{paths!r}]")
+    result = frozenset(paths)
+    for path in result:
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise ValueError(
+                f"a path in exempt_paths must be a str that begins with '/', got {path!r}"
+            )
+    return result

@@ -1,0 +1,160 @@
+"""Middleware in the words of two earlier systems, which believe ``X-Forwarded-For``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rate_limiter._core import Decision
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send
+from rate_limiter.asgi_middleware import RateLimitMiddleware
+from rate_limiter.limit import Limit
+from rate_limiter.redis_bucket import TokenBucket
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import RedisStore
+from rate_limiter.rule_source import RuleSource, as_source
+from rate_limiter.rule_table import Rule
+
+logger = logging.getLogger("rate_limiter")
+
+DEFAULT_RULE = "default"
+DEFAULT_RULES_PATH = "rate_limits.json"
+
+
+class RateLimiterMiddleware(RateLimitMiddleware):
+    """Limit every path but ``/health`` by a TokenBucket in Redis, per client.
+
+    The client is the first element of ``X-Forwarded-For``, which anybody can write: put it
+    behind a proxy that sets the header. Without the header it is the peer's address.
+
+    Args:
+        app: the ASGI application.
+        redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
+        capacity: tokens a bucket holds.
+        refill_rate: tokens per second.
+    """
+
+    def __init__(
+        self, app: ASGIApp, redis_client: object, capacity: int = 10, refill_rate: float = 2.0
+    ) -> None:
+        bucket = TokenBucket(redis_client, capacity, refill_rate)
+        super().__init__(
+            app, limiter=bucket.limiter, key=first_forwarded, exempt_paths=("/health",)
+        )
+
+
+class DistributedTokenBucketMiddleware:
+    """Limit an application by buckets in the Redis of ``app.state.redis``, per client.
+
+    The client of redis-py is looked for at each request. Where there is none, the request passes
+    and an error is logged. Who a client is: see RateLimiterMiddleware.
+
+    Args:
+        app: the ASGI application.
+        capacity: tokens a bucket holds.
+        refill_rate: tokens per second.
+        rules: rules for some paths, which then do not fall under the two numbers: see
+            docs/rules.md. By default those of the file that ``RATE_LIMIT_RULES_PATH`` names, else
+            of ``rate_limits.json`` where there is one. One that is wrong is logged, and does
+            not count. The rule ``default`` is what the two numbers say.
+
+    Raises:
+        TypeError, ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self, app: ASGIApp, capacity: float, refill_rate: float, *, rules: object = None
+    ) -> None:
+        self.app = app
+        self.limit = Limit(capacity, refill_rate)
+        self._default = Rule(DEFAULT_RULE, (self.limit,))
+        self._source = _rules_of_environment() if rules is None else as_source(rules)
+        # By id of a client, which is kept alive, and rule.
+        self._gates: dict[tuple[int, Rule], tuple[object, _LoggingGate]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = getattr(scope.get("app"), "state", None)
+        redis = getattr(state, "redis", None)
+        if redis is None:
+            logger.error("app.state.redis is missing: the request is not limited")
+            await self.app(scope, receive, send)
+            return
+        rule = self._rule(scope)
+        if rule.exempt:
+            await self.app(scope, receive, send)
+            return
+        which = (id(redis), rule)
+        _, gate = self._gates.get(which) or self._gates.setdefault(
+            which, (redis, _LoggingGate(self.app, redis, rule))
+        )
+        await gate(scope, receive, send)
+
+    def _rule(self, scope: Scope) -> Rule:
+        if self._source is None:
+            return self._default
+        rule = self._source.current().match(scope["path"], scope["method"])
+        return self._default if rule is None or rule.name == DEFAULT_RULE else rule
+
+
+class _LoggingGate(RateLimitMiddleware):
+    def __init__(self, app: ASGIApp, redis: object, rule: Rule) -> None:
+        def key(scope: Scope) -> str:
+            client = first_forwarded(scope)
+            return client if rule.name == DEFAULT_RULE else f"{client}:{rule.name}"
+
+        limiter = RedisRateLimiter(rule.limits, store=RedisStore(redis), exact_prefix="rate-limit:")
+        super().__init__(
+            app,
+            limiter=limiter,
+            key=key,
+            cost=1 if rule.cost is None else rule.cost,
+            denied=_plain_denial,
+        )
+
+    def _decided(self, key: Any, decision: Decision) -> None:
+        logger.info(
+            "Client '%s': Allowed=%s, Tokens Left=%.2f", key, decision.allowed, decision.remaining
+        )
+
+
+def _rules_of_environment() -> RuleSource | None:
+    named = os.environ.get("RATE_LIMIT_RULES_PATH")
+    path = Path(named or DEFAULT_RULES_PATH)
+    if not named and not path.exists():
+        return None
+    try:
+        return as_source(path)
+    except (ValueError, ImportError) as error:
+        logger.error("rules for paths do not count: %s", error)
+        return None
+
+
+def _plain_denial(scope: Scope, decision: Decision) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"17")]
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
+        await send({"type": "http.response.body", "body": b"Too Many Requests"})
+
+    return answer
+
+
+def first_forwarded(scope: Scope) -> str:
+    """Return the first element of ``X-Forwarded-For``, else the peer's address, else ``unknown``.
+
+    Not to be trusted but behind a proxy that sets the header. Of an element that is longer than
+    any address, the digest stands for it.
+    """
+    for name, value in scope["headers"]:
+        if name == b"x-forwarded-for":
+            first: str = value.decode("latin-1").split(",")[0].strip()
+            if first:
+                return first if len(first) <= 100 else "sha256:" + sha256(value).hexdigest()
+            break
+    client = scope.get("client")
+    return str(client[0]) if client and client[0] else "unknown"

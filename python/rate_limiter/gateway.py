@@ -1,0 +1,108 @@
+"""GatewayApp: what RateLimitMiddleware(app, limiter, policy) makes of an application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rate_limiter._core import Decision
+from rate_limiter.answers import Answer
+from rate_limiter.asgi import (
+    NO_STORE,
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    send_answer,
+    turned_away,
+)
+from rate_limiter.config import RateLimitPolicy
+from rate_limiter.headers import HeaderStyle
+from rate_limiter.identity import header_source
+from rate_limiter.keys import pick_identity_key
+from rate_limiter.policy_limiter import TokenBucketLimiter
+
+EXEMPT_PATHS = frozenset({"/health", "/metrics"})
+
+
+class GatewayApp:
+    """Limit by API key, else by user, else by address. Both headers are believed.
+
+    Args:
+        app: the ASGI application.
+        limiter: a TokenBucketLimiter, or an object with such a ``check``.
+        policy: what a request costs, and how keys begin.
+        api_key_header, user_id_header: names of headers.
+        dimension_label: the label of its metrics.
+        conclude: goes on as a Decision says: the gate's own.
+
+    Raises:
+        TypeError: `limiter` or `policy` is something else.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limiter: Any,
+        policy: RateLimitPolicy,
+        *,
+        api_key_header: str = "x-api-key",
+        user_id_header: str = "x-user-id",
+        dimension_label: str = "default",
+        conclude: Callable[..., Any],
+    ) -> None:
+        if not isinstance(policy, RateLimitPolicy):
+            raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
+        if not hasattr(limiter, "check"):
+            raise TypeError(f"limiter must be a TokenBucketLimiter, got {limiter!r}")
+        from rate_limiter import metrics
+
+        self.app = app
+        self.limiter = limiter
+        self.policy = policy
+        self._api_key = header_source(api_key_header)
+        self._user_id = header_source(user_id_header)
+        self._allowed = metrics.rl_allowed.labels(dimension_label)
+        self._blocked = metrics.rl_blocked.labels(dimension_label)
+        self._latency = metrics.rl_latency.labels(dimension_label)
+        self._conclude = conclude
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        decision = await self._decide(self._key(scope))
+        (self._allowed if decision.allowed else self._blocked).inc()
+        await self._conclude(scope, receive, send, decision)
+
+    def _key(self, scope: Scope) -> str:
+        client = scope.get("client")
+        peer = client[0] if client and client[0] else "unknown"
+        return pick_identity_key(
+            self.policy.prefix, self._api_key(scope), self._user_id(scope), peer
+        )
+
+    async def _decide(self, key: str) -> Decision:
+        began_s = time.perf_counter()
+        try:
+            if isinstance(self.limiter, TokenBucketLimiter):
+                return await self.limiter.check_async(key)
+            decision: Decision = await asyncio.to_thread(self.limiter.check, key)
+            return decision
+        finally:
+            self._latency.observe(time.perf_counter() - began_s)
+
+    async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
+        """Answer a denied request."""
+        if await turned_away(scope, receive, send):
+            return
+        limiter = getattr(self.limiter, "limiter", None)
+        if limiter is not None and limiter.is_denial_for_want_of_store(decision):
+            await send_answer(NO_STORE, scope, send)
+            return
+        seconds = HeaderStyle().retry_after_s(decision) if decision.retry_after < 1e9 else None
+        body = {"error": "rate_limited", "retry_after_seconds": seconds}
+        await send_answer(Answer(429, "application/json", json.dumps(body).encode()), scope, send)

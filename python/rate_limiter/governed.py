@@ -1,0 +1,167 @@
+"""GovernedApp: an ASGI application behind a Governor.
+
+A request that is not limited goes straight to the application. Of one that is, the response gets
+headers, and what it costs is settled when it is over: answered, failed, or left by its client.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rate_limiter.answers import Answer, Answerer
+from rate_limiter.asgi import (
+    DENIED,
+    NO_STORE,
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    send_answer,
+    starts_response,
+    turned_away,
+    with_headers,
+)
+from rate_limiter.governor import Finished, Governor, Outcome, run_to_the_end
+from rate_limiter.headers import HeaderStyle
+from rate_limiter.setup_checks import SetupChecks
+
+
+class GovernedApp:
+    """Call an application behind a Governor.
+
+    Args:
+        app: the ASGI application.
+        governor: decides.
+        style: of the headers.
+        denied: makes the answer to a denied request: an Answerer, or a callable of the user's
+            that gets the scope and the Decision and returns an ASGI application.
+        status_path: where callers see their own state; None: nowhere.
+        checks: look at the first requests.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        governor: Governor,
+        style: HeaderStyle,
+        *,
+        answer: Answerer | None = None,
+        denied: Callable[..., Any] | None = None,
+        status_path: str | None = None,
+        checks: SetupChecks | None = None,
+    ) -> None:
+        self.app = app
+        self.governor = governor
+        self.style = style
+        self._answer = answer
+        self._denied = denied
+        self._status_path = status_path
+        self._checks = checks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._status_path is not None and scope.get("path") == self._status_path:
+            await self._status(scope, send)
+            return
+        if self.style.cors and _is_preflight(scope):
+            await self.app(scope, receive, send)
+            return
+        outcome = await self.governor.decide(scope)
+        if outcome is None:
+            await self.app(scope, receive, send)
+            return
+        if self._checks is not None and not self._checks.look(scope, outcome.key):
+            self._checks = None
+        if outcome.is_denial:
+            await self._deny(outcome, scope, receive, send)
+        elif self.governor.settles(outcome):
+            await self._run_and_settle(outcome, scope, receive, send)
+        else:
+            await self.app(scope, receive, _sender(send, outcome.headers(self.style)))
+
+    async def _run_and_settle(
+        self, outcome: Outcome, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        finished = Finished(scope, outcome.cost, outcome.key)
+        watch = _Watch(finished, receive, _sender(send, outcome.headers(self.style)))
+        try:
+            await self.app(scope, watch.receive, watch.send)
+        except BaseException as error:
+            finished.error = None if finished.disconnected else error
+            raise
+        finally:
+            await run_to_the_end(self.governor.settle(outcome, finished))
+
+    async def _deny(self, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
+        sender = _sender(send, outcome.headers(self.style))
+        if await turned_away(scope, receive, sender):
+            return
+        if outcome.wants_store:
+            await send_answer(NO_STORE, scope, sender)
+        elif self._denied is not None:
+            answer = self._denied(scope, outcome.told)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            await answer(scope, receive, sender)
+        else:
+            made = DENIED if self._answer is None else self._answer(outcome.denial(self.style))
+            await send_answer(made, scope, sender)
+
+    async def _status(self, scope: Scope, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+            answer = Answer(405, "application/json", b'{"detail": "Method Not Allowed"}')
+            await send_answer(answer, scope, _sender(send, {"Allow": "GET, HEAD"}))
+            return
+        body = json.dumps(await self.governor.status(scope)).encode()
+        answer = Answer(200, "application/json", body)
+        await send_answer(answer, scope, _sender(send, {"Cache-Control": "no-store"}))
+
+
+class _Watch:
+    """See what becomes of a request."""
+
+    def __init__(self, finished: Finished, receive: Receive, send: Send) -> None:
+        self._finished = finished
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] in ("http.disconnect", "websocket.disconnect"):
+            self._finished.disconnected = not self._is_over
+        return message
+
+    _is_over = False
+
+    async def send(self, message: Message) -> None:
+        finished = self._finished
+        if starts_response(message):
+            finished.status = message.get("status", 101)
+            finished.headers = list(message.get("headers") or ())
+        elif message["type"].endswith("http.response.body"):
+            self._is_over = not message.get("more_body", False)
+        try:
+            await self._send(message)
+        except OSError:  # what servers raise when the client is gone (ASGI, "Disconnected client")
+            finished.disconnected = True
+            raise
+        finished.body_bytes += len(message.get("body", b""))
+
+
+def _sender(send: Send, values: Mapping[str, str]) -> Send:
+    if not values:
+        return send
+
+    async def sender(message: Message) -> None:
+        await send(with_headers(message, values) if starts_response(message) else message)
+
+    return sender
+
+
+def _is_preflight(scope: Scope) -> bool:
+    return scope.get("method") == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope.get("headers", ())
+    )

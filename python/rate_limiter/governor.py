@@ -1,0 +1,410 @@
+"""Governor: from a request to a decision, by rules, and to what it costs in the end.
+
+    request ──> bypass? ──> tier, key ──> rule ──> limiter ──> Outcome ──> headers or denial
+                                                                  └──> after the answer: settle
+
+The middleware for ASGI and the Flask extension are built on it. Its methods are coroutines, that
+suspend only where something is awaited: `run_now` runs them where there is no event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+from rate_limiter._core import Decision, ManualClock
+from rate_limiter.answers import Denial
+from rate_limiter.async_limiter import AsyncRateLimiter
+from rate_limiter.headers import HeaderStyle, Told
+from rate_limiter.identity import Identities, KeySpec, Source
+from rate_limiter.limit import Limit, Limits, as_limits, check_cost
+from rate_limiter.limiter import MEMORY, RateLimiter, redis_store
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.redis_store import RedisStore
+from rate_limiter.rule_source import RuleSource
+from rate_limiter.rule_table import WEBSOCKET, Rule, RuleTable
+
+logger = logging.getLogger("rate_limiter")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Say where the buckets of rules live. The fields are arguments of RateLimiter."""
+
+    store: object = MEMORY
+    name: str = ""
+    on_store_error: str = "memory"
+    max_keys: int = 1_000_000
+    clock: str | ManualClock = "monotonic"
+
+    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
+        """Return the limiter of a rule; the clients of the one before keep what they had used."""
+        if before is not None and before.limits == rule.limits:
+            return before
+        if self.store == MEMORY:
+            if before is not None and _kinds(before.limits) == _kinds(rule.limits):
+                return before.with_limits(rule.limits)
+            return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
+        on_store_error = rule.on_store_error or self.on_store_error
+        shared = redis_store(self.store, on_store_error)
+        if rule.on_store_error is not None:
+            # The same Redis and connections, another policy.
+            shared = RedisStore(shared.address, shared.prefix, on_store_error=on_store_error)
+        return RedisRateLimiter(
+            rule.limits,
+            store=shared,
+            name=f"{self.name}:{rule.name}" if self.name else rule.name,
+            max_keys=self.max_keys,
+            clock=self.clock,
+            names_limits=False,
+        )
+
+
+def _kinds(limits: tuple[Limit, ...]) -> list[str]:
+    return [limit.algorithm for limit in limits]
+
+
+@dataclass(frozen=True)
+class Active:
+    """A rule at work: with its limiter, and the function that tells its key."""
+
+    rule: Rule
+    limiter: RateLimiter
+    asked: RateLimiter | AsyncRateLimiter  # the same, as it is called here
+    key: Source
+    names: tuple[str, ...]  # of its limits, in headers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was decided about a request, and by what."""
+
+    active: Active
+    key: str | bytes
+    cost: float
+    told: Decision
+    decisions: tuple[Decision, ...]
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether the request is to be denied: a shadow rule only counts."""
+        return not self.told.allowed and not self.active.rule.shadow
+
+    @property
+    def wants_store(self) -> bool:
+        """Whether it is denied because there is no store: 503, not 429."""
+        limiter = self.active.limiter
+        return isinstance(limiter, RedisRateLimiter) and limiter.is_denial_for_want_of_store(
+            self.told
+        )
+
+    def each(self) -> list[Told]:
+        """Return what was decided by each limit."""
+        limits = self.active.rule.limits
+        return [Told(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)]
+
+    def headers(self, style: HeaderStyle) -> dict[str, str]:
+        """Return the headers that tell of it."""
+        if self.active.rule.shadow and not self.told.allowed:
+            return {}  # the client is not to know
+        return style.values(self.told, self.each())
+
+    def denial(self, style: HeaderStyle) -> Denial:
+        """Return what an answer is made of."""
+        each = self.each()
+        limit = next((one.limit for one in each if one.decision == self.told), each[0].limit)
+        violated = tuple(one.name for one in each if not one.decision.allowed)
+        return Denial(self.active.rule.name, limit, self.key, self.told, style, violated)
+
+
+@dataclass
+class Finished:
+    """What is known of a request when it has been answered; `cost_after` gets it.
+
+    Attributes:
+        scope: of ASGI.
+        status: of the answer; None where the application gave none.
+        headers: of the answer.
+        body_bytes: how many were sent.
+        disconnected: the client was gone before the end.
+        error: what the application raised.
+        cost: tokens that were taken before.
+        key: whom they were taken from.
+    """
+
+    scope: Any
+    cost: float
+    key: str | bytes
+    status: int | None = None
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body_bytes: int = 0
+    disconnected: bool = False
+    error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the application raised, or answered with 400 or more."""
+        return self.error is not None or (self.status is not None and self.status >= 400)
+
+
+CostAfter = Callable[[Finished], "float | Awaitable[float | None] | None"]
+
+
+class Governor:
+    """Decide about requests by rules.
+
+    Args:
+        source: the rules.
+        storage: where their buckets live.
+        identities: how words become functions of a scope.
+        key: whom a request counts for where its rule does not say.
+        tier: tells the tiers of a request, see Identities.tier; None: there are none.
+        bypass: tells whether a request is not limited; None: never.
+        cost: tokens a request takes where its rule does not say: a number, or a function of the
+            scope.
+        cost_after: tells what an answered request has cost in the end; None: no more or less.
+        blocking: there is no event loop, so a store is waited for.
+
+    Attributes:
+        shadow_denied: how many requests a shadow rule would have denied.
+    """
+
+    def __init__(
+        self,
+        source: RuleSource,
+        storage: Storage,
+        identities: Identities,
+        *,
+        key: KeySpec = "ip",
+        tier: Source | None = None,
+        bypass: Source | None = None,
+        cost: Any = 1,
+        cost_after: CostAfter | None = None,
+        blocking: bool = False,
+    ) -> None:
+        self.source = source
+        self.storage = storage
+        self.shadow_denied = 0
+        self._identities = identities
+        self._key = identities.key(key)
+        self._tier = tier
+        self._bypass = bypass
+        self._cost = cost
+        self._cost_after = cost_after
+        self._blocking = blocking
+        self._active: dict[str, Active] = {}
+        self._table = source.current()
+        self._activate(self._table)
+
+    # --- Rules ---
+
+    def _activate(self, table: RuleTable) -> None:
+        active: dict[str, Active] = {}
+        for rule in table.rules.values():
+            if rule.exempt:
+                continue
+            if rule.cost is None and not callable(self._cost):
+                check_cost(self._cost, rule.limits)
+            before = self._active.get(rule.name)
+            limiter = self.storage.limiter(rule, None if before is None else before.limiter)
+            asked = limiter if self._blocking else AsyncRateLimiter.of(limiter)
+            key = self._key if rule.key is None else self._identities.key(rule.key)
+            active[rule.name] = Active(rule, limiter, asked, key, policy_names(rule))
+        self._table, self._active = table, active
+
+    def _rules(self) -> RuleTable:
+        table = self.source.current()
+        if table is not self._table:
+            try:
+                self._activate(table)
+            except ValueError as error:
+                logger.error("new rules cannot be used, so the old ones stay: %s", error)
+                self.source.refused += 1
+                self.source.last_error = str(error)
+                self._table = table
+        return self._table
+
+    def limiters(self) -> dict[str, RateLimiter]:
+        """Return the limiters by the names of their rules."""
+        return {name: one.limiter for name, one in self._active.items()}
+
+    # --- Before the answer ---
+
+    async def find(
+        self, scope: Any, path: str | None = None, method: str | None = None
+    ) -> tuple[Active, str | bytes] | None:
+        """Return the rule of a request and the key it counts for; None: it is not limited."""
+        if self._bypass is not None and await now(self._bypass(scope)):
+            return None
+        table = self._rules()
+        tiers = None
+        if self._tier is not None and table.tiers:
+            tiers = await now(self._tier(scope))
+        key = await now(self._key(scope)) if table.uses_keys else None
+        rule = table.match(
+            scope["path"] if path is None else path,
+            (scope.get("method") or WEBSOCKET) if method is None else method,
+            tiers,
+            key if isinstance(key, str) else None,
+        )
+        active = None if rule is None else self._active.get(rule.name)
+        if active is None:
+            return None
+        if key is None or active.key is not self._key:
+            key = await now(active.key(scope))
+        if key is None:
+            key = self._identities.client(scope)
+        return active, key
+
+    async def decide(self, scope: Any) -> Outcome | None:
+        """Decide about a request; None: it is not limited.
+
+        Raises:
+            TypeError, ValueError: a function of the user's returned what is no key or cost.
+            StoreError: there is no store, and the policy is to raise.
+        """
+        found = await self.find(scope)
+        if found is None:
+            return None
+        active, key = found
+        cost = active.rule.cost
+        if cost is None:
+            cost = await now(self._cost(scope)) if callable(self._cost) else self._cost
+        told, *each = await now(active.asked.hit_each(key, cost))
+        if not told.allowed and active.rule.shadow:
+            self.shadow_denied += 1
+            logger.debug("the shadow rule %r would have denied a request", active.rule.name)
+        return Outcome(active, key, cost, told, tuple(each))
+
+    # --- After the answer ---
+
+    def settles(self, outcome: Outcome) -> bool:
+        """Tell whether what a request has cost is known only after the answer."""
+        return outcome.told.allowed and bool(self._cost_after or outcome.active.rule.refund)
+
+    async def settle(self, outcome: Outcome, finished: Finished) -> None:
+        """Give back or charge what a request has cost less or more than was taken."""
+        cost = await self._final_cost(outcome, finished)
+        limiter = outcome.active.asked
+        if cost < outcome.cost:
+            await now(limiter.refund(outcome.key, outcome.cost - cost))
+        elif cost > outcome.cost:
+            await now(limiter.charge(outcome.key, cost - outcome.cost))
+
+    async def _final_cost(self, outcome: Outcome, finished: Finished) -> float:
+        status = 500 if finished.error is not None else finished.status
+        if status is not None and outcome.active.rule.refunds(status):
+            return 0
+        if self._cost_after is None:
+            return outcome.cost
+        cost: float | None = await now(self._cost_after(finished))
+        return outcome.cost if cost is None else cost
+
+    # --- The caller's own state ---
+
+    async def status(self, scope: Any) -> dict[str, Any]:
+        """Return what the caller has left, taking nothing.
+
+        ``?path=`` and ``?method=`` choose the request that is asked about; by default ``GET /``.
+        """
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        path = query.get("path", ["/"])[0]
+        method = query.get("method", ["GET"])[0].upper()
+        found = await self.find(scope, path, method)
+        if found is None:
+            return {"limited": False, "rule": None, "limits": []}
+        active, key = found
+        told, *each = await now(active.asked.peek_each(key, 0))
+        return {
+            "limited": True,
+            "rule": active.rule.name,
+            "key": key if isinstance(key, str) else key.decode("utf-8", "replace"),
+            "allowed": told.remaining >= (active.rule.cost or 1),
+            "limits": [
+                {
+                    "name": name,
+                    "limit": str(limit),
+                    "algorithm": limit.algorithm,
+                    "capacity": limit.capacity,
+                    "remaining": one.remaining,
+                    "reset_after": None if one.reset_after == float("inf") else one.reset_after,
+                }
+                for name, limit, one in zip(active.names, active.rule.limits, each, strict=True)
+            ],
+        }
+
+
+def policy_names(rule: Rule) -> tuple[str, ...]:
+    """Return what the limits of a rule are called in headers."""
+    if len(rule.limits) == 1:
+        return (rule.name,)
+    return tuple(f"{rule.name}-{i}" for i in range(1, len(rule.limits) + 1))
+
+
+def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
+    """Return the rules that limits mean: one for all, or one for each tier.
+
+    The tiers go from the lowest to the highest. A client of none has the limits of ``default``,
+    else those of the lowest.
+
+    Raises:
+        TypeError, ValueError: they are no limits.
+    """
+    if not isinstance(limits, Mapping):
+        return RuleTable([Rule("default", as_limits(limits))])
+    if not limits:
+        raise ValueError("limits: expected at least one tier")
+    rules = [
+        Rule(tier, as_limits(of_tier), tiers=(tier,))
+        for tier, of_tier in limits.items()
+        if tier != "default"
+    ]
+    lowest = limits.get("default", next(iter(limits.values())))
+    return RuleTable([Rule("default", as_limits(lowest)), *rules])
+
+
+async def now(value: Any) -> Any:
+    """Return a value, awaited where it must be."""
+    return await value if inspect.isawaitable(value) else value
+
+
+def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine that suspends nowhere, without an event loop.
+
+    Raises:
+        TypeError: it does suspend.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        value: Value = done.value
+        return value
+    steps.close()
+    raise TypeError("an async function cannot be used here, where there is no event loop")
+
+
+_unfinished: set[asyncio.Future[None]] = set()
+
+
+async def run_to_the_end(steps: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, also when the task that runs it is cancelled meanwhile.
+
+    What it raises is logged: the answer has been sent by then.
+    """
+    task = asyncio.ensure_future(steps)
+    _unfinished.add(task)
+    task.add_done_callback(_finished)
+    await asyncio.wait([task])
+
+
+def _finished(task: asyncio.Future[None]) -> None:
+    _unfinished.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("the cost of a request could not be settled", exc_info=task.exception())

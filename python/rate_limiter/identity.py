@@ -1,0 +1,335 @@
+"""Who a request is from: keys, tiers and bypasses, from the words in which they are configured.
+
+    key="ip"                                    the client's address
+    key="header:X-API-Key"                      a header
+    key=["header:X-API-Key", "jwt:sub", "ip"]   the first that is there
+    tier="jwt:plan"                             a claim, a header, a look-up
+    bypass=["ip:10.0.0.0/8", "jwt:role=admin"]  who is not limited
+
+Everything works on an ASGI scope and returns an awaitable only where something must be awaited.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
+
+KeySpec: TypeAlias = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
+"""A source, or several of which the first counts that is there."""
+TierSpec: TypeAlias = str | Callable[..., Any]
+BypassSpec: TypeAlias = str | Callable[..., Any] | Iterable[str | Callable[..., Any]]
+
+Source: TypeAlias = Callable[[Any], Any]
+"""From a scope to what it says, None where it says nothing; or an awaitable of that."""
+
+_LONGEST = 128  # characters; of a longer value the digest stands in the key
+_KINDS = "'ip', 'all', 'user', 'header:NAME', 'cookie:NAME' or 'jwt:CLAIM'"
+
+
+class Identities:
+    """Turn configured words into functions of a scope.
+
+    Args:
+        address: how a client's address is found.
+        jwt: what verifies tokens; needed for ``jwt:``.
+    """
+
+    def __init__(self, address: ClientAddress | None = None, jwt: Jwt | None = None) -> None:
+        self.address = address if address is not None else ClientAddress()
+        self.jwt = jwt
+
+    # --- Keys ---
+
+    def key(self, spec: KeySpec) -> Source:
+        """Return what tells the key of a request; an address where nothing else is there.
+
+        A value says in the key where it came from (``header:x-api-key:abc``), but for an ``ip``
+        that stands alone.
+
+        Raises:
+            TypeError, ValueError: `spec` is none; the message names the part.
+        """
+        if isinstance(spec, str) or callable(spec):
+            if spec == "ip":
+                return self.client
+            return first_of((self._part(spec), self._named("ip", self.client)))
+        parts = list(spec) if isinstance(spec, Sequence) else None
+        if not parts:
+            raise TypeError(f"key must be {_KINDS}, a callable, or several of them, got {spec!r}")
+        chain = [self._part(one) for one in parts]
+        if parts[-1] != "ip":
+            chain.append(self._named("ip", self.client))
+        return first_of(chain)
+
+    def _part(self, spec: str | Callable[..., Any]) -> Source:
+        if callable(spec):
+            return spec
+        return self._named(label_of(spec), self._source(spec, "key"))
+
+    def client(self, scope: Any) -> str:
+        """Return the key of a client's address."""
+        return self.address.key(*self._seen(scope))
+
+    def client_address(self, scope: Any) -> Address | None:
+        """Return a client's address, None where it has none."""
+        return self.address.address(*self._seen(scope))
+
+    def _seen(self, scope: Any) -> tuple[str | None, Iterator[str]]:
+        client = scope.get("client")
+        wanted = self.address.header.encode()
+        values = (
+            value.decode("latin-1") for name, value in scope.get("headers", ()) if name == wanted
+        )
+        return (client[0] if client else None), values
+
+    def _source(self, spec: object, what: str) -> Source:
+        if not isinstance(spec, str):
+            raise TypeError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
+        kind, colon, name = spec.partition(":")
+        kind = kind.strip().lower()
+        name = name.strip()
+        if kind == "ip" and not colon:
+            return self.client
+        if kind == "all" and not colon:
+            return lambda scope: "all"
+        if kind == "user" and not colon:
+            return user_of
+        if kind == "header" and name:
+            return header_source(name)
+        if kind == "cookie" and name:
+            return cookie_source(name)
+        if kind == "jwt" and name:
+            return self._claim(name, what)
+        raise ValueError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
+
+    def _claim(self, name: str, what: str) -> Source:
+        from rate_limiter.jwt import claim_texts
+
+        if self.jwt is None:
+            raise ValueError(f"{what}: 'jwt:{name}' needs jwt=Jwt(...), which verifies tokens")
+        verifier = self.jwt
+
+        async def later(claims: Awaitable[Any]) -> list[str] | None:
+            return claim_texts(await claims, name) or None
+
+        def source(scope: Any) -> Any:
+            claims = verifier.claims_of(scope)
+            if inspect.isawaitable(claims):
+                return later(claims)
+            return claim_texts(claims, name) or None
+
+        return source
+
+    def _named(self, label: str, source: Source) -> Source:
+        """Return a source whose values say where they came from."""
+
+        def name(value: Any) -> str | None:
+            if isinstance(value, list):
+                value = value[0] if len(value) == 1 else None
+            if not value:
+                return None
+            text = str(value)
+            if len(text) > _LONGEST:
+                text = "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            return f"{label}:{text}"
+
+        async def later(value: Awaitable[Any]) -> str | None:
+            return name(await value)
+
+        def named(scope: Any) -> Any:
+            value = source(scope)
+            return later(value) if inspect.isawaitable(value) else name(value)
+
+        return named
+
+    # --- Tiers ---
+
+    def tier(self, spec: TierSpec) -> Source:
+        """Return what tells the tiers of a request: a list of texts, or None.
+
+        Raises:
+            TypeError, ValueError: `spec` is none.
+        """
+        source = spec if callable(spec) else self._source(spec, "tier")
+
+        async def later(value: Awaitable[Any]) -> list[str] | None:
+            return _texts(await value)
+
+        def tiers(scope: Any) -> Any:
+            value = source(scope)
+            return later(value) if inspect.isawaitable(value) else _texts(value)
+
+        return tiers
+
+    # --- Bypasses ---
+
+    def bypass(self, spec: BypassSpec) -> Source | None:
+        """Return what tells whether a request is not limited at all; None for never.
+
+        ``ip:NETWORK`` is a client's address, ``header:NAME=VALUE`` a secret that only a few
+        know (compared in constant time), ``jwt:CLAIM=VALUE`` one of a claim's values, and a
+        callable gets the scope.
+
+        Raises:
+            TypeError, ValueError: `spec` is none; the message names the part.
+        """
+        parts = [spec] if isinstance(spec, str) or callable(spec) else list(spec)
+        tests = [one if callable(one) else self._bypass(one) for one in parts]
+        return any_of(tests) if tests else None
+
+    def _bypass(self, text: object) -> Source:
+        wrong = (
+            f"bypass must be 'ip:NETWORK', 'header:NAME=VALUE', 'jwt:CLAIM=VALUE' or a callable, "
+            f"got {text!r}"
+        )
+        if not isinstance(text, str):
+            raise TypeError(wrong)
+        kind, _, rest = text.partition(":")
+        if kind == "ip" and rest:
+            try:
+                networks = (parse_network(rest),)
+            except ValueError as error:
+                raise ValueError(f"bypass: {error}") from None
+
+            def is_within(scope: Any) -> bool:
+                address = self.client_address(scope)
+                return address is not None and is_in(address, networks)
+
+            return is_within
+        name, equals, wanted = rest.partition("=")
+        if kind not in ("header", "jwt") or not name or not equals or not wanted:
+            raise ValueError(wrong)
+        source = self._source(f"{kind}:{name}", "bypass")
+        secret = wanted.encode()
+
+        def matches(value: Any) -> bool:
+            values = value if isinstance(value, list) else [value]
+            return any(
+                isinstance(one, str) and hmac.compare_digest(one.encode(), secret) for one in values
+            )
+
+        async def later(value: Awaitable[Any]) -> bool:
+            return matches(await value)
+
+        def test(scope: Any) -> Any:
+            value = source(scope)
+            return later(value) if inspect.isawaitable(value) else matches(value)
+
+        return test
+
+
+# --- Sources -------------------------------------------------------------------------------------
+
+
+def label_of(spec: str) -> str:
+    """Return how the keys from a source begin; header names are told apart in lower case."""
+    kind, _, name = spec.partition(":")
+    kind, name = kind.strip().lower(), name.strip()
+    return f"{kind}:{name.lower() if kind == 'header' else name}" if name else kind
+
+
+def header_source(name: str) -> Source:
+    """Return what tells a header's value; None where it is empty, missing or there twice."""
+    wanted = name.lower().encode("latin-1")
+
+    def source(scope: Any) -> str | None:
+        values = [value for header, value in scope.get("headers", ()) if header == wanted]
+        # Of two, the application might mean the other.
+        return values[0].decode("latin-1").strip() or None if len(values) == 1 else None
+
+    return source
+
+
+def cookie_source(name: str) -> Source:
+    """Return what tells a cookie's value; None where it is empty, missing or there twice."""
+
+    def source(scope: Any) -> str | None:
+        found = [
+            value.strip()
+            for header, line in scope.get("headers", ())
+            if header == b"cookie"
+            for cookie, _, value in (
+                part.partition("=") for part in line.decode("latin-1").split(";")
+            )
+            if cookie.strip() == name
+        ]
+        return found[0] or None if len(found) == 1 else None
+
+    return source
+
+
+def user_of(scope: Any) -> str | None:
+    """Return who Starlette's AuthenticationMiddleware says the user is, None for nobody."""
+    user = scope.get("user")
+    if user is None or not getattr(user, "is_authenticated", False):
+        return None
+    try:
+        return str(user.identity)
+    except NotImplementedError:  # Starlette's own SimpleUser has a name only
+        return str(user.display_name)
+
+
+def _texts(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    return [str(one) for one in value] if isinstance(value, (list, tuple, set)) else [str(value)]
+
+
+def first_of(sources: Sequence[Source]) -> Source:
+    """Return a source that tells what the first of several tells that has something to tell."""
+
+    async def later(scope: Any, value: Any, rest: Sequence[Source]) -> Any:
+        found = await value
+        for source in rest:
+            if found is not None:
+                return found
+            found = source(scope)
+            if inspect.isawaitable(found):
+                found = await found
+        return found
+
+    def chain(scope: Any) -> Any:
+        for i, source in enumerate(sources, 1):
+            value = source(scope)
+            if inspect.isawaitable(value):
+                return later(scope, value, sources[i:])
+            if value is not None:
+                return value
+        return None
+
+    return chain
+
+
+def any_of(tests: Sequence[Source]) -> Source:
+    """Return a source that tells whether any of several tells something true."""
+    chain = first_of([_true_or_none(test) for test in tests])
+
+    async def later(value: Any) -> bool:
+        return await value is True
+
+    def test(scope: Any) -> Any:
+        value = chain(scope)
+        return later(value) if inspect.isawaitable(value) else value is True
+
+    return test
+
+
+def _true_or_none(test: Source) -> Source:
+    async def later(value: Any) -> bool | None:
+        return True if await value else None
+
+    def source(scope: Any) -> Any:
+        value = test(scope)
+        if inspect.isawaitable(value):
+            return later(value)
+        return True if value else None
+
+    return source

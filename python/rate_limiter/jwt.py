@@ -1,0 +1,278 @@
+"""Jwt: who a bearer token says it is from, once its signature has been verified.
+
+The verifying is PyJWT's (``pip install 'rate_limiter[jwt]'``). A token that is missing, malformed,
+expired, signed by another key or with another algorithm than those that are pinned has no claims,
+and so becomes neither an identity nor a tier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+import urllib.request
+from collections.abc import Awaitable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+from jwt.exceptions import InvalidTokenError, PyJWTError
+
+logger = logging.getLogger("rate_limiter")
+
+SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""The least length of a secret: that of the hash (RFC 7518, section 3.2)."""
+ASYMMETRIC = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES256K", "ES384", "ES512"}
+    | {"EdDSA"}
+)
+_TOKEN_MAX = 8192  # characters; longer ones are not looked at
+_JWKS_MAX = 1 << 20  # bytes
+_CLAIMS = "rate_limiter.claims"
+
+Claims = Mapping[str, Any]
+
+
+class Jwt:
+    """Verify the bearer token of a request.
+
+    Give one of `secret`, `public_key` and `jwks`.
+
+    Args:
+        secret: of the HMAC algorithms, at least as long as the hash.
+        public_key: in PEM form.
+        jwks: a JSON Web Key Set (RFC 7517): a file, or a URL of https (http on this host). It
+            is read when first needed, again after `refresh_s`, and when a token names a key that
+            is not in it, but then at most every `retry_s`.
+        algorithms: those a token may be signed with. Never taken from the token.
+        audience, issuer: what ``aud`` and ``iss`` must be; None: not looked at.
+        leeway_s: seconds by which clocks may differ.
+        header: where the token is, behind ``Bearer``.
+        refresh_s, retry_s, timeout_s: of `jwks`.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; the message names it.
+        OSError: the key set's file cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: str | bytes | None = None,
+        public_key: str | bytes | None = None,
+        jwks: str | Path | None = None,
+        algorithms: Iterable[str],
+        audience: str | Iterable[str] | None = None,
+        issuer: str | None = None,
+        leeway_s: float = 0,
+        header: str = "authorization",
+        refresh_s: float = 300,
+        retry_s: float = 10,
+        timeout_s: float = 2,
+    ) -> None:
+        given = [one for one in (secret, public_key, jwks) if one is not None]
+        if len(given) != 1:
+            raise TypeError("give one of secret, public_key and jwks")
+        self.algorithms = _checked_algorithms(algorithms, secret)
+        self._keys: _Keys | None = None
+        self._key: Any = secret if secret is not None else public_key
+        if jwks is not None:
+            self._keys = _Keys(jwks, refresh_s, retry_s, timeout_s)
+        elif public_key is not None:
+            self._key = _checked_public_key(public_key, self.algorithms)
+        self._options: dict[str, Any] = {
+            "audience": audience if audience is None or isinstance(audience, str) else [*audience],
+            "issuer": issuer,
+            "leeway": leeway_s,
+            "options": {"require": ["exp"], "verify_aud": audience is not None},
+        }
+        self._header = header.lower().encode("latin-1")
+
+    def claims_of(self, scope: Any) -> Claims | Awaitable[Claims | None] | None:
+        """Return the claims of a request's token, None for none; awaitable while keys are fetched.
+
+        Args:
+            scope: of ASGI; the claims are kept in it for whoever asks again.
+        """
+        if _CLAIMS in scope:
+            known: Claims | None = scope[_CLAIMS]
+            return known
+        token = self._token_in(scope)
+        if token is not None and self._keys is not None and self._keys.must_fetch(_kid(token)):
+            return self._claims_later(scope, token)
+        claims = scope[_CLAIMS] = None if token is None else self.verify(token)
+        return claims
+
+    async def _claims_later(self, scope: Any, token: str) -> Claims | None:
+        claims = scope[_CLAIMS] = await asyncio.to_thread(self.verify, token)
+        return claims
+
+    def _token_in(self, scope: Any) -> str | None:
+        values = [value for name, value in scope.get("headers", ()) if name == self._header]
+        if len(values) != 1 or len(values[0]) > _TOKEN_MAX:
+            return None  # of two tokens, the application might mean the other
+        scheme, _, token = values[0].decode("latin-1").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+    def verify(self, token: str) -> Claims | None:
+        """Return the claims of a token, None for one that is not valid. May fetch the key set."""
+        try:
+            key = self._key if self._keys is None else self._keys.get(_kid(token))
+            if key is None:
+                return None
+            claims: Claims = jwt.decode(token, key, algorithms=self.algorithms, **self._options)
+        except (PyJWTError, ValueError, TypeError) as error:
+            logger.debug("a token was not accepted: %s", error)
+            return None
+        return claims
+
+
+def claim_texts(claims: Claims | None, name: str) -> list[str]:
+    """Return the values of a claim as texts: those of a list, and the words of a scope.
+
+    A dotted name (``realm_access.roles``) leads into objects. What is no text, number or list of
+    them is left out.
+    """
+    value: Any = claims
+    if isinstance(claims, Mapping) and name in claims:
+        value = claims[name]
+    else:
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, str) and name in ("scope", "scp"):
+        value = value.split()
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [
+        str(one)
+        for one in values
+        if isinstance(one, (str, int)) and not isinstance(one, bool) and one != ""
+    ]
+
+
+# --- Checks --------------------------------------------------------------------------------------
+
+
+def _checked_algorithms(algorithms: Iterable[str], secret: str | bytes | None) -> list[str]:
+    if isinstance(algorithms, str):
+        raise TypeError(f"algorithms must be several names, such as [{algorithms!r}]")
+    names = list(algorithms)
+    known = SECRET_BYTES.keys() if secret is not None else ASYMMETRIC
+    if not names:
+        raise ValueError("algorithms must name at least one")
+    for name in names:
+        if name not in known:
+            what = "a secret" if secret is not None else "a public key or a key set"
+            raise ValueError(
+                f"algorithms: {name!r} is none for {what}; expected {', '.join(sorted(known))}"
+            )
+    if secret is not None:
+        size = len(secret.encode() if isinstance(secret, str) else secret)
+        least = max(SECRET_BYTES[name] for name in names)
+        if size < least:
+            raise ValueError(f"secret must have at least {least} bytes, got {size}")
+    return names
+
+
+def _checked_public_key(public_key: str | bytes, algorithms: list[str]) -> Any:
+    text = public_key.decode() if isinstance(public_key, bytes) else public_key
+    try:
+        keys = [jwt.get_algorithm_by_name(name).prepare_key(text) for name in algorithms]
+    except (PyJWTError, ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"public_key does not fit {', '.join(algorithms)}: {error}") from None
+    if any(hasattr(key, "private_numbers") or hasattr(key, "private_bytes") for key in keys):
+        raise ValueError("public_key is a private key; give its public half")
+    return text
+
+
+def _kid(token: str) -> str | None:
+    try:
+        kid = jwt.get_unverified_header(token).get("kid")
+    except InvalidTokenError:
+        return None
+    return kid if isinstance(kid, str) else None
+
+
+# --- Key sets ------------------------------------------------------------------------------------
+
+
+class _Keys:
+    """A key set from a file or a URL, fetched when that is due."""
+
+    def __init__(
+        self, source: str | Path, refresh_s: float, retry_s: float, timeout_s: float
+    ) -> None:
+        self._source = source
+        self._is_url = isinstance(source, str) and "://" in source
+        self._refresh_s, self._retry_s, self._timeout_s = refresh_s, retry_s, timeout_s
+        self._lock = threading.Lock()  # guards everything below
+        self._by_kid: dict[str | None, Any] = {}
+        self._fetched_s = self._tried_s = float("-inf")
+        self._failing = False
+        if self._is_url:
+            _check_url(str(source))
+        else:
+            self._fetch(time.monotonic())
+
+    def must_fetch(self, kid: str | None) -> bool:
+        """Tell whether get() would have to wait for the source."""
+        return self._is_due(kid, time.monotonic())
+
+    def get(self, kid: str | None) -> Any:
+        """Return the key of that name, None where there is none."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._is_due(kid, now_s):
+                try:
+                    self._fetch(now_s)
+                    self._failing = False
+                except (OSError, ValueError, PyJWTError) as error:
+                    if not self._failing:
+                        logger.error("the key set %s cannot be read: %s", self._source, error)
+                    self._failing = True
+            return self._found(kid)
+
+    def _found(self, kid: str | None) -> Any:
+        if kid is None and len(self._by_kid) == 1:
+            return next(iter(self._by_kid.values()))
+        return self._by_kid.get(kid)
+
+    def _is_due(self, kid: str | None, now_s: float) -> bool:
+        if now_s - self._tried_s < self._retry_s:
+            return False
+        return now_s - self._fetched_s >= self._refresh_s or self._found(kid) is None
+
+    def _fetch(self, now_s: float) -> None:
+        self._tried_s = now_s
+        if self._is_url:
+            request = urllib.request.Request(str(self._source))
+            with _OPENER.open(request, timeout=self._timeout_s) as response:
+                text = response.read(_JWKS_MAX + 1)
+        else:
+            text = Path(self._source).read_bytes()
+        if len(text) > _JWKS_MAX:
+            raise ValueError(f"it is larger than {_JWKS_MAX} bytes")
+        data = json.loads(text)
+        if not isinstance(data, dict) or not isinstance(data.get("keys"), list):
+            raise ValueError("it is no JSON Web Key Set")
+        keys = jwt.PyJWKSet.from_dict(data).keys
+        # A symmetric key in a public set would be no secret.
+        self._by_kid = {key.key_id: key for key in keys if key.key_type != "oct"}
+        self._fetched_s = now_s
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise ValueError(f"jwks must be a file or a URL of https, got {url!r}")

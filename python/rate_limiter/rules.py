@@ -1,0 +1,317 @@
+"""Rules from a file of JSON, TOML or YAML, checked by pydantic (the extra ``rules``).
+
+    {
+      "default": {"capacity": 20, "refill_rate": 5},
+      "upload": {"path": "/files/{id}", "methods": ["POST"], "limits": "5/minute", "cost": 3}
+    }
+
+An object of rules by name. ``default`` holds for all that no other rule asks for. A rule that asks
+for nothing names its path: ``special_path`` holds for ``/special_path`` and all below, and so does
+``/special_path``. docs/rules.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rate_limiter.limit import Limit, as_limits, check_cost
+from rate_limiter.rule_table import Rule, RuleTable
+
+DEFAULT = "default"
+SUFFIXES = (".json", ".toml", ".yaml", ".yml")
+_NAME = re.compile(r"[^\s{}\x00-\x1f]{1,100}")
+
+
+class RulesError(ValueError):
+    """Tell what is wrong with rules, one line for each mistake: where, and what was expected."""
+
+
+def _several(value: object) -> object:
+    return [value] if isinstance(value, (str, int)) and not isinstance(value, bool) else value
+
+
+Texts = Annotated[list[str], BeforeValidator(_several)]
+Statuses = Annotated[
+    list[Annotated[str, BeforeValidator(lambda one: str(one) if isinstance(one, int) else one)]],
+    BeforeValidator(_several),
+]
+
+
+class RuleModel(BaseModel):
+    """One rule, as a file says it."""
+
+    model_config = ConfigDict(extra="forbid", title="Rule")
+
+    description: str | None = Field(default=None, description="For readers.")
+    capacity: float | None = Field(default=None, gt=0, description="Tokens of a bucket.")
+    refill_rate: float | None = Field(default=None, ge=0, description="Tokens per second.")
+    limits: Texts | None = Field(
+        None,
+        description='Instead of both: "100/minute", "10/second; 1000/hour", '
+        '"20/minute; window=sliding".',
+    )
+    path: Texts = Field([], description='Patterns: "/items/{id}", "/static/**".')
+    methods: Texts = Field([], description='Such as ["POST"].')
+    tier: Texts = Field([], description="Clients of these tiers.")
+    keys: Texts = Field([], description="Clients with these keys.")
+    cost: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Tokens a request takes."
+    )
+    key: str | list[str] | None = Field(
+        None, description='Who a request counts for: "ip", "header:X-API-Key", "jwt:sub", a chain.'
+    )
+    exempt: bool = Field(False, description="Do not limit.")
+    shadow: bool = Field(False, description="Count, and never deny.")
+    on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
+        None, description="What becomes of a decision while Redis gives none."
+    )
+    refund: Statuses = Field(
+        [], description='Statuses for which the cost is given back: ["5xx", "404"].'
+    )
+
+    def rule(self, name: str) -> Rule:
+        """Return the rule.
+
+        Raises:
+            ValueError: it contradicts itself; the message begins with the field.
+        """
+        asks = self.path or self.methods or self.tier or self.keys
+        paths = tuple(self.path)
+        if name != DEFAULT and not asks:
+            below = "/" + name.strip("/")
+            paths = (below,) if below.endswith("**") else (below, f"{below.rstrip('/')}/**")
+        limits = self._limits()
+        try:
+            check_cost(1 if self.cost is None else self.cost, limits)
+        except ValueError as error:
+            raise ValueError(f"cost: {error}") from None
+        return Rule(
+            name=name,
+            limits=limits,
+            paths=paths,
+            methods=tuple(method.upper() for method in self.methods),
+            tiers=tuple(self.tier),
+            keys=tuple(self.keys),
+            cost=self.cost,
+            key=tuple(self.key) if isinstance(self.key, list) else self.key,
+            exempt=self.exempt,
+            shadow=self.shadow,
+            on_store_error=self.on_store_error,
+            refund=tuple(self.refund),
+        )
+
+    def _limits(self) -> tuple[Limit, ...]:
+        pair = (self.capacity, self.refill_rate)
+        if self.exempt:
+            if self.limits is not None or pair != (None, None):
+                raise ValueError("exempt: a rule that exempts has no limits")
+            return ()
+        if self.limits is not None:
+            if pair != (None, None):
+                raise ValueError("limits: give either limits, or capacity and refill_rate")
+            try:
+                return as_limits(self.limits)
+            except ValueError as error:
+                raise ValueError(f"limits: {error}") from None
+        if self.capacity is None or self.refill_rate is None:
+            missing = "capacity" if self.capacity is None else "refill_rate"
+            other = "refill_rate" if self.capacity is None else "capacity"
+            raise ValueError(
+                f"{missing}: missing beside {other}"
+                if pair != (None, None)
+                else "limits: expected limits such as '100/minute', or capacity and refill_rate"
+            )
+        try:
+            return (Limit(self.capacity, self.refill_rate),)
+        except ValueError as error:
+            raise ValueError(f"{str(error).partition(' ')[0]}: {error}") from None
+
+
+def load_rules(path: str | Path) -> RuleTable:
+    """Return the rules in a file.
+
+    Raises:
+        RulesError: it cannot be read, or is wrong; the message tells file, line, field, and what
+            was expected.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RulesError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise RulesError(f"{path}: expected UTF-8: {error}") from None
+    return parse_rules(text, path.suffix.lower() or ".json", str(path))
+
+
+def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> RuleTable:
+    """Return the rules in a text. Arguments tell its format and what errors call it.
+
+    Raises:
+        RulesError: it is wrong.
+    """
+    data = _parsed(text, suffix, source)
+    return check_rules(data, text, source)
+
+
+def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTable:
+    """Return the rules that `data` tells of; `text` is where lines are looked up.
+
+    Raises:
+        RulesError: it is wrong; every mistake has a line.
+    """
+    if not isinstance(data, Mapping):
+        raise RulesError(f"{source}: expected an object of rules by name, got {_short(data)}")
+    rules: list[Rule] = []
+    wrong: list[str] = []
+    for name, value in data.items():
+        if name == "$schema" and isinstance(value, str):
+            continue
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            wrong.append(f"{source}: rule {name!r}: expected a name without spaces or braces")
+            continue
+        try:
+            rules.append(RuleModel.model_validate(value).rule(name))
+        except ValidationError as error:
+            wrong += [_told(one, name, text, source) for one in error.errors()]
+        except ValueError as error:
+            field = str(error).partition(":")[0]
+            wrong.append(f"{_place(text, source, name, field)}: rule {name!r}, {error}")
+    if not wrong and not rules:
+        wrong.append(f"{source}: expected at least one rule")
+    if not wrong:
+        try:
+            return RuleTable(rules)
+        except ValueError as error:
+            wrong.append(f"{source}: {error}")
+    raise RulesError("\n".join(wrong))
+
+
+def as_data(table: RuleTable) -> dict[str, Any]:
+    """Return rules as a file would say them."""
+    plain: dict[str, Any] = {}
+    for rule in table.rules.values():
+        model = RuleModel(
+            limits=[str(limit) for limit in rule.limits] or None,
+            path=list(rule.paths),
+            methods=list(rule.methods),
+            tier=list(rule.tiers),
+            keys=list(rule.keys),
+            cost=rule.cost,
+            key=list(rule.key) if isinstance(rule.key, tuple) else rule.key,
+            exempt=rule.exempt,
+            shadow=rule.shadow,
+            on_store_error=rule.on_store_error,  # type: ignore[arg-type]
+            refund=list(rule.refund),
+        )
+        plain[rule.name] = model.model_dump(exclude_defaults=True)
+    return plain
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a rules file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Rate limits",
+        "type": "object",
+        "properties": {"$schema": {"type": "string"}},
+        "additionalProperties": RuleModel.model_json_schema(),
+        "minProperties": 1,
+    }
+
+
+# --- Texts ---------------------------------------------------------------------------------------
+
+
+def _parsed(text: str, suffix: str, source: str) -> Any:
+    if suffix == ".json":
+        try:
+            return json.loads(text, object_pairs_hook=_without_doubles)
+        except json.JSONDecodeError as error:
+            raise RulesError(
+                f"{source}:{error.lineno}: column {error.colno}: {error.msg}"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise RulesError(f"{source}: {error}") from None
+    if suffix == ".toml":
+        return _parsed_toml(text, source)
+    if suffix in (".yaml", ".yml"):
+        return _parsed_yaml(text, source)
+    raise RulesError(f"{source}: expected a file of {', '.join(SUFFIXES)}, got {suffix!r}")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _parsed_toml(text: str, source: str) -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # before Python 3.11
+        import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RulesError(f"{source}: {error}") from None
+
+
+def _parsed_yaml(text: str, source: str) -> Any:
+    import yaml  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise RulesError(f"{source}{line}: {problem}") from None
+    except (ValueError, RecursionError) as error:
+        raise RulesError(f"{source}: {error}") from None
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+
+def _told(error: Any, name: str, text: str, source: str) -> str:
+    """Return one line about one of pydantic's errors."""
+    field = str(error["loc"][0]) if error["loc"] else ""
+    at = ".".join(map(str, error["loc"]))
+    where = f"rule {name!r}, {at}" if at else f"rule {name!r}"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(RuleModel.model_fields)
+        return f"{_place(text, source, name, field)}: {where}: unknown; known are {known}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{_place(text, source, name, field)}: {where}: {message}, got {_short(error['input'])}"
+
+
+def _place(text: str, source: str, name: str, field: str) -> str:
+    """Return the source and, where it can be told, the line of a field of a rule."""
+    rule = _find(text, name, 0)
+    if rule < 0:
+        return source
+    at = _find(text, field, rule + len(name)) if field else -1
+    return f"{source}:{text.count(chr(10), 0, at if at >= 0 else rule) + 1}"
+
+
+def _find(text: str, name: str, start: int) -> int:
+    """Return where a name stands as a key of JSON, YAML or TOML, from some place on; else -1."""
+    escaped = re.escape(name)
+    key = re.compile(rf"""(?m)["']{escaped}["']\s*[:=\]]|^\s*{escaped}\s*[:=]|^\s*\[{escaped}\]""")
+    found = key.search(text, start)
+    return found.start() + (len(found[0]) - len(found[0].lstrip())) if found else -1
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

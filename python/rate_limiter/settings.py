@@ -1,0 +1,243 @@
+"""Settings from the environment and ``.env`` (``pip install 'rate_limiter[rules]'``).
+
+from rate_limiter.settings import Settings
+
+app.add_middleware(RateLimitMiddleware, **Settings().middleware())
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rate_limiter.limit import Limit
+from rate_limiter.limiter import MEMORY
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+
+
+def _either(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """What an application's environment says about limits.
+
+    Names are those of this package (``RATE_LIMITER_...``), and those that earlier systems used.
+    Lists are separated by commas. ``.env`` in the working directory counts where the
+    environment says nothing.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong; the message names the variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    store: str | None = Field(
+        None,
+        validation_alias=_either("RATE_LIMITER_STORE", "REDIS_URL"),
+        description="Address of the store; memory:// where nothing names a Redis.",
+    )
+    limits: str | None = Field(
+        None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
+    )
+    rules: Path | None = Field(
+        None,
+        validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
+        description="A file of rules.",
+    )
+    key: Words = Field(
+        ["ip"], validation_alias="RATE_LIMITER_KEY", description="Who a request counts for."
+    )
+    tier: str | None = Field(
+        None, validation_alias="RATE_LIMITER_TIER", description="What tells a client's tier."
+    )
+    bypass: Words = Field(
+        [], validation_alias="RATE_LIMITER_BYPASS", description="Who is not limited."
+    )
+    trusted_proxies: Words = Field(
+        [], validation_alias="RATE_LIMITER_TRUSTED_PROXIES", description="Networks of proxies."
+    )
+    proxy_header: str = Field(
+        "x-forwarded-for",
+        validation_alias="RATE_LIMITER_PROXY_HEADER",
+        description="The header that they set: x-forwarded-for or forwarded.",
+    )
+    ipv6_prefix: int = Field(
+        64, validation_alias="RATE_LIMITER_IPV6_PREFIX", description="Bits that tell clients apart."
+    )
+    headers: str = Field(
+        "x-ratelimit",
+        validation_alias="RATE_LIMITER_HEADERS",
+        description="x-ratelimit, ietf, both or off.",
+    )
+    reset: str = Field(
+        "seconds", validation_alias="RATE_LIMITER_RESET", description="seconds or epoch."
+    )
+    retry_jitter_s: float = Field(
+        0, validation_alias="RATE_LIMITER_RETRY_JITTER_S", description="Spread of Retry-After."
+    )
+    denied: str = Field(
+        "json", validation_alias="RATE_LIMITER_DENIED", description="json, problem, or a text."
+    )
+    exempt_paths: Words = Field(
+        [], validation_alias="RATE_LIMITER_EXEMPT_PATHS", description="Paths without a limit."
+    )
+    status_path: str | None = Field(
+        None,
+        validation_alias="RATE_LIMITER_STATUS_PATH",
+        description="Where callers see their own state.",
+    )
+    on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
+        "memory",
+        validation_alias="RATE_LIMITER_ON_STORE_ERROR",
+        description="What becomes of a decision while Redis gives none.",
+    )
+    max_keys: int = Field(
+        1_000_000,
+        ge=1,
+        validation_alias="RATE_LIMITER_MAX_KEYS",
+        description="About how many clients may be active at once.",
+    )
+    jwt_secret: str | None = Field(
+        None, validation_alias="RATE_LIMITER_JWT_SECRET", description="Of HMAC-signed tokens."
+    )
+    jwt_public_key: str | None = Field(
+        None, validation_alias="RATE_LIMITER_JWT_PUBLIC_KEY", description="In PEM form."
+    )
+    jwt_jwks: str | None = Field(
+        None, validation_alias="RATE_LIMITER_JWT_JWKS", description="A key set: file or URL."
+    )
+    jwt_algorithms: Words = Field(
+        [],
+        validation_alias="RATE_LIMITER_JWT_ALGORITHMS",
+        description="Those a token may be signed with.",
+    )
+    jwt_audience: str | None = Field(
+        None, validation_alias="RATE_LIMITER_JWT_AUDIENCE", description="What aud must be."
+    )
+    jwt_issuer: str | None = Field(
+        None, validation_alias="RATE_LIMITER_JWT_ISSUER", description="What iss must be."
+    )
+
+    redis_host: str | None = Field(None, validation_alias="REDIS_HOST", description="Of a Redis.")
+    redis_port: int = Field(
+        6379, ge=1, le=65535, validation_alias="REDIS_PORT", description="Of a Redis."
+    )
+    redis_db: int = Field(0, ge=0, validation_alias="REDIS_DB", description="Its database.")
+    redis_password: str | None = Field(
+        None, validation_alias="REDIS_PASSWORD", description="Its password."
+    )
+    redis_sentinel_hosts: Words = Field(
+        [],
+        validation_alias="REDIS_SENTINEL_HOSTS",
+        description="host:port of the sentinels; then REDIS_HOST means nothing.",
+    )
+    redis_master_name: str = Field(
+        "mymaster", validation_alias="REDIS_MASTER_NAME", description="What they watch."
+    )
+    rate_per_sec: float | None = Field(
+        None, gt=0, validation_alias="RL_RATE_PER_SEC", description="Of a gateway's policy."
+    )
+    burst: int | None = Field(
+        None, ge=1, validation_alias="RL_BURST", description="Of a gateway's policy."
+    )
+    log_level: str = Field("INFO", validation_alias="LOG_LEVEL", description="Of logging.")
+    environment: str = Field(
+        "production", validation_alias="ENVIRONMENT", description="What it is called."
+    )
+    api_host: str = Field("127.0.0.1", validation_alias="API_HOST", description="To listen on.")
+    api_port: int = Field(
+        8000, ge=1, le=65535, validation_alias=_either("API_PORT", "PORT"), description="Likewise."
+    )
+
+    @property
+    def address(self) -> str:
+        """The address of the store."""
+        if self.redis_sentinel_hosts and self.store is None:
+            hosts = ",".join(self.redis_sentinel_hosts)
+            return (
+                f"redis+sentinel://{self._login}{hosts}/{quote(self.redis_master_name, safe='')}"
+                f"/{self.redis_db}"
+            )
+        return self.store or (MEMORY if self.redis_host is None else self.redis_address)
+
+    @property
+    def redis_address(self) -> str:
+        """The address of the Redis at REDIS_HOST, which is localhost where nothing is said."""
+        host = self.redis_host or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        return f"redis://{self._login}{host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def _login(self) -> str:
+        return f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+
+    def limit(self) -> Limit | None:
+        """Return the limit of RL_RATE_PER_SEC and RL_BURST, None where neither is set."""
+        if self.rate_per_sec is None and self.burst is None:
+            return None
+        rate_per_sec = 5.0 if self.rate_per_sec is None else self.rate_per_sec
+        return Limit(10 if self.burst is None else self.burst, rate_per_sec)
+
+    def middleware(self) -> dict[str, Any]:
+        """Return the arguments of RateLimitMiddleware.
+
+        Raises:
+            ValueError: there are neither rules nor limits.
+        """
+        rules = None if self.rules is None else str(self.rules)
+        if rules is not None and self.limits is not None:
+            raise ValueError("set RATE_LIMITER_RULES or RATE_LIMITER_LIMITS, not both")
+        limits = self.limits or self.limit()
+        if rules is None and limits is None:
+            raise ValueError(
+                "set RATE_LIMITER_LIMITS, such as '100/minute', or RATE_LIMITER_RULES, a file"
+            )
+        return {
+            "rules": rules,
+            "limits": None if rules is not None else limits,
+            "key": self.key if len(self.key) > 1 else self.key[0],
+            "tier": self.tier,
+            "bypass": tuple(self.bypass),
+            "trusted_proxies": tuple(self.trusted_proxies),
+            "proxy_header": self.proxy_header,
+            "ipv6_prefix": self.ipv6_prefix,
+            "headers": self.headers,
+            "reset": self.reset,
+            "retry_jitter_s": self.retry_jitter_s,
+            "denied": self.denied,
+            "exempt_paths": tuple(self.exempt_paths),
+            "status_path": self.status_path,
+            "store": self.address,
+            "on_store_error": self.on_store_error,
+            "max_keys": self.max_keys,
+            "jwt": self._jwt(),
+        }
+
+    def _jwt(self) -> Any:
+        if not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks):
+            return None
+        from rate_limiter.jwt import Jwt
+
+        return Jwt(
+            secret=self.jwt_secret,
+            public_key=self.jwt_public_key,
+            jwks=self.jwt_jwks,
+            algorithms=self.jwt_algorithms,
+            audience=self.jwt_audience,
+            issuer=self.jwt_issuer,
+        )

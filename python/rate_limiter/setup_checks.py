@@ -1,0 +1,183 @@
+"""SetupChecks: mistakes in how a limiter is set up, found by the first requests, told once.
+
+Each is logged as a warning that says what was seen, what it means and what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("rate_limiter")
+
+SAMPLE = 1000
+"""Requests that are looked at."""
+_PEERS = 10  # different ones with the same key are no accident
+_UNKNOWN = 100  # requests without an address
+_SERVERS = ("gunicorn", "uvicorn", "hypercorn", "granian")
+_PROXY_HEADERS = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+
+
+class SetupChecks:
+    """Look at the first requests of an application.
+
+    Args:
+        in_memory: limits are kept in the memory of this process.
+        uses_address: clients are told apart by their addresses, at least in the end.
+        trusts_proxies: some proxy is trusted.
+        shares_key: that all clients have one key is meant so.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_memory: bool,
+        uses_address: bool = True,
+        trusts_proxies: bool = False,
+        shares_key: bool = False,
+    ) -> None:
+        self._in_memory = in_memory
+        self._looks_for_proxies = uses_address and not trusts_proxies
+        self._looks_for_sharing = not shares_key
+        self._seen = 0
+        self._unknown = 0
+        self._keys: set[Any] = set()
+        self._peers: set[Any] = set()
+
+    def look(self, scope: Any, key: Any) -> bool:
+        """Look at a request; tell whether the next one is to be looked at as well.
+
+        Args:
+            scope: of ASGI.
+            key: the client's, None for its address.
+        """
+        self._seen += 1
+        if self._seen == 1 and self._in_memory:
+            _check_workers()
+        client = scope.get("client")
+        peer = client[0] if client else None
+        if self._looks_for_proxies:
+            self._check_proxies(scope, peer)
+        if self._looks_for_sharing:
+            self._check_sharing(peer, peer if key is None else key)
+        return self._seen < SAMPLE and (self._looks_for_proxies or self._looks_for_sharing)
+
+    def _check_proxies(self, scope: Any, peer: object) -> None:
+        for name, value in scope.get("headers", ()):
+            if name in _PROXY_HEADERS:
+                self._looks_for_proxies = False
+                logger.warning(
+                    "a request from %s has the header %s (%s), but no proxy is trusted: if that is "
+                    "your proxy, all its clients share one limit. Name it, such as "
+                    "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
+                    "and all is well",
+                    peer,
+                    name.decode("latin-1"),
+                    value[:100].decode("latin-1"),
+                    peer or "unix",
+                )
+                return
+
+    def _check_sharing(self, peer: object, key: object) -> None:
+        if peer is None and key is None:
+            self._unknown += 1
+            if self._unknown == _UNKNOWN:
+                self._looks_for_sharing = False
+                logger.warning(
+                    "%s requests came without an address, as behind a unix socket, so all clients "
+                    "share the limit of 'unknown': let the proxy set X-Forwarded-For and trust it "
+                    "with trusted_proxies=['unix'], or limit by another key",
+                    _UNKNOWN,
+                )
+            return
+        self._keys.add(key)
+        self._peers.add(peer)
+        if len(self._keys) > 1:
+            self._looks_for_sharing = False
+            self._keys.clear()
+            self._peers.clear()
+        elif len(self._peers) >= _PEERS:
+            self._looks_for_sharing = False
+            logger.warning(
+                "%s clients with different addresses share one key, %r, and so one limit: look at "
+                "what key= returns; if one limit for all is meant, say key='all'",
+                len(self._peers),
+                key,
+            )
+
+
+# --- Workers -------------------------------------------------------------------------------------
+
+
+def _check_workers() -> None:
+    workers = configured_workers(sys.argv, os.environ)
+    if workers > 1:
+        logger.warning(
+            "%s worker processes serve this application, and each has limits of its own in its "
+            "memory: together they allow %s times as much. Share them with "
+            "store='redis://...', or run one worker",
+            workers,
+            workers,
+        )
+
+
+def configured_workers(arguments: Sequence[str], environment: Any) -> int:
+    """Return how many worker processes this program's server has, 1 where that is not known.
+
+    Args:
+        arguments: of the command line.
+        environment: ``WEB_CONCURRENCY`` and ``GUNICORN_CMD_ARGS`` count.
+    """
+    program = Path(arguments[0]) if arguments else Path()
+    names = {program.name, program.parent.name}
+    server = next((name for name in _SERVERS if name in names), None)
+    if server is None:
+        return 1
+    given = list(arguments[1:])
+    if server == "gunicorn":
+        given = shlex.split(environment.get("GUNICORN_CMD_ARGS", "")) + given
+    counts = [environment.get("WEB_CONCURRENCY", "")]
+    for i, one in enumerate(given):
+        if one in ("-w", "--workers"):
+            counts += given[i + 1 : i + 2]
+        elif one.startswith("--workers="):
+            counts.append(one.partition("=")[2])
+        elif server != "granian" and one.startswith("-w") and one[2:].isdigit():
+            counts.append(one[2:])
+    numbers = [int(text) for text in counts if text.isdigit()]
+    return numbers[-1] if numbers else 1
+
+
+# --- Limiters that are made too often ------------------------------------------------------------
+
+MADE_OFTEN = 100
+_made: Counter[tuple[str, int]] = Counter()
+
+
+def limiter_was_made() -> None:
+    """Hear that a limiter is made; warn of a place in a program that makes many.
+
+    A limiter that a request handler makes has a full bucket each time, and limits nothing.
+    """
+    frame = sys._getframe(1)
+    folder = str(Path(__file__).parent)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
+        frame = frame.f_back
+    place = (frame.f_code.co_filename, frame.f_lineno)
+    if len(_made) > 10_000:
+        _made.clear()
+    _made[place] += 1
+    if _made[place] == MADE_OFTEN:
+        logger.warning(
+            "%s limiters have been made at %s:%s. Each starts with full buckets, so one that is "
+            "made inside a request handler limits nothing: make it once, where the module is "
+            "loaded",
+            MADE_OFTEN,
+            *place,
+        )
