@@ -157,19 +157,24 @@ def most_constrained_first(each: Sequence[Told]) -> list[Told]:
 
 def _policy(one: Told) -> str:
     window = one.limit.period_s
-    parameters = f";q={math.floor(one.limit.capacity)}"
+    parameters = f";q={_sf_integer(math.floor(one.limit.capacity))}"
     if math.isfinite(window):
-        parameters += f";w={math.ceil(window)}"
+        parameters += f";w={_sf_integer(math.ceil(window))}"
     return _sf_string(one.name) + parameters
 
 
 def _state(one: Told) -> str:
     decision = one.decision
     after_s = decision.reset_after if decision.allowed else decision.retry_after
-    parameters = f";r={math.floor(decision.remaining)}"
+    parameters = f";r={_sf_integer(math.floor(decision.remaining))}"
     if math.isfinite(after_s):
-        parameters += f";t={math.ceil(after_s)}"
+        parameters += f";t={_sf_integer(math.ceil(after_s))}"
     return _sf_string(one.name) + parameters
+
+
+def _sf_integer(number: int) -> int:
+    """Return an integer of RFC 9651, section 3.3.1, which has 15 digits at most."""
+    return min(number, 999_999_999_999_999)
 
 
 def _sf_string(text: str) -> str:

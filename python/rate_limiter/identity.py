@@ -51,15 +51,15 @@ class Identities:
     def key(self, spec: KeySpec) -> Source:
         """Return what tells the key of a request; an address where nothing else is there.
 
-        A value says in the key where it came from (``header:x-api-key:abc``), but for an ``ip``
-        that stands alone.
+        A value says in the key where it came from (``header:x-api-key:abc``), but for an ``ip`` or
+        ``all`` that stands alone.
 
         Raises:
             TypeError, ValueError: `spec` is none; the message names the part.
         """
         if isinstance(spec, str) or callable(spec):
-            if spec == "ip":
-                return self.client
+            if spec in ("ip", "all"):
+                return self._source(spec, "key")
             return first_of((self._part(spec), self._named("ip", self.client)))
         parts = list(spec) if isinstance(spec, Sequence) else None
         if not parts:
@@ -72,7 +72,8 @@ class Identities:
     def _part(self, spec: str | Callable[..., Any]) -> Source:
         if callable(spec):
             return spec
-        return self._named(label_of(spec), self._source(spec, "key"))
+        source = self._source(spec, "key")
+        return self._named(label_of(spec), source)
 
     def client(self, scope: Any) -> str:
         """Return the key of a client's address."""
