@@ -59,7 +59,7 @@ def serve(
         arguments: of Python.
         cwd: where it runs.
         ready: tells whether it answers; by default, whether its port accepts connections.
-        environment: variables to add.
+        environment: variables to add; ``{port}`` stands for the port in them too.
 
     Yields:
         The server, once its port accepts connections, or once `ready` says so.
@@ -69,7 +69,10 @@ def serve(
     """
     port = free_port()
     command = [sys.executable, *(part.format(port=port) for part in arguments)]
-    variables = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
+    added = {
+        name: value.replace("{port}", str(port)) for name, value in (environment or {}).items()
+    }
+    variables = os.environ | {"PYTHONUNBUFFERED": "1"} | added
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command, cwd=cwd, env=variables, stdout=log, stderr=subprocess.STDOUT

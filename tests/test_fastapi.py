@@ -263,3 +263,38 @@ def test_openapi_document_made_by_hand(app: FastAPI) -> None:
 def test_bad_arguments(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         RateLimit(**arguments)
+
+
+# --- keys, proxies, headers ------------------------------------------------------------------
+
+
+def test_a_key_in_words_behind_a_proxy() -> None:
+    limit = RateLimit("2/minute", key=["header:X-API-Key", "ip"], trusted_proxies=["10.0.0.0/8"])
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(limit)])(lambda: "ok")
+    client = TestClient(app, client=("10.0.0.1", 5))
+
+    def left(**headers: str) -> str:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return str(client.get("/", headers=names).headers["X-RateLimit-Remaining"])
+
+    assert left(X_API_Key="k") == left(X_Forwarded_For="203.0.113.1") == "1"
+    assert left(X_API_Key="k") == left(X_Forwarded_For="6.6.6.6, 203.0.113.1") == "0"
+    assert left(X_Forwarded_For="203.0.113.2") == "1"
+
+
+def test_ietf_headers_of_stacked_limits() -> None:
+    from test_governed import sf
+
+    app = FastAPI()
+    limits = [
+        RateLimit("5/minute", headers="both", clock=ManualClock(), name="burst"),
+        RateLimit("3/hour; window=fixed", headers="both", clock=ManualClock()),
+    ]
+    app.get("/", dependencies=[Depends(one) for one in limits])(lambda: "ok")
+    headers = TestClient(app).get("/").headers
+    assert headers["X-RateLimit-Limit"] == "3"
+    assert sf(headers["RateLimit"]) == [
+        ("3/hour; window=fixed", {"r": 2, "t": 3600}),
+        ("burst", {"r": 4, "t": 12}),
+    ]

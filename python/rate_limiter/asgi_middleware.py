@@ -197,6 +197,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 denied=denied if is_callable else None,  # type: ignore[arg-type]
                 status_path=status_path,
                 checks=self._checks,
+                conclude=self._conclude,
             )
             self._set_up_governed(app, exempt_paths or ())
             return

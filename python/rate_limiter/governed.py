@@ -40,6 +40,8 @@ class GovernedApp:
         denied: makes the answer to a denied request: an Answerer, or a callable of the user's
             that gets the scope and the Decision and returns an ASGI application.
         status_path: where callers see their own state; None: nowhere.
+        conclude: calls the application so that the response tells of a Decision; the engine's,
+            for headers that it can write by itself.
         checks: look at the first requests.
     """
 
@@ -53,6 +55,7 @@ class GovernedApp:
         denied: Callable[..., Any] | None = None,
         status_path: str | None = None,
         checks: SetupChecks | None = None,
+        conclude: Callable[..., Any] | None = None,
     ) -> None:
         self.app = app
         self.governor = governor
@@ -61,6 +64,7 @@ class GovernedApp:
         self._denied = denied
         self._status_path = status_path
         self._checks = checks
+        self._conclude = conclude if style.is_plain else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._status_path is not None and scope.get("path") == self._status_path:
@@ -79,6 +83,8 @@ class GovernedApp:
             await self._deny(outcome, scope, receive, send)
         elif self.governor.settles(outcome):
             await self._run_and_settle(outcome, scope, receive, send)
+        elif self._conclude is not None and outcome.told.allowed:
+            await self._conclude(scope, receive, send, outcome.told)
         else:
             await self.app(scope, receive, _sender(send, outcome.headers(self.style)))
 

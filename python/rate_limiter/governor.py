@@ -10,7 +10,6 @@ suspend only where something is awaited: `run_now` runs them where there is no e
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -214,7 +213,9 @@ class Governor:
                 check_cost(self._cost, rule.limits)
             before = self._active.get(rule.name)
             limiter = self.storage.limiter(rule, None if before is None else before.limiter)
-            asked = limiter if self._blocking else AsyncRateLimiter.of(limiter)
+            is_remote = isinstance(limiter, RedisRateLimiter)
+            waits = is_remote and not self._blocking
+            asked = AsyncRateLimiter.of(limiter) if waits else limiter
             key = self._key if rule.key is None else self._identities.key(rule.key)
             active[rule.name] = Active(rule, limiter, asked, key, policy_names(rule))
         self._table, self._active = table, active
@@ -258,7 +259,9 @@ class Governor:
         if active is None:
             return None
         if key is None or active.key is not self._key:
-            key = await now(active.key(scope))
+            key = active.key(scope)
+            if hasattr(key, "__await__"):
+                key = await key
         if key is None:
             key = self._identities.client(scope)
         return active, key
@@ -277,7 +280,10 @@ class Governor:
         cost = active.rule.cost
         if cost is None:
             cost = await now(self._cost(scope)) if callable(self._cost) else self._cost
-        told, *each = await now(active.asked.hit_each(key, cost))
+        decided: Any = active.asked.hit_each(key, cost)
+        if hasattr(decided, "__await__"):
+            decided = await decided
+        told, *each = decided
         if not told.allowed and active.rule.shadow:
             self.shadow_denied += 1
             logger.debug("the shadow rule %r would have denied a request", active.rule.name)
@@ -372,7 +378,7 @@ def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
 
 async def now(value: Any) -> Any:
     """Return a value, awaited where it must be."""
-    return await value if inspect.isawaitable(value) else value
+    return await value if hasattr(value, "__await__") else value
 
 
 def run_now(steps: Coroutine[Any, Any, Value]) -> Value:

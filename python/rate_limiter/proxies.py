@@ -25,6 +25,8 @@ from ipaddress import (
 )
 from typing import TypeAlias
 
+from rate_limiter._core import client_key
+
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -80,6 +82,8 @@ class ClientAddress:
             raise type(error)(f"trusted_proxies: {error}") from None
         self.ipv6_prefix = ipv6_prefix
         self._parse = forwarded_for if self.header == "forwarded" else x_forwarded_for
+        # Then the engine knows the answer, and faster.
+        self._is_plain = not self.reads_header and ipv6_prefix == 64
         self._is_trusted = lru_cache(maxsize=4096)(self._look_up)
 
     @property
@@ -98,6 +102,8 @@ class ClientAddress:
             An IPv4 address, an IPv6 network, or ``unknown``. Where the header is malformed, the
             peer's: nothing in it is believed then.
         """
+        if self._is_plain:
+            return client_key(peer)
         address = self.address(peer, values)
         if address is not None:
             return self.name(address)
@@ -162,8 +168,11 @@ def parse_address(text: str) -> Address | None:
     A zone (``fe80::1%eth0``) is left out, and an IPv4 address in an IPv6 one
     (``::ffff:192.0.2.1``) is that IPv4 address.
     """
-    if len(text) > _LONGEST:
-        return None
+    return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Address | None:
     text = text.strip(" \t")
     if text.startswith("["):
         inside, bracket, rest = text[1:].partition("]")

@@ -47,121 +47,186 @@ class Settings(BaseSettings):
     )
 
     store: str | None = Field(
-        None,
+        default=None,
         validation_alias=_either("RATE_LIMITER_STORE", "REDIS_URL"),
         description="Address of the store; memory:// where nothing names a Redis.",
     )
     limits: str | None = Field(
-        None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
+        default=None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
     )
     rules: Path | None = Field(
-        None,
+        default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
         description="A file of rules.",
     )
     key: Words = Field(
-        ["ip"], validation_alias="RATE_LIMITER_KEY", description="Who a request counts for."
+        default=["ip"],
+        validation_alias="RATE_LIMITER_KEY",
+        description="Who a request counts for.",
     )
     tier: str | None = Field(
-        None, validation_alias="RATE_LIMITER_TIER", description="What tells a client's tier."
+        default=None,
+        validation_alias="RATE_LIMITER_TIER",
+        description="What tells a client's tier.",
     )
     bypass: Words = Field(
-        [], validation_alias="RATE_LIMITER_BYPASS", description="Who is not limited."
+        default=[],
+        validation_alias="RATE_LIMITER_BYPASS",
+        description="Who is not limited.",
     )
     trusted_proxies: Words = Field(
-        [], validation_alias="RATE_LIMITER_TRUSTED_PROXIES", description="Networks of proxies."
+        default=[],
+        validation_alias="RATE_LIMITER_TRUSTED_PROXIES",
+        description="Networks of proxies.",
     )
     proxy_header: str = Field(
-        "x-forwarded-for",
+        default="x-forwarded-for",
         validation_alias="RATE_LIMITER_PROXY_HEADER",
         description="The header that they set: x-forwarded-for or forwarded.",
     )
     ipv6_prefix: int = Field(
-        64, validation_alias="RATE_LIMITER_IPV6_PREFIX", description="Bits that tell clients apart."
+        default=64,
+        validation_alias="RATE_LIMITER_IPV6_PREFIX",
+        description="Bits that tell clients apart.",
     )
     headers: str = Field(
-        "x-ratelimit",
+        default="x-ratelimit",
         validation_alias="RATE_LIMITER_HEADERS",
         description="x-ratelimit, ietf, both or off.",
     )
     reset: str = Field(
-        "seconds", validation_alias="RATE_LIMITER_RESET", description="seconds or epoch."
+        default="seconds",
+        validation_alias="RATE_LIMITER_RESET",
+        description="seconds or epoch.",
     )
     retry_jitter_s: float = Field(
-        0, validation_alias="RATE_LIMITER_RETRY_JITTER_S", description="Spread of Retry-After."
+        default=0,
+        validation_alias="RATE_LIMITER_RETRY_JITTER_S",
+        description="Spread of Retry-After.",
     )
     denied: str = Field(
-        "json", validation_alias="RATE_LIMITER_DENIED", description="json, problem, or a text."
+        default="json",
+        validation_alias="RATE_LIMITER_DENIED",
+        description="json, problem, or a text.",
     )
     exempt_paths: Words = Field(
-        [], validation_alias="RATE_LIMITER_EXEMPT_PATHS", description="Paths without a limit."
+        default=[],
+        validation_alias="RATE_LIMITER_EXEMPT_PATHS",
+        description="Paths without a limit.",
     )
     status_path: str | None = Field(
-        None,
+        default=None,
         validation_alias="RATE_LIMITER_STATUS_PATH",
         description="Where callers see their own state.",
     )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
-        "memory",
+        default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
         description="What becomes of a decision while Redis gives none.",
     )
     max_keys: int = Field(
-        1_000_000,
+        default=1_000_000,
         ge=1,
         validation_alias="RATE_LIMITER_MAX_KEYS",
         description="About how many clients may be active at once.",
     )
     jwt_secret: str | None = Field(
-        None, validation_alias="RATE_LIMITER_JWT_SECRET", description="Of HMAC-signed tokens."
+        default=None,
+        validation_alias="RATE_LIMITER_JWT_SECRET",
+        description="Of HMAC-signed tokens.",
     )
     jwt_public_key: str | None = Field(
-        None, validation_alias="RATE_LIMITER_JWT_PUBLIC_KEY", description="In PEM form."
+        default=None,
+        validation_alias="RATE_LIMITER_JWT_PUBLIC_KEY",
+        description="In PEM form.",
     )
     jwt_jwks: str | None = Field(
-        None, validation_alias="RATE_LIMITER_JWT_JWKS", description="A key set: file or URL."
+        default=None,
+        validation_alias="RATE_LIMITER_JWT_JWKS",
+        description="A key set: file or URL.",
     )
     jwt_algorithms: Words = Field(
-        [],
+        default=[],
         validation_alias="RATE_LIMITER_JWT_ALGORITHMS",
         description="Those a token may be signed with.",
     )
     jwt_audience: str | None = Field(
-        None, validation_alias="RATE_LIMITER_JWT_AUDIENCE", description="What aud must be."
+        default=None,
+        validation_alias="RATE_LIMITER_JWT_AUDIENCE",
+        description="What aud must be.",
     )
     jwt_issuer: str | None = Field(
-        None, validation_alias="RATE_LIMITER_JWT_ISSUER", description="What iss must be."
+        default=None,
+        validation_alias="RATE_LIMITER_JWT_ISSUER",
+        description="What iss must be.",
     )
 
-    redis_host: str | None = Field(None, validation_alias="REDIS_HOST", description="Of a Redis.")
-    redis_port: int = Field(
-        6379, ge=1, le=65535, validation_alias="REDIS_PORT", description="Of a Redis."
+    redis_host: str | None = Field(
+        default=None,
+        validation_alias="REDIS_HOST",
+        description="Of a Redis.",
     )
-    redis_db: int = Field(0, ge=0, validation_alias="REDIS_DB", description="Its database.")
+    redis_port: int = Field(
+        default=6379,
+        ge=1,
+        le=65535,
+        validation_alias="REDIS_PORT",
+        description="Of a Redis.",
+    )
+    redis_db: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="REDIS_DB",
+        description="Its database.",
+    )
     redis_password: str | None = Field(
-        None, validation_alias="REDIS_PASSWORD", description="Its password."
+        default=None,
+        validation_alias="REDIS_PASSWORD",
+        description="Its password.",
     )
     redis_sentinel_hosts: Words = Field(
-        [],
+        default=[],
         validation_alias="REDIS_SENTINEL_HOSTS",
         description="host:port of the sentinels; then REDIS_HOST means nothing.",
     )
     redis_master_name: str = Field(
-        "mymaster", validation_alias="REDIS_MASTER_NAME", description="What they watch."
+        default="mymaster",
+        validation_alias="REDIS_MASTER_NAME",
+        description="What they watch.",
     )
     rate_per_sec: float | None = Field(
-        None, gt=0, validation_alias="RL_RATE_PER_SEC", description="Of a gateway's policy."
+        default=None,
+        gt=0,
+        validation_alias="RL_RATE_PER_SEC",
+        description="Of a gateway's policy.",
     )
     burst: int | None = Field(
-        None, ge=1, validation_alias="RL_BURST", description="Of a gateway's policy."
+        default=None,
+        ge=1,
+        validation_alias="RL_BURST",
+        description="Of a gateway's policy.",
     )
-    log_level: str = Field("INFO", validation_alias="LOG_LEVEL", description="Of logging.")
+    log_level: str = Field(
+        default="INFO",
+        validation_alias="LOG_LEVEL",
+        description="Of logging.",
+    )
     environment: str = Field(
-        "production", validation_alias="ENVIRONMENT", description="What it is called."
+        default="production",
+        validation_alias="ENVIRONMENT",
+        description="What it is called.",
     )
-    api_host: str = Field("127.0.0.1", validation_alias="API_HOST", description="To listen on.")
+    api_host: str = Field(
+        default="127.0.0.1",
+        validation_alias="API_HOST",
+        description="To listen on.",
+    )
     api_port: int = Field(
-        8000, ge=1, le=65535, validation_alias=_either("API_PORT", "PORT"), description="Likewise."
+        default=8000,
+        ge=1,
+        le=65535,
+        validation_alias=_either("API_PORT", "PORT"),
+        description="Likewise.",
     )
 
     @property

@@ -168,6 +168,8 @@ def limiter_was_made() -> None:
     frame = sys._getframe(1)
     folder = str(Path(__file__).parent)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
+        if frame.f_code.co_filename.endswith("governor.py"):
+            return  # one of many rules
         frame = frame.f_back
     place = (frame.f_code.co_filename, frame.f_lineno)
     if len(_made) > 10_000:

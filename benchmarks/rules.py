@@ -1,0 +1,118 @@
+"""What finding a rule costs, with few rules and with many: `python benchmarks/rules.py`.
+
+Prints ratios of times taken in one run, the cases in turn. The paths that are asked for have three
+segments, and each rule is asked for as often as any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rate_limiter import Limit
+from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.rule_table import Rule, RuleTable
+
+LIMITS = (Limit(1e9, 1e9),)
+SIZES = (10, 100, 1000, 10_000)
+
+
+def table_of(n: int) -> RuleTable:
+    """Return so many rules: paths with a variable segment, some for a method or a tier."""
+    rules = [Rule("default", LIMITS)]
+    for i in range(n - 1):
+        asks: dict[str, Any] = {"paths": (f"/api/service{i}/{{id}}",)}
+        if i % 3 == 1:
+            asks["methods"] = ("POST",)
+        if i % 3 == 2:
+            asks["tiers"] = ("pro",)
+        rules.append(Rule(f"rule{i}", LIMITS, **asks))
+    return RuleTable(rules)
+
+
+def matching(n: int) -> Callable[[], None]:
+    """Return what looks up a thousand requests."""
+    table = table_of(n)
+    requests = [
+        (f"/api/service{(i * 7919) % (n - 1)}/{i}", ("GET", "POST")[i % 2], ("pro",)[: i % 2])
+        for i in range(1000)
+    ]
+
+    def run() -> None:
+        match = table.match
+        for path, method, tiers in requests:
+            match(path, method, tiers)
+
+    return run
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def serving(gate: Any) -> Callable[[], None]:
+    """Return what sends a thousand requests through a middleware."""
+    scopes = [
+        {
+            "type": "http",
+            "method": "GET",
+            "path": f"/api/service{i % 9}/{i}",
+            "headers": [(b"host", b"x")],
+            "client": ("192.0.2.1", 1),
+        }
+        for i in range(1000)
+    ]
+
+    async def ask() -> None:
+        for scope in scopes:
+            await gate(scope, None, None)
+
+    def run() -> None:
+        asyncio.run(ask())
+
+    return run
+
+
+def ratios(cases: dict[str, Callable[[], None]], base: str, rounds: int) -> None:
+    """Run the cases in turn; print medians and quartiles of their ratio to one of them."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, run in cases.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    for name, taken in times.items():
+        shares = [mine / theirs for mine, theirs in zip(taken, times[base], strict=True)]
+        low, median, high = statistics.quantiles(shares, n=4)
+        best_us = min(taken) * 1e3
+        print(f"{name:24} {median:6.2f}  ({low:.2f}..{high:.2f})   {best_us:.2f} us at best")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=101)
+    given = parser.parse_args()
+    print(f"CPython {platform.python_version()}, {platform.machine()}; {given.rounds} rounds\n")
+    print("looking up a rule, as a ratio to 10 rules")
+    ratios({f"{n} rules": matching(n) for n in SIZES}, "10 rules", given.rounds)
+    print("\na request through the middleware, as a ratio to plain limits")
+    plain = {"limits": LIMITS, "setup_checks": False}
+    ruled = {"rules": table_of(1000), "setup_checks": False}
+    ratios(
+        {
+            "nothing": serving(_app),
+            "plain limits": serving(RateLimitMiddleware(_app, **plain)),  # type: ignore[arg-type]
+            "1000 rules": serving(RateLimitMiddleware(_app, **ruled)),  # type: ignore[arg-type]
+        },
+        "plain limits",
+        given.rounds,
+    )
+
+
+if __name__ == "__main__":
+    main()

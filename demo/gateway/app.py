@@ -1,0 +1,50 @@
+"""An API gateway: limits by API key, else user, else address: `python -m demo.gateway.app`.
+
+The environment configures it: PORT (8080), RL_RATE_PER_SEC (5), RL_BURST (10) and REDIS_URL
+(redis://localhost:6379/0).
+While no Redis answers there, each process keeps the limits in its memory.
+"""
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from rate_limiter import RateLimitPolicy, TokenBucketLimiter
+from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.redis_client import get_redis
+from rate_limiter.settings import Settings
+
+settings = Settings()
+limit = settings.limit()
+policy = RateLimitPolicy(
+    rate_per_sec=limit.refill_rate if limit else 5.0, burst=int(limit.capacity) if limit else 10
+)
+limiter = TokenBucketLimiter(get_redis(), policy)
+
+app = FastAPI(title="Rate limited gateway")
+app.add_middleware(RateLimitMiddleware, limiter=limiter, policy=policy, dimension_label="gateway")
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """Tell that the gateway runs."""
+    return {"status": "ok", "store": str(limiter.limiter.store.health()["status"])}
+
+
+@app.get("/v1/hello")
+async def hello() -> dict[str, str]:
+    """Answer whoever is within the limit."""
+    return {"message": "hello"}
+
+
+@app.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    """Return the metrics for Prometheus."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port if "api_port" in settings.model_fields_set else 8080,
+    )

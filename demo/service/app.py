@@ -1,0 +1,256 @@
+"""A rate-limiting service, 20 requests a minute for each API key or address.
+
+    uvicorn demo.service.app:app --port 8000
+
+Fixed windows in Redis, aligned to the minute, under keys that show what they count:
+``rate:user:bob:2026-11-21-09:05``. The environment and .env say where Redis is: see
+rate_limiter.settings. While it gives no answer, each process counts in its memory.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, __version__
+from rate_limiter.headers import reset_at_s
+from rate_limiter.identity import Identities, header_source
+from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.proxies import ClientAddress
+from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.settings import Settings
+
+NAME = "Distributed Rate Limiting Service"
+LIMIT = Limit.fixed_window(20, 60)
+NOT_LIMITED = ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json")
+_KEY_MAX = 128
+
+_api_key = header_source("x-api-key")
+
+
+class ResourceRequest(BaseModel):
+    """What a client may send."""
+
+    action: str | None = Field(default=None, max_length=200, examples=["process"])
+    user_data: dict[str, Any] | None = None
+
+
+class ResourceData(BaseModel):
+    """What became of it."""
+
+    processed: bool
+    action: str | None
+    user_data: dict[str, Any] | None
+
+
+class ResourceResponse(BaseModel):
+    """The answer to a request that was within the limit."""
+
+    message: str
+    request_id: str
+    timestamp: str
+    data: ResourceData
+
+
+class RateLimitExceededResponse(BaseModel):
+    """The answer to a request that was not."""
+
+    error: str
+    identifier: str
+    limit: int
+    retry_after: int
+    window: int
+
+
+class MalformedResponse(BaseModel):
+    """The answer to a body that is no text."""
+
+    detail: str
+
+
+class StatusResponse(BaseModel):
+    """Where the caller stands."""
+
+    identifier: str
+    identifier_type: str
+    limit: int
+    remaining: int
+    reset_at: int = Field(description="Seconds since the epoch.")
+    window: int = Field(description="Seconds.")
+    current_count: int
+
+
+class HealthResponse(BaseModel):
+    """How the service fares."""
+
+    status: str
+    redis: str
+    version: str
+    timestamp: str
+
+
+class ServiceResponse(BaseModel):
+    """What this is."""
+
+    service: str
+    version: str
+    status: str
+    documentation: str
+
+
+HEADERS = {
+    "X-RateLimit-Limit": {"description": "Requests in a window.", "schema": {"type": "integer"}},
+    "X-RateLimit-Remaining": {"description": "Requests left.", "schema": {"type": "integer"}},
+    "X-RateLimit-Reset": {
+        "description": "When the window ends, in seconds since the epoch.",
+        "schema": {"type": "integer"},
+    },
+}
+DENIED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": HEADERS},
+    400: {"model": MalformedResponse, "description": "The body cannot be decoded"},
+    429: {
+        "model": RateLimitExceededResponse,
+        "description": "Rate limit exceeded",
+        "headers": HEADERS
+        | {
+            "Retry-After": {
+                "description": "Seconds until the window ends.",
+                "schema": {"type": "integer", "minimum": 1},
+            }
+        },
+    },
+}
+
+
+def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAPI:
+    """Return the service.
+
+    Args:
+        settings: by default those of the environment.
+        limit: of each client, a fixed window.
+    """
+    settings = settings or Settings()
+    logging.getLogger("rate_limiter").setLevel(settings.log_level.upper())
+    address = settings.store or (
+        settings.address if settings.redis_sentinel_hosts else settings.redis_address
+    )
+    limiter = RedisRateLimiter(
+        limit,
+        store=address,
+        on_store_error=settings.on_store_error,
+        exact_prefix="rate:",
+        max_keys=settings.max_keys,
+    )
+    identities = Identities(
+        ClientAddress(
+            settings.trusted_proxies,
+            header=settings.proxy_header,
+            ipv6_prefix=settings.ipv6_prefix,
+        )
+    )
+
+    def identify(scope: Any) -> tuple[str, str]:
+        """Return the type and the name of a client: its API key, else its address."""
+        api_key = _api_key(scope)
+        if not api_key:
+            return "ip", identities.client(scope)
+        if len(api_key) > _KEY_MAX:
+            api_key = "sha256:" + sha256(api_key.encode()).hexdigest()
+        return "user", api_key
+
+    def key(scope: Any) -> str:
+        return ":".join(identify(scope))
+
+    def denied(scope: Any, decision: Decision) -> JSONResponse:
+        return JSONResponse(
+            {
+                "error": "Rate limit exceeded",
+                "identifier": identify(scope)[1],
+                "limit": int(decision.limit),
+                "retry_after": max(1, math.ceil(decision.retry_after)),
+                "window": limit.window_s,
+            },
+            429,
+        )
+
+    app = FastAPI(title=NAME, version=__version__)
+    app.add_middleware(
+        RateLimitMiddleware,
+        limiter=limiter,
+        key=key,
+        denied=denied,
+        reset="epoch",
+        exempt_paths=NOT_LIMITED,
+    )
+    _add_routes(app, limiter, identify)
+    return app
+
+
+def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:
+    awaited = AsyncRateLimiter.of(limiter)
+    limit = limiter.limits[0]
+
+    @app.post("/api/resource", responses=DENIED)
+    async def resource(body: ResourceRequest | None = None) -> ResourceResponse:
+        """Do what the limit protects."""
+        given = body or ResourceRequest(action=None)
+        data = ResourceData(processed=True, action=given.action, user_data=given.user_data)
+        return ResourceResponse(
+            message="Request successful",
+            request_id=f"req_{secrets.token_hex(6)}",
+            timestamp=_now(),
+            data=data,
+        )
+
+    @app.get("/rate-limit/status")
+    async def status(request: Request) -> StatusResponse:
+        """Tell where the caller stands; takes nothing."""
+        kind, name = identify(request.scope)
+        decision = await awaited.peek(f"{kind}:{name}", 0)
+        remaining = math.floor(decision.remaining)
+        return StatusResponse(
+            identifier=name,
+            identifier_type=kind,
+            limit=int(limit.capacity),
+            remaining=remaining,
+            reset_at=reset_at_s(decision, limit),
+            window=limit.window_s,
+            current_count=int(limit.capacity) - remaining,
+        )
+
+    @app.get("/health")
+    async def health() -> HealthResponse:
+        """Tell how the service and its Redis fare."""
+        connected = await asyncio.to_thread(awaited.store.ping)
+        return HealthResponse(
+            status="healthy" if connected else "degraded",
+            redis="connected" if connected else "disconnected",
+            version=__version__,
+            timestamp=_now(),
+        )
+
+    @app.get("/")
+    async def index() -> ServiceResponse:
+        """Tell what this is."""
+        return ServiceResponse(
+            service=NAME, version=__version__, status="running", documentation="/docs"
+        )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+app = create_app()
+
+if __name__ == "__main__":
+    found = Settings()
+    uvicorn.run(app, host=found.api_host, port=found.api_port, log_level=found.log_level.lower())

@@ -1,0 +1,430 @@
+"""What programs written for earlier systems expect: rules (002), gateway (003), service (004)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import redis.asyncio
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from prometheus_client import REGISTRY
+from rate_limiter import RateLimitPolicy, TokenBucketLimiter
+from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
+from redis_servers import RedisServer, redis_server, wait_until
+from servers import Server, serve
+
+NOBODY = "redis://127.0.0.1:1/0"
+
+# --- 002: rules for paths ---
+
+
+def distributed(server: RedisServer, **arguments: Any) -> TestClient:
+    app = FastAPI()
+    app.state.redis = redis.asyncio.Redis.from_url(server.url)
+    app.add_middleware(DistributedTokenBucketMiddleware, **arguments)
+    app.get("/{path:path}")(lambda: "ok")
+    return TestClient(app)
+
+
+SEED_RULES = (
+    '{"default": {"capacity": 20, "refill_rate": 5},'
+    ' "special_path": {"capacity": 50, "refill_rate": 0.01}}'
+)
+
+
+def test_rules_apply_to_the_paths_they_name(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an unchanged program has it: two numbers, and a file that the environment names."""
+    path = tmp_path / "limits.json"
+    path.write_text(SEED_RULES)
+    monkeypatch.setenv("RATE_LIMIT_RULES_PATH", str(path))
+    client = distributed(server, capacity=3, refill_rate=0.01)
+    assert client.get("/").headers["X-RateLimit-Limit"] == "3"
+    assert client.get("/special_path").headers["X-RateLimit-Limit"] == "50"
+    assert client.get("/special_path/x").headers["X-RateLimit-Remaining"] == "48"
+    codes = [client.get("/").status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+    assert client.get("/special_path").status_code == 200
+    with contextlib.closing(server.admin(decode_responses=True)) as admin:
+        assert sorted(admin.keys()) == [
+            "rate-limit:testclient",
+            "rate-limit:testclient:special_path",
+        ]
+
+
+def test_a_file_beside_the_program(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATE_LIMIT_RULES_PATH", raising=False)
+    assert "X-RateLimit-Limit" in distributed(server, capacity=3, refill_rate=1).get("/").headers
+    (tmp_path / "rate_limits.json").write_text(SEED_RULES)
+    client = distributed(server, capacity=3, refill_rate=1)
+    assert client.get("/special_path").headers["X-RateLimit-Limit"] == "50"
+
+
+@pytest.mark.parametrize("text", ["{", '{"special_path": {"capacity": -1}}', None])
+def test_a_broken_file_is_logged(
+    server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str | None,
+) -> None:
+    path = tmp_path / "limits.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("RATE_LIMIT_RULES_PATH", str(path))
+    client = distributed(server, capacity=3, refill_rate=1)
+    assert client.get("/special_path").headers["X-RateLimit-Limit"] == "3"
+    assert f"rules for paths do not count: {path}" in caplog.text
+
+
+def test_rules_given_to_it(server: RedisServer) -> None:
+    rules = {"free": {"path": "/free", "exempt": True}, "dear": {"path": "/dear", "limits": "9/m"}}
+    client = distributed(server, capacity=3, refill_rate=1, rules=rules)
+    assert "X-RateLimit-Limit" not in client.get("/free").headers
+    assert client.get("/dear").headers["X-RateLimit-Limit"] == "9"
+
+
+@pytest.fixture
+def distributed_demo(tmp_path: Path, redis_of_session: RedisServer) -> Iterator[Server]:
+    url = httpx.URL(redis_of_session.url)
+    (tmp_path / "rules.json").write_text(
+        '{"default": {"capacity": 20, "refill_rate": 0.01}, '
+        '"special_path": {"capacity": 50, "refill_rate": 0.01}}'
+    )
+    environment = {
+        "REDIS_HOST": url.host,
+        "REDIS_PORT": str(url.port),
+        "REDIS_DB": "7",
+        "RATE_LIMIT_RULES_PATH": str(tmp_path / "rules.json"),
+        "RATE_LIMITER_LOG": str(tmp_path / "rate_limiter.log"),
+    }
+    with contextlib.closing(redis_of_session.admin()) as admin:
+        admin.execute_command("SELECT", 7)
+    command = ("-m", "uvicorn", "demo.distributed.app:app", "--port", "{port}")
+    with serve(tmp_path / "log", *command, environment=environment) as server:
+        yield server
+    with contextlib.closing(redis.Redis(host=url.host, port=url.port or 6379, db=7)) as admin:
+        admin.flushdb()
+
+
+def test_the_demo_of_the_rules(distributed_demo: Server, tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "demo" / "distributed" / "try_limiter.py"
+    done = subprocess.run(
+        [sys.executable, script, "--url", f"{distributed_demo.url}/", "--requests", "25"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Request 1: 200 OK, 19 left"
+    assert re.fullmatch(r"Request 21: 429 Too Many Requests, 0 left, retry after \d+ s", lines[20])
+    assert len(lines) == 25
+    special = httpx.get(f"{distributed_demo.url}/special_path")
+    assert special.headers["X-RateLimit-Limit"] == "50"
+    log = (tmp_path / "rate_limiter.log").read_text()
+    assert "Client '127.0.0.1': Allowed=True, Tokens Left=19.00" in log
+    assert "Allowed=False" in log
+    assert "Allowed=False" in distributed_demo.log
+
+
+# --- 003: the gateway ---
+
+
+def gateway(limiter: Any, policy: RateLimitPolicy, **arguments: Any) -> TestClient:
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, limiter=limiter, policy=policy, **arguments)
+    app.get("/{path:path}")(lambda: "ok")
+    return TestClient(app)
+
+
+POLICY = RateLimitPolicy(rate_per_sec=0.01, burst=3)
+
+
+def test_gateway(server: RedisServer) -> None:
+    limiter = TokenBucketLimiter(server.url, POLICY)
+    client = gateway(limiter, POLICY, dimension_label="test")
+    answers = [client.get("/v1", headers={"x-api-key": "demo"}) for _ in range(4)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 429]
+    assert [one.headers["X-RateLimit-Remaining"] for one in answers] == ["2", "1", "0", "0"]
+    assert {one.headers["X-RateLimit-Limit"] for one in answers} == {"3"}
+    denied = answers[-1]
+    seconds = int(denied.headers["Retry-After"])
+    assert seconds >= 1
+    assert denied.json() == {"error": "rate_limited", "retry_after_seconds": seconds}
+    assert client.get("/v1", headers={"x-user-id": "bob"}).status_code == 200
+    assert client.get("/v1").status_code == 200
+    assert client.get("/v1", headers={"x-api-key": "demo", "x-user-id": "eve"}).status_code == 429
+    with contextlib.closing(server.admin(decode_responses=True)) as admin:
+        assert sorted(admin.keys()) == [
+            "rl:tb:apikey:demo",
+            "rl:tb:ip:testclient",
+            "rl:tb:user:bob",
+        ]
+        assert admin.pttl("rl:tb:user:bob") > 3_590_000
+
+    def metric(name: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"dimension": "test"})
+
+    assert metric("rate_limiter_allowed_total") == 5
+    assert metric("rate_limiter_blocked_total") == 2
+    assert metric("rate_limiter_decision_seconds_count") == 7
+
+
+def test_gateway_exempt_paths(server: RedisServer) -> None:
+    limiter = TokenBucketLimiter(server.url, POLICY)
+    for arguments, limited in (
+        ({}, {"/v1"}),
+        ({"exempt_paths": {"/v1"}}, {"/health", "/metrics"}),
+        ({"exempt_paths": set()}, {"/health", "/metrics", "/v1"}),
+    ):
+        client = gateway(limiter, POLICY, **arguments)
+        for path in ("/health", "/metrics", "/v1"):
+            told = "X-RateLimit-Limit" in client.get(path, headers={"x-user-id": path}).headers
+            assert told == (path in limited)
+
+
+def test_gateway_headers_by_other_names(server: RedisServer) -> None:
+    limiter = TokenBucketLimiter(server.url, POLICY)
+    client = gateway(limiter, POLICY, api_key_header="X-Key", user_id_header="X-Who")
+    client.get("/", headers={"x-key": "k"})
+    client.get("/", headers={"x-who": "w"})
+    with contextlib.closing(server.admin(decode_responses=True)) as admin:
+        assert sorted(admin.keys()) == ["rl:tb:apikey:k", "rl:tb:user:w"]
+
+
+def test_gateway_without_redis() -> None:
+    client = gateway(TokenBucketLimiter(NOBODY, POLICY), POLICY)
+    assert [client.get("/").status_code for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_gateway_with_a_limiter_of_ones_own() -> None:
+    from rate_limiter import Decision
+
+    class Never:
+        def check(self, key: str) -> Decision:
+            assert key == "rl:tb:ip:testclient"
+            return Decision(allowed=False, remaining=0.0, retry_after_ms=1500)
+
+    answer = gateway(Never(), POLICY).get("/")
+    assert (answer.status_code, answer.json()["retry_after_seconds"]) == (429, 2)
+
+
+@pytest.mark.parametrize(
+    ("limiter", "policy", "message"),
+    [(5, POLICY, "limiter must be a TokenBucketLimiter"), (None, POLICY, "limiter must be"),
+     (TokenBucketLimiter(NOBODY, POLICY), 5, "policy must be a RateLimitPolicy")],
+)  # fmt: skip
+def test_bad_gateways(limiter: Any, policy: Any, message: str) -> None:
+    async def app(*arguments: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=message):
+        RateLimitMiddleware(app, limiter, policy)
+
+
+@pytest.mark.parametrize("with_redis", [True, False])
+def test_the_demo_of_the_gateway(
+    tmp_path: Path, redis_of_session: RedisServer, with_redis: bool
+) -> None:
+    environment = {
+        "REDIS_URL": redis_of_session.url if with_redis else NOBODY,
+        "RL_RATE_PER_SEC": "0.01",
+        "RL_BURST": "4",
+        "PORT": "{port}",
+    }
+    key = f"demo-{with_redis}-{time.time_ns()}"
+    with serve(tmp_path / "log", "-m", "demo.gateway.app", environment=environment) as server:
+        codes = [
+            httpx.get(f"{server.url}/v1/hello", headers={"x-api-key": key}).status_code
+            for _ in range(6)
+        ]
+        assert codes == [200] * 4 + [429] * 2
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'rate_limiter_allowed_total{dimension="gateway"} 4.0' in metrics
+        assert 'rate_limiter_blocked_total{dimension="gateway"} 2.0' in metrics
+        assert 'rate_limiter_decision_seconds_count{dimension="gateway"} 6.0' in metrics
+        assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+
+
+# --- 004: the service ---
+
+
+def steady(part: float = 0.5) -> None:
+    """Wait until a minute has so much of it left."""
+    while time.time() % 60 > 60 * (1 - part):
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def service(tmp_path: Path, server: RedisServer) -> Iterator[Server]:
+    url = httpx.URL(server.url)
+    environment = {"REDIS_HOST": url.host, "REDIS_PORT": str(url.port), "LOG_LEVEL": "INFO"}
+    command = ("-m", "uvicorn", "demo.service.app:app", "--port", "{port}")
+    with serve(tmp_path / "log", *command, environment=environment) as running:
+        steady(0.2)
+        yield running
+    assert "Traceback" not in running.log
+
+
+def test_service(service: Server, server: RedisServer) -> None:
+    with httpx.Client(base_url=service.url, headers={"X-API-Key": "user123"}) as client:
+        began_s = time.time()
+        first = client.post("/api/resource", json={"action": "process", "user_data": {"a": 1}})
+        assert first.status_code == 200
+        body = first.json()
+        assert re.fullmatch(r"req_[0-9a-f]{12}", body.pop("request_id"))
+        assert datetime.fromisoformat(body.pop("timestamp").replace("Z", "+00:00"))
+        assert body == {
+            "message": "Request successful",
+            "data": {"processed": True, "action": "process", "user_data": {"a": 1}},
+        }
+        window_end_s = int(began_s) // 60 * 60 + 60
+        assert first.headers["X-RateLimit-Limit"] == "20"
+        assert first.headers["X-RateLimit-Remaining"] == "19"
+        assert first.headers["X-RateLimit-Reset"] == str(window_end_s)
+
+        for _ in range(3):
+            assert client.get("/rate-limit/status").json() == {
+                "identifier": "user123",
+                "identifier_type": "user",
+                "limit": 20,
+                "remaining": 19,
+                "reset_at": window_end_s,
+                "window": 60,
+                "current_count": 1,
+            }
+        codes = [client.post("/api/resource").status_code for _ in range(20)]
+        assert codes == [200] * 19 + [429]
+        denied = client.post("/api/resource")
+        wait_s = int(denied.headers["Retry-After"])
+        assert 1 <= wait_s <= 60
+        assert abs(time.time() + wait_s - window_end_s) < 2
+        assert denied.json() == {
+            "error": "Rate limit exceeded",
+            "identifier": "user123",
+            "limit": 20,
+            "retry_after": wait_s,
+            "window": 60,
+        }
+        assert denied.headers["X-RateLimit-Reset"] == str(window_end_s)
+        for path in ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert "X-RateLimit-Limit" not in answer.headers
+        health = client.get("/health").json()
+        assert (health["status"], health["redis"]) == ("healthy", "connected")
+        index = client.get("/").json()
+        assert index.pop("version") == health["version"]
+        assert index == {
+            "service": "Distributed Rate Limiting Service",
+            "status": "running",
+            "documentation": "/docs",
+        }
+    other = httpx.post(f"{service.url}/api/resource")
+    assert other.headers["X-RateLimit-Remaining"] == "19"
+    minute = datetime.fromtimestamp(began_s, timezone.utc).strftime("%Y-%m-%d-%H:%M")
+    with contextlib.closing(server.admin(decode_responses=True)) as admin:
+        assert sorted(admin.keys()) == [
+            f"rate:ip:127.0.0.1:{minute}",
+            f"rate:user:user123:{minute}",
+        ]
+        assert admin.get(f"rate:user:user123:{minute}") == "20"
+        assert admin.expiretime(f"rate:user:user123:{minute}") == window_end_s
+
+
+def test_the_service_admits_exactly_twenty(service: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(
+            pool.map(
+                lambda _: (
+                    httpx.post(
+                        f"{service.url}/api/resource", headers={"X-API-Key": "many"}
+                    ).status_code
+                ),
+                range(60),
+            )
+        )
+    assert (codes.count(200), codes.count(429)) == (20, 40)
+
+
+def test_the_service_without_redis(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        url = httpx.URL(server.url)
+        environment = {"REDIS_HOST": url.host, "REDIS_PORT": str(url.port)}
+        command = ("-m", "uvicorn", "demo.service.app:app", "--port", "{port}")
+        with serve(tmp_path / "log", *command, environment=environment) as running:
+            steady(0.4)
+
+            def ask(key: str) -> int:
+                answer = httpx.post(f"{running.url}/api/resource", headers={"X-API-Key": key})
+                return answer.status_code
+
+            assert ask("before") == 200
+            server.kill()
+            assert [ask("after") for _ in range(21)] == [200] * 20 + [429]
+            health = httpx.get(f"{running.url}/health").json()
+            assert (health["status"], health["redis"]) == ("degraded", "disconnected")
+            server.start()
+            wait_until(
+                lambda: httpx.get(f"{running.url}/health").json()["status"] == "healthy",
+                "the service finds Redis again",
+                10,
+            )
+
+
+@pytest.mark.parametrize("count", [20, 1_000_000], ids=["429 mostly", "what is behind"])
+def test_the_service_by_its_own_document(tmp_path: Path, server: RedisServer, count: int) -> None:
+    """schemathesis: every answer is as the OpenAPI document says, and none is a 500."""
+    (tmp_path / "roomy.py").write_text(
+        "from demo.service.app import create_app\n"
+        "from rate_limiter import Limit\n"
+        f"app = create_app(limit=Limit.fixed_window({count}, 60))\n"
+    )
+    environment = {
+        "REDIS_URL": server.url,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}",
+    }
+    command = ("-m", "uvicorn", "roomy:app", "--port", "{port}")
+    with serve(tmp_path / "log", *command, environment=environment) as running:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json"),
+                *("--max-examples", "40", "--seed", "1", "--header", "X-API-Key: schemathesis"),
+                "--no-color",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"NO_COLOR": "1"},
+            timeout=200,
+        )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r" (\d+) generated, \1 passed", done.stdout), done.stdout
+
+
+def test_levels_of_logging(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        from rate_limiter.settings import Settings
+
+        from demo.service.app import create_app
+
+        create_app(Settings(_env_file=None, log_level="ERROR"))  # type: ignore[call-arg]
+        assert logging.getLogger("rate_limiter").level == logging.ERROR
+    logging.getLogger("rate_limiter").setLevel(logging.NOTSET)
