@@ -44,6 +44,7 @@ lint: $(VENV)/test.stamp ## ruff, mypy, and the stubs against the extension
 bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/memory.py
 	@$(VENV)/bin/python benchmarks/redis.py
+	@$(VENV)/bin/python benchmarks/rules.py
 
 clean: ## remove all that was made
 	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info

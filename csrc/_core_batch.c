@@ -11,7 +11,9 @@
 bool redis_batch_takes(const redis_call *call)
 {
     const buckets_object *buckets = call->buckets;
-    return (call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT) && !call->alone &&
+    bool takes = call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT ||
+                 call->operation == BUCKET_HIT_EACH;
+    return takes && !call->alone &&
            buckets->n_limits == 1 && buckets->limits[0].bucket.scale > 0 &&
            buckets->client->options.kind != RL_CLUSTER;
 }
@@ -94,5 +96,11 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     uint64_t deficit = (uint64_t)reply->element[2 * i + 1]->integer;
     rl_decision decision =
         rl_arrival_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
-    return decision_new(buckets->state, &decision);
+    PyObject *told = decision_new(buckets->state, &decision);
+    if (told == NULL || call->operation == BUCKET_HIT) {
+        return told;
+    }
+    PyObject *each = PyTuple_Pack(2, told, told); /* there is one limit */
+    Py_DECREF(told);
+    return each;
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from rate_limiter import RateLimiter, _core
 from rate_limiter.cli import main as command
 from redis_servers import RedisServer
@@ -59,3 +60,100 @@ def test_command(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> Non
     assert command(["reset", "user:42", "--store", server.url]) == 0
     assert capsys.readouterr().out == "1 removed\n"
     assert "1 removed" in TEXT
+
+
+# --- The other pages ---
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.mark.parametrize("page", ["algorithms", "rules", "identity", "headers", "settings"])
+def test_python_blocks_of(
+    page: str, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    rules = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RATE_LIMITER_LIMITS", "5/minute")
+    (tmp_path / "rate_limits.json").write_text(rules[0] if rules else "{}")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        names["app"] = app = FastAPI()
+        app.get("/{path:path}")(lambda: "ok")
+        local = block.replace("redis://localhost:6379/0", server.url)
+        exec(compile(local, f"{page}.md", "exec"), names)
+        if app.user_middleware:
+            assert TestClient(app).get("/").status_code == 200
+
+
+def test_commands_of_the_rules(
+    server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (DOCS / "rules.md").read_text(encoding="utf-8")
+    found = re.search(r"```json\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rate_limits.json").write_text(found[1])
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in re.findall(r"\$ rate-limiter (.*)", block):
+            words = line.replace("redis://localhost:6379/0", server.url).split()
+            assert command(words) == 0, line
+            shown = capsys.readouterr().out
+            expected = re.search(re.escape(line) + r"\n((?!\$).+(?:\n(?!\$).+)*)", block)
+            assert expected is None or shown.strip() == expected[1].strip()
+
+
+def test_fields_of_the_rules() -> None:
+    from rate_limiter.rules import RuleModel
+
+    text = (DOCS / "rules.md").read_text(encoding="utf-8")
+    table = text[text.index("| field |") : text.index("A rule without")]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(RuleModel.model_fields)
+
+
+def test_fields_of_templates() -> None:
+    from rate_limiter.answers import FIELDS
+
+    text = (DOCS / "headers.md").read_text(encoding="utf-8")
+    found = re.search(r"Fields are (.*?)\. A text", text, re.DOTALL)
+    assert found is not None
+    assert tuple(re.findall(r"`(\w+)`", found[1])) == FIELDS
+
+
+def test_the_table_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import settings_table  # type: ignore[import-not-found]
+
+    assert settings_table.table() in (DOCS / "settings.md").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/algorithms.md says of the drawing is what the engine does."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import plot_algorithms  # type: ignore[import-not-found]
+
+    text = " ".join((DOCS / "algorithms.md").read_text(encoding="utf-8").split())
+    most = [
+        plot_algorithms.most_in(plot_algorithms.admitted(limit), 60)
+        for limit in plot_algorithms.LIMITS.values()
+    ]
+    bucket, small, fixed, sliding = most
+    assert (
+        f"it gets {bucket} requests through a token bucket, {small} through one with `burst=10`, "
+        f"{fixed} through a fixed window, and {sliding} through a sliding one" in text
+    )
+    image = (DOCS / "images" / "algorithms.svg").read_text(encoding="utf-8")
+    assert f"sliding window: {sliding} in the busiest minute" in image
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_links_between_pages(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

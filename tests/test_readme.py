@@ -20,7 +20,7 @@ def run(name: str) -> dict[str, object]:
 
 
 def test_every_python_block_is_tested() -> None:
-    assert README.count("```python\n") == len(EXAMPLES) == 4
+    assert README.count("```python\n") == len(EXAMPLES) == 5
 
 
 def test_fastapi_example() -> None:
@@ -34,6 +34,23 @@ def test_fastapi_example() -> None:
     assert passed.json() == {"stored": True}
     assert passed.headers["X-RateLimit-Remaining"] == "2"
     check_denied(denied.status_code, dict(denied.headers), denied.text)
+
+
+def test_api_example() -> None:
+    transport = httpx.ASGITransport(app=run("api")["app"], client=("10.0.0.1", 1))  # type: ignore[arg-type]
+
+    async def drive() -> list[httpx.Response]:
+        headers = {"X-Forwarded-For": "203.0.113.9"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", headers=headers
+        ) as client:
+            return [await client.get(path) for path in ("/nothing", "/rate-limit/status")]
+
+    missing, status = asyncio.run(drive())
+    assert missing.headers["X-RateLimit-Remaining"] == "99"
+    assert missing.headers["RateLimit-Policy"] == '"default";q=100;w=3600'
+    assert status.json()["key"] == "ip:203.0.113.9"
+    assert status.json()["limits"][0]["remaining"] == 100  # a failure costs nothing
 
 
 def test_flask_example() -> None:

@@ -294,3 +294,17 @@ def test_inspect_and_reset_windows(
     assert client.dbsize() == 1
     assert main(["reset", "bob", "--store", server.url]) == 0
     assert client.dbsize() == 0
+
+
+async def test_tasks_of_one_turn_share_a_script(server: RedisServer, client: redis.Redis) -> None:
+    """hit_each, which rules ask, is batched as hit is."""
+    limiter = AsyncRateLimiter("20/day", store=server.url, on_store_error="raise")
+    await limiter.hit_each("warm")
+    before = client.info("commandstats")
+    told = await asyncio.gather(*(limiter.hit_each("k") for _ in range(30)))
+    after = client.info("commandstats")
+    calls = [stats["cmdstat_evalsha"]["calls"] for stats in (before, after)]
+    assert calls[1] - calls[0] <= 3
+    assert sum(one.allowed for one, _ in told) == 20
+    assert sorted(one.remaining for one, _ in told if one) == pytest.approx(range(20), abs=0.01)
+    assert all(one is each for one, each in told)

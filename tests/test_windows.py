@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 import time
@@ -250,3 +251,11 @@ def test_keep() -> None:
         Limiter([(10, 1), (20, 60, True)], keep=before)
     with pytest.raises(TypeError, match="keep must be a Limiter or None, not int"):
         Limiter([(10, 1)], keep=3)  # type: ignore[arg-type]
+
+
+def test_no_text_is_slow() -> None:
+    for text in ("9" * 500, " " * 500, ";" * 500, "1/s;" * 125, "1 per " + "9" * 490, "a" * 10**6):
+        began_s = time.perf_counter()
+        with contextlib.suppress(ValueError):
+            Limit.parse(text)
+        assert time.perf_counter() - began_s < 0.5

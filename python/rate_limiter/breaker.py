@@ -50,6 +50,10 @@ class Breaker:
         self._last_error: str | None = None
         self._fallbacks = 0
 
+    def after_fork_in_child(self) -> None:
+        """Forget that a thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def permits(self) -> bool:
         """Tell whether to ask the store. When it is open, one caller a pause hears yes."""
         if not self.is_open:

@@ -76,6 +76,7 @@ class Connection:
             self._loops.pop(number, None)
 
     def _after_fork_in_child(self) -> None:
+        self.breaker.after_fork_in_child()
         self.client.after_fork_in_child()
         for each in self._loops.values():
             each.after_fork_in_child()

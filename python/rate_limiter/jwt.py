@@ -222,7 +222,10 @@ class _Keys:
 
     def get(self, kid: str | None) -> Any:
         """Return the key of that name, None where there is none."""
-        with self._lock:
+        # Not for ever: a child of a fork may have inherited a lock that nobody will release.
+        if not self._lock.acquire(timeout=2 * self._timeout_s):
+            return self._found(kid)
+        try:
             now_s = time.monotonic()
             if self._is_due(kid, now_s):
                 try:
@@ -233,6 +236,8 @@ class _Keys:
                         logger.error("the key set %s cannot be read: %s", self._source, error)
                     self._failing = True
             return self._found(kid)
+        finally:
+            self._lock.release()
 
     def _found(self, kid: str | None) -> Any:
         if kid is None and len(self._by_kid) == 1:

@@ -97,7 +97,7 @@ class FileRules(RuleSource):
         self.path = Path(path)
         self._load = load_rules
         self._check_every_s = check_every_s
-        self._lock = threading.Lock()
+        self._busy_pid = 0  # of the process in which a thread is looking
         self._state = self._stat()
         super().__init__(load_rules(self.path))
         self._next_s = time.monotonic() + check_every_s
@@ -110,12 +110,13 @@ class FileRules(RuleSource):
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def current(self) -> RuleTable:
-        if time.monotonic() >= self._next_s and self._lock.acquire(blocking=False):
+        if time.monotonic() >= self._next_s and self._busy_pid != os.getpid():
+            self._busy_pid = os.getpid()
             try:
                 self._next_s = time.monotonic() + self._check_every_s
                 self._look()
             finally:
-                self._lock.release()
+                self._busy_pid = 0
         return self._table
 
     def _look(self) -> None:
