@@ -165,6 +165,34 @@ def test_status() -> None:
     assert bare.get("/me").get_json() == {"limited": False, "rule": None, "limits": []}
 
 
+def test_setup_checks(caplog: pytest.LogCaptureFixture) -> None:
+    _, client = app_of(default_limits="100/minute")
+    for _ in range(3):
+        client.get("/", headers={"X-Forwarded-For": "203.0.113.9"})
+    (record,) = caplog.records
+    assert "no proxy is trusted" in record.message
+    _, client = app_of(default_limits="100/minute", setup_checks=False)
+    client.get("/", headers={"X-Forwarded-For": "203.0.113.9"})
+    assert len(caplog.records) == 1
+
+
+def test_a_key_set_is_waited_for(tmp_path: Path) -> None:
+    import json
+
+    from rate_limiter.jwt import Jwt
+    from test_jwt import RSA, RSA_OTHER, jwks_of
+
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps(jwks_of(other=RSA_OTHER)))
+    tokens = Jwt(jwks=path, algorithms=["RS256"], retry_s=0)
+    path.write_text(json.dumps(jwks_of(one=RSA)))
+    _, client = app_of(default_limits="1/minute", key="jwt:sub", jwt=tokens)
+    for name, codes in (("bob", [200, 429]), ("eve", [200, 429])):
+        bearer = f"Bearer {token({'sub': name}, RSA, 'RS256', kid='one')}"
+        answers = [client.get("/", headers={"Authorization": bearer}) for _ in range(2)]
+        assert [one.status_code for one in answers] == codes
+
+
 @pytest.mark.parametrize("what", ["key", "cost", "tier", "bypass"])
 def test_async_functions_are_refused(what: str) -> None:
     async def later() -> Any: ...

@@ -211,6 +211,14 @@ def test_a_key_set_file(tmp_path: Path) -> None:
     assert key_of(verifier, rotated) == "jwt:sub:r"
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"keys": []}', '{"keys": [{"kty": "x"}]}'])
+def test_a_file_that_is_no_key_set(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"jwks: {path}: "):
+        Jwt(jwks=path, algorithms=["RS256"])
+
+
 def test_a_symmetric_key_in_a_key_set_counts_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
     secret = pyjwt.utils.base64url_encode(SECRET.encode()).decode()

@@ -275,6 +275,11 @@ def test_charge_in_redis(server: RedisServer, client: redis.Redis) -> None:
     assert client.pttl(key) > 19_000
 
 
+def test_limits_in_redis_are_not_renewed(server: RedisServer) -> None:
+    with pytest.raises(TypeError, match="those of all who share them"):
+        limiter_of(server, Limit(10, 1)).with_limits("5/s")
+
+
 # --- Tools ---
 
 

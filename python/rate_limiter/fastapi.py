@@ -30,6 +30,7 @@ from rate_limiter.limit import Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.setup_checks import SetupChecks
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -148,6 +149,12 @@ class RateLimit:
         self._identities = Identities(address, jwt)
         self._key = key if callable(key) else _of_connection(self._identities.key(key))
         self._cost = checked_cost(cost, self.limiter)
+        self._checks = SetupChecks(
+            in_memory=not isinstance(self.limiter, RedisRateLimiter),
+            uses_address=not callable(key),
+            trusts_proxies=address.reads_header,
+            shares_key=key == "all",
+        )
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
         names = [name] if len(self.limiter.limits) == 1 else []
         self._names = [name for name in names if name] or [*map(str, self.limiter.limits)]
@@ -165,6 +172,8 @@ class RateLimit:
         """
         key = await self._key_of(connection)
         cost = await _value(self._cost, connection)
+        if not self._checks.is_done:
+            self._checks.look(connection.scope, key)
         decision, *each = await self._async.hit_each(key, cost)
         told = [Told(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)]
         taken: list[tuple[AsyncRateLimiter, str | bytes, float, Decision, list[Told]]]

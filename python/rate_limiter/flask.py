@@ -41,6 +41,7 @@ from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_store import checked_policy
 from rate_limiter.rule_source import RuleSource, as_source
 from rate_limiter.rule_table import Rule, RuleTable
+from rate_limiter.setup_checks import SetupChecks
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -64,6 +65,7 @@ class _State:
     bypass: Source | None
     answer: Answerer | None
     status_path: str | None
+    checks: SetupChecks | None
     defaults: Governor | None  # of views that have no limits of their own
 
 
@@ -119,6 +121,7 @@ class FlaskRateLimiter:
         headers, reset, retry_jitter_s: see HeaderStyle. A header that the view has set stays.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
         status_path: a path at which callers see their own state, which costs nothing.
+        setup_checks: look at the first requests for mistakes in the set-up, and log them.
         enabled: False lets everything pass, for example in tests.
         store, on_store_error, max_keys, clock: as for RateLimiter. In Redis the buckets of a
             decorator are named after what it marks, those of the default limits after the
@@ -152,6 +155,7 @@ class FlaskRateLimiter:
         retry_jitter_s: float = 0,
         denied: Template | None = None,
         status_path: str | None = None,
+        setup_checks: bool = True,
         enabled: bool = True,
         store: object = MEMORY,
         on_store_error: str = "memory",
@@ -159,7 +163,9 @@ class FlaskRateLimiter:
         clock: str | ManualClock = "monotonic",
     ) -> None:
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt)
+        self._identities = Identities(address, jwt, blocking=True)
+        self._setup_checks = setup_checks
+        self._shares_key = key == "all"
         self._key = _without_scope(key, "key")
         self._cost = _without_scope(cost, "cost")
         self._identities.key(self._key)  # tell mistakes here
@@ -303,6 +309,14 @@ class FlaskRateLimiter:
             bypass=self._bypass,
             answer=self._answer,
             status_path=self._status_path,
+            checks=SetupChecks(
+                in_memory=settings["STORE"] == MEMORY,
+                uses_address=not callable(self._key),
+                trusts_proxies=self._identities.address.reads_header,
+                shares_key=self._shares_key,
+            )
+            if self._setup_checks
+            else None,
             defaults=self._defaults(settings, name),
         )
 
@@ -411,6 +425,8 @@ def _before_request() -> Any:
         outcome = run_now(governor.decide(scope))
         if outcome is None:
             continue
+        if state.checks is not None and not state.checks.is_done:
+            state.checks.look(scope, outcome.key)
         if outcome.is_denial:
             for other, taken in decided.outcomes:
                 other.limiters()[taken.active.rule.name].refund(taken.key, taken.cost)

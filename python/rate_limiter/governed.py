@@ -77,8 +77,8 @@ class GovernedApp:
         if outcome is None:
             await self.app(scope, receive, send)
             return
-        if self._checks is not None and not self._checks.look(scope, outcome.key):
-            self._checks = None
+        if self._checks is not None and not self._checks.is_done:
+            self._checks.look(scope, outcome.key)
         if outcome.is_denial:
             await self._deny(outcome, scope, receive, send)
         elif self.governor.settles(outcome):

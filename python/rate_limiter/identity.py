@@ -40,9 +40,17 @@ class Identities:
     Args:
         address: how a client's address is found.
         jwt: what verifies tokens; needed for ``jwt:``.
+        blocking: there is no event loop, so the keys of tokens are waited for.
     """
 
-    def __init__(self, address: ClientAddress | None = None, jwt: Jwt | None = None) -> None:
+    def __init__(
+        self,
+        address: ClientAddress | None = None,
+        jwt: Jwt | None = None,
+        *,
+        blocking: bool = False,
+    ) -> None:
+        self._blocking = blocking
         self.address = address if address is not None else ClientAddress()
         self.jwt = jwt
 
@@ -122,7 +130,7 @@ class Identities:
             return claim_texts(await claims, name) or None
 
         def source(scope: Any) -> Any:
-            claims = verifier.claims_of(scope)
+            claims = verifier.claims_of(scope, blocking=self._blocking)
             if inspect.isawaitable(claims):
                 return later(claims)
             return claim_texts(claims, name) or None

@@ -91,17 +91,21 @@ class Jwt:
         }
         self._header = header.lower().encode("latin-1")
 
-    def claims_of(self, scope: Any) -> Claims | Awaitable[Claims | None] | None:
+    def claims_of(
+        self, scope: Any, *, blocking: bool = False
+    ) -> Claims | Awaitable[Claims | None] | None:
         """Return the claims of a request's token, None for none; awaitable while keys are fetched.
 
         Args:
             scope: of ASGI; the claims are kept in it for whoever asks again.
+            blocking: wait for keys, where there is no event loop.
         """
         if _CLAIMS in scope:
             known: Claims | None = scope[_CLAIMS]
             return known
         token = self._token_in(scope)
-        if token is not None and self._keys is not None and self._keys.must_fetch(_kid(token)):
+        keys = None if blocking else self._keys
+        if token is not None and keys is not None and keys.must_fetch(_kid(token)):
             return self._claims_later(scope, token)
         claims = scope[_CLAIMS] = None if token is None else self.verify(token)
         return claims
@@ -214,7 +218,10 @@ class _Keys:
         if self._is_url:
             _check_url(str(source))
         else:
-            self._fetch(time.monotonic())
+            try:
+                self._fetch(time.monotonic())
+            except (PyJWTError, ValueError) as error:
+                raise ValueError(f"jwks: {source}: {error}") from None
 
     def must_fetch(self, kid: str | None) -> bool:
         """Tell whether get() would have to wait for the source."""

@@ -82,6 +82,17 @@ class RedisRateLimiter(RateLimiter):
             math.ceil(min_ttl_s * 1000),
         )
 
+    def with_limits(self, limits: Limits) -> RateLimiter:
+        """Not for a Redis, where limits belong to all who share them.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "the limits of buckets in Redis are those of all who share them: make another "
+            "RateLimiter, or use rules, whose limits may change"
+        )
+
     def redis_keys(self, key: str | bytes) -> tuple[bytes, ...]:
         """Return the keys in Redis of a client key, one for each limit."""
         return self._buckets.keys(key)

@@ -45,6 +45,7 @@ class SetupChecks:
         self._in_memory = in_memory
         self._looks_for_proxies = uses_address and not trusts_proxies
         self._looks_for_sharing = not shares_key
+        self.is_done = False
         self._seen = 0
         self._unknown = 0
         self._keys: set[Any] = set()
@@ -57,6 +58,8 @@ class SetupChecks:
             scope: of ASGI.
             key: the client's, None for its address.
         """
+        if self.is_done:
+            return False
         self._seen += 1
         if self._seen == 1 and self._in_memory:
             _check_workers()
@@ -66,7 +69,9 @@ class SetupChecks:
             self._check_proxies(scope, peer)
         if self._looks_for_sharing:
             self._check_sharing(peer, peer if key is None else key)
-        return self._seen < SAMPLE and (self._looks_for_proxies or self._looks_for_sharing)
+        more = self._looks_for_proxies or self._looks_for_sharing
+        self.is_done = self._seen >= SAMPLE or not more
+        return not self.is_done
 
     def _check_proxies(self, scope: Any, peer: object) -> None:
         for name, value in scope.get("headers", ()):
