@@ -474,11 +474,40 @@ def test_a_change_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureF
     path = tmp_path / "rate_limits.json"
     write(path, '{"default": {"limits": "5/s"}}')
     governor = governor_of(FileRules(path, check_every_s=0), clock=ManualClock())
-    write(path, '{"default": {"limits": "6/s", "key": "jwt:sub"}}')  # no Jwt was given
+    new = '{"default": {"limits": "6/s"}, "/x": {"limits": "1/s", "key": "jwt:sub"}}'
+    write(path, new)  # no Jwt was given
     assert take(governor)[1] == 5
+    assert take(governor, 1, "/x")[1] == 5  # the old rules, not none
     assert "cannot be used, so the old ones stay" in caplog.text
     write(path, '{"default": {"limits": "7/s"}}')
     assert take(governor)[1] == 7
+
+
+def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
+    from rate_limiter.governor import Finished, run_now
+
+    path = tmp_path / "rate_limits.json"
+    write(path, '{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')
+    governor = governor_of(FileRules(path, check_every_s=0), clock=ManualClock())
+    scope = {"path": "/", "method": "GET", "client": ("192.0.2.1", 1)}
+    outcome = run_now(governor.decide(scope))
+    assert outcome is not None
+    write(path, '{"default": {"capacity": 20, "refill_rate": 1, "refund": "5xx"}}')
+    assert take(governor)[2] == 18
+    run_now(governor.settle(outcome, Finished(scope, 1, outcome.key, status=500)))
+    assert take(governor)[2] == 18  # one came back, one was taken
+
+
+def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
+    rules = {"default": {"limits": "5/s", "on_store_error": "allow"}}
+    path = tmp_path / "rate_limits.json"
+    write(path, json.dumps(rules))
+    nobody = "redis://127.0.0.1:1"
+    governor = governor_of(FileRules(path, check_every_s=0), store=nobody)
+    assert _async_take(governor)(1)[0]
+    rules["default"]["on_store_error"] = "deny"
+    write(path, json.dumps(rules))
+    assert not _async_take(governor)(1)[0]
 
 
 def test_a_file_is_looked_at_once_a_second(tmp_path: Path) -> None:

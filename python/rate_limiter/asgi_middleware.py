@@ -29,7 +29,7 @@ from rate_limiter.asgi import (
 )
 from rate_limiter.config import RateLimitPolicy
 from rate_limiter.governed import GovernedApp
-from rate_limiter.governor import CostAfter, Governor, Storage, rules_of_limits
+from rate_limiter.governor import Active, CostAfter, Governor, Storage, rules_of_limits
 from rate_limiter.headers import HeaderStyle
 from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
 from rate_limiter.limit import Limits, check_cost
@@ -301,7 +301,7 @@ class _Shared(Storage):
     def __init__(self, limiter: RateLimiter) -> None:
         object.__setattr__(self, "_limiter", limiter)
 
-    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
+    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
         shared: RateLimiter = self._limiter  # type: ignore[attr-defined]
         return shared
 

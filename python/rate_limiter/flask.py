@@ -24,6 +24,7 @@ from rate_limiter._core import Decision, ManualClock
 from rate_limiter.answers import Answer, Answerer, Template, answerer
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.governor import (
+    Active,
     CostAfter,
     Finished,
     Governor,
@@ -324,7 +325,7 @@ class FlaskRateLimiter:
 class _NamedStorage(Storage):
     """Limiters that are called what this says, whatever their rule."""
 
-    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
+    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
         return RateLimiter(
             rule.limits,
             store=self.store,

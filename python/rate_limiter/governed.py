@@ -6,6 +6,7 @@ headers, and what it costs is settled when it is over: answered, failed, or left
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -95,6 +96,9 @@ class GovernedApp:
         watch = _Watch(finished, receive, _sender(send, outcome.headers(self.style)))
         try:
             await self.app(scope, watch.receive, watch.send)
+        except asyncio.CancelledError:  # by the server, whose client is gone
+            finished.disconnected = True
+            raise
         except BaseException as error:
             finished.error = None if finished.disconnected else error
             raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from rate_limiter.answers import Denial
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec, Source
-from rate_limiter.limit import Limit, Limits, as_limits, check_cost
+from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiter import MEMORY, RateLimiter, redis_store
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
@@ -43,13 +44,13 @@ class Storage:
     max_keys: int = 1_000_000
     clock: str | ManualClock = "monotonic"
 
-    def limiter(self, rule: Rule, before: RateLimiter | None) -> RateLimiter:
-        """Return the limiter of a rule; the clients of the one before keep what they had used."""
-        if before is not None and before.limits == rule.limits:
-            return before
+    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
+        """Return the limiter of a rule; its clients keep what they used under the one before."""
+        if before is not None and _is_kept(before.rule, rule):
+            return before.limiter
         if self.store == MEMORY:
-            if before is not None and _kinds(before.limits) == _kinds(rule.limits):
-                return before.with_limits(rule.limits)
+            if before is not None and _kinds(before.rule) == _kinds(rule):
+                return before.limiter.with_limits(rule.limits)
             return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
         on_store_error = rule.on_store_error or self.on_store_error
         shared = redis_store(self.store, on_store_error)
@@ -66,8 +67,12 @@ class Storage:
         )
 
 
-def _kinds(limits: tuple[Limit, ...]) -> list[str]:
-    return [limit.algorithm for limit in limits]
+def _is_kept(before: Rule, rule: Rule) -> bool:
+    return (before.limits, before.on_store_error) == (rule.limits, rule.on_store_error)
+
+
+def _kinds(rule: Rule) -> list[str]:
+    return [limit.algorithm for limit in rule.limits]
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,8 @@ class Governor:
         self._cost_after = cost_after
         self._blocking = blocking
         self._active: dict[str, Active] = {}
+        self._refused: RuleTable | None = None
+        self._busy_pid = 0  # of the process in which a thread takes new rules
         self._table = source.current()
         self._activate(self._table)
 
@@ -211,8 +218,7 @@ class Governor:
                 continue
             if rule.cost is None and not callable(self._cost):
                 check_cost(self._cost, rule.limits)
-            before = self._active.get(rule.name)
-            limiter = self.storage.limiter(rule, None if before is None else before.limiter)
+            limiter = self.storage.limiter(rule, self._active.get(rule.name))
             is_remote = isinstance(limiter, RedisRateLimiter)
             waits = is_remote and not self._blocking
             asked = AsyncRateLimiter.of(limiter) if waits else limiter
@@ -222,14 +228,18 @@ class Governor:
 
     def _rules(self) -> RuleTable:
         table = self.source.current()
-        if table is not self._table:
+        is_new = table is not self._table and table is not self._refused
+        if is_new and self._busy_pid != os.getpid():
+            self._busy_pid = os.getpid()
             try:
                 self._activate(table)
-            except ValueError as error:
-                logger.error("new rules cannot be used, so the old ones stay: %s", error)
+            except (ValueError, TypeError, MemoryError, ImportError) as error:
+                self._refused = table
                 self.source.refused += 1
                 self.source.last_error = str(error)
-                self._table = table
+                logger.error("new rules cannot be used, so the old ones stay: %s", error)
+            finally:
+                self._busy_pid = 0
         return self._table
 
     def limiters(self) -> dict[str, RateLimiter]:
@@ -298,7 +308,8 @@ class Governor:
     async def settle(self, outcome: Outcome, finished: Finished) -> None:
         """Give back or charge what a request has cost less or more than was taken."""
         cost = await self._final_cost(outcome, finished)
-        limiter = outcome.active.asked
+        # The rules may have changed meanwhile, and the limiter with them.
+        limiter = self._active.get(outcome.active.rule.name, outcome.active).asked
         if cost < outcome.cost:
             await now(limiter.refund(outcome.key, outcome.cost - cost))
         elif cost > outcome.cost:
