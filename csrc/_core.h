@@ -19,6 +19,7 @@ typedef enum core_name {
     NAME_HTTP,
     NAME_WEBSOCKET,
     NAME_PATH,
+    NAME_ROOT_PATH,
     NAME_CLIENT,
     NAME_UNKNOWN,
     NAME_HEADERS,

@@ -136,6 +136,31 @@ static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, P
     return conclude(self, scope, receive, send, &decision);
 }
 
+/* The path by which the application finds a route: without its root_path, where it begins with
+ * that. New reference, or NULL with an exception set or (it has none) without. */
+static PyObject *route_path(const gate_object *self, PyObject *scope)
+{
+    PyObject *path = asgi_get(self->state, scope, NAME_PATH);
+    PyObject *root = path != NULL ? asgi_get(self->state, scope, NAME_ROOT_PATH) : NULL;
+    if (root == NULL || !PyUnicode_Check(root) || !PyUnicode_Check(path) ||
+        PyUnicode_GET_LENGTH(root) == 0 || PyUnicode_Tailmatch(path, root, 0, PY_SSIZE_T_MAX, -1) != 1) {
+        Py_XDECREF(root);
+        if (PyErr_Occurred()) {
+            Py_CLEAR(path);
+        }
+        return path;
+    }
+    Py_ssize_t at = PyUnicode_GET_LENGTH(root);
+    Py_ssize_t len = PyUnicode_GET_LENGTH(path);
+    Py_DECREF(root);
+    if (at < len && PyUnicode_READ_CHAR(path, at) != '/') {
+        return path;
+    }
+    PyObject *rest = at < len ? PyUnicode_Substring(path, at, len) : PyUnicode_FromString("/");
+    Py_DECREF(path);
+    return rest;
+}
+
 /* 1, 0, or -1 with an exception set. */
 static int is_limited(const gate_object *self, PyObject *scope)
 {
@@ -149,7 +174,7 @@ static int is_limited(const gate_object *self, PyObject *scope)
     if (!counts || PySet_GET_SIZE(self->exempt_paths) == 0) {
         return counts;
     }
-    PyObject *path = asgi_get(self->state, scope, NAME_PATH);
+    PyObject *path = route_path(self, scope);
     if (path == NULL) {
         return PyErr_Occurred() ? -1 : 1;
     }

@@ -164,12 +164,20 @@ static void fill_call(redis_call *call, const core_text *key)
     out->arguments = (rl_arguments){to.n, to.texts, to.lens};
 }
 
-static uint64_t units_of(const redis_limit *limit, double tokens, bool charge)
+static uint64_t units_of(const redis_limit *limit, double tokens, bucket_operation operation)
 {
-    if (rl_is_window(&limit->window)) {
-        return (charge ? rl_limit_charge : rl_limit_cost)(&limit->window, tokens);
+    bool is_window = rl_is_window(&limit->window);
+    switch (operation) {
+    case BUCKET_CHARGE:
+        return is_window ? rl_limit_charge(&limit->window, tokens)
+                         : rl_arrival_charge(&limit->bucket, tokens);
+    case BUCKET_REFUND:
+        return is_window ? rl_limit_refund(&limit->window, tokens)
+                         : rl_arrival_refund(&limit->bucket, tokens);
+    default:
+        return is_window ? rl_limit_cost(&limit->window, tokens)
+                         : rl_arrival_cost(&limit->bucket, tokens);
     }
-    return (charge ? rl_arrival_charge : rl_arrival_cost)(&limit->bucket, tokens);
 }
 
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
@@ -193,7 +201,7 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     call->buckets = (buckets_object *)Py_NewRef(buckets);
     call->operation = operation;
     for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = units_of(&buckets->limits[i], tokens, operation == BUCKET_CHARGE);
+        call->costs[i] = units_of(&buckets->limits[i], tokens, operation);
     }
     fill_call(call, &text);
     Py_XDECREF(text.owner);
@@ -265,6 +273,12 @@ static rl_window window_in(const redisReply *reply, const rl_limit *limit, size_
                        previous < most ? previous : most};
 }
 
+/* The server's clock has microseconds, so a wait that is shorter by a part of one may be too short. */
+static int64_t whole_us(int64_t ns)
+{
+    return ns < RL_NEVER - 1000 ? (ns + 999) / 1000 * 1000 : ns;
+}
+
 /* Read what an answer tells of each limit. False: it is none. */
 static bool read_each(const redis_call *call, rl_decision *each, bool *allowed)
 {
@@ -287,6 +301,8 @@ static bool read_each(const redis_call *call, rl_decision *each, bool *allowed)
         if (is_window) {
             rl_window window = window_in(reply, &limit->window, extra, wall_ns);
             each[i] = rl_window_decision(&limit->window, window, wall_ns, cost, passes);
+            each[i].retry_after_ns = whole_us(each[i].retry_after_ns);
+            each[i].reset_after_ns = whole_us(each[i].reset_after_ns);
             extra += 2;
         } else {
             each[i] = rl_arrival_decision(&limit->bucket, deficit, cost, passes);
@@ -399,7 +415,9 @@ static int set_limit(buckets_object *self, size_t i, PyObject *given, uint64_t m
     if (core_parse_limit(given, &limit->window) < 0) {
         return -1;
     }
-    snprintf(limit->scale, NUMBER_SIZE, limit->window.kind == RL_FIXED_WINDOW ? "-1" : "-2");
+    const char *fixed = self->dated ? "-3" : "-1";
+    snprintf(limit->scale, NUMBER_SIZE, "%s",
+             limit->window.kind == RL_FIXED_WINDOW ? fixed : "-2");
     print_number(limit->token, (uint64_t)(limit->window.window_ns / 1000000000));
     print_number(limit->cap, limit->window.cap);
     self->n_windows++;
@@ -428,15 +446,16 @@ static int set_scripts(buckets_object *self, PyObject *sources)
 static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"client", "limits", "scripts", "before",
-                            "after",  "tagged", "min_ttl_ms", NULL};
+                            "after",  "tagged", "min_ttl_ms", "dated", NULL};
     buckets_object *self = buckets_of(object);
     PyObject *client, *limits, *scripts, *before, *after;
     int tagged;
+    int dated = 0;
     unsigned long long min_ttl_ms = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!SO!p|K:RedisBuckets", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!SO!p|Kp:RedisBuckets", names,
                                      self->state->redis_client_type, &client, &PyTuple_Type,
                                      &limits, &PyTuple_Type, &scripts, &before, &PyTuple_Type,
-                                     &after, &tagged, &min_ttl_ms)) {
+                                     &after, &tagged, &min_ttl_ms, &dated)) {
         return -1;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(limits);
@@ -447,6 +466,8 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
                      RL_TABLE_LIMITS_MAX, N_SCRIPTS);
         return -1;
     }
+    self->tagged = tagged != 0;
+    self->dated = dated != 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         if (!PyBytes_Check(PyTuple_GET_ITEM(after, i))) {
             PyErr_SetString(PyExc_TypeError, "the endings of keys must be bytes");
@@ -457,7 +478,6 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
         }
     }
     self->n_limits = (size_t)n;
-    self->tagged = tagged != 0;
     if (set_scripts(self, scripts) < 0) {
         return -1;
     }
@@ -515,12 +535,14 @@ static PyMethodDef buckets_methods[] = {
 
 static PyType_Slot buckets_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("RedisBuckets(client, limits, scripts, before, after, tagged, min_ttl_ms=0)\n--\n\n"
+     PyDoc_STR("RedisBuckets(client, limits, scripts, before, after, tagged, min_ttl_ms=0,\n"
+               "             dated=False)\n--\n\n"
                "Keep the buckets of some limits in Redis.\n\n"
                "limits: a tuple of limits, as Limiter has them. scripts: the texts of take, peek,\n"
                "refund, charge, take_many and reset (bytes). before, after: bytes around a client key, `after` one for each\n"
                "limit. tagged: put the client key between braces, escaped. min_ttl_ms: keep a\n"
-               "bucket so long at least. Raises ValueError for what is out of range.")},
+               "bucket so long at least. dated: a fixed window's key ends with its beginning.\n"
+               "Raises ValueError for what is out of range.")},
     {Py_tp_new, buckets_new},
     {Py_tp_init, buckets_init},
     {Py_tp_dealloc, buckets_dealloc},

@@ -51,6 +51,7 @@ static rl_time limiter_now(const limiter_object *self)
 
 static int set_clock(limiter_object *self, PyObject *clock)
 {
+    Py_CLEAR(self->clock); /* of a first try that failed */
     if (clock == NULL) {
         self->clock_kind = CLOCK_KIND_MONOTONIC;
         return 0;
@@ -105,6 +106,20 @@ static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, ui
         units[i] = rl_limit_cost(&self->limits[i], tokens);
     }
     return units;
+}
+
+/* Convert what is charged or given back. As cost_units, but there is no cost that no bucket has. */
+static int other_units(const limiter_object *self, PyObject *cost,
+                       uint64_t (*convert)(const rl_limit *limit, double tokens), uint64_t *units)
+{
+    double tokens = 1;
+    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        units[i] = convert(&self->limits[i], tokens);
+    }
+    return 0;
 }
 
 static int ready(const limiter_object *self)
@@ -244,11 +259,16 @@ static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_s
 static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
-    asked asked;
-    if (read_asked("refund", object, args, nargs, kwnames, &asked) < 0) {
+    limiter_object *self = limiter_of(object);
+    core_key_cost given;
+    rl_key hash;
+    uint64_t costs[RL_TABLE_LIMITS_MAX];
+    if (core_parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
+        hash_key(self, given.key, &hash) < 0 ||
+        other_units(self, given.cost, rl_limit_refund, costs) < 0) {
         return NULL;
     }
-    rl_table_refund(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter));
+    rl_table_refund(self->table, hash, costs, limiter_now(self));
     Py_RETURN_NONE;
 }
 
@@ -258,16 +278,12 @@ static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssiz
     limiter_object *self = limiter_of(object);
     core_key_cost given;
     rl_key hash;
-    double tokens = 1;
     uint64_t costs[RL_TABLE_LIMITS_MAX];
     rl_decision decision;
     if (core_parse_key_cost("charge", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
         hash_key(self, given.key, &hash) < 0 ||
-        (given.cost != NULL && core_parse_cost(given.cost, &tokens) < 0)) {
+        other_units(self, given.cost, rl_limit_charge, costs) < 0) {
         return NULL;
-    }
-    for (size_t i = 0; i < self->n_limits; i++) {
-        costs[i] = rl_limit_charge(&self->limits[i], tokens);
     }
     if (rl_table_charge(self->table, hash, costs, limiter_now(self), &decision) != RL_OK) {
         return PyErr_NoMemory();
@@ -383,6 +399,7 @@ static int set_limits(limiter_object *self, PyObject *limits)
     }
     Py_ssize_t n = PyTuple_GET_SIZE(pairs);
     int status = 0;
+    self->has_windows = false;
     if (n < 1 || n > RL_TABLE_LIMITS_MAX) {
         PyErr_Format(PyExc_ValueError, "expected 1 to %d limits, got %zd", RL_TABLE_LIMITS_MAX, n);
         status = -1;

@@ -61,6 +61,7 @@ typedef struct buckets_object {
     PyObject *before; /* strong; bytes before a client key, */
     PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
     bool tagged;      /* the client key is put between braces, its own ones escaped */
+    bool dated;       /* a fixed window's key ends with its beginning */
 } buckets_object;
 
 /* One decision under way, with the room for its texts behind it. */

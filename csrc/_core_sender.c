@@ -19,6 +19,7 @@ static const char *const NAMES[NAME_COUNT] = {
     [NAME_HTTP] = "http",
     [NAME_WEBSOCKET] = "websocket",
     [NAME_PATH] = "path",
+    [NAME_ROOT_PATH] = "root_path",
     [NAME_CLIENT] = "client",
     [NAME_UNKNOWN] = "unknown",
     [NAME_HEADERS] = "headers",

@@ -40,6 +40,9 @@ uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens);
 /* The same for a charge, which is taken whether it is there or not: at most twice the cap. */
 uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens);
 
+/* The same for a refund: at most as much. */
+uint64_t rl_arrival_refund(const rl_arrival *limit, double tokens);
+
 /* Milliseconds that an empty bucket takes to fill, rounded up; 0: never filled. */
 uint64_t rl_arrival_fill_ms(const rl_arrival *limit);
 

@@ -92,10 +92,20 @@ uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
     return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
 }
 
+static uint64_t at_most(double units, uint64_t most)
+{
+    return units < (double)most ? (uint64_t)units : most;
+}
+
 uint64_t rl_limit_charge(const rl_limit *limit, double tokens)
 {
-    double units = ceil(tokens / limit->unit);
-    return units < 2 * (double)limit->cap ? (uint64_t)units : 2 * limit->cap;
+    return at_most(ceil(tokens / limit->unit), rl_limit_most(limit));
+}
+
+uint64_t rl_limit_refund(const rl_limit *limit, double tokens)
+{
+    double units = tokens / limit->unit;
+    return at_most(limit->kind == RL_BUCKET ? ceil(units) : floor(units), rl_limit_most(limit));
 }
 
 /* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that

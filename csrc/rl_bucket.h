@@ -101,9 +101,21 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
  * it is above the capacity. */
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens);
 
-/* The same for a charge, which is taken whether it is there or not: at most twice the
- * capacity, which is the most that a bucket ever lacks. */
+/* The most that a bucket or window ever lacks: with the debts of charges, twice its cap
+ * (of a bucket near 2^62 units less, so that no clock which steps back by a little
+ * makes it look full). */
+static inline uint64_t rl_limit_most(const rl_limit *limit)
+{
+    const uint64_t debt_max = UINT64_C(1) << 61;
+    return limit->cap + (limit->cap < debt_max ? limit->cap : debt_max);
+}
+
+/* The same for a charge, which is taken whether it is there or not. */
 uint64_t rl_limit_charge(const rl_limit *limit, double tokens);
+
+/* The same for a refund. Of a window, which counts whole requests, a part of one is not
+ * given back: it was taken as a whole one. */
+uint64_t rl_limit_refund(const rl_limit *limit, double tokens);
 
 /* The shortest time in ns after `tap` until V has advanced by `need` units. */
 int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need);

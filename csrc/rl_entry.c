@@ -49,7 +49,7 @@ static uint64_t converted_deficit(const rl_limit *from, int64_t steady_ns, uint6
                                   const rl_limit *to)
 {
     int64_t wait_ns = rl_limit_wait_ns(from, rl_limit_tap(from, steady_ns), deficit);
-    uint64_t most = 2 * to->cap;
+    uint64_t most = rl_limit_most(to);
     double expected; /* units; only tells whether the exact count is in range */
     if (wait_ns == RL_NEVER || to->mult == 0) {
         expected = ceil((double)deficit * from->unit / to->unit);

@@ -118,12 +118,12 @@ static inline void rl_entry_write(const rl_moment *moment, const rl_found *found
     }
 }
 
-/* Take the costs. No deficit grows beyond twice its cap. */
+/* Take the costs. No deficit grows beyond rl_limit_most. */
 static inline void rl_found_take(const rl_moment *moment, rl_found *found, const uint64_t *costs)
 {
     for (size_t i = 0; i < moment->set->n; i++) {
         const rl_limit *limit = &moment->set->limits[i];
-        uint64_t most = 2 * limit->cap;
+        uint64_t most = rl_limit_most(limit);
         uint64_t room = found->deficits[i] < most ? most - found->deficits[i] : 0;
         uint64_t taken = costs[i] < room ? costs[i] : room;
         found->deficits[i] += taken;

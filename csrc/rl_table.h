@@ -72,7 +72,7 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
                         bool *allowed, rl_decision *out, rl_decision *each);
 
 /* Take the costs (from rl_limit_charge) whether they are there or not: a bucket may
- * come to lack twice its capacity, and no more. Not counted as a decision. RL_OK, or
+ * come to lack rl_limit_most, and no more. Not counted as a decision. RL_OK, or
  * RL_ENOMEM: nothing is taken or written. */
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                           rl_decision *out);
@@ -82,7 +82,7 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                    rl_decision *out, rl_decision *each);
 
-/* Give tokens back; a bucket never exceeds its capacity. */
+/* Give tokens back (costs from rl_limit_refund); a bucket never exceeds its capacity. */
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now);
 
 /* Make the buckets of `key` full. */

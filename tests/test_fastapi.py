@@ -298,3 +298,18 @@ def test_ietf_headers_of_stacked_limits() -> None:
         ("3/hour; window=fixed", {"r": 2, "t": 3600}),
         ("burst", {"r": 4, "t": 12}),
     ]
+
+
+def test_callables_in_a_chain_get_the_connection_too() -> None:
+    seen: list[Any] = []
+
+    def user(connection: HTTPConnection) -> str | None:
+        seen.append(connection)
+        return connection.query_params.get("user")
+
+    app = FastAPI()
+    limit = RateLimit("1/minute", key=["header:X-API-Key", user, "ip"])
+    app.get("/", dependencies=[Depends(limit)])(lambda: "ok")
+    client = TestClient(app)
+    assert [client.get(f"/?user={name}").status_code for name in "aab"] == [200, 429, 200]
+    assert isinstance(seen[0], HTTPConnection)

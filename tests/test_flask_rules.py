@@ -88,6 +88,16 @@ def test_bypass() -> None:
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
 
 
+def test_bypass_by_a_set_of_functions() -> None:
+    _, client = app_of(default_limits="1/minute", bypass={lambda: request.path == "/free"})
+    assert [client.get("/free").status_code for _ in range(3)] == [200] * 3
+
+
+def test_odd_header_names_are_no_error() -> None:
+    _, client = app_of(default_limits="5/minute")
+    assert client.get("/", environ_overrides={"HTTP_X_\xb5": "1"}).status_code == 200
+
+
 def test_trusted_proxies() -> None:
     _, client = app_of(default_limits="1/minute", trusted_proxies=["127.0.0.0/8"])
     for client_address, codes in (("203.0.113.9", [200, 429]), ("203.0.113.8", [200, 429])):
@@ -109,6 +119,8 @@ def test_cost_after() -> None:
     assert client.get("/broken").status_code == 500
     assert client.get("/").headers["X-RateLimit-Remaining"] == "4"
     assert [one.status for one in seen] == [200, 500, 500, 200]
+    assert seen[0].body_bytes == len(client.get("/health").data) - len("health")
+    assert (b"content-type", b"application/json") in seen[0].headers
     assert (seen[0].cost, seen[0].key) == (1, "127.0.0.1")
 
 

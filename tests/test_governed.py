@@ -163,6 +163,28 @@ def test_without_a_store_each_rule_has_its_policy(tmp_path: Path) -> None:
         assert client.statuses(3, "/") == [200, 200, 429]  # in memory
 
 
+def test_rules_hold_for_routes_whatever_the_application_is_mounted_at() -> None:
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    app.get("/login")(lambda: "ok")
+    app.add_middleware(
+        RateLimitMiddleware,
+        rules={"/login": {"limits": "2/hour"}},
+        status_path="/me",
+        clock=ManualClock(),
+    )
+
+    async def asked() -> list[int]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, root_path="/api"), base_url="http://test"
+        ) as client:
+            paths = ("/login", "/api/login", "/login", "/api/login", "/me", "/api/me")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(asked()) == [200, 200, 429, 429, 200, 200]
+
+
 # --- Tiers and bypass ---
 
 
@@ -182,6 +204,29 @@ def test_tiers() -> None:
     assert limit(sub="b", plan="enterprise") == "9"
     assert limit(sub="c", plan="free") == limit(sub="d", plan="gold") == limit(sub="e") == "2"
     assert client.ask(Authorization="Bearer forged").headers["X-RateLimit-Limit"] == "2"
+
+
+async def test_rules_that_change_while_a_tier_is_looked_up() -> None:
+    """The request goes by the rules that held when it came, and is not without any."""
+    from rate_limiter.rule_source import RuleSource
+    from rate_limiter.rules import parse_rules
+
+    source = RuleSource(
+        parse_rules('{"default": {"limits": "1/hour"}, "p": {"tier": "p", "limits": "5/s"}}')
+    )
+
+    async def tier(scope: Any) -> str:
+        source._table = parse_rules('{"other": {"path": "/other", "limits": "1/hour"}}')
+        assert gate.governor is not None
+        gate.governor._rules()
+        await asyncio.sleep(0)
+        return "none"
+
+    gate = RateLimitMiddleware(APP, rules=source, tier=tier)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(gate), base_url="http://test"
+    ) as client:
+        assert (await client.get("/")).headers["X-RateLimit-Limit"] == "1"
 
 
 async def test_tiers_by_look_up() -> None:
@@ -331,6 +376,47 @@ async def test_a_client_that_leaves(how: str) -> None:
     assert limiter.peek("192.0.2.1").remaining == 1000 - seen[0].body_bytes / 10
 
 
+async def test_a_request_that_is_cancelled_is_not_given_back() -> None:
+    began = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        began.set()
+        await asyncio.sleep(30)
+
+    gate = RateLimitMiddleware(slow, rules={"default": {"limits": "2/hour", "refund": "5xx"}})
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("1.2.3.4", 1)}
+    task = asyncio.ensure_future(gate(scope, None, None))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gate.governor is not None
+    assert gate.governor.limiters()["default"].peek("1.2.3.4").remaining == pytest.approx(
+        1, abs=0.1
+    )
+
+
+async def test_a_websocket_that_the_application_closes_is_not_left_by_its_client() -> None:
+    seen: list[Finished] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+        await receive()
+
+    gate = RateLimitMiddleware(app, limits="9/hour", cost_after=lambda one: seen.append(one))
+
+    async def receive() -> Any:
+        return {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: Any) -> None: ...
+
+    await gate(
+        {"type": "websocket", "path": "/", "headers": [], "client": ("1.2.3.4", 1)}, receive, send
+    )
+    assert not seen[0].disconnected
+
+
 class _nothing:
     def __enter__(self) -> None: ...
 
@@ -432,6 +518,14 @@ def test_jitter() -> None:
     assert len(waits) > 5
     assert min(waits) >= 60
     assert max(waits) <= 90
+
+
+def test_jitter_is_the_same_in_header_and_body() -> None:
+    client = Client(limits="1/hour", retry_jitter_s=1000, denied={"wait": "{retry_after}"})
+    client.ask()
+    for _ in range(5):
+        denied = client.ask()
+        assert int(denied.headers["Retry-After"]) == denied.json()["wait"]
 
 
 def test_cors() -> None:
@@ -598,6 +692,35 @@ def test_status() -> None:
     assert client.ask("/rate-limit/status", "POST").status_code == 405
     off = Client(rules=RULES)
     assert off.ask("/rate-limit/status").json() == {"path": "/rate-limit/status"}
+
+
+def test_status_tells_whether_the_next_request_passes() -> None:
+    rules = {
+        "default": {"limits": "3/minute"},
+        "free": {"path": "/free", "limits": "1/minute", "cost": 0},
+        "new": {"path": "/new", "limits": "1/minute", "shadow": True},
+    }
+    client = Client(rules={**rules, "new": {**rules["new"], "cost": 1}}, cost=2, status_path="/me")
+    assert client.ask("/me").json()["allowed"]
+    client.ask("/")
+    assert not client.ask("/me").json()["allowed"]
+    client.ask("/new")
+    assert client.ask("/me?path=/new").json()["allowed"]
+    assert client.ask("/me?path=/free").json()["allowed"]
+
+
+async def test_status_is_nothing_for_a_websocket() -> None:
+    gate = RateLimitMiddleware(APP, rules=RULES, status_path="/me")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await gate({"type": "websocket", "path": "/me", "headers": [], "client": None}, receive, send)
+    assert sent == ["websocket.close"]
 
 
 def test_status_of_what_is_never_full() -> None:

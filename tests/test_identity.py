@@ -171,6 +171,23 @@ def test_bypasses(bypass: Any, headers: dict[str, Any], expected: bool) -> None:
     assert told(Identities(jwt=HS).bypass(bypass), scope_of(**headers)) is expected
 
 
+def test_no_bypass_by_the_address_of_a_proxy_whose_header_is_malformed() -> None:
+    """The client breaks the line that the proxy appends to."""
+    proxies = ClientAddress(["10.0.0.0/8"], header="forwarded")
+    source = Identities(proxies).bypass("ip:10.0.0.0/8")
+    peer = ("10.0.0.1", 1)
+    assert told(source, scope_of(peer, Forwarded='for="x, for=203.0.113.7')) is False
+    assert told(source, scope_of(peer, Forwarded="for=203.0.113.7")) is False
+    assert told(source, scope_of(peer, Forwarded="for=10.0.0.7")) is True
+    assert told(source, scope_of(peer)) is True  # the proxy itself
+
+
+def test_a_secret_in_a_header_may_have_any_letters() -> None:
+    source = Identities().bypass("header:X-Admin=geheimnis-ü")
+    raw = {"type": "http", "path": "/", "headers": [(b"x-admin", "geheimnis-ü".encode())]}
+    assert told(source, raw) is True
+
+
 def test_bypass_by_address_is_not_fooled() -> None:
     source = Identities().bypass("ip:127.0.0.0/8")
     assert told(source, scope_of(X_Forwarded_For="127.0.0.1")) is False
@@ -207,6 +224,14 @@ def test_the_builders_of_a_gateway() -> None:
     assert pick_identity_key("p", "k", "u", "1.2.3.4") == "p:apikey:k"
     assert pick_identity_key("p", "", "u", "1.2.3.4") == "p:user:u"
     assert pick_identity_key("p", None, "", "::1") == "p:ip:__1"
+
+
+def test_verifiers_do_not_believe_each_other() -> None:
+    scope = scope_of(Authorization=BOB)
+    other = Jwt(secret="another secret of at least 32 bytes!", algorithms=["HS256"])
+    assert told(Identities(jwt=HS).bypass("jwt:role=admin"), scope) is True
+    assert told(Identities(jwt=other).bypass("jwt:role=admin"), scope) is False
+    assert told(Identities(jwt=other).key("jwt:sub"), scope) == "ip:192.0.2.1"
 
 
 def test_one_verification_a_request() -> None:

@@ -85,6 +85,7 @@ def test_a_valid_token() -> None:
         "Bearer",
         "Bearer ",
         "Bearer a.b.c",
+        "Bearer " + pyjwt.utils.base64url_encode(b"[" * 5000).decode() + ".e30.x",
         "Bearer " + "é" * 40,
         "Bearer " + "a" * 10_000,
         "",

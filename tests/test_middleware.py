@@ -274,6 +274,33 @@ def test_shared_limiter() -> None:
     assert one.app is app
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "exempt"),
+    [
+        ("", "/health", True),
+        ("/api", "/api/health", True),
+        ("/api", "/health", True),
+        ("/api", "/api", False),
+        ("/api", "/apihealth", False),
+        ("/health", "/health", False),
+        ("/api/", "/api/health", False),
+        (None, "/health", True),
+        (5, "/health", True),
+    ],
+)
+def test_exempt_paths_are_those_of_routes(root: Any, path: str, exempt: bool) -> None:
+    gate = limited(exempt_paths=["/health"])
+    start = call(gate, scope_of(path=path, root_path=root))[0]
+    assert (header(start, b"x-ratelimit-limit") is None) == exempt
+
+
+def test_the_exempt_root() -> None:
+    gate = limited(exempt_paths=["/"])
+    for path in ("/api", "/api/"):
+        start = call(gate, scope_of(path=path, root_path="/api"))[0]
+        assert header(start, b"x-ratelimit-limit") is None
+
+
 # --- websockets ------------------------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ def test_fixed_window_writes_nothing_for_a_look(server: RedisServer, client: red
 
 
 def test_fixed_windows_end(server: RedisServer, client: redis.Redis) -> None:
-    limiter = limiter_of(server, Limit.fixed_window(2, 1))
+    limiter = limiter_of(server, Limit.fixed_window(2, 1), prefix="")
     steady(client, 1)
     decisions = [limiter.hit("k") for _ in range(3)]
     assert [one.allowed for one in decisions] == [True, True, False]
@@ -91,8 +91,30 @@ def test_the_date_in_the_key(server: RedisServer, client: redis.Redis, window_s:
     assert client.expiretime(key) == now_s - now_s % window_s + window_s
 
 
-def test_reset_and_refund_of_a_fixed_window(server: RedisServer, client: redis.Redis) -> None:
+def test_a_fixed_window_without_an_exact_key_has_one_key(
+    server: RedisServer, client: redis.Redis
+) -> None:
+    """The one that it declares, so that a cluster knows it also while a slot moves."""
     limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
+    now_s = steady(client, DAY_S, 0.001)
+    limiter.hit("k", 2)
+    assert client.keys() == ["rl:{k}:5/day;window=fixed"]
+    assert client.get("rl:{k}:5/day;window=fixed") == f"{now_s // DAY_S}/2/0"
+    left_ms = (DAY_S - now_s % DAY_S) * 1000
+    assert client.pttl("rl:{k}:5/day;window=fixed") == pytest.approx(left_ms, abs=2000)
+    client.set("rl:{k}:5/day;window=fixed", f"{now_s // DAY_S - 1}/5/0")  # yesterday's
+    assert limiter.hit("k").remaining == 4
+
+
+def test_dated_keys_are_not_for_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="which a cluster cannot place"):
+        RedisRateLimiter(
+            Limit.fixed_window(5, 60), store="redis+cluster://127.0.0.1:1", exact_prefix="rate:"
+        )
+
+
+def test_reset_and_refund_of_a_fixed_window(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.fixed_window(5, DAY_S), prefix="")
     limiter.hit("k", 4)
     limiter.refund("k", 3)
     assert limiter.peek("k").remaining == 4
@@ -110,7 +132,7 @@ def test_a_count_that_is_none(server: RedisServer, client: redis.Redis) -> None:
         limiter = limiter_of(server, limit)
         limiter.hit("k")
         (key,) = client.keys()
-        for value in ("", "full", "-1", "1.5", "1/2", "a/b/c", "1e3"):
+        for value in ("", "full", "-1", "1.5", "1/2", "a/b/c", "1e3", "7"):
             client.set(key, value)
             with pytest.raises(StoreError, match="is no bucket"):
                 limiter.hit("k")
@@ -119,14 +141,18 @@ def test_a_count_that_is_none(server: RedisServer, client: redis.Redis) -> None:
 
 
 def test_a_count_set_by_hand(server: RedisServer, client: redis.Redis) -> None:
-    limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
+    limiter = limiter_of(server, Limit.fixed_window(5, DAY_S), prefix="")
     limiter.hit("k")
     (key,) = client.keys()
     client.set(key, "3")
     assert limiter.hit("k").remaining == 1
-    client.set(key, "99999999999")
-    denied = limiter.hit("k")
-    assert (denied.allowed, denied.remaining) == (False, 0)
+    for value in ("99999999999", "9" * 25, "9" * 400):
+        client.set(key, value)
+        denied = limiter.hit("k")
+        assert (denied.allowed, denied.remaining) == (False, 0)
+    sliding = limiter_of(server, Limit.sliding_window(5, DAY_S), prefix="s")
+    client.set("sk", f"{int(client.time()[0]) // DAY_S}/{'9' * 25}/{'9' * 400}")
+    assert not sliding.hit("k")
 
 
 def _hits(address: str, limit: Limit, begin: Any, admitted: Any) -> None:
@@ -227,7 +253,7 @@ steps = st.lists(
     st.tuples(
         st.sampled_from(["hit", "peek", "refund", "charge", "allow", "reset", "hit_each"]),
         st.sampled_from(["a", "b"]),
-        st.integers(0, 12),
+        st.integers(0, 12) | st.sampled_from([20, 25, 0.5, 1.5]),
     ),
     max_size=25,
 )
@@ -273,6 +299,39 @@ def test_charge_in_redis(server: RedisServer, client: redis.Redis) -> None:
     assert limiter.peek("k", 1).retry_after == pytest.approx(11, abs=0.1)
     (key,) = client.keys()
     assert client.pttl(key) > 19_000
+
+
+def test_windows_of_rules_are_shown_without_their_limit(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = (Limit.fixed_window(5, DAY_S), Limit.sliding_window(5, DAY_S), Limit(5, 0.01))
+    store = server.url
+    limiter = RedisRateLimiter(limits, store=store, name="rule", names_limits=False)
+    limiter.hit("bob", 5)
+    assert main(["inspect", "bob", "--store", server.url, "--json"]) == 0
+    import json
+
+    told = json.loads(capsys.readouterr().out)
+    assert len(told) == 3
+    assert all(one["full_after_s"] > 0 for one in told)
+    assert main(["reset", "bob", "--store", server.url]) == 0
+    assert capsys.readouterr().out == "3 removed\n"
+
+
+def test_frozen_buckets_of_two_capacities_do_not_meet(server: RedisServer) -> None:
+    def of(capacity: float) -> RedisRateLimiter:
+        return RedisRateLimiter(Limit(capacity, 0), store=server.url, names_limits=False)
+
+    of(1048575).hit("k", 600_000)
+    assert of(1048577).peek("k").remaining == 1048577
+
+
+def test_waits_are_whole_microseconds(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.sliding_window(10, 3600), prefix="")
+    now_s = steady(client, 3600, 0.1)
+    client.set("k", f"{now_s // 3600}/0/7")
+    told = limiter.peek("k", 9)
+    assert told.retry_after_ns % 1000 == told.reset_after_ns % 1000 == 0
 
 
 def test_limits_in_redis_are_not_renewed(server: RedisServer) -> None:

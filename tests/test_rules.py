@@ -302,7 +302,7 @@ def _written(rules: dict[str, Any], suffix: str) -> str:
 
 BAD = [
     ("{", ".json", "f.json:1: column 2: Expecting property name"),
-    ('{"a": {"limits": "5/s",\n}}', ".json", "f.json:2: column 1"),
+    ('{"a": {"limits": "5/s"\n"cost": 1}}', ".json", "f.json:2: column 1"),
     ("[1]", ".json", "f.json: expected an object of rules by name, got [1]"),
     ("{}", ".json", "f.json: expected at least one rule"),
     ('{"a": {"limits": "5/s"}, "a": {}}', ".json", "f.json: 'a' is there twice"),
@@ -332,6 +332,8 @@ BAD = [
     ("a: [", ".yaml", "f.yaml:1: "),
     ("a:\n  limits: 5/s\n  cost: x", ".yaml", "f.yaml:3: rule 'a', cost: "),
     ("- 1", ".yml", "f.yml: expected an object"),
+    ("a: {limits: 5/s}\na: {limits: 9/s}", ".yaml", "f.yaml: 'a' is there twice"),
+    ('{"a": {"limits": "5/s", "key": []}}', ".json", "rule 'a', key"),
     ("1: {limits: 5/s}", ".yaml", "f.yaml: rule 1: expected a name"),
     ("{}", ".ini", "f.ini: expected a file of .json, .toml, .yaml, .yml"),
 ]  # fmt: skip
@@ -387,7 +389,8 @@ def test_any_text_is_rules_or_an_error(text: str, suffix: str) -> None:
 
 
 def test_deep_nesting_is_an_error() -> None:
-    for text, suffix in (("[" * 100_000, ".json"), ("a: " + "[" * 5_000, ".yaml")):
+    texts = {".json": "[" * 100_000, ".yaml": "a: " + "[" * 5_000, ".toml": "a=" + "[" * 5_000}
+    for suffix, text in texts.items():
         with pytest.raises(RulesError):
             parse_rules(text, suffix)
 
@@ -586,6 +589,27 @@ def _until(done: Any) -> None:
     while not done():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_a_push_is_not_lost_by_an_error_of_the_network(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = RedisRulesConnection(server)
+    push_rules(connection, parse_rules('{"default": {"limits": "5/s"}}'))
+    source = RedisRules(server.url, check_every_s=0)
+    fetch, failures = source._fetch, 1
+
+    def failing() -> RuleTable:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise StoreError("no answer")
+        return fetch()
+
+    monkeypatch.setattr(source, "_fetch", failing)
+    push_rules(connection, parse_rules('{"default": {"limits": "6/s"}}'))
+    _until(lambda: source.current().rules["default"].limits == (Limit(6, 6),))
+    assert source.refused == 1
 
 
 def test_the_order_of_tiers_survives_redis(server: RedisServer) -> None:

@@ -60,7 +60,7 @@ def test_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     found = Settings()
     assert found.address == "redis://redis:6379/1"
-    assert found.rules == Path("rate_limits.json")
+    assert found.rules == "rate_limits.json"
     assert settings(monkeypatch, REDIS_HOST="localhost").redis_host == "localhost"
 
 
@@ -124,6 +124,17 @@ async def test_a_middleware_from_the_environment(
         assert (await client.get("/", headers={"X-Admin": "s"})).status_code == 200
         assert "RateLimit" not in (await client.get("/health")).headers
         assert (await client.get("/me", headers={"X-API-Key": "k"})).json()["rule"] == "default"
+
+
+def test_an_empty_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch, RATE_LIMITER_LIMITS="1/s", RATE_LIMITER_KEY=",")
+    with pytest.raises(TypeError, match=r"key must be .*, got \[\]"):
+        RateLimitMiddleware(APP, **found.middleware())
+
+
+def test_rules_may_be_in_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch, RATE_LIMITER_RULES="redis://h/0")
+    assert found.middleware()["rules"] == "redis://h/0"
 
 
 def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,19 @@ def test_rules_given_to_it(server: RedisServer) -> None:
     assert client.get("/dear").headers["X-RateLimit-Limit"] == "9"
 
 
+def test_rules_with_several_limits_and_shadows(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = {
+        "several": {"limits": "2/hour; 100/day", "refund": "5xx"},
+        "shadow": {"limits": "1/hour", "shadow": True},
+    }
+    client = distributed(server, capacity=3, refill_rate=1, rules=rules)
+    assert [client.get("/several").status_code for _ in range(3)] == [200, 200, 429]
+    assert [client.get("/shadow").status_code for _ in range(3)] == [200] * 3
+    assert "rule 'several': refund means nothing to" in caplog.text
+
+
 @pytest.fixture
 def distributed_demo(tmp_path: Path, redis_of_session: RedisServer) -> Iterator[Server]:
     url = httpx.URL(redis_of_session.url)
@@ -347,6 +360,23 @@ def test_service(service: Server, server: RedisServer) -> None:
         ]
         assert admin.get(f"rate:user:user123:{minute}") == "20"
         assert admin.expiretime(f"rate:user:user123:{minute}") == window_end_s
+
+
+def test_bodies_that_cannot_be_sent_back(service: Server) -> None:
+    nested = "[" * 500 + "]" * 500
+    for body in (
+        r'{"action": "\ud800"}',
+        '{"action": NaN}',
+        '{"action": 1e999}',
+        "[NaN]",
+        r'{"user_data": {"a": "\ud800"}}',
+        '{"user_data": {"a": NaN}}',
+        '{"user_data": {"a": ' + nested + "}}",
+        nested,
+    ):
+        headers = {"content-type": "application/json", "x-api-key": "odd"}
+        answer = httpx.post(f"{service.url}/api/resource", content=body, headers=headers)
+        assert (answer.status_code, bool(answer.json())) == (422, True), body
 
 
 def test_the_service_admits_exactly_twenty(service: Server) -> None:

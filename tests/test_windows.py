@@ -205,6 +205,43 @@ def test_charge() -> None:
         limiter.charge(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("text", ["10/hour", "10/hour; window=fixed", "10/hour; window=sliding"])
+def test_a_refund_gives_back_what_it_says(text: str) -> None:
+    limiter = RateLimiter(text, clock=ManualClock(NS))
+    limiter.charge("k", 20)
+    limiter.refund("k", 11)  # of a debt too
+    assert limiter.peek("k").remaining == 1
+    limiter.refund("k", 1e300)
+    assert limiter.peek("k").remaining == 10
+
+
+@pytest.mark.parametrize("kind", ["fixed", "sliding"])
+def test_parts_of_a_request_are_not_given_back(kind: str) -> None:
+    limiter = RateLimiter(f"10/hour; window={kind}", clock=ManualClock(NS))
+    admitted = 0
+    for _ in range(50):
+        if limiter.allow("k"):
+            admitted += 1
+            limiter.refund("k", 0.1)
+    assert admitted == 10
+
+
+def test_a_debt_survives_a_step_of_the_clock() -> None:
+    clock = ManualClock(NS)
+    limiter = RateLimiter(Limit(2.0**50 - 2, 5e8), clock=clock)
+    limiter.charge("k", 2.0**52)
+    clock.set_ns(NS - 20)
+    assert not limiter.peek("k")
+
+
+def test_counts_are_plain_numbers() -> None:
+    from decimal import Decimal
+    from fractions import Fraction
+
+    for five in (Decimal(5), Fraction(5), 5.0):
+        assert Limit.fixed_window(five, 60) == Limit.fixed_window(5, 60)  # type: ignore[arg-type]
+
+
 def test_each() -> None:
     limiter = RateLimiter("10/second; 15/minute; window=fixed", clock=ManualClock(0))
     told, *each = limiter.hit_each("k", 4)
@@ -247,6 +284,15 @@ def test_keep() -> None:
     for limits in ([(10, 1)], [(10, 1), (20, 60, False)], [(20, 60, True), (10, 1)]):
         with pytest.raises(ValueError, match="limits of the same kinds"):
             Limiter(limits, clock=clock, keep=before)  # type: ignore[arg-type]
+    import sys
+
+    count = sys.getrefcount(clock)
+    failing = Limiter.__new__(Limiter)
+    for _ in range(50):
+        with pytest.raises(ValueError, match="limits of the same kinds"):
+            failing.__init__([(10, 1)], clock=clock, keep=before)  # type: ignore[misc]
+    del failing
+    assert sys.getrefcount(clock) == count
     with pytest.raises(ValueError, match="the same clock"):
         Limiter([(10, 1), (20, 60, True)], keep=before)
     with pytest.raises(TypeError, match="keep must be a Limiter or None, not int"):

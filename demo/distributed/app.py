@@ -41,7 +41,7 @@ app.add_middleware(
     DistributedTokenBucketMiddleware,
     capacity=limit.capacity,
     refill_rate=limit.refill_rate,
-    rules=str(settings.rules) if settings.rules else None,
+    rules=settings.rules,
 )
 
 

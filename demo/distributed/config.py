@@ -17,6 +17,6 @@ def default_limit() -> Limit:
     try:
         rules = load_rules(path).rules
         return rules["default"].limits[0]
-    except (RulesError, KeyError) as error:
+    except (RulesError, LookupError) as error:
         logger.error("no default rule, so 10 tokens and 1 a second count: %s", error)
         return Limit(10, 1)

@@ -7,18 +7,23 @@ Fixed windows in Redis, aligned to the minute, under keys that show what they co
 rate_limiter.settings. While it gives no answer, each process counts in its memory.
 """
 
+from __future__ import annotations
+
 import asyncio
+import json
 import logging
 import math
 import secrets
+from collections.abc import ValuesView
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, __version__
 from rate_limiter.headers import reset_at_s
 from rate_limiter.identity import Identities, header_source
@@ -31,8 +36,19 @@ NAME = "Distributed Rate Limiting Service"
 LIMIT = Limit.fixed_window(20, 60)
 NOT_LIMITED = ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json")
 _KEY_MAX = 128
+_DEPTH_MAX = 20
 
 _api_key = header_source("x-api-key")
+
+
+def _depth(value: object) -> int:
+    """Return how deeply objects and lists are nested, or just more than is allowed."""
+    depth, level = 0, [value]
+    while level and depth <= _DEPTH_MAX:
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [each for one in inner if isinstance(one, (list, ValuesView)) for each in one]
+        depth += any(isinstance(one, (list, ValuesView)) for one in inner)
+    return depth
 
 
 class ResourceRequest(BaseModel):
@@ -40,6 +56,17 @@ class ResourceRequest(BaseModel):
 
     action: str | None = Field(default=None, max_length=200, examples=["process"])
     user_data: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_sent_back(self) -> ResourceRequest:
+        try:
+            text = json.dumps([self.action, self.user_data], ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except ValueError:
+            raise ValueError("expected text and finite numbers") from None
+        if _depth(self.user_data) > _DEPTH_MAX:
+            raise ValueError(f"expected at most {_DEPTH_MAX} objects or lists in one another")
+        return self
 
 
 class ResourceData(BaseModel):
@@ -190,8 +217,16 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         reset="epoch",
         exempt_paths=NOT_LIMITED,
     )
+    app.add_exception_handler(RequestValidationError, _malformed)
     _add_routes(app, limiter, identify)
     return app
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    """Tell what is wrong with a request, without an echo of what may not be sendable."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+    return JSONResponse({"detail": detail}, 422)
 
 
 def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:

@@ -153,6 +153,7 @@ class RedisBuckets:
         after: tuple[bytes, ...],
         tagged: bool,
         min_ttl_ms: int = 0,
+        dated: bool = False,
     ) -> None: ...
     def keys(self, key: str | bytes, /) -> tuple[bytes, ...]: ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rate_limiter._core import Decision
-from rate_limiter.headers import DENIED_DETAIL, HeaderStyle, reset_at_s
+from rate_limiter.headers import DENIED_DETAIL, reset_at_s
 from rate_limiter.limit import Limit
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -40,13 +40,12 @@ class Denial:
     limit: Limit
     key: str | bytes
     decision: Decision
-    style: HeaderStyle
+    retry_after_s: int | None
     violated: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Return what a template may name. Times are whole seconds, None for never."""
         decision = self.decision
-        never_again = math.isinf(decision.retry_after)
         never_full = math.isinf(decision.reset_after)
         period_s = self.limit.period_s
         return {
@@ -56,7 +55,7 @@ class Denial:
             "remaining": math.floor(decision.remaining),
             "reset_after": None if never_full else math.ceil(decision.reset_after),
             "reset_at": None if never_full else reset_at_s(decision, self.limit),
-            "retry_after": None if never_again else self.style.retry_after_s(decision),
+            "retry_after": self.retry_after_s,
             "rule": self.rule,
             "window": None if math.isinf(period_s) else math.ceil(period_s),
         }

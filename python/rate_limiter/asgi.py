@@ -31,6 +31,16 @@ def client_of(scope: Scope) -> str:
     return client_key(client[0] if client else None)
 
 
+def route_path(scope: Scope) -> str:
+    """Return the path by which an application finds a route: without what it is mounted at."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path") or ""
+    if not root or not path.startswith(root):
+        return path
+    rest = path[len(root) :]
+    return rest if rest.startswith("/") else path if rest else "/"
+
+
 def is_websocket(scope: Scope) -> bool:
     """Tell whether a request is for a websocket."""
     return bool(scope["type"] == "websocket")

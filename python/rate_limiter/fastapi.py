@@ -147,7 +147,7 @@ class RateLimit:
         self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         self._identities = Identities(address, jwt)
-        self._key = key if callable(key) else _of_connection(self._identities.key(key))
+        self._key = _key_of_connection(key, self._identities)
         self._cost = checked_cost(cost, self.limiter)
         self._checks = SetupChecks(
             in_memory=not isinstance(self.limiter, RedisRateLimiter),
@@ -208,8 +208,27 @@ class RateLimit:
         return RateLimitHTTPException(decision, key, self._style.values(decision, told))
 
 
-def _of_connection(source: Callable[[Any], Any]) -> Callable[[HTTPConnection], Any]:
-    return lambda connection: source(connection.scope)
+_CONNECTION = "rate_limiter.connection"
+
+
+def _key_of_connection(key: Any, identities: Identities) -> Callable[[HTTPConnection], Any]:
+    """Return what tells the key of a connection, which the user's callables get."""
+    if callable(key):
+        given: Callable[[HTTPConnection], Any] = key
+        return given
+    if isinstance(key, Iterable) and not isinstance(key, str):
+        key = [_with_connection(one) if callable(one) else one for one in key]
+    source = identities.key(key)
+
+    def of_connection(connection: HTTPConnection) -> Any:
+        connection.scope[_CONNECTION] = connection
+        return source(connection.scope)
+
+    return of_connection
+
+
+def _with_connection(function: Callable[[HTTPConnection], Any]) -> Callable[[Any], Any]:
+    return lambda scope: function(scope[_CONNECTION])
 
 
 async def _value(source: Any, connection: HTTPConnection) -> Any:

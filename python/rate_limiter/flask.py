@@ -116,6 +116,7 @@ class FlaskRateLimiter:
             arguments.
         cost_after: a callable that gets a Finished when the answer is known and returns what the
             request has cost; less is given back, more is charged. Of default limits and rules.
+            Its `body_bytes` are what the response says it has, 0 for one that is streamed.
         tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
         trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware. Behind
             Werkzeug's ProxyFix the peer is the client already, and no proxy is to be trusted.
@@ -401,7 +402,7 @@ def _scope() -> dict[str, Any]:
         "path": request.path,
         "query_string": request.query_string,
         "headers": [
-            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
             for name, value in request.headers.items()
         ],
         "client": (address, 0) if address else None,
@@ -448,7 +449,13 @@ def _after_request(response: Response) -> Response:
     decided: _Request | None = request.environ.get(_REQUEST)
     if decided is None:
         return response
-    decided.finished.status = response.status_code
+    finished = decided.finished
+    finished.status = response.status_code
+    finished.body_bytes = response.content_length or response.calculate_content_length() or 0
+    finished.headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in response.headers.items()
+    ]
     if decided.told is not None:
         own_limit = "X-RateLimit-Limit" in response.headers
         for name, value in _header_values(decided).items():
@@ -532,6 +539,6 @@ def _without_scope(spec: Any, what: str) -> Any:
             raise TypeError(f"{what} must be a plain function, not an async one, got {spec!r}")
         plain: Callable[[], Any] = spec
         return lambda scope: plain()
-    if isinstance(spec, (list, tuple)):
+    if isinstance(spec, Iterable) and not isinstance(spec, str):
         return [_without_scope(one, what) for one in spec]
     return spec

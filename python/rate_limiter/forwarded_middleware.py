@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter._core import Decision
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, route_path
 from rate_limiter.asgi_middleware import RateLimitMiddleware
 from rate_limiter.limit import Limit
 from rate_limiter.redis_bucket import TokenBucket
@@ -98,7 +98,7 @@ class DistributedTokenBucketMiddleware:
     def _rule(self, scope: Scope) -> Rule:
         if self._source is None:
             return self._default
-        rule = self._source.current().match(scope["path"], scope["method"])
+        rule = self._source.current().match(route_path(scope), scope["method"])
         return self._default if rule is None or rule.name == DEFAULT_RULE else rule
 
 
@@ -108,7 +108,18 @@ class _LoggingGate(RateLimitMiddleware):
             client = first_forwarded(scope)
             return client if rule.name == DEFAULT_RULE else f"{client}:{rule.name}"
 
-        limiter = RedisRateLimiter(rule.limits, store=RedisStore(redis), exact_prefix="rate-limit:")
+        self._rule = rule
+        ignored = [name for name in ("key", "refund", "on_store_error") if getattr(rule, name)]
+        if ignored:
+            logger.warning(
+                "rule %r: %s means nothing to DistributedTokenBucketMiddleware",
+                rule.name,
+                ", ".join(ignored),
+            )
+        # An exact key is one key, so several limits have names of another kind.
+        exact = "rate-limit:" if len(rule.limits) == 1 else None
+        store = RedisStore(redis, "rate-limit")
+        limiter = RedisRateLimiter(rule.limits, store=store, exact_prefix=exact)
         super().__init__(
             app,
             limiter=limiter,
@@ -121,6 +132,12 @@ class _LoggingGate(RateLimitMiddleware):
         logger.info(
             "Client '%s': Allowed=%s, Tokens Left=%.2f", key, decision.allowed, decision.remaining
         )
+
+    async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
+        if self._rule.shadow:
+            await self.app(scope, receive, send)
+        else:
+            await super()._deny(scope, receive, send, decision)
 
 
 def _rules_of_environment() -> RuleSource | None:

@@ -20,7 +20,7 @@ from rate_limiter.asgi import (
     turned_away,
 )
 from rate_limiter.config import RateLimitPolicy
-from rate_limiter.headers import HeaderStyle
+from rate_limiter.headers import DEFAULT_STYLE
 from rate_limiter.identity import header_source
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.policy_limiter import TokenBucketLimiter
@@ -29,7 +29,9 @@ EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
 
 class GatewayApp:
-    """Limit by API key, else by user, else by address. Both headers are believed.
+    """Limit requests by API key, else by user, else by address. Both headers are believed.
+
+    Websockets pass, as they always did here.
 
     Args:
         app: the ASGI application.
@@ -103,6 +105,6 @@ class GatewayApp:
         if limiter is not None and limiter.is_denial_for_want_of_store(decision):
             await send_answer(NO_STORE, scope, send)
             return
-        seconds = HeaderStyle().retry_after_s(decision) if decision.retry_after < 1e9 else None
+        seconds = DEFAULT_STYLE.retry_after_s(decision)
         body = {"error": "rate_limited", "retry_after_seconds": seconds}
         await send_answer(Answer(429, "application/json", json.dumps(body).encode()), scope, send)

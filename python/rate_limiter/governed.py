@@ -21,6 +21,7 @@ from rate_limiter.asgi import (
     Receive,
     Scope,
     Send,
+    route_path,
     send_answer,
     starts_response,
     turned_away,
@@ -68,8 +69,9 @@ class GovernedApp:
         self._conclude = conclude if style.is_plain else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._status_path is not None and scope.get("path") == self._status_path:
-            await self._status(scope, send)
+        if self._status_path is not None and route_path(scope) == self._status_path:
+            if not await turned_away(scope, receive, send):
+                await self._status(scope, send)
             return
         if self.style.cors and _is_preflight(scope):
             await self.app(scope, receive, send)
@@ -137,14 +139,13 @@ class _Watch:
         self._finished = finished
         self._receive = receive
         self._send = send
+        self._is_over = False
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
-            self._finished.disconnected = not self._is_over
+            self._finished.disconnected |= not self._is_over
         return message
-
-    _is_over = False
 
     async def send(self, message: Message) -> None:
         finished = self._finished
@@ -153,6 +154,8 @@ class _Watch:
             finished.headers = list(message.get("headers") or ())
         elif message["type"].endswith("http.response.body"):
             self._is_over = not message.get("more_body", False)
+        elif message["type"] == "websocket.close":
+            self._is_over = True
         try:
             await self._send(message)
         except OSError:  # what servers raise when the client is gone (ASGI, "Disconnected client")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from urllib.parse import parse_qs
 
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.answers import Denial
+from rate_limiter.asgi import route_path
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec, Source
@@ -95,6 +98,7 @@ class Outcome:
     cost: float
     told: Decision
     decisions: tuple[Decision, ...]
+    spread: float = field(default_factory=random.random)  # of Retry-After, the same all over
 
     @property
     def is_denial(self) -> bool:
@@ -118,14 +122,15 @@ class Outcome:
         """Return the headers that tell of it."""
         if self.active.rule.shadow and not self.told.allowed:
             return {}  # the client is not to know
-        return style.values(self.told, self.each())
+        return style.values(self.told, self.each(), self.spread)
 
     def denial(self, style: HeaderStyle) -> Denial:
         """Return what an answer is made of."""
         each = self.each()
         limit = next((one.limit for one in each if one.decision == self.told), each[0].limit)
         violated = tuple(one.name for one in each if not one.decision.allowed)
-        return Denial(self.active.rule.name, limit, self.key, self.told, style, violated)
+        retry_after_s = style.retry_after_s(self.told, self.spread)
+        return Denial(self.active.rule.name, limit, self.key, self.told, retry_after_s, violated)
 
 
 @dataclass
@@ -203,11 +208,12 @@ class Governor:
         self._cost = cost
         self._cost_after = cost_after
         self._blocking = blocking
-        self._active: dict[str, Active] = {}
         self._refused: RuleTable | None = None
-        self._busy_pid = 0  # of the process in which a thread takes new rules
-        self._table = source.current()
-        self._activate(self._table)
+        self._lock = threading.Lock()  # of the process `_lock_pid`: held while taking new rules
+        self._lock_pid = os.getpid()
+        # Always one pair, so that no request sees rules of one version and limiters of another.
+        self._state: tuple[RuleTable, dict[str, Active]] = (RuleTable(()), {})
+        self._activate(source.current())
 
     # --- Rules ---
 
@@ -218,33 +224,39 @@ class Governor:
                 continue
             if rule.cost is None and not callable(self._cost):
                 check_cost(self._cost, rule.limits)
-            limiter = self.storage.limiter(rule, self._active.get(rule.name))
+            limiter = self.storage.limiter(rule, self._state[1].get(rule.name))
             is_remote = isinstance(limiter, RedisRateLimiter)
             waits = is_remote and not self._blocking
             asked = AsyncRateLimiter.of(limiter) if waits else limiter
             key = self._key if rule.key is None else self._identities.key(rule.key)
             active[rule.name] = Active(rule, limiter, asked, key, policy_names(rule))
-        self._table, self._active = table, active
+        self._state = (table, active)
 
-    def _rules(self) -> RuleTable:
+    def _rules(self) -> tuple[RuleTable, dict[str, Active]]:
         table = self.source.current()
-        is_new = table is not self._table and table is not self._refused
-        if is_new and self._busy_pid != os.getpid():
-            self._busy_pid = os.getpid()
-            try:
+        if table is not self._state[0] and table is not self._refused:
+            self._change(table)
+        return self._state
+
+    def _change(self, table: RuleTable) -> None:
+        if self._lock_pid != os.getpid():  # a fork may have copied a lock that is held
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if table is not self._state[0]:
                 self._activate(table)
-            except (ValueError, TypeError, MemoryError, ImportError) as error:
-                self._refused = table
-                self.source.refused += 1
-                self.source.last_error = str(error)
-                logger.error("new rules cannot be used, so the old ones stay: %s", error)
-            finally:
-                self._busy_pid = 0
-        return self._table
+        except (ValueError, TypeError, MemoryError, ImportError) as error:
+            self._refused = table
+            self.source.refused += 1
+            self.source.last_error = str(error)
+            logger.error("new rules cannot be used, so the old ones stay: %s", error)
+        finally:
+            self._lock.release()
 
     def limiters(self) -> dict[str, RateLimiter]:
         """Return the limiters by the names of their rules."""
-        return {name: one.limiter for name, one in self._active.items()}
+        return {name: one.limiter for name, one in self._state[1].items()}
 
     # --- Before the answer ---
 
@@ -254,18 +266,18 @@ class Governor:
         """Return the rule of a request and the key it counts for; None: it is not limited."""
         if self._bypass is not None and await now(self._bypass(scope)):
             return None
-        table = self._rules()
+        table, active_rules = self._rules()
         tiers = None
         if self._tier is not None and table.tiers:
             tiers = await now(self._tier(scope))
         key = await now(self._key(scope)) if table.uses_keys else None
         rule = table.match(
-            scope["path"] if path is None else path,
+            route_path(scope) if path is None else path,
             (scope.get("method") or WEBSOCKET) if method is None else method,
             tiers,
             key if isinstance(key, str) else None,
         )
-        active = None if rule is None else self._active.get(rule.name)
+        active = None if rule is None else active_rules.get(rule.name)
         if active is None:
             return None
         if key is None or active.key is not self._key:
@@ -287,9 +299,7 @@ class Governor:
         if found is None:
             return None
         active, key = found
-        cost = active.rule.cost
-        if cost is None:
-            cost = await now(self._cost(scope)) if callable(self._cost) else self._cost
+        cost = await self._cost_of(active, scope)
         decided: Any = active.asked.hit_each(key, cost)
         if hasattr(decided, "__await__"):
             decided = await decided
@@ -298,6 +308,11 @@ class Governor:
             self.shadow_denied += 1
             logger.debug("the shadow rule %r would have denied a request", active.rule.name)
         return Outcome(active, key, cost, told, tuple(each))
+
+    async def _cost_of(self, active: Active, scope: Any) -> float:
+        cost: Any = self._cost if active.rule.cost is None else active.rule.cost
+        taken: float = await now(cost(scope)) if callable(cost) else cost
+        return taken
 
     # --- After the answer ---
 
@@ -309,7 +324,7 @@ class Governor:
         """Give back or charge what a request has cost less or more than was taken."""
         cost = await self._final_cost(outcome, finished)
         # The rules may have changed meanwhile, and the limiter with them.
-        limiter = self._active.get(outcome.active.rule.name, outcome.active).asked
+        limiter = self._state[1].get(outcome.active.rule.name, outcome.active).asked
         if cost < outcome.cost:
             await now(limiter.refund(outcome.key, outcome.cost - cost))
         elif cost > outcome.cost:
@@ -343,7 +358,7 @@ class Governor:
             "limited": True,
             "rule": active.rule.name,
             "key": key if isinstance(key, str) else key.decode("utf-8", "replace"),
-            "allowed": told.remaining >= (active.rule.cost or 1),
+            "allowed": active.rule.shadow or told.remaining >= await self._cost_of(active, scope),
             "limits": [
                 {
                     "name": name,

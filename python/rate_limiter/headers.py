@@ -88,12 +88,15 @@ class HeaderStyle:
             False,
         )
 
-    def values(self, told: Decision, each: Sequence[Told] = ()) -> dict[str, str]:
+    def values(
+        self, told: Decision, each: Sequence[Told] = (), spread: float | None = None
+    ) -> dict[str, str]:
         """Return the headers of a response.
 
         Args:
             told: the decision of the most constrained limit.
             each: all limits, for ``ietf``.
+            spread: how much of the jitter counts, from 0 to 1; at random by default.
         """
         values: dict[str, str] = {}
         if self.style == "off":
@@ -109,7 +112,7 @@ class HeaderStyle:
             values["RateLimit"] = ", ".join(map(_state, ordered))
         if not told.allowed:
             if math.isfinite(told.retry_after):
-                values["Retry-After"] = str(self.retry_after_s(told))
+                values["Retry-After"] = str(self.retry_after_s(told, spread))
             values["Cache-Control"] = "no-store"
         if self.cors:
             values["Access-Control-Expose-Headers"] = ", ".join(
@@ -117,10 +120,12 @@ class HeaderStyle:
             )
         return values
 
-    def retry_after_s(self, told: Decision) -> int:
-        """Return the seconds of ``Retry-After``: at least 1, and longer by the jitter."""
-        jitter_s = random.uniform(0, self.retry_jitter_s) if self.retry_jitter_s else 0
-        return max(1, math.ceil(told.retry_after + jitter_s))
+    def retry_after_s(self, told: Decision, spread: float | None = None) -> int | None:
+        """Return the seconds of ``Retry-After``, at least 1, with jitter; None for never."""
+        if math.isinf(told.retry_after):
+            return None
+        share = random.random() if spread is None else spread
+        return max(1, math.ceil(told.retry_after + share * self.retry_jitter_s))
 
     def _reset(self, told: Decision, each: Sequence[Told]) -> int:
         if self.reset == "seconds":

@@ -88,8 +88,8 @@ class Identities:
         return self.address.key(*self._seen(scope))
 
     def client_address(self, scope: Any) -> Address | None:
-        """Return a client's address, None where it has none."""
-        return self.address.address(*self._seen(scope))
+        """Return a client's address, None where it has none, or where its header is malformed."""
+        return self.address.address(*self._seen(scope), strict=True)
 
     def _seen(self, scope: Any) -> tuple[str | None, Iterator[str]]:
         client = scope.get("client")
@@ -218,11 +218,13 @@ class Identities:
             raise ValueError(wrong)
         source = self._source(f"{kind}:{name}", "bypass")
         secret = wanted.encode()
+        charset = "latin-1" if kind == "header" else "utf-8"  # what it was decoded from
 
         def matches(value: Any) -> bool:
             values = value if isinstance(value, list) else [value]
             return any(
-                isinstance(one, str) and hmac.compare_digest(one.encode(), secret) for one in values
+                isinstance(one, str) and hmac.compare_digest(one.encode(charset), secret)
+                for one in values
             )
 
         async def later(value: Awaitable[Any]) -> bool:

@@ -14,6 +14,7 @@ from rate_limiter.limit import Limit
 _GLOB = re.compile(r"([*?\[\]\\^])")
 # A fixed window's key ends with the beginning of the window.
 _DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
+_WINDOW = re.compile(rb"\d+/\d+/\d+", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
 
@@ -29,13 +30,16 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     expires_s = ttl_ms / 1000 if ttl_ms >= 0 else None
     name = key.decode("utf-8", "replace")
     if limit is not None:
-        source = scripts(with_windows=limit.is_window)
-        buckets = _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False)
-        decision = client.peek(buckets, _DATE.sub(b"", key) if limit.is_window else key, 0)
+        decision = client.peek(
+            _buckets(client, key, limit), _DATE.sub(b"", key) if limit.is_window else key, 0
+        )
         return BucketInfo(name, limit, decision.remaining, decision.reset_after, expires_s)
     value = client.command("GET", key)
     if value is None:
         return BucketInfo(name, None, None, 0.0, None)
+    if _DATE.search(key) or _WINDOW.fullmatch(value):
+        # A window whose limit is not known: it counts until it expires.
+        return BucketInfo(name, None, None, expires_s or 0.0, expires_s)
     stored = _STORED.fullmatch(value)
     if stored is None:
         raise ValueError(f"the value of {name!r} is no bucket, or one whose limit must be given")
@@ -55,10 +59,15 @@ def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
         removed: int = client.command("DEL", key)
         return removed
     used = inspect_key(connection, key, limit).tokens != limit.capacity
-    source = scripts(with_windows=True)
-    buckets = _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False)
-    client.reset(buckets, key)
+    client.reset(_buckets(client, key, limit), key)
     return int(used)
+
+
+def _buckets(client: _core.RedisClient, key: bytes, limit: Limit) -> _core.RedisBuckets:
+    """Return what reads a key in Redis as it stands, with or without a date behind it."""
+    source = scripts(with_windows=limit.is_window)
+    is_dated = bool(_DATE.search(key))
+    return _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False, 0, is_dated)
 
 
 def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:

@@ -100,18 +100,18 @@ class Jwt:
             scope: of ASGI; the claims are kept in it for whoever asks again.
             blocking: wait for keys, where there is no event loop.
         """
-        if _CLAIMS in scope:
-            known: Claims | None = scope[_CLAIMS]
-            return known
+        known: dict[Jwt, Claims | None] = scope.setdefault(_CLAIMS, {})
+        if self in known:  # what another verifier believes is its own affair
+            return known[self]
         token = self._token_in(scope)
         keys = None if blocking else self._keys
         if token is not None and keys is not None and keys.must_fetch(_kid(token)):
             return self._claims_later(scope, token)
-        claims = scope[_CLAIMS] = None if token is None else self.verify(token)
+        claims = known[self] = None if token is None else self.verify(token)
         return claims
 
     async def _claims_later(self, scope: Any, token: str) -> Claims | None:
-        claims = scope[_CLAIMS] = await asyncio.to_thread(self.verify, token)
+        claims = scope[_CLAIMS][self] = await asyncio.to_thread(self.verify, token)
         return claims
 
     def _token_in(self, scope: Any) -> str | None:
@@ -128,7 +128,7 @@ class Jwt:
             if key is None:
                 return None
             claims: Claims = jwt.decode(token, key, algorithms=self.algorithms, **self._options)
-        except (PyJWTError, ValueError, TypeError) as error:
+        except (PyJWTError, ValueError, TypeError, RecursionError) as error:
             logger.debug("a token was not accepted: %s", error)
             return None
         return claims
@@ -194,7 +194,7 @@ def _checked_public_key(public_key: str | bytes, algorithms: list[str]) -> Any:
 def _kid(token: str) -> str | None:
     try:
         kid = jwt.get_unverified_header(token).get("kid")
-    except InvalidTokenError:
+    except (InvalidTokenError, ValueError, RecursionError):
         return None
     return kid if isinstance(kid, str) else None
 

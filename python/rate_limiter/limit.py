@@ -119,7 +119,7 @@ class Limit:
         limit = cls.__new__(cls)
         fields: dict[str, object] = {
             "capacity": float(count),
-            "refill_rate": count / window_s,
+            "refill_rate": float(count) / int(window_s),
             "window_s": int(window_s),
             "algorithm": algorithm,
         }

@@ -109,12 +109,14 @@ class ClientAddress:
             return self.name(address)
         return peer or UNKNOWN  # a name that a test server made up stands for itself
 
-    def _behind(self, peer: Address | None, values: Iterable[str]) -> Address | None:
+    def _behind(
+        self, peer: Address | None, values: Iterable[str], *, strict: bool
+    ) -> Address | None:
         found = peer
         for text in self._parse(values):
             address = parse_address(text)
             if address is None:
-                return peer
+                return None if strict else peer
             found = address
             if not self._is_trusted(address):
                 break
@@ -128,14 +130,20 @@ class ClientAddress:
             return str(address)
         return str(IPv6Network((int(address), self.ipv6_prefix), strict=False))
 
-    def address(self, peer: str | None, values: Iterable[str] = ()) -> Address | None:
-        """Return the client's address; None where it has none. Arguments are those of key()."""
+    def address(
+        self, peer: str | None, values: Iterable[str] = (), *, strict: bool = False
+    ) -> Address | None:
+        """Return the client's address; None where it has none. Arguments are those of key().
+
+        With `strict` it is also None where the header is malformed: an address that somebody is
+        trusted for must not be that of the proxy instead.
+        """
         address = parse_address(peer) if peer else None
         if address is None and (peer or not self.trusts_unix):
             return None
         if address is not None and not self._is_trusted(address):
             return address
-        return self._behind(address, values)
+        return self._behind(address, values, strict=strict)
 
     def _look_up(self, address: Address) -> bool:
         return is_in(address, self.trusted)

@@ -16,7 +16,7 @@ from rate_limiter._core import Decision, ManualClock, StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
 from rate_limiter.inspection import inspect_key
-from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limit import FIXED_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiter import RateLimiter, redis_store
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.waiting import line_key
@@ -61,6 +61,14 @@ class RedisRateLimiter(RateLimiter):
         self.store: RedisStore = redis_store(store, on_store_error)
         if exact_prefix is not None and len(as_limits(limits)) != 1:
             raise ValueError("with an exact prefix there is one key in Redis, and so one limit")
+        is_dated = exact_prefix is not None and any(
+            limit.algorithm == FIXED_WINDOW for limit in as_limits(limits)
+        )
+        if is_dated and self.store.connection.client.kind == "cluster":
+            raise ValueError(
+                "a fixed window under an exact prefix has the date in its key, which a cluster "
+                "cannot place: leave the prefix out, or take another algorithm"
+            )
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
         self._set_up(limits, max_keys, clock)
@@ -80,6 +88,7 @@ class RedisRateLimiter(RateLimiter):
             tuple(name.encode() for name in names),
             not exact,
             math.ceil(min_ttl_s * 1000),
+            exact,
         )
 
     def with_limits(self, limits: Limits) -> RateLimiter:
@@ -225,7 +234,7 @@ def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
     if limit.is_window:
         return f":{i}:{limit.algorithm}:{limit.window_s}"
     # What a bucket that is never refilled lacks is kept in units of its capacity.
-    return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity:g}"
+    return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity!r}"
 
 
 def _before(store: RedisStore, name: str) -> str:

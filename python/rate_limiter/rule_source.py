@@ -190,10 +190,12 @@ class RedisRules(RuleSource):
         try:
             version = self._connection.client.command("HGET", self.key, VERSION)
             if version != self._version:
-                self._version = version
                 self._take(self._fetch(), f"Redis ({self.key})")
-        except Exception as error:
+        except ValueError as error:
+            self._version = version  # once is enough to be told of it
             self._refuse(error, self.key)
+        except Exception as error:
+            self._refuse(error, self.key)  # and it will be asked again
         finally:
             self._busy_pid = 0
 

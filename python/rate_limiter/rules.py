@@ -63,7 +63,7 @@ class RuleModel(BaseModel):
     cost: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="Tokens a request takes."
     )
-    key: str | list[str] | None = Field(
+    key: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description='Who a request counts for: "ip", "header:X-API-Key", "jwt:sub", a chain.'
     )
     exempt: bool = Field(False, description="Do not limit.")
@@ -262,15 +262,25 @@ def _parsed_toml(text: str, source: str) -> Any:
         import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RulesError(f"{source}: {error}") from None
 
 
 def _parsed_yaml(text: str, source: str) -> Any:
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
+        """A loader that refuses what is there twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+            if twice is not None:
+                raise ValueError(f"{twice!r} is there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""

@@ -7,7 +7,6 @@ app.add_middleware(RateLimitMiddleware, **Settings().middleware())
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -54,10 +53,10 @@ class Settings(BaseSettings):
     limits: str | None = Field(
         default=None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
     )
-    rules: Path | None = Field(
+    rules: str | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
-        description="A file of rules.",
+        description="A file of rules, or the address of a Redis that holds some.",
     )
     key: Words = Field(
         default=["ip"],
@@ -264,7 +263,7 @@ class Settings(BaseSettings):
         Raises:
             ValueError: there are neither rules nor limits.
         """
-        rules = None if self.rules is None else str(self.rules)
+        rules = self.rules
         if rules is not None and self.limits is not None:
             raise ValueError("set RATE_LIMITER_RULES or RATE_LIMITER_LIMITS, not both")
         limits = self.limits or self.limit()
@@ -275,7 +274,7 @@ class Settings(BaseSettings):
         return {
             "rules": rules,
             "limits": None if rules is not None else limits,
-            "key": self.key if len(self.key) > 1 else self.key[0],
+            "key": self.key[0] if len(self.key) == 1 else self.key,
             "tier": self.tier,
             "bypass": tuple(self.bypass),
             "trusted_proxies": tuple(self.trusted_proxies),

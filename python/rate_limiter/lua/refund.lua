@@ -11,9 +11,6 @@ for i = 1, #KEYS do
 end
 for i = 1, #KEYS do
   local cost = tonumber(ARGV[5 * i - 1])
-  if cost < 0 then
-    cost = reply[i + 1]
-  end
   if cost > 0 and reply[i + 1] > 0 then
     reply[i + 1] = math.max(0, reply[i + 1] - cost)
     write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), -cost)

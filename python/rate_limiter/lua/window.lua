@@ -3,12 +3,14 @@
 -- Windows are aligned to this server's clock. A window meets the scripts as a bucket does: what is
 -- used is what is lacking. csrc/rl_window.h has the arithmetic and its guarantees.
 --
---     fixed     KEYS[i] and the beginning of the window, in UTC: "...:2026-11-21-09:05" (seconds follow
---               where windows are no whole minutes). A count, that expires when the window ends
---     sliding   KEYS[i]. "29439552/7/20": the number of the window, its count, the count before
+--     "29439552/7/20"   the number of the window, its count, and the count of the one before, which
+--                       in a fixed window means nothing
+--     "7"               a fixed window for people to look at: only the count, under KEYS[i] and the
+--                       beginning of the window in UTC, "...:2026-11-21-09:05" (seconds follow where
+--                       windows are no whole minutes). Not for a cluster, which must know all keys
 --
--- ARGV      of a window: scale -1 (fixed) or -2 (sliding), its seconds in place of `token`, its count
---           in place of `cap`; min_ttl_ms means nothing
+-- ARGV      of a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key); its
+--           seconds in place of `token`, its count in place of `cap`; min_ttl_ms means nothing
 -- reply     longer: {1 or 0, one number for each limit, now_us, current and previous of each window}
 
 local floor, ceil = math.floor, math.ceil
@@ -37,12 +39,17 @@ local function dated(key, start, length)
 end
 
 local function key_of(i)
-  if ARGV[5 * i - 4] ~= '-1' then
+  if ARGV[5 * i - 4] ~= '-3' then
     return KEYS[i]
   end
   local length = tonumber(ARGV[5 * i - 3])
   local now = tonumber(time[1])
   return dated(KEYS[i], now - now % length, length)
+end
+
+-- A count, where somebody may have set more by hand.
+local function count_of(digits)
+  return math.min(tonumber(digits), 4000000000)
 end
 
 local function deficit_of(i, scale)
@@ -61,11 +68,11 @@ local function deficit_of(i, scale)
   }
   windows[i] = window
   local value = call('GET', window.key)
-  if value and scale == -1 then
+  if value and scale == -3 then
     if not match(value, '^%d+$') then
       return nil
     end
-    window.current = tonumber(value)
+    window.current = count_of(value)
   elseif value then
     local number, current, previous = match(value, '^(%d+)/(%d+)/(%d+)$')
     if not number then
@@ -73,9 +80,12 @@ local function deficit_of(i, scale)
     end
     local age = window.number - number
     if age <= 0 then -- below: this clock was set back, which must free nothing
-      window.current, window.previous = tonumber(current), tonumber(previous)
+      window.current, window.previous = count_of(current), count_of(previous)
     elseif age == 1 then
-      window.previous = tonumber(current)
+      window.previous = count_of(current)
+    end
+    if scale == -1 then
+      window.previous = 0
     end
   end
   return window.current + ceil(window.previous * window.left_us / length_us)
@@ -89,16 +99,16 @@ local function write(i, lacks, scale, more)
   local rest = window.current + more
   window.current = math.max(0, rest)
   window.previous = math.max(0, window.previous + math.min(0, rest))
-  local end_ms = ((window.number + 1) * window.length_us) / 1000
   if window.current + window.previous == 0 then
     call('DEL', window.key)
-  elseif scale == -1 then
+  elseif scale == -3 then
+    local end_ms = ((window.number + 1) * window.length_us) / 1000
     call('SET', window.key, format('%.0f', window.current))
     call('PEXPIREAT', window.key, format('%.0f', end_ms))
   else
     local value = format('%.0f/%.0f/%.0f', window.number, window.current, window.previous)
-    local ttl_ms = ceil((window.left_us + window.length_us) / 1000) + 1
-    call('SET', window.key, value, 'PX', format('%.0f', ttl_ms))
+    local counts_us = window.left_us + (scale == -2 and window.length_us or 0)
+    call('SET', window.key, value, 'PX', format('%.0f', ceil(counts_us / 1000) + 1))
   end
 end
 
