@@ -1,5 +1,6 @@
 /* _core_limiter.c -- Limiter: limits, a clock and a table, as a Python type. */
 #include "_core.h"
+#include "rl_shared.h"
 
 #include <time.h>
 
@@ -426,12 +427,51 @@ static bool is_of_same_kinds(const limiter_object *self, const limiter_object *o
     return same;
 }
 
+/* Open the table in a file. 0, or -1 with an exception set. */
+static int open_table(limiter_object *self, size_t max_keys, PyObject *path)
+{
+    PyObject *name = NULL; /* strong; bytes */
+    if (!PyUnicode_FSConverter(path, &name)) {
+        return -1;
+    }
+    rl_shared_status status = rl_shared_open(PyBytes_AS_STRING(name), self->limits, self->n_limits,
+                                             max_keys, &self->table);
+    Py_DECREF(name);
+    switch (status) {
+    case RL_SHARED_OK:
+        return 0;
+    case RL_SHARED_ENOMEM:
+        PyErr_NoMemory();
+        break;
+    case RL_SHARED_EOWNER:
+        PyErr_Format(PyExc_PermissionError,
+                     "%R must be a plain file that its user alone can read and write", path);
+        break;
+    case RL_SHARED_EOTHER:
+        PyErr_Format(PyExc_ValueError,
+                     "%R was made for other limits, another max_keys or another version, or is "
+                     "something else: remove it, or take another path",
+                     path);
+        break;
+    case RL_SHARED_ENOWHERE:
+        PyErr_SetString(PyExc_RuntimeError, "shared memory needs Linux");
+        break;
+    default:
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    }
+    return -1;
+}
+
 static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
 {
     rl_secret secret;
     if (keep != Py_None) {
         const limiter_object *other = limiter_of(keep);
         if (!ready(other)) {
+            return -1;
+        }
+        if (rl_table_is_shared(other->table)) {
+            PyErr_SetString(PyExc_ValueError, "keep must be a limiter in memory of its own");
             return -1;
         }
         if (!is_of_same_kinds(self, other) || self->clock_kind != other->clock_kind) {
@@ -456,14 +496,15 @@ static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
 
 static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"limits", "max_keys", "clock", "keep", NULL};
+    static char *names[] = {"limits", "max_keys", "clock", "keep", "path", NULL};
     limiter_object *self = limiter_of(object);
     PyObject *limits;
     Py_ssize_t max_keys = 1000000;
     PyObject *clock = NULL;
     PyObject *keep = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nOO:Limiter", names, &limits, &max_keys,
-                                     &clock, &keep)) {
+    PyObject *path = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nOOO:Limiter", names, &limits, &max_keys,
+                                     &clock, &keep, &path)) {
         return -1;
     }
     if (self->table != NULL) {
@@ -483,7 +524,14 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (set_limits(self, limits) < 0 || set_clock(self, clock) < 0) {
         return -1;
     }
-    return make_table(self, (size_t)max_keys, keep);
+    if (path == Py_None) {
+        return make_table(self, (size_t)max_keys, keep);
+    }
+    if (keep != Py_None) {
+        PyErr_SetString(PyExc_ValueError, "give keep or path, not both");
+        return -1;
+    }
+    return open_table(self, (size_t)max_keys, path);
 }
 
 static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
@@ -556,13 +604,15 @@ static PyMethodDef limiter_methods[] = {
 
 static PyType_Slot limiter_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None)\n--\n\n"
+     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None, path=None)\n--\n\n"
                "Limit by token buckets and windows in the memory of this process.\n\n"
                "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
                "(count, window_s, sliding) of a window.\n"
                "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
                "'coarse' or a ManualClock, which windows take for the wall clock. keep: a Limiter\n"
-               "whose keys this one starts with, instead of max_keys. Raises ValueError for what is out of range,\n"
+               "whose keys this one starts with, instead of max_keys. path: a file, in whose memory\n"
+               "the table is, for all processes of this host; OSError, PermissionError or ValueError\n"
+               "tell what is wrong with it. Raises ValueError for what is out of range,\n"
                "MemoryError, and OSError when the system has no random numbers.")},
     {Py_tp_new, limiter_new},
     {Py_tp_init, limiter_init},

@@ -38,7 +38,7 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
 void rl_shard_sweep(const moment *moment, shard *shard)
 {
     for (uint32_t i = 0; i < shard->n_lines; i++) {
-        sweep_line(moment, shard, line_at(moment->table, shard->lines, i));
+        sweep_line(moment, shard, line_at(moment->table, shard_lines(moment->table, shard), i));
     }
     shard->since_sweep = 0;
     shard->swept_ns = moment->at.now.steady_ns;
@@ -48,7 +48,7 @@ void rl_shard_sweep(const moment *moment, shard *shard)
 static void fill_all(const moment *moment, shard *shard, size_t i)
 {
     for (uint32_t n = 0; n < shard->n_lines; n++) {
-        uint64_t *line = line_at(moment->table, shard->lines, n);
+        uint64_t *line = line_at(moment->table, shard_lines(moment->table, shard), n);
         for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
             slot_at(moment->table, line, j).words[moment->table->set.first_word[i]] =
                 moment->at.units[i];
@@ -132,6 +132,9 @@ static unsigned line_load(const uint64_t *line)
 
 bool rl_shard_shrink(const rl_table *table, shard *shard)
 {
+    if (table->region != NULL) {
+        return false; /* of fixed size */
+    }
     if (shard->used == 0) {
         adopt_lines(shard, NULL, 0);
         return false;
@@ -223,8 +226,9 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
         return (slot){NULL, NULL};
     }
     for (;;) {
-        uint64_t *first = line_at(table, shard->lines, first_line(tag, shard->n_lines));
-        uint64_t *second = line_at(table, shard->lines, second_line(tag, shard->n_lines));
+        uint64_t *lines = shard_lines(table, shard);
+        uint64_t *first = line_at(table, lines, first_line(tag, shard->n_lines));
+        uint64_t *second = line_at(table, lines, second_line(tag, shard->n_lines));
         unsigned first_load = sweep_line(moment, shard, first);
         unsigned second_load = sweep_line(moment, shard, second);
         uint64_t *emptier = second_load < first_load ? second : first;
@@ -236,4 +240,19 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
             return least_indebted(moment, first, second);
         }
     }
+}
+
+/* ---- after a death ----------------------------------------------------------- */
+
+/* Every change of an entry is one store of its tag or of a word, or leaves a client with
+ * no more than before: so only the count of entries may be wrong. */
+void rl_shard_recover(const rl_table *table, shard *shard)
+{
+    shard->used = 0;
+    for (uint32_t i = 0; i < shard->n_lines; i++) {
+        shard->used += line_load(line_at(table, shard_lines(table, shard), i));
+    }
+#ifdef __linux__
+    pthread_mutex_consistent(&shard->lock);
+#endif
 }

@@ -17,7 +17,7 @@
 
 typedef struct shard {
     _Alignas(RL_CACHE_LINE) pthread_mutex_t lock; /* guards everything below */
-    uint64_t *lines;    /* owned; NULL until the first key and after the last */
+    uint64_t *lines;    /* owned; NULL until the first key and after the last, and in a file */
     uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i */
     size_t used;        /* slots with a tag, full ones included */
     size_t since_sweep; /* inserts since the full ones were last freed */
@@ -27,13 +27,17 @@ typedef struct shard {
 
 /* Immutable but for the shards. */
 struct rl_table {
+    shard *shards;      /* those of this block, or in a file: see rl_shared.h */
+    uint64_t *region;   /* the lines of all shards in a file; NULL: each shard has its own */
+    void *mapping;      /* owned; the whole file, NULL for none */
+    size_t mapping_bytes;
     rl_secret secret;
     size_t line_words;   /* eight tags, then the words of each slot in turn */
     uint32_t lines_min;  /* of one shard */
     uint32_t lines_max;  /* lines_min * 2^i */
     unsigned shard_bits;
     rl_limit_set set;
-    shard shards[];
+    shard own_shards[];
 };
 
 typedef struct slot {
@@ -45,6 +49,14 @@ typedef struct moment {
     const rl_table *table;
     rl_moment at;
 } moment;
+
+static inline size_t rl_table_shards(const rl_table *table)
+{
+    return (size_t)1 << table->shard_bits;
+}
+
+/* Limits and geometry of a table that is to be made. In rl_table.c. */
+void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys);
 
 /* ---- places ---------------------------------------------------------------- */
 
@@ -86,15 +98,25 @@ static inline size_t lines_bytes(const rl_table *table, uint32_t n_lines)
     return (size_t)n_lines * table->line_words * sizeof(uint64_t);
 }
 
+static inline uint64_t *shard_lines(const rl_table *table, const shard *shard)
+{
+    if (table->region == NULL) {
+        return shard->lines;
+    }
+    size_t i = (size_t)(shard - table->shards);
+    return table->region + i * table->lines_max * table->line_words;
+}
+
 static inline slot rl_shard_find(const rl_table *table, shard *shard, uint64_t tag)
 {
     if (shard->n_lines == 0) {
         return (slot){NULL, NULL};
     }
-    uint64_t *line = line_at(table, shard->lines, first_line(tag, shard->n_lines));
+    uint64_t *lines = shard_lines(table, shard);
+    uint64_t *line = line_at(table, lines, first_line(tag, shard->n_lines));
     unsigned mask = rl_line_match(line, tag);
     if (mask == 0) {
-        line = line_at(table, shard->lines, second_line(tag, shard->n_lines));
+        line = line_at(table, lines, second_line(tag, shard->n_lines));
         mask = rl_line_match(line, tag);
     }
     return mask != 0 ? slot_at(table, line, (unsigned)__builtin_ctz(mask)) : (slot){NULL, NULL};
@@ -133,5 +155,21 @@ void rl_shard_sweep(const moment *moment, shard *shard);
  * False: it stays as it is, being in use, or as small as it gets, or because a
  * pair has more than eight entries or there is no memory for the copy. */
 bool rl_shard_shrink(const rl_table *table, shard *shard);
+
+/* Bring the counts of a shard in order after a process died while it held the lock. */
+void rl_shard_recover(const rl_table *table, shard *shard);
+
+static inline void rl_shard_lock(const rl_table *table, shard *shard)
+{
+    int status = pthread_mutex_lock(&shard->lock);
+    if (status != 0) { /* EOWNERDEAD: of a file alone */
+        rl_shard_recover(table, shard);
+    }
+}
+
+static inline void rl_shard_unlock(shard *shard)
+{
+    pthread_mutex_unlock(&shard->lock);
+}
 
 #endif

@@ -1,5 +1,6 @@
 #include "rl_table.h"
 
+#include <stdatomic.h>
 #include <unistd.h>
 #ifdef __APPLE__
 #include <sys/random.h>
@@ -7,6 +8,7 @@
 
 #include "rl_alloc.h"
 #include "rl_shard.h"
+#include "rl_shared.h"
 
 #define KEYS_PER_SHARD 8192u
 #define SHARD_BITS_MAX 8u
@@ -17,16 +19,6 @@ static shard *key_shard(rl_table *table, rl_key key)
 }
 
 /* ---- decisions ------------------------------------------------------------- */
-
-static void lock(shard *shard)
-{
-    pthread_mutex_lock(&shard->lock);
-}
-
-static void unlock(shard *shard)
-{
-    pthread_mutex_unlock(&shard->lock);
-}
 
 static void describe_each(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
                           bool allowed, rl_decision *each)
@@ -71,9 +63,11 @@ static rl_status take(const moment *moment, shard *shard, uint64_t tag, const ui
         pass = always || rl_entry_allows(&moment->table->set, found, costs);
     }
     if (pass) {
-        occupy(shard, entry, tag);
         rl_found_take(&moment->at, found, costs);
         rl_entry_write(&moment->at, found, entry.words);
+        /* The tag last: a process that dies before leaves a place that is free. */
+        atomic_signal_fence(memory_order_seq_cst);
+        occupy(shard, entry, tag);
     }
     *allowed = pass;
     return RL_OK;
@@ -86,14 +80,14 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
     moment moment = moment_at(table, now);
     rl_found found;
 
-    lock(shard);
+    rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = take(&moment, shard, key_tag(key), costs, false, allowed, &found);
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
         shard->counts.denied += !*allowed;
     }
-    unlock(shard);
+    rl_shard_unlock(shard);
 
     if (status == RL_OK && out != NULL) {
         *out = rl_entry_describe(&moment.at, &found, costs, *allowed);
@@ -112,10 +106,10 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     rl_found found;
     bool allowed;
 
-    lock(shard);
+    rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
-    unlock(shard);
+    rl_shard_unlock(shard);
 
     if (status == RL_OK) {
         *out = rl_entry_describe(&moment.at, &found, costs, true);
@@ -127,10 +121,10 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
 static void look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
 {
     shard *shard = key_shard(table, key);
-    lock(shard);
+    rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
     rl_entry_read(&moment->at, words_of(rl_shard_find(table, shard, key_tag(key))), found);
-    unlock(shard);
+    rl_shard_unlock(shard);
 }
 
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
@@ -152,7 +146,7 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
     moment moment = moment_at(table, now);
     rl_found found;
 
-    lock(shard);
+    rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     slot entry = rl_shard_find(table, shard, key_tag(key));
     if (entry.tag != NULL) {
@@ -160,18 +154,23 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
         rl_found_refund(&moment.at, &found, costs);
         rl_entry_write(&moment.at, &found, entry.words);
     }
-    unlock(shard);
+    rl_shard_unlock(shard);
 }
 
 void rl_table_reset(rl_table *table, rl_key key)
 {
     shard *shard = key_shard(table, key);
-    lock(shard);
+    rl_shard_lock(table, shard);
     slot entry = rl_shard_find(table, shard, key_tag(key));
     if (entry.tag != NULL) {
         rl_shard_release(shard, entry);
     }
-    unlock(shard);
+    rl_shard_unlock(shard);
+}
+
+bool rl_table_is_shared(const rl_table *table)
+{
+    return table->mapping != NULL;
 }
 
 rl_key rl_table_key(const rl_table *table, const void *data, size_t len)
@@ -188,7 +187,7 @@ rl_status rl_secret_init(rl_secret *secret)
 
 static size_t table_bytes(const rl_table *table)
 {
-    return sizeof *table + ((size_t)1 << table->shard_bits) * sizeof(shard);
+    return sizeof *table + rl_table_shards(table) * sizeof(shard);
 }
 
 /* Shards of at most KEYS_PER_SHARD keys while there are not too many of them,
@@ -216,19 +215,27 @@ static rl_table *make_table(const rl_table *plan)
     rl_table *table = rl_alloc_zeroed(table_bytes(plan));
     if (table != NULL) {
         *table = *plan;
-        for (size_t i = 0; i < (size_t)1 << table->shard_bits; i++) {
+        table->shards = table->own_shards;
+        for (size_t i = 0; i < rl_table_shards(table); i++) {
             pthread_mutex_init(&table->shards[i].lock, NULL);
         }
     }
     return table;
 }
 
+void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys)
+{
+    *plan = (rl_table){.lines_max = 0};
+    rl_limit_set_init(&plan->set, limits, n_limits);
+    plan->line_words = RL_LINE_SLOTS * (1 + plan->set.n_words);
+    choose_geometry(plan, max_keys);
+}
+
 rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys, rl_secret secret)
 {
-    rl_table plan = {.secret = secret};
-    rl_limit_set_init(&plan.set, limits, n_limits);
-    plan.line_words = RL_LINE_SLOTS * (1 + plan.set.n_words);
-    choose_geometry(&plan, max_keys);
+    rl_table plan;
+    rl_table_plan(&plan, limits, n_limits, max_keys);
+    plan.secret = secret;
     return make_table(&plan);
 }
 
@@ -278,10 +285,10 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
     }
     moment from = moment_at(table, now);
     moment to = moment_at(made, now);
-    for (size_t i = 0; i < (size_t)1 << table->shard_bits; i++) {
-        lock(&table->shards[i]);
+    for (size_t i = 0; i < rl_table_shards(table); i++) {
+        rl_shard_lock(table, &table->shards[i]);
         rl_status status = convert_shard(&from, &to, &table->shards[i], &made->shards[i]);
-        unlock(&table->shards[i]);
+        rl_shard_unlock(&table->shards[i]);
         if (status != RL_OK) {
             rl_table_free(made);
             return NULL;
@@ -297,7 +304,12 @@ void rl_table_free(rl_table *table)
     if (table == NULL) {
         return;
     }
-    for (size_t i = 0; i < (size_t)1 << table->shard_bits; i++) {
+    if (table->mapping != NULL) {
+        rl_shared_close(table);
+        rl_free(table);
+        return;
+    }
+    for (size_t i = 0; i < rl_table_shards(table); i++) {
         rl_free(table->shards[i].lines);
         pthread_mutex_destroy(&table->shards[i].lock);
     }
@@ -306,24 +318,26 @@ void rl_table_free(rl_table *table)
 
 rl_table_stats rl_table_sweep(rl_table *table, rl_time now)
 {
-    rl_table_stats total = {.bytes = table_bytes(table)};
+    rl_table_stats total = {
+        .bytes = table->mapping == NULL ? table_bytes(table) : sizeof *table + table->mapping_bytes,
+    };
     moment moment = moment_at(table, now);
-    for (size_t i = 0; i < (size_t)1 << table->shard_bits; i++) {
+    for (size_t i = 0; i < rl_table_shards(table); i++) {
         shard *shard = &table->shards[i];
-        lock(shard);
+        rl_shard_lock(table, shard);
         rl_shard_keep(&moment, shard);
         rl_shard_sweep(&moment, shard);
         while (rl_shard_shrink(table, shard)) {
         }
         total.keys += shard->used;
         total.slots += slot_count(shard);
-        total.bytes += lines_bytes(table, shard->n_lines);
+        total.bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;
         total.allowed += shard->counts.allowed;
         total.denied += shard->counts.denied;
         total.inserted += shard->counts.inserted;
         total.evicted_active += shard->counts.evicted_active;
         total.grow_failures += shard->counts.grow_failures;
-        unlock(shard);
+        rl_shard_unlock(shard);
     }
     return total;
 }

@@ -60,6 +60,9 @@ void rl_table_free(rl_table *table);
  * NULL: out of memory, nothing is lost. */
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now);
 
+/* Is it in a file that processes share? See rl_shared.h. */
+bool rl_table_is_shared(const rl_table *table);
+
 /* Hash a client key for use with this table. */
 rl_key rl_table_key(const rl_table *table, const void *data, size_t len);
 

@@ -16,11 +16,12 @@ from redis_servers import RedisServer
 TEXT = (Path(__file__).parent.parent / "docs" / "stores.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks(server: RedisServer) -> None:
+def test_python_blocks(server: RedisServer, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         local = re.sub(r"redis://localhost(:6379/0)?", server.url, block)
+        local = local.replace("/dev/shm/app", str(tmp_path / "app"))
         names: dict[str, object] = {"app": FastAPI(), "RateLimiter": RateLimiter}
         exec(compile(local, "stores.md", "exec"), names)
 

@@ -333,9 +333,7 @@ def _limiter_or_rules(
 
 
 def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
-    if limiter is not None:
-        return not isinstance(limiter, RedisRateLimiter)
-    return storage.store == MEMORY
+    return storage.store == MEMORY and not isinstance(limiter, RedisRateLimiter)
 
 
 def one_limiter(

@@ -132,8 +132,8 @@ class RateLimit:
     ) -> None:
         if store != MEMORY and not name:
             raise ValueError(
-                "with a store in Redis, a RateLimit needs a name, by which all processes know "
-                "its buckets: RateLimit(..., name='upload')"
+                "with a store that is shared, a RateLimit needs a name, by which all processes "
+                "know its buckets: RateLimit(..., name='upload')"
             )
         self.limiter = one_limiter(
             limits,
@@ -150,7 +150,7 @@ class RateLimit:
         self._key = _key_of_connection(key, self._identities)
         self._cost = checked_cost(cost, self.limiter)
         self._checks = SetupChecks(
-            in_memory=not isinstance(self.limiter, RedisRateLimiter),
+            in_memory=store == MEMORY and not isinstance(self.limiter, RedisRateLimiter),
             uses_address=not callable(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",

@@ -26,7 +26,7 @@ from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec, Source
 from rate_limiter.limit import Limits, as_limits, check_cost
-from rate_limiter.limiter import MEMORY, RateLimiter, redis_store
+from rate_limiter.limiter import MEMORY, RateLimiter, is_shared, redis_store
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.rule_source import RuleSource
@@ -51,6 +51,14 @@ class Storage:
         """Return the limiter of a rule; its clients keep what they used under the one before."""
         if before is not None and _is_kept(before.rule, rule):
             return before.limiter
+        if is_shared(self.store):
+            return RateLimiter(
+                rule.limits,
+                store=self.store,
+                name=f"{self.name}:{rule.name}",
+                max_keys=self.max_keys,
+                clock=self.clock,
+            )
         if self.store == MEMORY:
             if before is not None and _kinds(before.rule) == _kinds(rule):
                 return before.limiter.with_limits(rule.limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from rate_limiter import _core
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MEMORY = "memory://"
 """The store in the memory of this process."""
+SHARED = "shared://"
+"""How the address of a store begins that the processes of one host share, in a file."""
 PREFIX = "rl"
 """What keys in Redis begin with, where no RedisStore says otherwise."""
 
@@ -28,11 +31,12 @@ class RateLimiter(_core.Limiter):
 
     Args:
         limits: a text (``"100/minute"``), a Limit, or several, which are then all or nothing.
-        store: where the buckets live; ``"memory://"`` is the memory of this process. The address
+        store: where the buckets live; ``"memory://"`` is the memory of this process,
+            ``"shared:///dev/shm/app"`` one that the processes of this host share. The address
             of a Redis (``"redis://localhost:6379/0"``, see docs/stores.md), a redis-py client or
             a RedisStore shares them with all processes that use the same. Limiters with the same
             limits and the same name on one Redis have the same buckets.
-        name: for a Redis: tells limiters apart that have the same limits.
+        name: for a Redis or shared memory: tells limiters apart that have the same limits.
         on_store_error: for a Redis: what becomes of a decision while it gives none. ``"memory"``
             (the same limits in the memory of each process), ``"allow"``, ``"deny"`` or
             ``"raise"`` (StoreError). A RedisStore knows its own.
@@ -53,7 +57,7 @@ class RateLimiter(_core.Limiter):
     limits: tuple[Limit, ...]
 
     def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
-        if cls is RateLimiter and store != MEMORY:
+        if cls is RateLimiter and store != MEMORY and not is_shared(store):
             from rate_limiter.redis_limiter import RedisRateLimiter
 
             return _core.Limiter.__new__(RedisRateLimiter)
@@ -69,6 +73,9 @@ class RateLimiter(_core.Limiter):
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
+        if is_shared(store):
+            self._set_up(limits, max_keys, clock, path=shared_file(store, name, limits))
+            return
         if store != MEMORY:
             raise TypeError(f"a subclass of RateLimiter keeps its buckets in memory, got {store!r}")
         self._set_up(limits, max_keys, clock)
@@ -79,13 +86,14 @@ class RateLimiter(_core.Limiter):
         max_keys: int,
         clock: str | ManualClock,
         keep: RateLimiter | None = None,
+        path: str | None = None,
     ) -> None:
         limiter_was_made()
         self.limits = as_limits(limits)
         self._clock = clock
         self._lines = Lines()
         form = [limit.for_engine for limit in self.limits]
-        _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep)
+        _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
 
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits, whose clients have used what they had used here.
@@ -214,11 +222,34 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
     return RedisStore(store, prefix, on_store_error=on_store_error)
 
 
+def is_shared(store: object) -> bool:
+    """Tell whether a store is memory that the processes of a host share."""
+    return isinstance(store, str) and store.startswith(SHARED)
+
+
+def shared_file(store: object, name: str, limits: Limits) -> str:
+    """Return the file of a limiter: one for each name and limits, beside the path of the store.
+
+    Raises:
+        ValueError: the path is not an absolute one.
+    """
+    path = str(store).removeprefix(SHARED)
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError(
+            f"store must be '{SHARED}' and the absolute path of a file, such as "
+            f"'{SHARED}/dev/shm/app', got {store!r}"
+        )
+    told = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
+    return f"{path}.{sha256(told.encode()).hexdigest()[:16]}"
+
+
 def check_store(store: object) -> None:
     """Check that there is such a store.
 
     Raises:
         TypeError, ValueError: there is not; the message says why.
     """
-    if store != MEMORY:
+    if is_shared(store):
+        shared_file(store, "", "1/second")
+    elif store != MEMORY:
         redis_store(store, "memory")

@@ -1,0 +1,185 @@
+"""The store in memory that the processes of one host share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from flask import Flask
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter
+from rate_limiter.fastapi import RateLimit
+from rate_limiter.flask import FlaskRateLimiter
+from rate_limiter.limiter import SHARED, shared_file
+from rate_limiter.middleware import RateLimitMiddleware
+from servers import serve
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    """A path in memory, as programs would have it; its files are removed."""
+    path = Path(f"/dev/shm/rl-pytest-{os.getpid()}-{tmp_path.name}")
+    yield f"{SHARED}{path}"
+    for file in path.parent.glob(f"{path.name}.*"):
+        file.unlink()
+
+
+def test_limiters_of_one_store_are_one(store: str) -> None:
+    one, two = (RateLimiter("5/hour", store=store, max_keys=100) for _ in range(2))
+    assert [limiter.allow("k") for limiter in (one, two, one, two, one, two)] == [True] * 5 + [
+        False
+    ]
+    other = RateLimiter("5/hour", store=store, name="other", max_keys=100)
+    assert other.hit("k").remaining == 4
+    assert RateLimiter("6/hour", store=store, max_keys=100).allow("k")  # other limits, another file
+    del one, two
+    assert not RateLimiter("5/hour", store=store, max_keys=100).allow("k")  # it stays
+
+
+def _hits(store: str, text: str, begin: Any, admitted: Any) -> None:
+    limiter = RateLimiter(text, store=store, max_keys=100)
+    begin.wait()
+    count = sum(limiter.allow("k") for _ in range(5000))
+    with admitted.get_lock():
+        admitted.value += count
+
+
+@pytest.mark.parametrize("text", ["1234/day; burst=1234", "1234/day; window=fixed"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_admit_what_one_would(store: str, text: str, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    begin, admitted = context.Barrier(4), context.Value("i", 0)
+    workers = [context.Process(target=_hits, args=(store, text, begin, admitted)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert admitted.value == 1234
+
+
+def test_a_forked_child_goes_on_with_the_same(store: str) -> None:
+    limiter = RateLimiter("5/hour", store=store, max_keys=100)
+    assert limiter.allow("k")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if limiter.hit("k").remaining < 4 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert limiter.hit("k").remaining == pytest.approx(2, abs=0.1)
+
+
+kinds = st.sampled_from([Limit(10, 1), Limit.fixed_window(10, 60), Limit.sliding_window(10, 60)])
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["hit", "peek", "refund", "charge", "allow", "reset", "hit_each"]),
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 25),
+        st.floats(0, 100),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(limits=st.lists(kinds, min_size=1, max_size=3), steps=steps)
+def test_it_agrees_with_memory(
+    store: str, limits: list[Limit], steps: list[tuple[str, str, int, float]]
+) -> None:
+    clock = ManualClock(10**9)
+    name = os.urandom(8).hex()
+    memory = RateLimiter(limits, clock=clock)
+    shared = RateLimiter(limits, store=store, name=name, clock=clock, max_keys=10)
+
+    async def awaited(method: str, *arguments: Any) -> Any:
+        return await getattr(AsyncRateLimiter.of(shared), method)(*arguments)
+
+    for i, (method, key, cost, pause_s) in enumerate(steps):
+        arguments = (key,) if method == "reset" else (key, cost)
+        expected = getattr(memory, method)(*arguments)
+        if i % 2:
+            assert getattr(shared, method)(*arguments) == expected
+        else:
+            assert asyncio.run(awaited(method, *arguments)) == expected
+        clock.advance(pause_s)
+    Path(shared_file(store, name, limits)).unlink()
+
+
+@pytest.mark.parametrize("path", ["", "relative", "/dev/shm/"])
+def test_bad_paths(path: str) -> None:
+    with pytest.raises(ValueError, match="store must be 'shared://' and the absolute path"):
+        RateLimiter("5/s", store=f"shared://{path}")
+
+
+def test_odd_files(store: str, tmp_path: Path) -> None:
+    RateLimiter("5/s", store=store, max_keys=100)
+    file = Path(shared_file(store, "", "5/s"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match="was made for other limits, another max_keys"):
+        RateLimiter("5/s", store=store, max_keys=100_000)
+    file.chmod(0o644)
+    with pytest.raises(PermissionError, match="its user alone can read and write"):
+        RateLimiter("5/s", store=store, max_keys=100)
+    with pytest.raises(FileNotFoundError):
+        RateLimiter("5/s", store=f"shared://{tmp_path}/none/x", max_keys=100)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        RateLimiter("5/s", store=store, name="vast", max_keys=2**36)
+
+
+def test_it_has_no_other_limits(store: str) -> None:
+    limiter = RateLimiter("5/s", store=store, max_keys=100)
+    with pytest.raises(ValueError, match="a limiter in memory of its own"):
+        limiter.with_limits("6/s")
+
+
+def test_everything_takes_it(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fastapi_app() -> FastAPI:
+        app = FastAPI()
+        limit = RateLimit("2/hour", store=store, name="route", max_keys=100)
+        app.get("/route", dependencies=[Depends(limit)])(lambda: "ok")
+        app.get("/")(lambda: "ok")
+        rules = {"default": {"limits": "3/hour"}}
+        app.add_middleware(RateLimitMiddleware, rules=rules, store=store, max_keys=100)
+        return app
+
+    clients = [TestClient(fastapi_app()) for _ in range(2)]
+    assert [clients[i % 2].get("/route").status_code for i in range(3)] == [200, 200, 429]
+    assert [client.get("/").status_code for client in clients] == [429, 429]
+    assert RateLimitMiddleware(
+        fastapi_app(), limits="3/hour", store=store, name="plain", max_keys=100
+    ).limiter.allow("k")
+
+    def flask_client() -> Any:
+        app = Flask("shared")
+        FlaskRateLimiter(app, default_limits="2/hour", store=store, max_keys=100)
+        app.get("/")(lambda: "ok")
+        return app.test_client()
+
+    both = [flask_client() for _ in range(2)]
+    assert [both[i % 2].get("/").status_code for i in range(3)] == [200, 200, 429]
+    with caplog.at_level(logging.WARNING, "rate_limiter"):
+        assert not caplog.records
+
+
+def test_workers_share_a_limit(store: str, tmp_path: Path) -> None:
+    (tmp_path / "shared_app.py").write_text(
+        "from rate_limiter.middleware import RateLimitMiddleware\n"
+        "from starlette.applications import Starlette\n"
+        f"app = RateLimitMiddleware(Starlette(), limits='7/day', store={store!r}, max_keys=100)\n"
+    )
+    command = ("-m", "uvicorn", "shared_app:app", "--port={port}", "--workers=3")
+    with serve(tmp_path / "log", *command, environment={"PYTHONPATH": str(tmp_path)}) as server:
+        codes = [httpx.get(server.url).status_code for _ in range(20)]
+    assert (codes.count(404), codes.count(429)) == (7, 13)
+    assert "worker processes serve" not in (tmp_path / "log").read_text()
