@@ -705,6 +705,23 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--header must be NAME=VALUE, got 'nonsense'" in capsys.readouterr().err
 
 
+def test_the_file_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["rules", "explain", "--path", "/x"]) == 1
+    assert "rate_limits.json: No such file" in capsys.readouterr().err
+    (tmp_path / "rate_limits.json").write_text(SEED)
+    assert main(["rules", "explain", "--path", "/x", "--method", "POST", "--header", "K=V"]) == 0
+    assert "=> default: everything: 5/second; burst=20" in capsys.readouterr().out
+    (tmp_path / "other.yaml").write_text("only: {limits: 5/second}")
+    monkeypatch.setenv("RATE_LIMITER_RULES", "other.yaml")
+    assert main(["rules", "check"]) == 0
+    assert capsys.readouterr().out.startswith("only: path /only or /only/**: 5/second")
+
+
 def test_push_and_pull(
     tmp_path: Path, server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +18,20 @@ from rate_limiter.rule_table import Rule, RuleTable
 EXAMPLES = """\
 examples:
   rate-limiter rules check rate_limits.json
-  rate-limiter rules explain rate_limits.json --path /files/7 --method POST
+  rate-limiter rules explain --path /files/7 --method POST
   rate-limiter rules explain rate_limits.json --path / --header X-Plan=pro --tier header:X-Plan
   rate-limiter rules push rate_limits.json --store redis://localhost:6379/0
   rate-limiter rules pull --store redis://localhost:6379/0
   rate-limiter rules schema > rate_limits.schema.json
 """
+
+
+DEFAULT_FILE = "rate_limits.json"
+
+
+def _default_file() -> str:
+    named = os.environ.get("RATE_LIMITER_RULES") or os.environ.get("RATE_LIMIT_RULES_PATH")
+    return named or DEFAULT_FILE
 
 
 def add_parser(actions: Any, store_default: str) -> None:
@@ -42,7 +51,13 @@ def add_parser(actions: Any, store_default: str) -> None:
     pull = commands.add_parser("pull", help="show the rules in Redis")
     commands.add_parser("schema", help="print the JSON Schema of a file of rules")
     for command in (check, explain, push):
-        command.add_argument("file", metavar="FILE", help="JSON, TOML or YAML")
+        command.add_argument(
+            "file",
+            metavar="FILE",
+            nargs="?",
+            default=_default_file(),
+            help=f"JSON, TOML or YAML ({DEFAULT_FILE}, or what RATE_LIMITER_RULES names)",
+        )
     for command in (push, pull):
         command.add_argument("--store", metavar="URL", default=store_default, help="of the Redis")
         command.add_argument("--hash", default=RULES_KEY, help=f"its key ({RULES_KEY})")
