@@ -572,3 +572,21 @@ def free_tls_port(server: RedisServer) -> int:
 
     wait_until(accepts, "the server accepts connections")
     return port
+
+
+def test_fork_while_the_breaker_is_locked(server: RedisServer) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from rate_limiter import RateLimiter\n"
+        "limiter = RateLimiter('5/s', store=sys.argv[1], on_store_error='raise')\n"
+        "limiter.allow('k')\n"
+        "limiter.store.connection.breaker._lock.acquire()  # as another thread might\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(10)\n"
+        "    limiter.store.health()\n"
+        "    os._exit(0 if limiter.allow('k') else 1)\n"
+        "sys.exit(os.waitpid(child, 0)[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, server.url], check=False, timeout=60)
+    assert done.returncode == 0
