@@ -113,7 +113,8 @@ before = resident_bytes()
 for number in range(1_000_000):
     limiter.allow(b"%d" % number)
 full = resident_bytes() - before
-assert limiter.stats()["keys"] == 1_000_000, limiter.stats()
+# By chance both places of a key may be full: then another one gives way.
+assert 999_990 <= limiter.stats()["keys"] <= 1_000_000, limiter.stats()
 for number in range(1_000_000):  # as many again: the table is bounded
     limiter.allow(b"x%d" % number)
 flooded = resident_bytes() - before
