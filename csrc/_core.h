@@ -83,6 +83,11 @@ core_state *core_state_of(PyTypeObject *type);
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 
+/* A tuple of Decisions: the one to tell of, and behind it `n` of all limits. NULL with an
+ * exception set. */
+PyObject *decisions_new(core_state *state, const rl_decision *told, const rl_decision *each,
+                        size_t n);
+
 /* The value of a Decision, which lives as long as that. NULL with an exception set when it is
  * something else. */
 const rl_decision *decision_value(core_state *state, PyObject *decision);

@@ -173,7 +173,7 @@ static uint64_t units_of(const redis_limit *limit, double tokens, bucket_operati
                          : rl_arrival_charge(&limit->bucket, tokens);
     case BUCKET_REFUND:
         return is_window ? rl_limit_refund(&limit->window, tokens)
-                         : rl_arrival_refund(&limit->bucket, tokens);
+                         : rl_arrival_charge(&limit->bucket, tokens);
     default:
         return is_window ? rl_limit_cost(&limit->window, tokens)
                          : rl_arrival_cost(&limit->bucket, tokens);
@@ -225,16 +225,6 @@ void redis_call_free(redis_call *call)
 static bool is_whole(const redisReply *reply)
 {
     return reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0;
-}
-
-/* Of several limits, tell of the one that denies longest, else of the one with the fewest
- * tokens left: the rule of rl_table.h. */
-static bool tells_more(const rl_decision *a, const rl_decision *b)
-{
-    if (a->allowed != b->allowed) {
-        return !a->allowed;
-    }
-    return a->allowed ? a->remaining < b->remaining : a->retry_after_ns > b->retry_after_ns;
 }
 
 /* Numbers behind those of the limits: the time, and the counts of each window. */
@@ -315,33 +305,18 @@ static const rl_decision *told_of(const rl_decision *each, size_t n)
 {
     const rl_decision *told = each;
     for (size_t i = 1; i < n; i++) {
-        if (tells_more(&each[i], told)) {
+        if (rl_decision_tells_more(&each[i], told)) {
             told = &each[i];
         }
     }
     return told;
 }
 
-static PyObject *decisions_new(const buckets_object *self, const rl_decision *each)
-{
-    PyObject *result = PyTuple_New(1 + (Py_ssize_t)self->n_limits);
-    for (size_t i = 0; result != NULL && i <= self->n_limits; i++) {
-        const rl_decision *value = i == 0 ? told_of(each, self->n_limits) : &each[i - 1];
-        PyObject *one = decision_new(self->state, value);
-        if (one == NULL) {
-            Py_CLEAR(result);
-            break;
-        }
-        PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
-    }
-    return result;
-}
-
 PyObject *redis_call_result(redis_call *call)
 {
     const rl_call *done = &call->thread.call;
     const buckets_object *self = call->buckets;
-    rl_decision each[RL_TABLE_LIMITS_MAX];
+    rl_decision each[RL_TABLE_LIMITS_MAX] = {{0}};
     bool allowed;
     if (done->fault != RL_FAULT_NONE) {
         return redis_raise(self->state, done->fault, done->error);
@@ -360,7 +335,7 @@ PyObject *redis_call_result(redis_call *call)
         Py_RETURN_NONE;
     case BUCKET_HIT_EACH:
     case BUCKET_PEEK_EACH:
-        return decisions_new(self, each);
+        return decisions_new(self->state, told_of(each, self->n_limits), each, self->n_limits);
     default:
         return decision_new(self->state, told_of(each, self->n_limits));
     }
@@ -459,7 +434,8 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(limits);
-    if (self->client != NULL || self->n_windows != 0 || n < 1 || n > RL_TABLE_LIMITS_MAX || PyTuple_GET_SIZE(after) != n ||
+    if (self->client != NULL || self->n_windows != 0 || n < 1 || n > RL_TABLE_LIMITS_MAX ||
+        PyTuple_GET_SIZE(after) != n ||
         PyTuple_GET_SIZE(scripts) != N_SCRIPTS) {
         PyErr_Format(PyExc_ValueError,
                      "expected, once, 1 to %d limits, as many endings and %d scripts",
@@ -539,8 +515,8 @@ static PyType_Slot buckets_slots[] = {
                "             dated=False)\n--\n\n"
                "Keep the buckets of some limits in Redis.\n\n"
                "limits: a tuple of limits, as Limiter has them. scripts: the texts of take, peek,\n"
-               "refund, charge, take_many and reset (bytes). before, after: bytes around a client key, `after` one for each\n"
-               "limit. tagged: put the client key between braces, escaped. min_ttl_ms: keep a\n"
+               "refund, charge, take_many and reset (bytes). before, after: bytes around a client\n"
+               "key, `after` one for each limit. tagged: put the client key between braces, escaped. min_ttl_ms: keep a\n"
                "bucket so long at least. dated: a fixed window's key ends with its beginning.\n"
                "Raises ValueError for what is out of range.")},
     {Py_tp_new, buckets_new},

@@ -36,6 +36,21 @@ PyObject *decision_new(core_state *state, const rl_decision *value)
     return (PyObject *)self;
 }
 
+PyObject *decisions_new(core_state *state, const rl_decision *told, const rl_decision *each,
+                        size_t n)
+{
+    PyObject *result = PyTuple_New(1 + (Py_ssize_t)n);
+    for (size_t i = 0; result != NULL && i <= n; i++) {
+        PyObject *one = decision_new(state, i == 0 ? told : &each[i - 1]);
+        if (one == NULL) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
+    }
+    return result;
+}
+
 const rl_decision *decision_value(core_state *state, PyObject *decision)
 {
     if (Py_TYPE(decision) != state->decision_type) {

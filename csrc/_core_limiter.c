@@ -109,18 +109,20 @@ static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, ui
     return units;
 }
 
-/* Convert what is charged or given back. As cost_units, but there is no cost that no bucket has. */
-static int other_units(const limiter_object *self, PyObject *cost,
-                       uint64_t (*convert)(const rl_limit *limit, double tokens), uint64_t *units)
+typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
+
+/* Convert what is charged or given back (NULL: 1). As cost_units. */
+static const uint64_t *other_units(const limiter_object *self, PyObject *cost,
+                                   cost_converter convert, uint64_t *units)
 {
     double tokens = 1;
     if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
-        return -1;
+        return NULL;
     }
     for (size_t i = 0; i < self->n_limits; i++) {
         units[i] = convert(&self->limits[i], tokens);
     }
-    return 0;
+    return units;
 }
 
 static int ready(const limiter_object *self)
@@ -184,8 +186,9 @@ typedef struct asked {
     const uint64_t *costs;
 } asked;
 
+/* Read it; `convert` turns what is charged or given back into units, NULL: it is a cost. */
 static int read_asked(const char *function, PyObject *object, PyObject *const *args,
-                      Py_ssize_t nargs, PyObject *kwnames, asked *out)
+                      Py_ssize_t nargs, PyObject *kwnames, cost_converter convert, asked *out)
 {
     core_key_cost given;
     out->limiter = limiter_of(object);
@@ -193,7 +196,8 @@ static int read_asked(const char *function, PyObject *object, PyObject *const *a
         !ready(out->limiter) || hash_key(out->limiter, given.key, &out->key) < 0) {
         return -1;
     }
-    out->costs = cost_units(out->limiter, given.cost, out->room);
+    out->costs = convert == NULL ? cost_units(out->limiter, given.cost, out->room)
+                                 : other_units(out->limiter, given.cost, convert, out->room);
     return out->costs == NULL ? -1 : 0;
 }
 
@@ -202,28 +206,12 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
 {
     asked asked;
     rl_decision decision;
-    if (read_asked("peek", object, args, nargs, kwnames, &asked) < 0) {
+    if (read_asked("peek", object, args, nargs, kwnames, NULL, &asked) < 0) {
         return NULL;
     }
     rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
                   &decision, NULL);
     return decision_new(asked.limiter->state, &decision);
-}
-
-/* (told, one of each limit...) */
-static PyObject *decisions_new(const limiter_object *self, const rl_decision *told,
-                               const rl_decision *each)
-{
-    PyObject *result = PyTuple_New(1 + (Py_ssize_t)self->n_limits);
-    for (size_t i = 0; result != NULL && i <= self->n_limits; i++) {
-        PyObject *one = decision_new(self->state, i == 0 ? told : &each[i - 1]);
-        if (one == NULL) {
-            Py_CLEAR(result);
-            break;
-        }
-        PyTuple_SET_ITEM(result, (Py_ssize_t)i, one);
-    }
-    return result;
 }
 
 static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -233,14 +221,14 @@ static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ss
     bool allowed;
     rl_decision told;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_asked("hit_each", object, args, nargs, kwnames, &asked) < 0) {
+    if (read_asked("hit_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
         return NULL;
     }
     if (rl_table_take(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
                       &allowed, &told, each) != RL_OK) {
         return PyErr_NoMemory();
     }
-    return decisions_new(asked.limiter, &told, each);
+    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
 }
 
 static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -249,47 +237,38 @@ static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_s
     asked asked;
     rl_decision told;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_asked("peek_each", object, args, nargs, kwnames, &asked) < 0) {
+    if (read_asked("peek_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
         return NULL;
     }
     rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter), &told,
                   each);
-    return decisions_new(asked.limiter, &told, each);
+    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
 }
 
 static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
-    limiter_object *self = limiter_of(object);
-    core_key_cost given;
-    rl_key hash;
-    uint64_t costs[RL_TABLE_LIMITS_MAX];
-    if (core_parse_key_cost("refund", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 ||
-        other_units(self, given.cost, rl_limit_refund, costs) < 0) {
+    asked asked;
+    if (read_asked("refund", object, args, nargs, kwnames, rl_limit_refund, &asked) < 0) {
         return NULL;
     }
-    rl_table_refund(self->table, hash, costs, limiter_now(self));
+    rl_table_refund(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter));
     Py_RETURN_NONE;
 }
 
 static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
-    limiter_object *self = limiter_of(object);
-    core_key_cost given;
-    rl_key hash;
-    uint64_t costs[RL_TABLE_LIMITS_MAX];
+    asked asked;
     rl_decision decision;
-    if (core_parse_key_cost("charge", "key", args, nargs, kwnames, &given) < 0 || !ready(self) ||
-        hash_key(self, given.key, &hash) < 0 ||
-        other_units(self, given.cost, rl_limit_charge, costs) < 0) {
+    if (read_asked("charge", object, args, nargs, kwnames, rl_limit_charge, &asked) < 0) {
         return NULL;
     }
-    if (rl_table_charge(self->table, hash, costs, limiter_now(self), &decision) != RL_OK) {
+    if (rl_table_charge(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+                        &decision) != RL_OK) {
         return PyErr_NoMemory();
     }
-    return decision_new(self->state, &decision);
+    return decision_new(asked.limiter->state, &decision);
 }
 
 static PyObject *limiter_reset(PyObject *object, PyObject *key)

@@ -111,11 +111,6 @@ uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens)
     return units != RL_COST_NEVER ? units : 2 * limit->cap;
 }
 
-uint64_t rl_arrival_refund(const rl_arrival *limit, double tokens)
-{
-    return rl_arrival_charge(limit, tokens);
-}
-
 uint64_t rl_arrival_fill_ms(const rl_arrival *limit)
 {
     uint64_t units_per_ms = 1000 * limit->scale;

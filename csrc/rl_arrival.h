@@ -37,11 +37,9 @@ rl_status rl_arrival_init(rl_arrival *limit, double capacity, double refill_rate
  * bucket can pay it. */
 uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens);
 
-/* The same for a charge, which is taken whether it is there or not: at most twice the cap. */
+/* The same for a charge, which is taken whether it is there or not, and for a refund: at most
+ * twice the cap. */
 uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens);
-
-/* The same for a refund: at most as much. */
-uint64_t rl_arrival_refund(const rl_arrival *limit, double tokens);
 
 /* Milliseconds that an empty bucket takes to fill, rounded up; 0: never filled. */
 uint64_t rl_arrival_fill_ms(const rl_arrival *limit);

@@ -34,9 +34,7 @@ rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
         bool passed = allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i],
                                                   costs[i]);
         rl_decision one = rl_entry_describe_one(moment, found, i, costs[i], passed);
-        bool tighter = allowed ? one.remaining < told.remaining
-                               : one.retry_after_ns > told.retry_after_ns;
-        if (i == 0 || tighter) {
+        if (i == 0 || rl_decision_tells_more(&one, &told)) {
             told = one;
         }
     }

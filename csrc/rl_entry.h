@@ -57,6 +57,17 @@ rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
 rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
                                   uint64_t cost, bool allowed);
 
+/* Is this limit the one to tell of, rather than another? It denies, or denies longer; where both
+ * allow, it has fewer tokens left. */
+static inline bool rl_decision_tells_more(const rl_decision *one, const rl_decision *other)
+{
+    if (one->allowed != other->allowed) {
+        return !one->allowed;
+    }
+    return one->allowed ? one->remaining < other->remaining
+                        : one->retry_after_ns > other->retry_after_ns;
+}
+
 static inline rl_moment rl_moment_at(const rl_limit_set *set, rl_time now)
 {
     rl_moment moment;

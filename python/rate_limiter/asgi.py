@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from rate_limiter._core import client_key
@@ -69,6 +70,14 @@ async def send_answer(answer: Answer, scope: Scope, send: Send) -> None:
     )
     body = b"" if scope.get("method") == "HEAD" else answer.body
     await send({"type": f"{prefix}http.response.body", "body": body})
+
+
+async def send_users_answer(
+    answer: ASGIApp | Awaitable[ASGIApp], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send what a user's `denied` has made, which may have to be awaited."""
+    app: Any = await answer if isawaitable(answer) else answer
+    await app(scope, receive, send)
 
 
 def starts_response(message: Message) -> bool:

@@ -25,6 +25,7 @@ from rate_limiter.asgi import (
     Send,
     client_of,
     send_answer,
+    send_users_answer,
     turned_away,
 )
 from rate_limiter.config import RateLimitPolicy
@@ -289,10 +290,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         if self._denied is None:
             await send_answer(DENIED, scope, send)
             return
-        answer = self._denied(scope, decision)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        await answer(scope, receive, send)
+        await send_users_answer(self._denied(scope, decision), scope, receive, send)
 
 
 class _Shared(Storage):
@@ -376,19 +374,6 @@ def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
     if key == "ip" and not address.reads_header and address.ipv6_prefix == 64:
         return None
     return key if callable(key) else identities.key(key)
-
-
-def checked_key(key: object) -> Callable[[Any], Any] | None:
-    """Return the key callable, or None for the peer's address.
-
-    Raises:
-        ValueError: `key` is neither callable nor ``"ip"``.
-    """
-    if callable(key):
-        return key
-    if key != "ip":
-        raise ValueError(f"key must be 'ip' or a callable, got {key!r}")
-    return None
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:

@@ -7,7 +7,6 @@ headers, and what it costs is settled when it is over: answered, failed, or left
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from rate_limiter.asgi import (
     Send,
     route_path,
     send_answer,
+    send_users_answer,
     starts_response,
     turned_away,
     with_headers,
@@ -114,10 +114,7 @@ class GovernedApp:
         if outcome.wants_store:
             await send_answer(NO_STORE, scope, sender)
         elif self._denied is not None:
-            answer = self._denied(scope, outcome.told)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            await answer(scope, receive, sender)
+            await send_users_answer(self._denied(scope, outcome.told), scope, receive, sender)
         else:
             made = DENIED if self._answer is None else self._answer(outcome.denial(self.style))
             await send_answer(made, scope, sender)
