@@ -71,6 +71,7 @@ static int core_exec(PyObject *module)
     core_state *state = PyModule_GetState(module);
     if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
+        add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &gate_spec, &state->gate_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 || asgi_names_init(state) < 0 ||
@@ -89,6 +90,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->limiter_type);
     Py_VISIT(state->decision_type);
     Py_VISIT(state->clock_type);
+    Py_VISIT(state->meter_type);
     Py_VISIT(state->gate_type);
     Py_VISIT(state->sender_type);
     Py_VISIT(state->store_error);
@@ -106,6 +108,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->limiter_type);
     Py_CLEAR(state->decision_type);
     Py_CLEAR(state->clock_type);
+    Py_CLEAR(state->meter_type);
     Py_CLEAR(state->gate_type);
     Py_CLEAR(state->sender_type);
     Py_CLEAR(state->store_error);

@@ -10,7 +10,10 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdatomic.h>
+#include <time.h>
 
+#include "rl_meter.h"
 #include "rl_table.h"
 
 /* Strings and bytes that are needed at every request: see _core_sender.c. */
@@ -47,6 +50,7 @@ typedef struct core_state {
     PyTypeObject *limiter_type;  /* strong */
     PyTypeObject *decision_type; /* strong */
     PyTypeObject *clock_type;    /* strong */
+    PyTypeObject *meter_type;    /* strong */
     PyTypeObject *gate_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
     PyObject *store_error;       /* strong; StoreError */
@@ -62,6 +66,7 @@ extern PyModuleDef core_module;
 extern PyType_Spec limiter_spec;
 extern PyType_Spec decision_spec;
 extern PyType_Spec clock_spec;
+extern PyType_Spec meter_spec;
 extern PyType_Spec gate_spec;
 extern PyType_Spec sender_spec;
 #ifndef RL_NO_REDIS
@@ -125,13 +130,28 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
+/* The numbers of a Meter, which live as long as that. NULL with an exception set when it is
+ * something else. */
+rl_meter *meter_value(core_state *state, PyObject *meter);
+
+/* Add METER_BOUNDS_NS to the module. 0, or -1 with an exception set. */
+int meter_add_bounds(PyObject *module);
+
 /* The time of a ManualClock. */
 int64_t clock_now_ns(PyObject *clock);
+
+/* Cheaper than the exact one, in steps of some milliseconds. */
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define CORE_COARSE_CLOCK CLOCK_MONOTONIC_COARSE
+#elif defined(CLOCK_MONOTONIC_RAW_APPROX)
+#define CORE_COARSE_CLOCK CLOCK_MONOTONIC_RAW_APPROX
+#endif
 
 /* How a limiter tells the time. */
 typedef enum clock_kind { CLOCK_KIND_MONOTONIC, CLOCK_KIND_COARSE, CLOCK_KIND_MANUAL } clock_kind;
 
-/* The C half of a rate limiter in process memory. Immutable but for the table. */
+/* The C half of a rate limiter in process memory. Immutable but for the table, and for the meter,
+ * which is set once. */
 typedef struct limiter_object {
     PyObject_HEAD
     core_state *state; /* borrowed from the type */
@@ -142,7 +162,17 @@ typedef struct limiter_object {
     bool has_windows;                  /* among the limits, which go by the wall clock */
     clock_kind clock_kind;
     PyObject *clock; /* strong; NULL unless manual */
+    _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
+    _Atomic(rl_meter *) meter;       /* of measured_by; NULL: nothing is measured */
 } limiter_object;
+
+/* Was it initialised? 1, or 0 with an exception set. */
+int limiter_ready(const limiter_object *self);
+
+/* The time that it goes by. */
+rl_time limiter_now(const limiter_object *self);
+
+extern PyMethodDef limiter_methods[];
 
 /* Decide for a key given as str or bytes, at a cost in tokens (NULL: 1), by the
  * limiter's clock. 0, or -1 with an exception set and nothing taken. */

@@ -35,6 +35,7 @@ from rate_limiter.headers import HeaderStyle
 from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
 from rate_limiter.limit import Limits, check_cost
 from rate_limiter.limiter import MEMORY, RateLimiter
+from rate_limiter.measuring import checked_metrics, watch
 from rate_limiter.policy_limiter import TokenBucketLimiter
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
@@ -92,6 +93,8 @@ class RateLimitMiddleware(_core.AsgiGate):
             callable, sync or async, that gets the scope and the Decision and returns an ASGI
             application, such as a Starlette response. The headers are added to it.
         status_path: a path at which callers see their own state, which costs nothing.
+        metrics: what its decisions are shown under in metrics, such as ``"api"``; with rules or
+            tiers the name of each follows, as in ``"api.default"``. See docs/metrics.md.
         store, name, on_store_error, max_keys, clock: as for RateLimiter. A request that is
             denied for want of a store (``on_store_error="deny"``) is answered with 503.
         setup_checks: look at the first requests for mistakes in the set-up, and log them.
@@ -125,6 +128,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         cors: bool = False,
         denied: Template | Denied | None = None,
         status_path: str | None = None,
+        metrics: str | None = None,
         store: object = MEMORY,
         name: str = "",
         on_store_error: str = "memory",
@@ -140,6 +144,8 @@ class RateLimitMiddleware(_core.AsgiGate):
         self._checks: SetupChecks | None = None
         self._front: Any = None
         if policy is not None:
+            if metrics is not None:
+                raise TypeError("with policy, dimension_label names the dimension, not metrics")
             from rate_limiter.gateway import EXEMPT_PATHS, GatewayApp
 
             self._front = GatewayApp(
@@ -153,11 +159,14 @@ class RateLimitMiddleware(_core.AsgiGate):
             )
             self._set_up_governed(app, EXEMPT_PATHS if exempt_paths is None else exempt_paths)
             return
+        metrics = checked_metrics(metrics)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         identities = Identities(address, jwt)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
         storage = Storage(store, name, on_store_error, max_keys, clock)
         limiter, source = _limiter_or_rules(limits, rules, limiter, storage)
+        if metrics is not None and limiter is not None:
+            watch(limiter, metrics)
         if setup_checks:
             self._checks = SetupChecks(
                 in_memory=_is_in_memory(limiter, storage),
@@ -180,6 +189,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 assert limiter is not None
                 source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
                 storage = _Shared(limiter)
+            by_rule = metrics is not None and limiter is None
             governor = Governor(
                 source,
                 storage,
@@ -189,6 +199,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 bypass=identities.bypass(bypass or ()),
                 cost=cost,
                 cost_after=cost_after,
+                dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
             )
             self._front = GovernedApp(
                 app,

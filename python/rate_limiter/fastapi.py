@@ -28,6 +28,7 @@ from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, To
 from rate_limiter.identity import Identities, KeySpec
 from rate_limiter.limit import Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
+from rate_limiter.measuring import checked_metrics, watch
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.setup_checks import SetupChecks
@@ -101,6 +102,7 @@ class RateLimit:
         limits, limiter, cost, headers, reset, retry_jitter_s, trusted_proxies, proxy_header,
             ipv6_prefix, jwt, store, on_store_error, max_keys, clock: as for
             RateLimitMiddleware.
+        metrics: what its decisions are shown under in metrics, such as ``"upload"``.
         name: needed with a store in Redis: what the buckets of this object are called there.
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket).
@@ -124,6 +126,7 @@ class RateLimit:
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: "Jwt | None" = None,
+        metrics: str | None = None,
         store: object = MEMORY,
         name: str = "",
         on_store_error: str = "memory",
@@ -144,6 +147,8 @@ class RateLimit:
             max_keys=max_keys,
             clock=clock,
         )
+        if checked_metrics(metrics) is not None:
+            watch(self.limiter, str(metrics))
         self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         self._identities = Identities(address, jwt)

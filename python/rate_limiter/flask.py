@@ -38,6 +38,7 @@ from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, To
 from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiter import MEMORY, RateLimiter, check_store
+from rate_limiter.measuring import checked_metrics
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_store import checked_policy
 from rate_limiter.rule_source import RuleSource, as_source
@@ -123,6 +124,8 @@ class FlaskRateLimiter:
         headers, reset, retry_jitter_s: see HeaderStyle. A header that the view has set stays.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
         status_path: a path at which callers see their own state, which costs nothing.
+        metrics: what decisions by the default limits are shown under in metrics, such as
+            ``"web"``; the name of a rule, tier or decorator follows, as in ``"web.upload"``.
         setup_checks: look at the first requests for mistakes in the set-up, and log them.
         enabled: False lets everything pass, for example in tests.
         store, on_store_error, max_keys, clock: as for RateLimiter. In Redis the buckets of a
@@ -157,6 +160,7 @@ class FlaskRateLimiter:
         retry_jitter_s: float = 0,
         denied: Template | None = None,
         status_path: str | None = None,
+        metrics: str | None = None,
         setup_checks: bool = True,
         enabled: bool = True,
         store: object = MEMORY,
@@ -177,6 +181,7 @@ class FlaskRateLimiter:
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
         self._answer = None if denied in (None, "json") else answerer(denied)
         self._status_path = status_path
+        self._metrics = checked_metrics(metrics)
         self._clock = clock
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
@@ -255,20 +260,29 @@ class FlaskRateLimiter:
         cost: Any,
         settings: dict[str, Any],
         key: KeySpec | None,
-        name: str = "",
+        name: str | None = None,
     ) -> Governor:
-        """Return what decides by the limits of a decorator."""
+        """Return what decides by the limits of a decorator; without a name it is only tried."""
         several = as_limits(limits)
         return Governor(
             RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
-            self._storage(_NamedStorage, settings, name),
+            self._storage(_NamedStorage, settings, name or ""),
             self._identities,
             key=self._key if key is None else _without_scope(key, "key"),
             cost=_without_scope(cost, "cost"),
             blocking=True,
+            dimension=None if name is None else self._dimension(lambda _: f".{name}"),
         )
 
-    def _defaults(self, settings: dict[str, Any], name: str) -> Governor | None:
+    def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
+        """Return what tells the dimension of a rule, None where nothing is measured."""
+        if self._metrics is None:
+            return None
+        return lambda rule: f"{self._metrics}{ending(rule)}"
+
+    def _defaults(
+        self, settings: dict[str, Any], name: str, *, is_measured: bool = True
+    ) -> Governor | None:
         """Return what decides about views without limits of their own, None: nothing does."""
         limits, rules = settings["DEFAULT_LIMITS"], settings["RULES"]
         if limits is not None and rules is not None:
@@ -278,6 +292,7 @@ class FlaskRateLimiter:
         plain = limits is not None and not isinstance(limits, Mapping)
         source = as_source(rules) if limits is None else RuleSource(rules_of_limits(limits))
         storage = self._storage(_NamedStorage if plain else Storage, settings, name)
+        dimension = self._dimension(lambda rule: "" if plain else f".{rule.name}")
         return Governor(
             source,
             storage,
@@ -287,6 +302,7 @@ class FlaskRateLimiter:
             cost=self._cost,
             cost_after=self._cost_after,
             blocking=True,
+            dimension=dimension if is_measured else None,
         )
 
     def _storage(self, kind: type[Storage], settings: dict[str, Any], name: str) -> Storage:
@@ -301,7 +317,7 @@ class FlaskRateLimiter:
     def _check_settings(self) -> None:
         for name, check in _CHECKS.items():
             check(self._settings[name])
-        self._defaults(self._settings | {"STORE": MEMORY}, "default")
+        self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
     def _state(self, settings: dict[str, Any], name: str) -> _State:
         return _State(

@@ -23,6 +23,7 @@ from rate_limiter.config import RateLimitPolicy
 from rate_limiter.headers import DEFAULT_STYLE
 from rate_limiter.identity import header_source
 from rate_limiter.keys import pick_identity_key
+from rate_limiter.measuring import follow
 from rate_limiter.policy_limiter import TokenBucketLimiter
 
 EXEMPT_PATHS = frozenset({"/health", "/metrics"})
@@ -71,6 +72,8 @@ class GatewayApp:
         self._blocked = metrics.rl_blocked.labels(dimension_label)
         self._latency = metrics.rl_latency.labels(dimension_label)
         self._conclude = conclude
+        if isinstance(limiter, TokenBucketLimiter):
+            follow(limiter.limiter, dimension_label)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

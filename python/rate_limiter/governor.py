@@ -27,6 +27,7 @@ from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec, Source
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiter import MEMORY, RateLimiter, is_shared, redis_store
+from rate_limiter.measuring import watch
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.rule_source import RuleSource
@@ -188,6 +189,8 @@ class Governor:
             scope.
         cost_after: tells what an answered request has cost in the end; None: no more or less.
         blocking: there is no event loop, so a store is waited for.
+        dimension: tells what the decisions of a rule are shown under in metrics; None: they are
+            not measured.
 
     Attributes:
         shadow_denied: how many requests a shadow rule would have denied.
@@ -205,6 +208,7 @@ class Governor:
         cost: Any = 1,
         cost_after: CostAfter | None = None,
         blocking: bool = False,
+        dimension: Callable[[Rule], str] | None = None,
     ) -> None:
         self.source = source
         self.storage = storage
@@ -216,6 +220,7 @@ class Governor:
         self._cost = cost
         self._cost_after = cost_after
         self._blocking = blocking
+        self._dimension = dimension
         self._refused: RuleTable | None = None
         self._lock = threading.Lock()  # of the process `_lock_pid`: held while taking new rules
         self._lock_pid = os.getpid()
@@ -233,6 +238,8 @@ class Governor:
             if rule.cost is None and not callable(self._cost):
                 check_cost(self._cost, rule.limits)
             limiter = self.storage.limiter(rule, self._state[1].get(rule.name))
+            if self._dimension is not None:
+                watch(limiter, self._dimension(rule))
             is_remote = isinstance(limiter, RedisRateLimiter)
             waits = is_remote and not self._blocking
             asked = AsyncRateLimiter.of(limiter) if waits else limiter

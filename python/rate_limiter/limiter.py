@@ -46,14 +46,16 @@ class RateLimiter(_core.Limiter):
 
     Attributes:
         limits: the limits, as a tuple.
+        is_shared: whether the buckets are in memory that processes share.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
         MemoryError: there is no memory for the table.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_lines", "limits")
+    __slots__ = ("__weakref__", "_clock", "_lines", "is_shared", "limits")
 
+    is_shared: bool
     limits: tuple[Limit, ...]
 
     def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
@@ -90,6 +92,7 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         limiter_was_made()
         self.limits = as_limits(limits)
+        self.is_shared = path is not None
         self._clock = clock
         self._lines = Lines()
         form = [limit.for_engine for limit in self.limits]

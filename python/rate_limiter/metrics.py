@@ -1,17 +1,180 @@
-"""Metrics of a gateway, by prometheus_client (``pip install 'rate_limiter[metrics]'``).
+"""Metrics for Prometheus, by prometheus_client (``pip install 'rate_limiter[metrics]'``).
 
-``dimension`` says which limiter it was; keys of clients are never labels.
+    app.add_middleware(RateLimitMiddleware, limits="100/minute", metrics="api")
+    app.mount("/metrics", make_asgi_app(registry()))  # of prometheus_client
+
+``dimension`` says which limiter it was; keys of clients are never labels. Decisions are counted in
+C, and read when they are scraped. See docs/metrics.md.
+
+A gateway (``RateLimitMiddleware(app, limiter, policy)``) counts by the three objects here whose
+names begin with ``rl_``. They may be used by others too: what they count is shown with the rest.
 """
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
 
-rl_allowed = Counter("rate_limiter_allowed_total", "Requests that were allowed.", ["dimension"])
-rl_blocked = Counter("rate_limiter_blocked_total", "Requests that were denied.", ["dimension"])
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from rate_limiter._core import METER_BOUNDS_NS
+from rate_limiter.measuring import Reading, meters, readings, shared_folder, watch
+
+__all__ = ["registry", "rl_allowed", "rl_blocked", "rl_latency", "watch"]
+
+_BOUNDS_S = tuple(bound_ns / 1e9 for bound_ns in METER_BOUNDS_NS)
+_BOUND_TEXTS = [*map(floatToGoString, _BOUNDS_S), "+Inf"]
+
+ALLOWED = "rate_limiter_allowed"
+BLOCKED = "rate_limiter_blocked"
+SECONDS = "rate_limiter_decision_seconds"
+_DOCUMENTATION = {
+    ALLOWED: "Decisions that allowed a request.",
+    BLOCKED: "Decisions that denied a request, or would have in a shadow rule.",
+    SECONDS: "Seconds that a decision took.",
+}
+_READINGS = {
+    "keys": ("rate_limiter_keys", "Clients whose buckets in this memory are not full."),
+    "table_bytes": ("rate_limiter_table_bytes", "Bytes of the memory that buckets are in."),
+    "evicted_active": (
+        "rate_limiter_evicted_active",
+        "Buckets that gave way to others while they were not full.",
+    ),
+    "store_errors": ("rate_limiter_store_errors", "Questions that a store did not answer."),
+    "fallback_active": (
+        "rate_limiter_fallback_active",
+        "1 while decisions are made without the store, else 0.",
+    ),
+    "fallback_decisions": (
+        "rate_limiter_fallback_decisions",
+        "Decisions that were made without the store.",
+    ),
+}
+
+# Not registered: the collector below shows what they count.
+rl_allowed = Counter(f"{ALLOWED}_total", _DOCUMENTATION[ALLOWED], ["dimension"], registry=None)
+rl_blocked = Counter(f"{BLOCKED}_total", _DOCUMENTATION[BLOCKED], ["dimension"], registry=None)
 rl_latency = Histogram(
-    "rate_limiter_decision_seconds",
-    "Time that a decision took.",
-    ["dimension"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
+    SECONDS, _DOCUMENTATION[SECONDS], ["dimension"], registry=None, buckets=_BOUNDS_S
 )
+
+
+def registry() -> CollectorRegistry:
+    """Return what to expose: the registry of prometheus_client, or one for all processes.
+
+    The latter where ``PROMETHEUS_MULTIPROC_DIR`` is set; it holds every metric that the processes
+    share through prometheus_client, not only those of rate limiters.
+    """
+    if shared_folder() is None:
+        return REGISTRY
+    made = CollectorRegistry()
+    made.register(_OfAllProcesses())
+    return made
+
+
+class _OfThisProcess(Collector):
+    """Show the engine's numbers and those of the three objects above."""
+
+    def collect(self) -> Iterator[Metric]:
+        counted = [*rl_allowed.collect(), *rl_blocked.collect(), *rl_latency.collect()]
+        yield from _families(counted)
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the names alone: what there is to count may come later."""
+        yield from _Counts().families()
+        for name, text in _READINGS.values():
+            yield CounterMetricFamily(name, text)
+
+
+class _OfAllProcesses(Collector):
+    """Show what all processes tell through their folder."""
+
+    def collect(self) -> Iterator[Metric]:
+        counted = []
+        for family in MultiProcessCollector(None).collect():  # type: ignore[no-untyped-call]
+            if family.name in _DOCUMENTATION:
+                counted.append(family)
+            else:
+                yield family
+        yield from _families(counted)
+
+
+def _families(counted: Iterable[Metric]) -> Iterator[Metric]:
+    """Return the metrics: what meters and limiters tell, and what was counted otherwise."""
+    found = _Counts()
+    for dimension, meter in meters().items():
+        found.add_meter(dimension, *meter.read())
+    for family in counted:
+        found.add_samples(family)
+    yield from found.families()
+    yield from _reading_families(readings())
+
+
+class _Counts:
+    """Decisions by dimension, from several sources."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, str], float] = {}  # by metric and dimension
+        self._buckets: dict[str, dict[str, float]] = {}  # by dimension and bound, cumulative
+        self._sums: dict[str, float] = {}
+
+    def add_meter(
+        self, dimension: str, allowed: tuple[int, ...], blocked: tuple[int, ...], sum_ns: int
+    ) -> None:
+        self._add_total(ALLOWED, dimension, sum(allowed))
+        self._add_total(BLOCKED, dimension, sum(blocked))
+        both = (a + b for a, b in zip(allowed, blocked, strict=True))
+        for bound, count in zip(_BOUND_TEXTS, accumulate(both), strict=True):
+            self._add_bucket(dimension, bound, count)
+        self._sums[dimension] = self._sums.get(dimension, 0) + sum_ns / 1e9
+
+    def add_samples(self, family: Metric) -> None:
+        for sample in family.samples:
+            dimension = sample.labels["dimension"]
+            if sample.name.endswith("_total"):
+                self._add_total(family.name, dimension, sample.value)
+            elif sample.name.endswith("_bucket"):
+                self._add_bucket(dimension, sample.labels["le"], sample.value)
+            elif sample.name.endswith("_sum"):
+                self._sums[dimension] = self._sums.get(dimension, 0) + sample.value
+
+    def _add_total(self, metric: str, dimension: str, value: float) -> None:
+        place = (metric, dimension)
+        self._totals[place] = self._totals.get(place, 0) + value
+
+    def _add_bucket(self, dimension: str, bound: str, value: float) -> None:
+        buckets = self._buckets.setdefault(dimension, dict.fromkeys(_BOUND_TEXTS, 0.0))
+        if bound in buckets:  # else of another version, in the folder of the processes
+            buckets[bound] += value
+
+    def families(self) -> Iterator[Metric]:
+        for name in (ALLOWED, BLOCKED):
+            family = CounterMetricFamily(name, _DOCUMENTATION[name], labels=["dimension"])
+            for (metric, dimension), value in self._totals.items():
+                if metric == name:
+                    family.add_metric([dimension], value)
+            yield family
+        seconds = HistogramMetricFamily(SECONDS, _DOCUMENTATION[SECONDS], labels=["dimension"])
+        for dimension, buckets in self._buckets.items():
+            seconds.add_metric([dimension], list(buckets.items()), self._sums.get(dimension, 0))
+        yield seconds
+
+
+def _reading_families(found: Iterable[Reading]) -> Iterator[Metric]:
+    families: dict[str, Any] = {}
+    for one in found:
+        family = families.get(one.name)
+        if family is None:
+            make = GaugeMetricFamily if one.is_gauge else CounterMetricFamily
+            family = families[one.name] = make(*_READINGS[one.name], labels=list(one.labels))
+        family.add_metric(list(one.labels.values()), one.value)
+    yield from families.values()
+
+
+REGISTRY.register(_OfThisProcess())

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from time import perf_counter_ns
 from typing import Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, StoreError
+from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
 from rate_limiter.inspection import inspect_key
@@ -22,6 +23,8 @@ from rate_limiter.redis_store import RedisStore
 from rate_limiter.waiting import line_key
 
 _IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
+
+_DECISIONS = frozenset(("allow", "hit", "hit_each", "allow_many"))
 
 DENIED_RETRY_S = 1.0
 """Seconds after which a request that was denied for want of a store may try again."""
@@ -43,7 +46,7 @@ class RedisRateLimiter(RateLimiter):
         store: the RedisStore.
     """
 
-    __slots__ = ("_breaker", "_buckets", "_client", "store")
+    __slots__ = ("_breaker", "_buckets", "_client", "_meter", "store")
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class RedisRateLimiter(RateLimiter):
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
         self._set_up(limits, max_keys, clock)
+        self._meter: Meter | None = None
         self._client = self.store.connection.client
         self._breaker = self.store.connection.breaker
         exact = exact_prefix is not None
@@ -149,6 +153,14 @@ class RedisRateLimiter(RateLimiter):
         return cast("list[bool]", self._ask("allow_many", tuple(keys), cost))
 
     def _ask(self, method: str, *args: Any) -> Any:
+        if self._meter is None or method not in _DECISIONS:
+            return self._asked(method, *args)
+        began_ns = perf_counter_ns()
+        answer = self._asked(method, *args)
+        _record(self._meter, answer, perf_counter_ns() - began_ns)
+        return answer
+
+    def _asked(self, method: str, *args: Any) -> Any:
         if not self._breaker.permits():
             return self._instead(method, args, None)
         try:
@@ -164,6 +176,14 @@ class RedisRateLimiter(RateLimiter):
 
     async def ask_async(self, method: str, *args: Any) -> Any:
         """Do what a method does, without blocking the running event loop."""
+        if self._meter is None or method not in _DECISIONS:
+            return await self._asked_async(method, *args)
+        began_ns = perf_counter_ns()
+        answer = await self._asked_async(method, *args)
+        _record(self._meter, answer, perf_counter_ns() - began_ns)
+        return answer
+
+    async def _asked_async(self, method: str, *args: Any) -> Any:
         if not self._breaker.permits():
             return self._instead(method, args, None)
         try:
@@ -181,6 +201,14 @@ class RedisRateLimiter(RateLimiter):
         if not self._breaker.is_working:
             self._breaker.succeeded()
         return answer
+
+    # --- Measured ----------------------------------------------------------------------------
+
+    def _measure(self, meter: Meter, /) -> None:
+        # The engine's own would count what is decided in memory alone, and count it twice.
+        if self._meter not in (None, meter):
+            raise ValueError("this limiter is measured by another meter already")
+        self._meter = meter
 
     # --- Without Redis -----------------------------------------------------------------------
 
@@ -223,6 +251,15 @@ class RedisRateLimiter(RateLimiter):
             and decision.retry_after == DENIED_RETRY_S
             and decision.reset_after == 0
         )
+
+
+def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:
+    if isinstance(answer, list):  # of allow_many, whose decisions are made together
+        allowed = sum(answer)
+        meter.record(allowed, len(answer) - allowed, elapsed_ns // max(1, len(answer)))
+        return
+    decision = answer[0] if isinstance(answer, tuple) else answer
+    meter.record(1, 0, elapsed_ns) if decision else meter.record(0, 1, elapsed_ns)
 
 
 def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:

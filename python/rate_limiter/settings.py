@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_STATUS_PATH",
         description="Where callers see their own state.",
     )
+    metrics: str | None = Field(
+        default=None,
+        validation_alias="RATE_LIMITER_METRICS",
+        description="What decisions are shown under in metrics.",
+    )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
         default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
@@ -286,6 +291,7 @@ class Settings(BaseSettings):
             "denied": self.denied,
             "exempt_paths": tuple(self.exempt_paths),
             "status_path": self.status_path,
+            "metrics": self.metrics,
             "store": self.address,
             "on_store_error": self.on_store_error,
             "max_keys": self.max_keys,

@@ -1,0 +1,419 @@
+/* _core_ask.c -- what a Limiter is asked: its clock, its arguments, its methods. */
+#include "_core.h"
+
+static limiter_object *limiter_of(PyObject *self)
+{
+    return (limiter_object *)self;
+}
+
+/* ---- time ------------------------------------------------------------------ */
+
+#define NS_PER_S INT64_C(1000000000)
+
+static int64_t system_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+#if defined(CLOCK_REALTIME_COARSE)
+#define COARSE_WALL_CLOCK CLOCK_REALTIME_COARSE
+#else
+#define COARSE_WALL_CLOCK CLOCK_REALTIME
+#endif
+
+/* The wall clock is read only where a window needs it. */
+rl_time limiter_now(const limiter_object *self)
+{
+    clockid_t steady = CLOCK_MONOTONIC;
+    clockid_t wall = CLOCK_REALTIME;
+    if (self->clock_kind == CLOCK_KIND_MANUAL) {
+        int64_t now_ns = clock_now_ns(self->clock);
+        return (rl_time){now_ns, now_ns};
+    }
+#ifdef CORE_COARSE_CLOCK
+    if (self->clock_kind == CLOCK_KIND_COARSE) {
+        steady = CORE_COARSE_CLOCK;
+        wall = COARSE_WALL_CLOCK;
+    }
+#endif
+    return (rl_time){system_ns(steady), self->has_windows ? system_ns(wall) : 0};
+}
+
+/* ---- arguments ------------------------------------------------------------- */
+
+static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
+{
+    core_text text;
+    if (core_parse_key(key, &text) < 0) {
+        return -1;
+    }
+    *out = rl_table_key(self->table, text.data, text.len);
+    Py_XDECREF(text.owner);
+    return 0;
+}
+
+/* Convert a cost in tokens (NULL: 1) to the units of each limit. Returns them,
+ * in `units` or where they are known already, or NULL with an exception set. */
+static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
+{
+    if (cost == NULL) {
+        return self->one;
+    }
+    double tokens;
+    if (core_parse_cost(cost, &tokens) < 0) {
+        return NULL;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        units[i] = rl_limit_cost(&self->limits[i], tokens);
+    }
+    return units;
+}
+
+typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
+
+/* Convert what is charged or given back (NULL: 1). As cost_units. */
+static const uint64_t *other_units(const limiter_object *self, PyObject *cost,
+                                   cost_converter convert, uint64_t *units)
+{
+    double tokens = 1;
+    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
+        return NULL;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        units[i] = convert(&self->limits[i], tokens);
+    }
+    return units;
+}
+
+int limiter_ready(const limiter_object *self)
+{
+    if (self->table == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this limiter was not initialised: call __init__ first");
+        return 0;
+    }
+    return 1;
+}
+
+/* ---- decisions ------------------------------------------------------------- */
+
+/* When a decision began that is measured. The clock that it goes by saves a look at another. */
+static int64_t began_ns(const limiter_object *self, rl_time now)
+{
+    return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
+}
+
+/* Decide, and measure it where a meter was given. As rl_table_take. */
+static rl_status take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
+                      rl_decision *out, rl_decision *each)
+{
+    rl_time now = limiter_now(self);
+    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    if (meter == NULL) {
+        return rl_table_take(self->table, key, costs, now, allowed, out, each);
+    }
+    int64_t from_ns = began_ns(self, now);
+    rl_status status = rl_table_take(self->table, key, costs, now, allowed, out, each);
+    if (status == RL_OK) {
+        rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
+    }
+    return status;
+}
+
+int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
+                   rl_decision *out)
+{
+    rl_key hash;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
+    if (!limiter_ready(self) || hash_key(self, key, &hash) < 0 ||
+        (costs = cost_units(self, cost, units)) == NULL) {
+        return -1;
+    }
+    if (take(self, hash, costs, allowed, out, NULL) != RL_OK) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    core_key_cost given;
+    bool allowed;
+    if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(allowed);
+}
+
+static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
+{
+    core_key_cost given;
+    bool allowed;
+    rl_decision decision;
+    if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
+        return NULL;
+    }
+    return decision_new(limiter_of(self)->state, &decision);
+}
+
+/* What the methods below begin with: a limiter that is ready, a key, and costs. */
+typedef struct asked {
+    limiter_object *limiter;
+    rl_key key;
+    uint64_t room[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
+} asked;
+
+/* Read it; `convert` turns what is charged or given back into units, NULL: it is a cost. */
+static int read_asked(const char *function, PyObject *object, PyObject *const *args,
+                      Py_ssize_t nargs, PyObject *kwnames, cost_converter convert, asked *out)
+{
+    core_key_cost given;
+    out->limiter = limiter_of(object);
+    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0 ||
+        !limiter_ready(out->limiter) || hash_key(out->limiter, given.key, &out->key) < 0) {
+        return -1;
+    }
+    out->costs = convert == NULL ? cost_units(out->limiter, given.cost, out->room)
+                                 : other_units(out->limiter, given.cost, convert, out->room);
+    return out->costs == NULL ? -1 : 0;
+}
+
+static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames)
+{
+    asked asked;
+    rl_decision decision;
+    if (read_asked("peek", object, args, nargs, kwnames, NULL, &asked) < 0) {
+        return NULL;
+    }
+    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+                  &decision, NULL);
+    return decision_new(asked.limiter->state, &decision);
+}
+
+static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames)
+{
+    asked asked;
+    bool allowed;
+    rl_decision told;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    if (read_asked("hit_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
+        return NULL;
+    }
+    if (take(asked.limiter, asked.key, asked.costs, &allowed, &told, each) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
+}
+
+static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                   PyObject *kwnames)
+{
+    asked asked;
+    rl_decision told;
+    rl_decision each[RL_TABLE_LIMITS_MAX];
+    if (read_asked("peek_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
+        return NULL;
+    }
+    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter), &told,
+                  each);
+    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
+}
+
+static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
+{
+    asked asked;
+    if (read_asked("refund", object, args, nargs, kwnames, rl_limit_refund, &asked) < 0) {
+        return NULL;
+    }
+    rl_table_refund(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter));
+    Py_RETURN_NONE;
+}
+
+static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
+{
+    asked asked;
+    rl_decision decision;
+    if (read_asked("charge", object, args, nargs, kwnames, rl_limit_charge, &asked) < 0) {
+        return NULL;
+    }
+    if (rl_table_charge(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+                        &decision) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    return decision_new(asked.limiter->state, &decision);
+}
+
+static PyObject *limiter_reset(PyObject *object, PyObject *key)
+{
+    limiter_object *self = limiter_of(object);
+    rl_key hash;
+    if (!limiter_ready(self) || hash_key(self, key, &hash) < 0) {
+        return NULL;
+    }
+    rl_table_reset(self->table, hash);
+    Py_RETURN_NONE;
+}
+
+/* All keys are hashed before the first one is decided, so that a bad key in the
+ * middle takes nothing from those before it. `keys` is a tuple of our own. */
+static rl_key *hash_keys(const limiter_object *self, PyObject *keys)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_key *hashes = PyMem_New(rl_key, (size_t)n + 1);
+    if (hashes == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (hash_key(self, PyTuple_GET_ITEM(keys, i), &hashes[i]) < 0) {
+            PyMem_Free(hashes);
+            return NULL;
+        }
+    }
+    return hashes;
+}
+
+static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_key *hashes = hash_keys(self, keys);
+    PyObject *result = hashes == NULL ? NULL : PyList_New(n);
+    rl_time now = limiter_now(self);
+    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    int64_t from_ns = meter != NULL ? began_ns(self, now) : 0;
+    uint64_t n_allowed = 0;
+    for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
+        bool allowed;
+        if (rl_table_take(self->table, hashes[i], units, now, &allowed, NULL, NULL) != RL_OK) {
+            PyErr_NoMemory();
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, i, Py_NewRef(allowed ? Py_True : Py_False));
+        n_allowed += allowed;
+    }
+    if (meter != NULL && result != NULL && n > 0) {
+        int64_t each_ns = (system_ns(CLOCK_MONOTONIC) - from_ns) / n;
+        rl_meter_record(meter, true, n_allowed, each_ns);
+        rl_meter_record(meter, false, (uint64_t)n - n_allowed, each_ns);
+    }
+    PyMem_Free(hashes);
+    return result;
+}
+
+static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    core_key_cost given;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    const uint64_t *costs;
+    if (core_parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !limiter_ready(self) ||
+        (costs = cost_units(self, given.cost, units)) == NULL) {
+        return NULL;
+    }
+    if (PyUnicode_Check(given.key) || PyBytes_Check(given.key)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "allow_many() takes several keys, got one %.200s; use allow()",
+                            Py_TYPE(given.key)->tp_name);
+    }
+    PyObject *keys = PySequence_Tuple(given.key);
+    if (keys == NULL) {
+        return NULL;
+    }
+    PyObject *result = allow_tuple(self, keys, costs);
+    Py_DECREF(keys);
+    return result;
+}
+
+static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
+{
+    limiter_object *self = limiter_of(object);
+    rl_meter *meter = meter_value(self->state, measured_by);
+    if (meter == NULL) {
+        return NULL;
+    }
+    /* Set once, so that a decision under way may use it without holding a reference. */
+    PyObject *found = NULL;
+    if (atomic_compare_exchange_strong(&self->measured_by, &found, measured_by)) {
+        Py_INCREF(measured_by);
+        atomic_store(&self->meter, meter);
+    } else if (found != measured_by) {
+        PyErr_SetString(PyExc_ValueError, "this limiter is measured by another meter already");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    limiter_object *self = limiter_of(object);
+    if (!limiter_ready(self)) {
+        return NULL;
+    }
+    rl_table_stats stats = rl_table_sweep(self->table, limiter_now(self));
+    return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "keys", stats.keys, "slots", stats.slots, "bytes",
+                         stats.bytes, "allowed", stats.allowed, "denied", stats.denied, "inserted",
+                         stats.inserted, "evicted_active", stats.evicted_active, "grow_failures",
+                         stats.grow_failures);
+}
+
+PyMethodDef limiter_methods[] = {
+    {"allow", CORE_FAST(limiter_allow),
+     PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens from the bucket of `key`; tell whether that was allowed.\n\n"
+               "key: str (hashed as UTF-8) or bytes. cost: tokens, a finite number >= 0.\n"
+               "Returns a bool. Raises TypeError or ValueError for a bad key or cost, and\n"
+               "MemoryError where there is none for a first key.")},
+    {"hit", CORE_FAST(limiter_hit),
+     PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"
+               "Arguments and exceptions are those of allow().")},
+    {"peek", CORE_FAST(limiter_peek),
+     PyDoc_STR("peek($self, /, key, cost=1)\n--\n\n"
+               "Return the Decision that hit() would make now, consuming nothing.\n\n"
+               "`remaining` and `reset_after` tell of the bucket as it is. Arguments and\n"
+               "exceptions are those of allow().")},
+    {"refund", CORE_FAST(limiter_refund),
+     PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
+               "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
+               "Arguments and exceptions are those of allow().")},
+    {"charge", CORE_FAST(limiter_charge),
+     PyDoc_STR("charge($self, /, key, cost=1)\n--\n\n"
+               "Take `cost` tokens whether they are there or not; return a Decision.\n\n"
+               "What is not there becomes a debt, of at most one capacity, that is paid before\n"
+               "the next request passes. Arguments and exceptions are those of allow().")},
+    {"_hit_each", CORE_FAST(limiter_hit_each),
+     PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
+               "Do what hit() does; return its Decision and, behind it, one about each limit.")},
+    {"_peek_each", CORE_FAST(limiter_peek_each),
+     PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
+               "Do what peek() does; return its Decision and, behind it, one about each limit.")},
+    {"reset", limiter_reset, METH_O,
+     PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+    {"allow_many", CORE_FAST(limiter_allow_many),
+     PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
+               "Decide for each of several keys as allow() does; return a list of bools.\n\n"
+               "All keys are checked before the first is decided.")},
+    {"_measure", limiter_measure, METH_O,
+     PyDoc_STR("_measure($self, meter, /)\n--\n\n"
+               "Count the decisions from now on in a Meter. ValueError: in another one already.")},
+    {"stats", limiter_stats, METH_NOARGS,
+     PyDoc_STR("stats($self, /)\n--\n\n"
+               "Free what is full and return counts as a dict of ints.\n\n"
+               "keys (not full now), slots, bytes, allowed, denied, inserted, evicted_active,\n"
+               "grow_failures.")},
+    {NULL, NULL, 0, NULL},
+};

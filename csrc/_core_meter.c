@@ -1,0 +1,193 @@
+/* _core_meter.c -- Meter: the counts of decisions, as a Python type. */
+#include "_core.h"
+
+#include "rl_alloc.h"
+
+/* Immutable after __init__ but for the numbers. */
+typedef struct meter_object {
+    PyObject_HEAD
+    rl_meter *meter; /* owned; NULL before __init__ */
+    bool is_in_file;
+} meter_object;
+
+static meter_object *meter_of(PyObject *self)
+{
+    return (meter_object *)self;
+}
+
+rl_meter *meter_value(core_state *state, PyObject *meter)
+{
+    if (!PyObject_TypeCheck(meter, state->meter_type)) {
+        return PyErr_Format(PyExc_TypeError, "meter must be a Meter, not %.200s",
+                            Py_TYPE(meter)->tp_name),
+               NULL;
+    }
+    if (meter_of(meter)->meter == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+    }
+    return meter_of(meter)->meter;
+}
+
+static int open_meter(meter_object *self, PyObject *path)
+{
+    PyObject *name = NULL; /* strong; bytes */
+    if (!PyUnicode_FSConverter(path, &name)) {
+        return -1;
+    }
+    rl_meter_status status = rl_meter_open(PyBytes_AS_STRING(name), &self->meter);
+    Py_DECREF(name);
+    switch (status) {
+    case RL_METER_OK:
+        self->is_in_file = true;
+        return 0;
+    case RL_METER_EOWNER:
+        PyErr_Format(PyExc_PermissionError,
+                     "%R must be a plain file of this user that nobody else can write", path);
+        return -1;
+    case RL_METER_EOTHER:
+        PyErr_Format(PyExc_ValueError,
+                     "%R is something else, or of another version: remove it, or take another path",
+                     path);
+        return -1;
+    default:
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+        return -1;
+    }
+}
+
+static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"path", NULL};
+    meter_object *self = meter_of(object);
+    PyObject *path = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Meter", names, &path)) {
+        return -1;
+    }
+    if (self->meter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a meter cannot be initialised twice");
+        return -1;
+    }
+    if (path != Py_None) {
+        return open_meter(self, path);
+    }
+    self->meter = rl_alloc_zeroed(sizeof *self->meter);
+    if (self->meter == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static void meter_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (meter_of(object)->is_in_file) {
+        rl_meter_close(meter_of(object)->meter);
+    } else {
+        rl_free(meter_of(object)->meter);
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *meter_record(PyObject *object, PyObject *args)
+{
+    unsigned long long allowed;
+    unsigned long long blocked;
+    long long elapsed_ns;
+    rl_meter *meter = meter_of(object)->meter;
+    if (!PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
+        return NULL;
+    }
+    if (meter == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+        return NULL;
+    }
+    if (allowed > 0) {
+        rl_meter_record(meter, true, allowed, elapsed_ns);
+    }
+    if (blocked > 0) {
+        rl_meter_record(meter, false, blocked, elapsed_ns);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *counts_of(rl_meter *meter, bool allowed)
+{
+    PyObject *counts = PyTuple_New(RL_METER_BOUNDS + 1);
+    for (Py_ssize_t i = 0; counts != NULL && i <= RL_METER_BOUNDS; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(
+            atomic_load_explicit(&meter->decisions[allowed][i], memory_order_relaxed));
+        if (count == NULL) {
+            Py_CLEAR(counts);
+            break;
+        }
+        PyTuple_SET_ITEM(counts, i, count);
+    }
+    return counts;
+}
+
+static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    rl_meter *meter = meter_of(object)->meter;
+    if (meter == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+        return NULL;
+    }
+    PyObject *allowed = counts_of(meter, true);
+    PyObject *blocked = allowed == NULL ? NULL : counts_of(meter, false);
+    if (blocked == NULL) {
+        Py_XDECREF(allowed);
+        return NULL;
+    }
+    unsigned long long sum_ns = atomic_load_explicit(&meter->sum_ns, memory_order_relaxed);
+    return Py_BuildValue("NNK", allowed, blocked, sum_ns);
+}
+
+int meter_add_bounds(PyObject *module)
+{
+    PyObject *bounds = PyTuple_New(RL_METER_BOUNDS);
+    for (Py_ssize_t i = 0; bounds != NULL && i < RL_METER_BOUNDS; i++) {
+        PyObject *bound = PyLong_FromLongLong(rl_meter_bounds_ns[i]);
+        if (bound == NULL) {
+            Py_CLEAR(bounds);
+            break;
+        }
+        PyTuple_SET_ITEM(bounds, i, bound);
+    }
+    int status = bounds == NULL ? -1 : PyModule_AddObjectRef(module, "METER_BOUNDS_NS", bounds);
+    Py_XDECREF(bounds);
+    return status;
+}
+
+static PyMethodDef meter_methods[] = {
+    {"record", meter_record, METH_VARARGS,
+     PyDoc_STR("record($self, allowed, blocked, elapsed_ns, /)\n--\n\n"
+               "Count decisions (ints), each of which took `elapsed_ns` nanoseconds.")},
+    {"read", meter_read, METH_NOARGS,
+     PyDoc_STR("read($self, /)\n--\n\n"
+               "Return the decisions so far: (allowed, blocked, sum_ns).\n\n"
+               "allowed, blocked: how many took at most METER_BOUNDS_NS[i] and more than the bound\n"
+               "before, and last how many took longer. sum_ns: the nanoseconds of all together.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot meter_slots[] = {
+    {Py_tp_doc, PyDoc_STR("Meter(path=None)\n--\n\n"
+                          "Count decisions, and how long they took.\n\n"
+                          "path: a file, whose numbers all processes that open it share; by default they\n"
+                          "are of this process. OSError, PermissionError or ValueError tell what is wrong\n"
+                          "with it. Raises MemoryError where there is none.")},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, meter_init},
+    {Py_tp_dealloc, meter_dealloc},
+    {Py_tp_methods, meter_methods},
+    {0, NULL},
+};
+
+PyType_Spec meter_spec = {
+    .name = "rate_limiter._core.Meter",
+    .basicsize = sizeof(meter_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = meter_slots,
+};
