@@ -45,6 +45,7 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/memory.py
 	@$(VENV)/bin/python benchmarks/redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
+	@$(VENV)/bin/python benchmarks/metrics.py
 
 clean: ## remove all that was made
 	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info

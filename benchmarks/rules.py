@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 from rate_limiter import Limit
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.rule_table import Rule, RuleTable
+from ratios import ratios
 
 LIMITS = (Limit(1e9, 1e9),)
 SIZES = (10, 100, 1000, 10_000)
@@ -75,21 +74,6 @@ def serving(gate: Any) -> Callable[[], None]:
         asyncio.run(ask())
 
     return run
-
-
-def ratios(cases: dict[str, Callable[[], None]], base: str, rounds: int) -> None:
-    """Run the cases in turn; print medians and quartiles of their ratio to one of them."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, run in cases.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-    for name, taken in times.items():
-        shares = [mine / theirs for mine, theirs in zip(taken, times[base], strict=True)]
-        low, median, high = statistics.quantiles(shares, n=4)
-        best_us = min(taken) * 1e3
-        print(f"{name:24} {median:6.2f}  ({low:.2f}..{high:.2f})   {best_us:.2f} us at best")
 
 
 def main() -> None:

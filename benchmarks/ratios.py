@@ -1,0 +1,25 @@
+"""Ratios of times that are taken in one run, the cases in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def ratios(cases: dict[str, Callable[[], None]], base: str, rounds: int) -> None:
+    """Run the cases, a thousand calls each, in turn; print how their times relate to one's.
+
+    What is printed: the median of the ratios, their quartiles, and microseconds a call at best.
+    """
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, run in cases.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    for name, taken in times.items():
+        shares = [mine / theirs for mine, theirs in zip(taken, times[base], strict=True)]
+        low, median, high = statistics.quantiles(shares, n=4)
+        best_us = min(taken) * 1e3
+        print(f"{name:40} {median:6.2f}  ({low:.2f}..{high:.2f})   {best_us:.2f} us at best")
