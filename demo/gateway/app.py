@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rate_limiter import RateLimitPolicy, TokenBucketLimiter
+from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.redis_client import get_redis
 from rate_limiter.settings import Settings
@@ -39,7 +40,7 @@ async def hello() -> dict[str, str]:
 @app.get("/metrics", include_in_schema=False)
 async def metrics() -> Response:
     """Return the metrics for Prometheus."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 
 
 if __name__ == "__main__":

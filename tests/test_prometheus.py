@@ -1,0 +1,245 @@
+"""A real Prometheus scrapes the gateway: each query of the dashboard and each alert is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from redis_servers import redis_server, wait_until
+from servers import ROOT, free_port, serve
+
+FOLDER = ROOT / "deploy"
+ALERTS = FOLDER / "prometheus" / "alerts.yml"
+SCRAPED_EVERY_S = 0.5
+
+
+def queries() -> list[tuple[str, str]]:
+    """Return what the dashboard asks, and in which panel."""
+    dashboard = json.loads((FOLDER / "grafana" / "dashboard.json").read_text("utf-8"))
+    return [
+        (f"{panel['title']} {target['legendFormat']}", target["expr"])
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+
+
+@dataclass
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """Return the series that a query gives now."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=30)
+        told = answer.json()
+        assert told["status"] == "success", told
+        result: list[dict[str, Any]] = told["data"]["result"]
+        return result
+
+    def values(self, query: str) -> list[float]:
+        return [float(one["value"][1]) for one in self.ask(query)]
+
+    def states_of_alerts(self) -> dict[str, str]:
+        """Return whether each alert is firing, pending or inactive."""
+        told = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()
+        rules = told["data"]["groups"][0]["rules"]
+        assert all(rule["health"] in ("ok", "unknown") for rule in rules), rules
+        return {rule["name"]: rule["state"] for rule in rules}
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Yield a Prometheus that has seen a gateway lose its Redis, and denials before and after."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    with (
+        redis_server(folder) as redis,
+        serve(
+            folder / "gateway.log",
+            *("-m", "demo.gateway.app"),
+            environment={
+                "PORT": "{port}",
+                "REDIS_URL": redis.url,
+                "RL_RATE_PER_SEC": "1",
+                "RL_BURST": "5",
+            },
+        ) as gateway,
+        running_prometheus(folder, gateway.port) as started,
+    ):
+        over = threading.Event()
+        statuses: set[int] = set()
+
+        def knock() -> None:
+            with httpx.Client(base_url=gateway.url) as client:
+                while not over.wait(0.05):
+                    statuses.add(client.get("/v1/hello").status_code)
+
+        knocking = threading.Thread(target=knock)
+        knocking.start()
+        try:
+            allowed = "sum(rate(rate_limiter_allowed_total[10s])) > 0"
+            wait_until(lambda: started.ask(allowed), "it has seen a rate", 60)
+            redis.kill()
+            failing = "sum(rate(rate_limiter_store_errors_total[10s])) > 0"
+            wait_until(lambda: started.ask(failing), "it has seen Redis fail", 60)
+            yield started
+        finally:
+            over.set()
+            knocking.join()
+        assert statuses == {200, 429}
+
+
+def write_configuration(folder: Path, port_of_gateway: int) -> None:
+    alerts = yaml.safe_load(ALERTS.read_text("utf-8"))
+    for rule in alerts["groups"][0]["rules"]:
+        rule["for"] = "0s"
+        rule["expr"] = re.sub(r"\[\d+m\]", "[10s]", rule["expr"])
+    (folder / "alerts.yml").write_text(yaml.safe_dump(alerts))
+    config = {
+        "global": {
+            "scrape_interval": f"{int(SCRAPED_EVERY_S * 1000)}ms",
+            "evaluation_interval": "1s",
+        },
+        "rule_files": ["alerts.yml"],
+        "scrape_configs": [
+            {
+                "job_name": "gateway",
+                "static_configs": [{"targets": [f"127.0.0.1:{port_of_gateway}"]}],
+            }
+        ],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+
+@contextlib.contextmanager
+def running_prometheus(folder: Path, port_of_gateway: int) -> Iterator[Prometheus]:
+    """Run Prometheus with alerts.yml, whose delays are left out and whose ranges are short."""
+    write_configuration(folder, port_of_gateway)
+    port = free_port()
+    command = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+    try:
+        wait_until(lambda: is_ready(port), "Prometheus answers", 60)
+        yield Prometheus(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize(("panel", "query"), queries(), ids=lambda value: value[:30])
+def test_queries_of_the_dashboard(prometheus: Prometheus, panel: str, query: str) -> None:
+    asked = (
+        query.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$dimension", ".*")
+    )
+    assert "$" not in asked
+    values = prometheus.values(asked)
+    assert values, f"{panel} is empty"
+    assert all(math.isfinite(value) and value >= 0 for value in values), values
+
+
+def test_what_the_dashboard_tells(prometheus: Prometheus) -> None:
+    by_panel = dict(queries())
+
+    def value(panel: str) -> float:
+        query = by_panel[panel].replace("$__rate_interval", "5m")
+        (one,) = prometheus.values(query.replace("$job", ".*").replace("$dimension", ".*"))
+        return one
+
+    assert value("Allowed ") > 0
+    assert 0 < value("Share denied ") < 1
+    assert 0 < value("p99 of a decision ") < 1
+    assert value("Without the store ") == 1
+    assert value("Errors of the store {{store}} {{kind}}") > 0
+    assert value("Active clients {{dimension}}") == 1  # in memory, since Redis is gone
+
+
+def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:
+    """Those that a lost Redis is to set off are firing; the rest are quiet, and not mistaken."""
+    expected = {
+        "RateLimiterFallbackActive": "firing",
+        "RateLimiterStoreErrors": "firing",
+        "RateLimiterDecisionsSlow": "inactive",
+        "RateLimiterMostRequestsDenied": "firing",
+        "RateLimiterTableFull": "inactive",
+        "RateLimiterGone": "inactive",
+    }
+    deadline_s = time.monotonic() + 60
+    while (states := prometheus.states_of_alerts()) != expected and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+    assert states == expected
+
+
+def test_series_that_alerts_ask_for_are_there(prometheus: Prometheus) -> None:
+    """An alert on a name that nobody exposes would be quiet for ever."""
+    for rule in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]:
+        if rule["alert"] == "RateLimiterGone":
+            continue
+        query = rule["expr"].rsplit(" > " if " > " in rule["expr"] else " == ", 1)[0]
+        assert prometheus.ask(query), query
+
+
+def test_alerts_by_promtool() -> None:
+    for arguments in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
+        done = subprocess.run(
+            ["promtool", *arguments],
+            cwd=ALERTS.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    tried = (ALERTS.parent / "alerts_test.yml").read_text("utf-8")
+    for rule in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]:
+        assert tried.count(rule["alert"]) >= (1 if rule["alert"] == "RateLimiterGone" else 2)
+
+
+def test_the_dashboard_is_what_its_script_makes() -> None:
+    done = subprocess.run(
+        [sys.executable, FOLDER / "grafana" / "make_dashboard.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (FOLDER / "grafana" / "dashboard.json").read_text("utf-8")
+
+
+def test_panels_stand_side_by_side() -> None:
+    dashboard = json.loads((FOLDER / "grafana" / "dashboard.json").read_text("utf-8"))
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
