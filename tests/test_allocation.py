@@ -33,7 +33,7 @@ int posix_memalign(void **block, size_t align, size_t size)
 
 CORE = """
 import ctypes
-from rate_limiter import ManualClock, RateLimiter
+from rate_limiter import ManualClock, RateLimiter, _core
 
 switch = ctypes.c_int.in_dll(ctypes.CDLL(None), "fail_memory")
 
@@ -48,6 +48,7 @@ clock = ManualClock()
 limiter = RateLimiter("0/second; burst=10", clock=clock)
 switch.value = 1
 assert refused(RateLimiter, "1/second")
+assert refused(_core.Meter)
 assert refused(limiter.allow, "k")
 assert refused(limiter.hit, "k")
 assert refused(limiter.allow_many, ["k"])

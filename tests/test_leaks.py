@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rate_limiter import Decision, ManualClock, RateLimiter
+from rate_limiter import Decision, ManualClock, RateLimiter, _core
 from rate_limiter.middleware import RateLimitMiddleware
 
 CALLS = 1_000_000
@@ -43,6 +43,8 @@ def work(n: int) -> None:
     """Do all that the binding can do, `n` calls in total."""
     clock = ManualClock()
     limiter = RateLimiter("10/second; 100/minute; 50/minute; window=sliding", clock=clock)
+    meter = _core.Meter()
+    limiter._measure(meter)
     for number in range(n // 10):
         key = f"k{number % 100}"
         limiter.allow(key)
@@ -54,6 +56,10 @@ def work(n: int) -> None:
         limiter.peek_each(key)
         limiter.reset("\ud800")
         limiter.allow_many((key, b"x"), 2)
+        limiter._measure(meter)
+        meter.record(1, 0, 5)
+        meter.read()
+        misused(limiter._measure, _core.Meter())
         clock.advance_ns(1000)
         misused(limiter.hit, key, -1)
         misused(limiter.charge, key, -1)

@@ -1,0 +1,77 @@
+"""Metrics through OpenTelemetry (``pip install 'rate_limiter[otel]'``): the same numbers.
+
+    from rate_limiter.telemetry import instrument, watch
+
+    instrument()
+    watch(limiter, "api")
+
+The engine counts; what it has counted is read when it is collected, so a decision costs no more
+than with rate_limiter.metrics. A histogram cannot be observed so (OpenTelemetry specification,
+"Asynchronous instruments"): of the time that decisions take there is the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+
+from rate_limiter import __version__
+from rate_limiter.measuring import meters, readings, watch
+
+__all__ = ["instrument", "watch"]
+
+Observe = Callable[[CallbackOptions], Iterable[Observation]]
+
+_GAUGES = {
+    "keys": ("{key}", "Clients whose buckets in memory are not full."),
+    "table_bytes": ("By", "Memory that buckets are in."),
+    "fallback_active": ("1", "1 while decisions are made without the store, else 0."),
+}
+_COUNTERS = {
+    "evicted_active": ("{key}", "Buckets that gave way to others while they were not full."),
+    "fallback_decisions": ("{decision}", "Decisions that were made without the store."),
+    "store_errors": ("{error}", "Questions that a store did not answer."),
+}
+
+
+def instrument(provider: MeterProvider | None = None) -> None:
+    """Let OpenTelemetry collect what is measured.
+
+    Instruments are ``rate_limiter.decisions`` (attributes ``dimension`` and ``outcome``, which is
+    ``allowed`` or ``blocked``), ``rate_limiter.decision.time`` (the sum, in seconds), and those
+    that docs/metrics.md names, with the same attributes as the labels there.
+
+    Args:
+        provider: of meters; by default the one that is set for the program.
+    """
+    made = get_meter("rate_limiter", __version__, provider)
+    made.create_observable_counter(
+        "rate_limiter.decisions", [_decisions], "{decision}", "Decisions, by how they ended."
+    )
+    made.create_observable_counter(
+        "rate_limiter.decision.time", [_seconds], "s", "Time that decisions took, added up."
+    )
+    for name, (unit, text) in _GAUGES.items():
+        made.create_observable_gauge(f"rate_limiter.{name}", [_reading(name)], unit, text)
+    for name, (unit, text) in _COUNTERS.items():
+        made.create_observable_counter(f"rate_limiter.{name}", [_reading(name)], unit, text)
+
+
+def _decisions(options: CallbackOptions) -> Iterable[Observation]:
+    for dimension, meter in meters().items():
+        allowed, blocked, _ = meter.read()
+        yield Observation(sum(allowed), {"dimension": dimension, "outcome": "allowed"})
+        yield Observation(sum(blocked), {"dimension": dimension, "outcome": "blocked"})
+
+
+def _seconds(options: CallbackOptions) -> Iterable[Observation]:
+    for dimension, meter in meters().items():
+        yield Observation(meter.read()[2] / 1e9, {"dimension": dimension})
+
+
+def _reading(name: str) -> Observe:
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(one.value, one.labels) for one in readings() if one.name == name]
+
+    return observe
