@@ -1,0 +1,189 @@
+"""Measure the service demo beside itself without the limiter: `python benchmarks/service.py`.
+
+Both are served by one uvicorn worker each, with one redis-server, on this machine, which also runs
+the load tool: the figures are of a small machine that does all three. Runs alternate; told are the
+median of the rounds and their quartiles.
+
+    latency       requests are due at a fixed rate, far below what the service can do
+    requests/s    20 connections, each of which sends its next request when it has its answer
+    1,000 at once 1,000 connections, 10,000 requests
+    bytes         what 10,000 users add to Redis' used_memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import redis
+from rate_limiter import __version__
+from rate_limiter.load import LoadPlan, LoadResult, LoadRun
+
+ROOT = Path(__file__).resolve().parent.parent
+USERS = 10_000
+"""So many that each stays within 20 requests a minute: what is measured is requests that pass."""
+RATE = 200
+PERCENTILES = (50, 95, 99)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(*command: str, **environment: str) -> Iterator[None]:
+    """Run a program until the block ends."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis_running(folder: str) -> Iterator[redis.Redis]:
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+    with running("redis-server", *options):
+        client = redis.Redis(port=port)
+        wait_for(client.ping)
+        yield client
+        client.close()
+
+
+@contextlib.contextmanager
+def service_running(app: str, redis_port: int) -> Iterator[str]:
+    port = free_port()
+    options = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    with running(sys.executable, *options, REDIS_PORT=str(redis_port), PYTHONPATH=path):
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: urlopen(f"{url}/health").close())
+        yield url
+
+
+def wait_for(question: object) -> None:
+    """Ask until there is an answer."""
+    deadline_s = time.monotonic() + 30
+    while True:
+        try:
+            question()  # type: ignore[operator]
+            return
+        except (OSError, redis.ConnectionError):
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+
+
+def load(url: str, **plan: object) -> LoadResult:
+    """Send requests of 10,000 users in turn; return what came back."""
+    made = LoadPlan(f"{url}/api/resource", method="POST", users=USERS, **plan)  # type: ignore[arg-type]
+    result = asyncio.run(LoadRun(made).run())
+    if result.errors or set(result.statuses) != {200}:
+        raise SystemExit(f"not every request passed: {result.statuses} {result.errors}")
+    return result
+
+
+def told(values: list[float], form: str) -> str:
+    low, median, high = statistics.quantiles(values, n=4)
+    return f"{median:{form}} ({low:{form}}..{high:{form}})"
+
+
+def measure_latency(limited: str, unlimited: str, rounds: int, seconds: float) -> None:
+    """Print latencies with and without the limiter, and what it adds."""
+    taken: dict[str, dict[int, list[float]]] = {
+        name: {percentile: [] for percentile in PERCENTILES} for name in ("with", "without")
+    }
+    for _ in range(rounds):
+        for name, url in (("without", unlimited), ("with", limited)):
+            result = load(url, rate=RATE, seconds=seconds, concurrency=50)
+            for percentile in PERCENTILES:
+                taken[name][percentile].append(result.all_latencies().percentile_ns(percentile) / 1e6)
+    print(f"\nlatency in ms, {RATE} requests/s due, {rounds} rounds of {seconds:g} s")
+    for percentile in PERCENTILES:
+        pairs = zip(taken["with"][percentile], taken["without"][percentile], strict=True)
+        print(
+            f"p{percentile}: with {told(taken['with'][percentile], '.2f')}, "
+            f"without {told(taken['without'][percentile], '.2f')}, "
+            f"added {told([one - other for one, other in pairs], '.2f')}"
+        )
+
+
+def measure_throughput(limited: str, unlimited: str, rounds: int, seconds: float) -> None:
+    """Print requests a second with and without the limiter."""
+    taken: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(rounds):
+        for name, url in (("without", unlimited), ("with", limited)):
+            result = load(url, seconds=seconds, concurrency=20)
+            taken[name].append(result.answers / result.elapsed_s)
+    pairs = zip(taken["with"], taken["without"], strict=True)
+    print(f"\nrequests/s, 20 connections, {rounds} rounds of {seconds:g} s")
+    print(f"with {told(taken['with'], '.0f')}, without {told(taken['without'], '.0f')}")
+    print(f"with / without: {told([one / other for one, other in pairs], '.3f')}")
+
+
+def measure_many(limited: str) -> None:
+    """Print what becomes of a thousand connections."""
+    result = load(limited, requests=10_000, concurrency=1000, seconds=120, timeout_s=60)
+    worst_ms = result.all_latencies().percentile_ns(100) / 1e6
+    print(f"\n1,000 connections: 10,000 requests, {sum(result.errors.values())} errors")
+    print(f"p99 {result.all_latencies().percentile_ns(99) / 1e6:.0f} ms, longest {worst_ms:.0f} ms")
+
+
+def measure_bytes(limited: str, client: redis.Redis) -> None:
+    """Print what the state of 10,000 users takes of Redis."""
+    client.flushall()
+    before = int(client.info("memory")["used_memory"])
+    load(limited, requests=USERS, concurrency=20, seconds=60)
+    added = int(client.info("memory")["used_memory"]) - before
+    keys = client.dbsize()
+    print(f"\nRedis: {added / 1e6:.2f} MB for {keys} keys, {added / keys:.0f} bytes each")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5, help="of a run")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, redis_running(folder) as client:
+        port = client.connection_pool.connection_kwargs["port"]
+        version = client.info("server")["redis_version"]
+        print(
+            f"rate_limiter {__version__}, CPython {platform.python_version()}, Redis {version}, "
+            f"{platform.machine()}, {os.cpu_count()} cores"
+        )
+        with (
+            service_running("demo.service.app:app", port) as limited,
+            service_running("unlimited_service:app", port) as unlimited,
+        ):
+            measure_latency(limited, unlimited, given.rounds, given.seconds)
+            measure_throughput(limited, unlimited, given.rounds, given.seconds)
+            measure_many(limited)
+            measure_bytes(limited, client)
+
+
+if __name__ == "__main__":
+    main()
