@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from rate_limiter.load import LoadPlan, LoadResult
-from rate_limiter.load_result import KINDS
+from rate_limiter.load_result import COLUMNS, KINDS
 
 _COLOURS = {"allowed": "#2a9d5c", "limited": "#e0a100", "other": "#c8553d", "errors": "#7a1f1f"}
 _PERCENTS = [*range(100), 99.5, 99.9, 99.95, 99.99, 100]
@@ -37,7 +38,7 @@ def save_plot(plan: LoadPlan, result: LoadResult, path: str | Path) -> None:
 def _draw_timeline(axes: Axes, result: LoadResult) -> None:
     seconds = range(len(result.timeline))
     below = [0] * len(result.timeline)
-    for column, kind in enumerate((*KINDS, "errors")):
+    for column, kind in enumerate(COLUMNS):
         counts = [row[column] for row in result.timeline]
         if any(counts):
             axes.bar(
@@ -63,6 +64,8 @@ def _draw_percentiles(axes: Axes, result: LoadResult) -> None:
             axes.step(_PERCENTS, values_ms, where="pre", color=_COLOURS[kind], label=kind)
     axes.set(xlabel="percentile of the answers", ylabel="latency in ms", xlim=(0, 100))
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter())
     axes.grid(visible=True, which="both", alpha=0.25)
     if result.answers:
         axes.legend()

@@ -100,9 +100,9 @@ def _lines(plan: LoadPlan, result: LoadResult) -> Iterator[Text]:
         yield _line("unsent", f"{result.unsent:,} were due, and no connection was free", "red")
     yield _line(
         "measured",
-        "from sending to the last byte; a slow server is sent less (closed loop)"
+        "sending to last byte; closed loop: a slow server is sent less"
         if plan.rate is None
-        else "from when a request was due to the last byte",
+        else "from when a request was due to its last byte",
     )
 
 

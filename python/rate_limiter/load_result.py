@@ -9,6 +9,7 @@ from typing import Any
 from rate_limiter.load_histogram import LatencyHistogram
 
 KINDS = ("allowed", "limited", "other")
+COLUMNS = (*KINDS, "errors")  # of a timeline
 PERCENTILES = (50, 95, 99)
 
 
@@ -33,7 +34,7 @@ class LoadResult:
         unfinished: requests that were under way when the test was interrupted.
         unsent: with a rate, requests that were due and found no free connection to the end.
         ended_by: what ended it: requests, seconds, or interrupt.
-        timeline: of each second, how many were allowed, limited, other, and errors.
+        timeline: of each second, how many of each of COLUMNS came to an end.
     """
 
     elapsed_s: float = 0.0
@@ -65,12 +66,12 @@ class LoadResult:
     def record_error(self, kind: str) -> None:
         """Count a request that got no answer; elapsed_s must be up to date."""
         self.errors[kind] += 1
-        self._count_in_second(len(KINDS))
+        self._count_in_second(COLUMNS.index("errors"))
 
     def _count_in_second(self, column: int) -> None:
         second = int(self.elapsed_s)
         while len(self.timeline) <= second:
-            self.timeline.append([0] * (len(KINDS) + 1))
+            self.timeline.append([0] * len(COLUMNS))
         self.timeline[second][column] += 1
 
     @property
@@ -123,7 +124,7 @@ class LoadResult:
             "errors": dict(sorted(self.errors.items())),
             "latency_ms": {name: _latency_ms(one) for name, one in named.items()},
             "retry_after": {"seen": self.retry_after_seen, "min_s": least_s, "max_s": most_s},
-            "timeline": self.timeline,
+            "timeline": [dict(zip(COLUMNS, row, strict=True)) for row in self.timeline],
         }
 
 
