@@ -236,6 +236,7 @@ def _kind(error: BaseException) -> str:
         ("disconnected", (aiohttp.ServerDisconnectedError, ConnectionError)),
         ("disconnected", (aiohttp.ClientPayloadError,)),
         ("cannot connect", (aiohttp.ClientConnectorError,)),
+        ("disconnected", (aiohttp.ClientOSError,)),
         ("no HTTP", (aiohttp.ClientResponseError,)),
     ):
         if isinstance(error, types) or isinstance(cause, types):

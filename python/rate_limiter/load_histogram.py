@@ -18,7 +18,7 @@ class LatencyHistogram:
     The layout is that of HdrHistogram (https://hdrhistogram.org): below 2^10 ns each value has a
     bucket of its own, above it each power of two is cut into 2^9 equal buckets. A bucket is told by
     its middle, which is off by 2^-10 of the value at most. Even latencies from a nanosecond to an
-    hour touch fewer than 17,000 buckets; empty ones take no memory.
+    hour touch fewer than 18,000 buckets; empty ones take no memory.
 
     Attributes:
         count: how many latencies were recorded.
