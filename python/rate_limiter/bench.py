@@ -42,7 +42,12 @@ class Spread(NamedTuple):
     def of(cls, values: list[float]) -> Spread:
         """Return that of two values or more."""
         low, median, high = statistics.quantiles(values, n=4)
-        return cls(median, low, high)
+        return cls(_short(median), _short(low), _short(high))
+
+
+def _short(value: float) -> float:
+    """Return a value without the digits that no measurement has."""
+    return float(f"{value:.4g}")
 
 
 class PythonBucket:
@@ -165,7 +170,7 @@ class Bench:
             {
                 "name": name,
                 "ns": Spread.of(times)._asdict(),
-                "per_second": 1e9 / statistics.median(times),
+                "per_second": _short(1e9 / statistics.median(times)),
                 "to_empty_call": over(name, EMPTY),
                 "to_python": over(name, PYTHON),
             }
@@ -213,6 +218,6 @@ def about() -> dict[str, Any]:
     return {
         "rate_limiter": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "machine": machine(),
     }

@@ -27,7 +27,7 @@ from rate_limiter.redis_store import RedisStore
 INSPECT_EXAMPLES = """\
   rate-limiter inspect user:42 --store redis://localhost:6379/0
   rate-limiter inspect user:42 --limit "100/minute"
-  rate-limiter inspect --raw rate_limit:203.0.113.7 --limit "10 per 5 seconds"
+  rate-limiter inspect --raw rate_limit:203.0.113.7 --limit "10 per 100 seconds"
   rate-limiter inspect user:42 --json
 """
 RESET_EXAMPLES = """\

@@ -75,7 +75,8 @@ def parsed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
         try:
             return parse(text)
         except (TypeError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            # What follows the first line shows the place below the text, as a parser may.
+            raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from None
 
     return convert
 
