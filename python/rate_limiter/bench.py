@@ -101,6 +101,7 @@ class Bench:
 
     Attributes:
         cases: by name, what measures a case once and returns nanoseconds for one decision.
+        rounds: how many were measured.
         times_ns: by name, what was measured, one for each round.
 
     Raises:
@@ -124,6 +125,7 @@ class Bench:
         self._closers: list[Callable[[], object]] = []
         if store is not None:
             self._add_store(limit, store)
+        self.rounds = 0
         self.times_ns: dict[str, list[float]] = {name: [] for name in self.cases}
 
     def _add_store(self, limit: Limit, store: str) -> None:
@@ -148,6 +150,7 @@ class Bench:
 
     def round(self) -> None:
         """Measure every case once."""
+        self.rounds += 1
         for name, measure in self.cases.items():
             self.times_ns[name].append(measure())
 
@@ -155,15 +158,13 @@ class Bench:
         """Return for each case its name, ns, decisions per second, and ratios to two others.
 
         Raises:
-            ValueError: there were fewer than two whole rounds.
+            ValueError: there were fewer than two rounds.
         """
-        rounds = min(map(len, self.times_ns.values()))
-        if rounds < 2:
-            raise ValueError("a spread needs two whole rounds at least")
-        kept = {name: times[:rounds] for name, times in self.times_ns.items()}
+        if self.rounds < 2:
+            raise ValueError("a spread needs two rounds at least")
 
         def over(name: str, other: str) -> dict[str, float]:
-            pairs = zip(kept[name], kept[other], strict=True)
+            pairs = zip(self.times_ns[name], self.times_ns[other], strict=True)
             return Spread.of([one / two for one, two in pairs])._asdict()
 
         return [
@@ -174,7 +175,7 @@ class Bench:
                 "to_empty_call": over(name, EMPTY),
                 "to_python": over(name, PYTHON),
             }
-            for name, times in kept.items()
+            for name, times in self.times_ns.items()
         ]
 
     def close(self) -> None:

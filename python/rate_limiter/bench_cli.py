@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,32 +70,38 @@ def _rounds(text: str) -> int:
 def _run(given: argparse.Namespace) -> int:
     from rate_limiter.bench import Bench, about
 
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # The round is finished; a second Ctrl-C is not waited for.
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         bench = Bench(given.limit, given.store)
+        try:
+            while bench.rounds < given.rounds and not (interrupted and bench.rounds >= 2):
+                bench.round()
+        finally:
+            bench.close()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    status = DONE
-    try:
-        for _ in range(given.rounds):
-            bench.round()
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-        if min(map(len, bench.times_ns.values())) < 2:
-            raise
     finally:
-        bench.close()
+        signal.signal(signal.SIGINT, before)
     told = {
         **about(),
         "store": None if given.store is None else _without_password(given.store),
         "limit": str(given.limit),
-        "rounds": min(map(len, bench.times_ns.values())),
+        "rounds": bench.rounds,
         "cases": bench.results(),
     }
     if given.json:
         print_json(told)
     else:
         _print(told)
-    return status
+    return INTERRUPTED if interrupted else DONE
 
 
 def _without_password(store: str) -> str:
