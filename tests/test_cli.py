@@ -100,9 +100,10 @@ def normal(out: str) -> list[str]:
     for line in out.strip().splitlines():
         # The name of a machine is no figure, and not that of this one.
         plain = "MACHINE" if re.search(r", \d+ cores$", line) else line.strip()
-        plain = re.sub(r"\d[\d.,]*", "0", re.sub(r" [█.]+$", " BAR", plain))
+        plain = re.sub(r"^[\d.,]+ +[\d,]+( +[█.]+)?$", "BAR", plain)
+        plain = re.sub(r"\d[\d.,]*", "0", plain)
         plain = " ".join(re.sub(r"(CPython|Linux|Darwin) \S+", r"\1", plain).split())
-        if not lines or lines[-1] != plain or not plain.endswith("BAR"):
+        if not lines or lines[-1] != plain or plain != "BAR":
             lines.append(plain)
     return lines
 
