@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from python_bucket import PythonBucket
 from python_middleware import PythonMiddleware
 from rate_limiter import ManualClock, RateLimiter, __version__
+from rate_limiter.bench import SLICE, PythonBucket, machine, slice_s
 from rate_limiter.middleware import RateLimitMiddleware
 
-SLICE = 2000  # calls in one slice
 MILLION = 1_000_000
 
 
@@ -54,18 +53,6 @@ def quartiles(name: str, ratios: list[float], target: float, *, at_least: bool =
 
 
 # --- Calls -----------------------------------------------------------------------------------
-
-
-def slice_s(call: Callable[..., Any], argument: str) -> float:
-    """Return the time of SLICE calls, without the loop around them."""
-    arguments = [argument] * SLICE
-    begin_s = time.perf_counter()
-    for one in arguments:
-        call(one)
-    middle_s = time.perf_counter()
-    for one in arguments:  # noqa: B007
-        pass
-    return middle_s - begin_s - (time.perf_counter() - middle_s)
 
 
 def measure_calls(rounds: int) -> tuple[list[Ratio], dict[str, float]]:
@@ -140,7 +127,7 @@ async def measure_middleware(rounds: int) -> tuple[list[Ratio], dict[str, float]
 BYTES_PROGRAM = """
 import sys
 from rate_limiter import ManualClock, RateLimiter
-from python_bucket import PythonBucket
+from rate_limiter.bench import PythonBucket
 
 def resident_bytes():
     with open("/proc/self/statm") as statm:
@@ -169,17 +156,6 @@ def measure_memory() -> tuple[list[Ratio], dict[str, float]]:
         "engine": statistics.median(engine),
         "python": python,
     }
-
-
-def machine() -> str:
-    try:
-        with open("/proc/cpuinfo") as cpuinfo:
-            names = [
-                line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")
-            ]
-        return f"{names[0]}, {len(names)} cores"
-    except (OSError, IndexError):
-        return platform.machine()
 
 
 def main() -> None:

@@ -701,8 +701,9 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "=> partner: key header:x-api-key:p: 9/second" in shown
     assert "it names the client's key" in shown
-    assert main([*command, "--header", "nonsense"]) == 1
-    assert "--header must be NAME=VALUE, got 'nonsense'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--header", "nonsense"])
+    assert "argument --header: must be NAME=VALUE, got 'nonsense'" in capsys.readouterr().err
 
 
 def test_the_file_that_is_meant(

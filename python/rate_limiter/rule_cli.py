@@ -3,122 +3,169 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rate_limiter.connection import connect
+from rate_limiter.cli_common import (
+    DONE,
+    add_json,
+    add_store,
+    connected,
+    epilog,
+    name_and_value,
+    parsed,
+    print_json,
+)
 from rate_limiter.governor import run_now
 from rate_limiter.identity import Identities
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.rule_source import RULES_KEY, pull_rules, push_rules
-from rate_limiter.rule_table import Rule, RuleTable
+from rate_limiter.rule_table import Rule
 
-EXAMPLES = """\
-examples:
+EXAMPLES = {
+    "check": """\
   rate-limiter rules check rate_limits.json
+  rate-limiter rules check limits.yaml --json
+""",
+    "explain": """\
   rate-limiter rules explain --path /files/7 --method POST
   rate-limiter rules explain rate_limits.json --path / --header X-Plan=pro --tier header:X-Plan
+  rate-limiter rules explain --path / --header X-API-Key=p-17 --key header:X-API-Key --key ip
+""",
+    "push": """\
   rate-limiter rules push rate_limits.json --store redis://localhost:6379/0
-  rate-limiter rules pull --store redis://localhost:6379/0
+""",
+    "pull": """\
+  rate-limiter rules pull --store redis://localhost:6379/0 > rate_limits.json
+""",
+    "schema": """\
   rate-limiter rules schema > rate_limits.schema.json
-"""
-
+""",
+}
 
 DEFAULT_FILE = "rate_limits.json"
 
 
-def _default_file() -> str:
-    named = os.environ.get("RATE_LIMITER_RULES") or os.environ.get("RATE_LIMIT_RULES_PATH")
-    return named or DEFAULT_FILE
-
-
-def add_parser(actions: Any, store_default: str) -> None:
+def add_parser(actions: Any) -> None:
     """Add the command to those of the program."""
     parser = actions.add_parser(
         "rules",
-        help="check, explain and push rules",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="check, explain, push and pull rules",
+        description="Work with files of rules, and with the rules in a Redis.",
+        epilog=epilog("".join(EXAMPLES.values())),
     )
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="check|explain|push|pull|schema"
     )
-    check = commands.add_parser("check", help="tell what is wrong with a file of rules")
-    explain = commands.add_parser("explain", help="tell which rule a request falls under, and why")
-    push = commands.add_parser("push", help="put rules into Redis, for all that use them")
-    pull = commands.add_parser("pull", help="show the rules in Redis")
-    commands.add_parser("schema", help="print the JSON Schema of a file of rules")
+
+    def added(
+        run: Callable[[argparse.Namespace], int], name: str, text: str
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=epilog(EXAMPLES[name]),
+        )
+        made.set_defaults(run=run)
+        return made
+
+    check = added(_check, "check", "tell what is wrong with a file of rules")
+    explain = added(_explain, "explain", "tell which rule a request falls under, and why")
+    push = added(_push, "push", "put rules into Redis, for all that use them")
+    pull = added(_pull, "pull", "show the rules in Redis, as JSON")
+    schema = added(_schema, "schema", "print the JSON Schema of a file of rules")
     for command in (check, explain, push):
         command.add_argument(
             "file",
             metavar="FILE",
             nargs="?",
-            default=_default_file(),
+            default=os.environ.get("RATE_LIMITER_RULES")
+            or os.environ.get("RATE_LIMIT_RULES_PATH")
+            or DEFAULT_FILE,
             help=f"JSON, TOML or YAML ({DEFAULT_FILE}, or what RATE_LIMITER_RULES names)",
         )
     for command in (push, pull):
-        command.add_argument("--store", metavar="URL", default=store_default, help="of the Redis")
+        add_store(command)
         command.add_argument("--hash", default=RULES_KEY, help=f"its key ({RULES_KEY})")
+    _add_request(explain)
+    for command in (check, explain, push, pull, schema):
+        add_json(command)
+
+
+def _add_request(explain: argparse.ArgumentParser) -> None:
     explain.add_argument("--path", required=True, metavar="/PATH")
-    explain.add_argument("--method", default="GET")
+    explain.add_argument("--method", default="GET", help="of HTTP (GET)")
     explain.add_argument(
-        "--header", action="append", default=[], metavar="NAME=VALUE", help="may be given again"
+        "--header",
+        action="append",
+        default=[],
+        type=parsed(name_and_value),
+        metavar="NAME=VALUE",
+        help="may be given again",
     )
-    explain.add_argument("--client", default="127.0.0.1", metavar="ADDRESS", help="the peer")
+    explain.add_argument(
+        "--client", default="127.0.0.1", metavar="ADDRESS", help="the peer (127.0.0.1)"
+    )
     explain.add_argument(
         "--key", action="append", metavar="SOURCE", help="as for the middleware (ip)"
     )
     explain.add_argument(
         "--tier", metavar="TIER", help="a tier, or what tells it, such as header:X-Plan"
     )
-    explain.add_argument("--trusted-proxy", action="append", default=[], metavar="NETWORK")
-    for command in (check, explain, push, pull):
-        command.add_argument("--json", action="store_true", help="print JSON")
+    explain.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="whose X-Forwarded-For counts; may be given again",
+    )
 
 
-def run(given: argparse.Namespace) -> int:
-    """Run the command; return its exit status.
+def _schema(given: argparse.Namespace) -> int:
+    from rate_limiter.rules import json_schema
 
-    Raises:
-        ValueError, StoreError: it cannot be done; the message says why.
-    """
-    from rate_limiter.rules import as_data, json_schema, load_rules
+    print_json(json_schema())
+    return DONE
 
-    if given.command == "schema":
-        print(json.dumps(json_schema(), indent=2))
-        return 0
-    if given.command == "pull":
-        table, _ = pull_rules(connect(given.store), given.hash)
-        print(json.dumps(as_data(table), indent=2))
-        return 0
+
+def _pull(given: argparse.Namespace) -> int:
+    from rate_limiter.rules import as_data
+
+    table, _ = pull_rules(connected(given.store), given.hash)
+    print_json(as_data(table))
+    return DONE
+
+
+def _push(given: argparse.Namespace) -> int:
+    from rate_limiter.rules import load_rules
+
     table = load_rules(given.file)
-    if given.command == "check":
-        _print_rules(table, as_json=given.json)
-    elif given.command == "push":
-        version = push_rules(connect(given.store), table, given.hash)
-        print(
-            json.dumps({"version": version, "rules": len(table.rules)})
-            if given.json
-            else f"{len(table.rules)} rules pushed, version {version}"
-        )
+    version = push_rules(connected(given.store), table, given.hash)
+    if given.json:
+        print_json({"version": version, "rules": len(table.rules)})
     else:
-        _explain(given, table)
-    return 0
+        print(f"{len(table.rules)} rules pushed, version {version}")
+    return DONE
 
 
-def _print_rules(table: RuleTable, *, as_json: bool) -> None:
-    if as_json:
-        from rate_limiter.rules import as_data
+def _check(given: argparse.Namespace) -> int:
+    from rate_limiter.rules import as_data, load_rules
 
-        print(json.dumps(as_data(table), indent=2))
-        return
+    table = load_rules(given.file)
+    if given.json:
+        print_json(as_data(table))
+        return DONE
     for rule in table.rules.values():
         print(f"{rule.name}: {_asks(rule)}: {_allows(rule)}")
+    return DONE
 
 
-def _explain(given: argparse.Namespace, table: RuleTable) -> None:
+def _explain(given: argparse.Namespace) -> int:
+    from rate_limiter.rules import load_rules
+
+    table = load_rules(given.file)
     scope = _scope(given)
     identities = Identities(ClientAddress(given.trusted_proxy))
     keys = given.key or ["ip"]
@@ -130,20 +177,17 @@ def _explain(given: argparse.Namespace, table: RuleTable) -> None:
     method = given.method.upper()
     found = table.matches(given.path, method, list(tiers), key)
     if given.json:
-        print(
-            json.dumps(
-                {
-                    "rule": found[0].name if found else None,
-                    "key": key,
-                    "tiers": list(tiers),
-                    "matches": [rule.name for rule in found],
-                },
-                indent=2,
-            )
-        )
-        return
+        rule = found[0].name if found else None
+        names = [one.name for one in found]
+        print_json({"rule": rule, "key": key, "tiers": list(tiers), "matches": names})
+        return DONE
+    _print_matches(f"{method} {given.path} of {key}", tiers, found)
+    return DONE
+
+
+def _print_matches(request: str, tiers: Iterable[str], found: list[Rule]) -> None:
     tier = f", tier {' '.join(tiers)}" if tiers else ""
-    print(f"{method} {given.path} of {key}{tier}")
+    print(f"{request}{tier}")
     if not found:
         print("no rule asks for it, so it is not limited")
     for i, rule in enumerate(found):
@@ -195,12 +239,7 @@ def _allows(rule: Rule) -> str:
 
 
 def _scope(given: argparse.Namespace) -> dict[str, Any]:
-    headers = []
-    for text in given.header:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--header must be NAME=VALUE, got {text!r}")
-        headers.append((name.strip().lower().encode(), value.encode()))
+    headers = [(name.lower().encode(), value.encode()) for name, value in given.header]
     return {
         "type": "http",
         "method": given.method.upper(),

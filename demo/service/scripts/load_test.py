@@ -1,0 +1,23 @@
+"""Put load on the service, as several users, and see what its limits do.
+
+    python scripts/load_test.py --requests 1000 --concurrent 50 --users 10 --url http://localhost:8000
+
+A URL without a path means POST /api/resource. All options are those of `rate-limiter load`.
+"""
+
+import sys
+
+from rate_limiter.load_cli import script
+
+if __name__ == "__main__":
+    sys.exit(
+        script(
+            "Put load on the service.",
+            url="http://localhost:8000",
+            path="/api/resource",
+            method="POST",
+            requests=1000,
+            concurrency=50,
+            users=10,
+        )
+    )

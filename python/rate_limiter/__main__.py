@@ -1,0 +1,7 @@
+"""`python -m rate_limiter` is the command rate-limiter."""
+
+import sys
+
+from rate_limiter.cli import main
+
+sys.exit(main())

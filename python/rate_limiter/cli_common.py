@@ -1,0 +1,167 @@
+"""What the commands of rate-limiter share: exit statuses, one-line errors, JSON, the store."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from rate_limiter._core import StoreError
+from rate_limiter.connection import Connection, connect
+
+DONE = 0
+FAILED = 1
+WRONG_USAGE = 2
+REQUESTS_FAILED = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+EXIT_STATUS = """\
+exit status:
+  0    done
+  1    not possible, or failed; one line on stderr says why
+  2    wrong usage; one line on stderr says what was expected
+  3    load only: done, but requests failed (no answer, or one of 500 and above)
+  130  interrupted with Ctrl-C; load and bench print what they have found so far
+"""
+
+# Which extra of the package brings a module.
+_EXTRAS = {
+    "pydantic": "rules",
+    "pydantic_settings": "rules",
+    "yaml": "rules",
+    "tomli": "rules",
+    "jwt": "jwt",
+    "aiohttp": "load",
+    "yarl": "load",
+    "rich": "load",
+    "matplotlib": "plot",
+}
+
+_T = TypeVar("_T")
+
+
+class UsageError(ValueError):
+    """Tell what is wrong with the command line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps the layout of its texts, and complains in one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave."""
+        text = " ".join(message.split())
+        self.exit(WRONG_USAGE, f"rate-limiter: {text} (see {self.prog} --help)\n")
+
+
+def epilog(examples: str) -> str:
+    """Return what stands below the options of a command: examples, and the exit statuses."""
+    return f"examples:\n{examples}\n{EXIT_STATUS}"
+
+
+def parsed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Return an argparse type that lets a parser's own message through."""
+
+    def convert(text: str) -> _T:
+        try:
+            return parse(text)
+        except (TypeError, ValueError) as error:
+            # What follows the first line shows the place below the text, as a parser may.
+            raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from None
+
+    return convert
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """Return the two halves of NAME=VALUE.
+
+    Raises:
+        ValueError: it has no such form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"must be NAME=VALUE, got {text!r}")
+    return name.strip(), value
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add --store, whose default comes from the environment."""
+    named = os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        default=named or "redis://localhost:6379/0",
+        help="the Redis (RATE_LIMITER_STORE, else REDIS_URL, else redis://localhost:6379/0)",
+    )
+
+
+def connected(address: str) -> Connection:
+    """Return the connection to the Redis at an address.
+
+    Raises:
+        UsageError: the address is wrong.
+    """
+    try:
+        return connect(address)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--store: {error}") from None
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> int:
+    """Run a command; return its exit status, having told in a line what went wrong."""
+    # What the package would log comes as the one line of an error, or is not of interest here.
+    logging.getLogger("rate_limiter").addHandler(logging.NullHandler())
+    try:
+        status = run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read has left, as `head` does. Python would complain when it flushes at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except UsageError as error:
+        return _fail(str(error), WRONG_USAGE)
+    except ImportError as error:
+        return _fail(_missing(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (StoreError, TypeError, RuntimeError) as error:
+        return _fail(" ".join(str(error).split()))
+    except ValueError as error:
+        return _fail(str(error))
+
+
+def _missing(error: ImportError) -> str:
+    name = (error.name or "").partition(".")[0]
+    if name not in _EXTRAS:
+        return str(error)
+    return f"{name} is missing: pip install 'rate_limiter[{_EXTRAS[name]}]'"
+
+
+def _fail(message: str, status: int = FAILED) -> int:
+    # Several lines are several findings, such as the mistakes in a file of rules.
+    for line in message.splitlines() or [""]:
+        print(f"rate-limiter: {line}", file=sys.stderr)
+    return status

@@ -1,0 +1,249 @@
+"""The command rate-limiter load, and the load-test scripts of the demos, which are this command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rate_limiter.cli_common import (
+    DONE,
+    EXIT_STATUS,
+    INTERRUPTED,
+    REQUESTS_FAILED,
+    Parser,
+    UsageError,
+    add_json,
+    epilog,
+    guarded,
+    name_and_value,
+    parsed,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rate_limiter.load import LoadPlan, LoadResult, LoadRun
+
+EXAMPLES = """\
+  rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10
+  rate-limiter load --url http://localhost:8000/api/resource --method POST --requests 500 --users 20
+  rate-limiter load --url http://localhost:8080/v1/hello --rate 200 --concurrency 100
+  rate-limiter load --url http://localhost:8080/v1/hello --json-file load.json --plot load.png
+"""
+DESCRIPTION = """\
+Send requests and tell what was answered: how many passed, how many were limited, how fast.
+
+A closed loop: each of --concurrency connections sends its next request when it has the answer to
+its last, so a slow server is sent less. With --rate requests are due at fixed times instead, and a
+latency counts from then. It ends after --seconds or --requests, whichever comes first. Targets
+that are not this machine are refused, unless --target-is-mine. Redirects are not followed.
+"""
+SECONDS = 10.0
+SECONDS_FOR_REQUESTS = 300.0
+REQUESTS = 1_000_000
+REFRESH_S = 0.1
+_IMAGES = (".png", ".svg", ".pdf")
+
+
+def add_parser(actions: Any) -> None:
+    """Add the command to those of the program."""
+    parser = actions.add_parser(
+        "load",
+        help="put load on a server and see what its limits do",
+        description=DESCRIPTION,
+        epilog=epilog(EXAMPLES),
+    )
+    _add_options(parser, required_url=True)
+    parser.set_defaults(run=_run)
+
+
+def script(description: str, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
+    """Run the command as a script with defaults of its own; return the exit status.
+
+    Args:
+        description: for its --help.
+        arguments: by default those of the process.
+        defaults: of options; ``path`` is what a URL without a path gets.
+    """
+    parser = Parser(description=f"{description}\n\n{DESCRIPTION}", epilog=EXIT_STATUS)
+    _add_options(parser, required_url=False)
+    parser.set_defaults(**defaults)
+    return guarded(_run, parser.parse_args(arguments))
+
+
+def _add_options(parser: argparse.ArgumentParser, *, required_url: bool) -> None:
+    add = parser.add_argument
+    add("--url", required=required_url, help="http or https")
+    add("--concurrency", "--concurrent", type=int, default=20, metavar="N", help="connections (20)")
+    add("--seconds", type=float, metavar="S", help="at most (10; 300 with --requests)")
+    add("--requests", type=int, metavar="N", help="at most (1000000)")
+    add(
+        "--rate", type=float, metavar="R", help="requests a second that are due; else a closed loop"
+    )
+    add("--timeout", type=float, default=10.0, metavar="S", help="of each request (10)")
+    add("--api-key", metavar="K", help="sent as X-API-Key")
+    add("--users", type=int, default=0, metavar="M", help="API keys in turn: user-0, user-1, ...")
+    add("--method", default="GET", help="of HTTP (GET)")
+    add(
+        "--header",
+        action="append",
+        default=[],
+        type=parsed(name_and_value),
+        metavar="NAME=VALUE",
+        help="may be given again",
+    )
+    add("--target-is-mine", action="store_true", help="load it though it is not this machine")
+    add("--json-file", type=Path, metavar="FILE", help="write the result there as well, as JSON")
+    add("--plot", type=Path, metavar="FILE", help="draw it, into a .png, .svg or .pdf")
+    add_json(parser)
+
+
+def _run(given: argparse.Namespace) -> int:
+    plan = _plan(given)
+    _check_files(given)
+    _allow_open_files(plan.concurrency)
+    from rich.console import Console
+
+    from rate_limiter.load import LoadRun
+    from rate_limiter.load_report import is_unicode, report
+
+    console = Console(highlight=False, soft_wrap=True, quiet=given.json)
+    result = asyncio.run(_shown(LoadRun(plan), console))
+    console.print(report(plan, result, is_unicode=is_unicode(console)))
+    told = _as_json(plan, result)
+    if given.json:
+        print_json(told)
+    if given.json_file is not None:
+        given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if given.plot is not None:
+        from rate_limiter.load_plot import save_plot
+
+        save_plot(plan, result, given.plot)
+    if result.ended_by == "interrupt":
+        return INTERRUPTED
+    return REQUESTS_FAILED if result.failed else DONE
+
+
+def _plan(given: argparse.Namespace) -> LoadPlan:
+    from rate_limiter.load import LoadPlan
+    from rate_limiter.load_target import parse_url
+
+    seconds = SECONDS if given.requests is None else SECONDS_FOR_REQUESTS
+    try:
+        url = parse_url(given.url)
+        if url.path in ("", "/") and getattr(given, "path", None):
+            url = url.with_path(given.path)
+        return LoadPlan(
+            str(url),
+            method=given.method.upper(),
+            headers=tuple(given.header),
+            api_key=given.api_key,
+            users=given.users,
+            concurrency=given.concurrency,
+            seconds=seconds if given.seconds is None else given.seconds,
+            requests=REQUESTS if given.requests is None else given.requests,
+            rate=given.rate,
+            timeout_s=given.timeout,
+            is_mine=given.target_is_mine,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _check_files(given: argparse.Namespace) -> None:
+    """Find out before the test whether its results can be kept."""
+    if given.plot is not None:
+        if given.plot.suffix.lower() not in _IMAGES:
+            raise UsageError(f"--plot must end in {', '.join(_IMAGES)}, got {str(given.plot)!r}")
+        import matplotlib  # noqa: F401
+    for path in (given.plot, given.json_file):
+        if path is not None:
+            path.open("ab").close()
+
+
+def _allow_open_files(concurrency: int) -> None:
+    """Raise the limit of open files as far as this process may.
+
+    Raises:
+        RuntimeError: that is not far enough.
+    """
+    import resource
+
+    from rate_limiter.load import OPEN_FILES_BESIDES
+
+    needed = concurrency + OPEN_FILES_BESIDES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise RuntimeError(
+            f"{concurrency} connections need {needed} open files, and {hard} are allowed "
+            f"(ulimit -Hn)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+async def _shown(run: LoadRun, console: Console) -> LoadResult:
+    """Run, with a live table where a terminal is; Ctrl-C ends it."""
+    from rate_limiter.load_report import headline
+
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(run.run())
+
+    def interrupt() -> None:
+        run.stop()
+        if not run.begun.is_set():
+            running.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    begun = asyncio.ensure_future(run.begun.wait())
+    try:
+        await asyncio.wait([running, begun], return_when=asyncio.FIRST_COMPLETED)
+        if begun.done():
+            console.print(headline(run.plan))
+            console.print()
+            sys.stdout.flush()
+        if begun.done() and console.is_terminal and not console.quiet:
+            await _live(run, console, running)
+        return await running
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        begun.cancel()
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResult]) -> None:
+    from rich.live import Live
+
+    from rate_limiter.load_report import LiveView
+
+    view = LiveView(run.plan, run.result)
+    begun_s = time.monotonic()
+    with Live(view, console=console, auto_refresh=False, transient=True) as live:
+        while not running.done():
+            view.update(time.monotonic() - begun_s)
+            live.refresh()
+            await asyncio.wait([running], timeout=REFRESH_S)
+
+
+def _as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
+    return {
+        "url": plan.url,
+        "method": plan.method,
+        "loop": "closed" if plan.rate is None else "open",
+        "rate": plan.rate,
+        "concurrency": plan.concurrency,
+        "users": plan.users,
+        "seconds_max": plan.seconds,
+        "requests_max": plan.requests,
+        **result.as_json(),
+    }

@@ -1,0 +1,376 @@
+"""The command rate-limiter as a whole, and the page that tells of it: docs/command.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rate_limiter import RateLimiter, TokenBucket, __version__
+from rate_limiter.bench import Bench, PythonBucket
+from rate_limiter.cli import main as command
+from rate_limiter.cli import parser
+from rate_limiter.cli_common import EXIT_STATUS
+from rate_limiter.limit import Limit
+from redis_servers import RedisServer, wait_until
+from servers import ROOT, free_port, serve
+
+TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
+
+
+def leaves(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of all commands below one."""
+    below = [one for one in of._actions if isinstance(one, argparse._SubParsersAction)]
+    for action in below:
+        for each in action.choices.values():
+            yield from leaves(each)
+    if not below:
+        yield of
+
+
+COMMANDS = {each.prog: each for each in leaves(parser())}
+
+
+# --- The page ---
+
+
+@pytest.fixture
+def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple[int, str]]]:
+    """Yield what runs a line of the page where all that it talks of is there."""
+    rules = re.search(r"```json\n(.*?)```", (ROOT / "docs" / "rules.md").read_text(), re.DOTALL)
+    assert rules is not None
+    (tmp_path / "rate_limits.json").write_text(rules[1])
+    programs = str(Path(sys.executable).parent)
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "REDIS_URL": server.url}
+    nobody = {"REDIS_URL": "redis://127.0.0.1:1", "REDIS_PORT": "1"}
+    uvicorn = ("-m", "uvicorn", "--port", "{port}", "--log-level", "warning")
+    with (
+        serve(tmp_path / "g", *uvicorn, "demo.gateway.app:app", environment=nobody) as gateway,
+        serve(tmp_path / "s", *uvicorn, "demo.service.app:app", environment=nobody) as service,
+    ):
+        places = {
+            "redis://localhost:6379/0": server.url,
+            "localhost:8080": f"localhost:{gateway.port}",
+            "localhost:8000": f"localhost:{service.port}",
+            "localhost:1": f"localhost:{free_port()}",
+        }
+
+        def run(line: str) -> tuple[int, str]:
+            for told, here in places.items():
+                line = re.sub(re.escape(told) + r"(?!\d)", here, line)
+            done = subprocess.run(
+                ["bash", "-c", line],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            out = done.stdout + done.stderr
+            for told, here in places.items():
+                out = out.replace(here, told)
+            return done.returncode, out
+
+        yield run
+
+
+def shape(value: Any) -> Any:
+    """Return the shape of JSON: its fields, and the kinds of its values."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def normal(out: str) -> list[str]:
+    """Return lines without their figures; rows of a histogram, however many, are one."""
+    lines: list[str] = []
+    for line in out.strip().splitlines():
+        # The name of a machine is no figure, and not that of this one.
+        plain = "MACHINE" if re.search(r", \d+ cores$", line) else line.strip()
+        plain = re.sub(r"^[\d.,]+ +[\d,]+( +[█.]+)?$", "BAR", plain)
+        plain = re.sub(r"\d[\d.,]*", "0", plain)
+        plain = " ".join(re.sub(r"(CPython|Linux|Darwin) \S+", r"\1", plain).split())
+        if not lines or lines[-1] != plain or plain != "BAR":
+            lines.append(plain)
+    return lines
+
+
+def test_every_console_line_of_the_page(
+    shell: Callable[[str], tuple[int, str]], server: RedisServer
+) -> None:
+    status, ran = 0, 0
+    for block in BLOCKS:
+        for line, told in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            ran += 1
+            if line == "echo $?":
+                assert told.strip() == str(status)
+                continue
+            if "inspect" in line:
+                bucket = RateLimiter("100/minute", store=server.url, on_store_error="raise")
+                bucket.reset("user:42")
+                bucket.hit("user:42", 63)
+                TokenBucket(server.url, 10, 0.1).consume("203.0.113.7", 4)
+            status, out = shell(line)
+            assert status == 0 or f"{line}\n{told}$ echo $?\n{status}\n" in block, (line, out)
+            if told.startswith(("{", "[")):
+                assert shape(json.loads(out)) == shape(json.loads(told)), line
+            else:
+                assert normal(out) == normal(told), line
+    assert ran == sum(len(re.findall(r"^\$ ", block, re.MULTILINE)) for block in BLOCKS) >= 20
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_the_page_are_those_of_the_command(name: str) -> None:
+    _, found, rest = TEXT.partition(f"## {name}\n")
+    assert found, f"docs/command.md has no section {name!r}"
+    section = rest.partition("\n## ")[0]
+    table = section[section.index("| option | default |") :].partition("\n\n")[0]
+    told = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    known = []
+    for action in COMMANDS[name]._actions:
+        if action.dest == "help":
+            continue
+        value = action.metavar if action.metavar else action.dest.upper()
+        first = action.option_strings[0] if action.option_strings else ""
+        known.append(f"`{' '.join(filter(None, (first, '' if action.nargs == 0 else value)))}`")
+    assert sorted(told) == sorted(known)
+
+
+def test_exit_statuses_of_the_page() -> None:
+    table = TEXT[TEXT.index("| exit status |") :].partition("\n\n")[0]
+    told = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+    assert told == re.findall(r"^  (\d+) ", EXIT_STATUS, re.MULTILINE)
+
+
+# --- Help ---
+
+
+@pytest.mark.parametrize("words", [[], *(name.split()[1:] for name in COMMANDS)])
+def test_help_teaches_by_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        command([*words, "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert EXIT_STATUS.strip() in shown
+    examples = re.findall(r"^  (rate-limiter .*)$", shown, re.MULTILINE)
+    assert examples
+    assert all(one.startswith(" ".join(["rate-limiter", *words])) for one in examples)
+    # Each example is one that the parser takes.
+    for one in examples:
+        parser().parse_args(shlex.split(one.partition(" > ")[0])[1:])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_is_everywhere(name: str) -> None:
+    assert "--json" in COMMANDS[name]._option_string_actions
+
+
+# --- Errors, in one line ---
+
+
+def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit status and the one line of an error."""
+    try:
+        status = command(words)
+    except SystemExit as left:
+        status = int(left.code or 0)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("rate-limiter: ")
+    assert shown.err.count("\n") == 1, shown.err
+    return status, shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], 2, "required: COMMAND"),
+        (["nonsense"], 2, "invalid choice: 'nonsense'"),
+        (["inspect"], 2, "required: KEY"),
+        (["inspect", "k", "--limit", "often"], 2, "--limit: invalid limit 'often'"),
+        (["inspect", "k", "--store", "http://x"], 2, "--store: "),
+        (["inspect", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
+        (["reset", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
+        (["rules", "check", "/nowhere/x.json"], 1, "No such file"),
+        (["rules", "check", "/"], 1, "/"),
+        (["rules", "push", "/nowhere/x.json"], 1, "No such file"),
+        (["rules", "pull", "--store", "redis://localhost:1"], 1, "cannot connect"),
+        (["rules", "explain", "--path", "/", "--header", "x"], 2, "NAME=VALUE"),
+        (["load"], 2, "required: --url"),
+        (["load", "--url", "x"], 2, "must be http"),
+        (["load", "--url", "http://localhost/", "--seconds", "4000"], 2, "seconds must be"),
+        (["load", "--url", "http://localhost/", "--seconds", "x"], 2, "--seconds"),
+        (["load", "--url", "http://192.0.2.1/"], 1, "not this machine"),
+        (["load", "--url", "http://localhost:1/"], 1, "connection refused"),
+        (["load", "--url", "http://localhost/", "--plot", "x.doc"], 2, ".png"),
+        (["load", "--url", "http://localhost/", "--json-file", "/nowhere/x"], 1, "/nowhere/x: No"),
+        (["bench", "--rounds", "1"], 2, "must be 2 to 100000, got '1'"),
+        (["bench", "--limit", "often"], 2, "invalid limit"),
+        (["bench", "--store", "http://x"], 2, "got 'http'"),
+        (["bench", "--store", "redis://localhost:1"], 1, "cannot connect"),
+    ],
+)
+def test_errors(
+    words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, line = fails(words, capsys)
+    assert (got, message in line) == (status, True), line
+
+
+def test_a_line_for_each_mistake_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": {"limits": "5/minute", "nope": 1},\n "b": {"cost": -1}}')
+    assert command(["rules", "check", str(path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith(f"rate-limiter: {path}:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("aiohttp", ["load", "--url", "http://localhost/"], "load"),
+        ("rich", ["load", "--url", "http://localhost/"], "load"),
+        ("matplotlib", ["load", "--url", "http://localhost/", "--plot", "x.png"], "plot"),
+        ("pydantic", ["rules", "schema"], "rules"),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> None:
+    program = (
+        "import sys; sys.modules[sys.argv[1]] = None; from rate_limiter.cli import main; "
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, module, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    told = f"rate-limiter: {module} is missing: pip install 'rate_limiter[{extra}]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+def run(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rate_limiter", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **settings,
+    )
+
+
+def test_as_a_module() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rate-limiter {__version__}\n", "")
+
+
+def test_a_reader_that_leaves() -> None:
+    program = f"{sys.executable} -m rate_limiter rules schema"
+    line = f"{program} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stderr == ""
+    # 0 when all of it fitted into the pipe before the reader had left.
+    assert done.stdout in ("0\n", "1\n")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        left = subprocess.run(
+            program.split(), stdout=closed, stderr=subprocess.PIPE, timeout=120, check=False
+        )
+    assert (left.returncode, left.stderr) == (1, b"")
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    """bench prints what it has when it is interrupted."""
+    file = tmp_path / "table"
+    words = ["bench", "--rounds", "100000", "--json", "--store", f"shared://{file}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rate_limiter", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: list(tmp_path.iterdir()), "it has made its table")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(out)["rounds"] >= 2
+
+
+def test_nothing_is_imported_in_vain(run_python: Callable[..., str]) -> None:
+    program = (
+        "import sys; from rate_limiter.cli import parser; parser();"
+        "print([m for m in ('aiohttp', 'rich', 'matplotlib', 'pydantic') if m in sys.modules])"
+    )
+    assert run_python(program) == "[]\n"
+
+
+# --- bench ---
+
+
+def test_bench_measures_each_case_once_a_round(server: RedisServer) -> None:
+    import redis
+
+    bench = Bench(Limit.parse("100/minute"), server.url)
+    with pytest.raises(ValueError, match="two rounds"):
+        bench.results()
+    for _ in range(3):
+        bench.round()
+    bench.close()
+    results = bench.results()
+    assert [len(times) for times in bench.times_ns.values()] == [3] * len(results)
+    assert [one["name"] for one in results][-3:] == [
+        "store, one caller",
+        "store, 8 threads",
+        "store, 50 tasks",
+    ]
+    for one in results:
+        assert 0 < one["ns"]["low"] <= one["ns"]["median"] <= one["ns"]["high"]
+    client = redis.Redis.from_url(server.url)
+    assert client.keys("*bench:*") == []
+    client.close()
+
+
+def test_the_rival_of_bench_is_a_token_bucket() -> None:
+    bucket = PythonBucket(5, 0)
+    assert [bucket.allow("k") for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_bench_does_not_print_a_password(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = server.url.replace("redis://", "redis://default:secret@")
+    admin = server.admin()
+    admin.config_set("requirepass", "secret")
+    try:
+        assert command(["bench", "--rounds", "2", "--store", address]) == 0
+    finally:
+        admin.config_set("requirepass", "")
+        admin.close()
+    shown = capsys.readouterr()
+    assert "secret" not in shown.out + shown.err
+    assert f"store {server.url}" in shown.out
