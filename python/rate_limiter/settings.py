@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_EXEMPT_PATHS",
         description="Paths without a limit.",
     )
+    enabled: bool = Field(
+        default=True,
+        validation_alias="RATE_LIMITER_ENABLED",
+        description="false lets everything pass, for example in tests.",
+    )
     status_path: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_STATUS_PATH",
@@ -286,6 +291,7 @@ class Settings(BaseSettings):
             "denied": self.denied,
             "exempt_paths": tuple(self.exempt_paths),
             "status_path": self.status_path,
+            "enabled": self.enabled,
             "store": self.address,
             "on_store_error": self.on_store_error,
             "max_keys": self.max_keys,
