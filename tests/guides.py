@@ -30,7 +30,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from flask import Flask
 from flask.testing import FlaskClient
-from redis_servers import wait_until
+from redis_servers import RedisServer, wait_until
 
 DOCS = Path(__file__).parent.parent / "docs"
 OLD = {"0.1": Path(sys.prefix) / "fastapi-limiter-0.1"}
@@ -79,11 +79,12 @@ class Guide:
     Args:
         page: the page.
         folder: where its files are written, and its commands run.
-        redis_url: stands for the Redis that the page names.
+        server: stands for the Redis that the page names.
     """
 
-    def __init__(self, page: Path, folder: Path, redis_url: str) -> None:
-        self.page, self.folder, self.redis_url = page, folder, redis_url
+    def __init__(self, page: Path, folder: Path, server: RedisServer) -> None:
+        self.page, self.folder, self.server = page, folder, server
+        self.redis_url = server.url
         self.ran: list[int] = []
         self._apps: list[tuple[Block, Any]] = []
 
@@ -137,6 +138,8 @@ class Guide:
         if any("window" in built.text or "service" in built.text for built, _ in self._apps):
             wait_for_room()
         for built, app in self._apps:
+            with contextlib.closing(self.server.admin()) as admin:
+                admin.flushall()
             with _client(app) as client:
                 for line in block.text.splitlines():
                     told = answers(client, line)

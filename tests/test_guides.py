@@ -19,6 +19,6 @@ def test_guide(
     page: Path, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    guide = Guide(page, tmp_path, server.url)
+    guide = Guide(page, tmp_path, server)
     guide.run()
     assert guide.ran
