@@ -9,7 +9,8 @@
                                  `body: text`.
     <!-- test: run -->           asserts something by itself
     <!-- test: file NAME -->     is written to the folder that everything runs in
-    <!-- test: commands -->      `$ command`, and what it prints; numbers may differ
+    <!-- test: commands -->      `$ command`, and what it prints; decimals may differ
+    <!-- test: commands app -->  likewise, while uvicorn serves app.py of the folder on port 8000
 
 ``before 0.1`` is run with an old package: see .ci/old_packages.py.
 """
@@ -31,6 +32,7 @@ from fastapi.testclient import TestClient
 from flask import Flask
 from flask.testing import FlaskClient
 from redis_servers import RedisServer, wait_until
+from servers import serve
 
 DOCS = Path(__file__).parent.parent / "docs"
 OLD = {"0.1": Path(sys.prefix) / "fastapi-limiter-0.1"}
@@ -147,11 +149,22 @@ class Guide:
         self._apps.clear()
 
     def _commands(self, block: Block) -> None:
+        if block.what is None:
+            self._check_commands(block, {LOCAL_REDIS: self.redis_url})
+            return
+        log, module = self.folder / "server.log", f"{block.what}:app"
+        arguments = ("-m", "uvicorn", module, "--port", "{port}", "--no-access-log")
+        with serve(log, *arguments, cwd=self.folder) as served:
+            self._check_commands(block, {"http://127.0.0.1:8000": served.url})
+
+    def _check_commands(self, block: Block, addresses: dict[str, str]) -> None:
         printed = dict(re.findall(r"^\$ (.+)\n((?:(?!\$ ).+\n)*)", block.text, re.MULTILINE))
         assert printed, self._place(block, "no command begins with '$ '")
         for command, shown in printed.items():
+            for named, local in addresses.items():
+                command = command.replace(named, local)
             done = subprocess.run(
-                command.replace(LOCAL_REDIS, self.redis_url),
+                command,
                 shell=True,
                 cwd=self.folder,
                 env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
@@ -232,7 +245,7 @@ def wait_for_room() -> None:
 
 
 def _shape(text: str) -> str:
-    return re.sub(r"[\d.]+", "0", text).strip()
+    return re.sub(r"\d+\.\d+", "0.0", text).strip()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,14 @@ def test_guide(
     guide = Guide(page, tmp_path, server)
     guide.run()
     assert guide.ran
+
+
+def test_the_files_and_targets_that_a_page_names_exist() -> None:
+    text = (DOCS / "testing.md").read_text(encoding="utf-8")
+    makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
+    files = re.findall(r"`(tests/[\w./]+)`", text)
+    targets = re.findall(r"`make ([\w-]+)`", text)
+    assert len(files) > 20
+    assert {"test", "pytest", "test-all"} <= set(targets)
+    assert [one for one in files if not (DOCS.parent / one).exists()] == []
+    assert [one for one in targets if not re.search(rf"^{one}:", makefile, re.M)] == []
