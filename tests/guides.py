@@ -39,7 +39,8 @@ OLD = {"0.1": Path(sys.prefix) / "fastapi-limiter-0.1"}
 LOCAL_REDIS = "redis://localhost:6379/0"
 
 _BLOCK = re.compile(
-    r"(?:<!-- test: (?P<how>\w+)(?: (?P<what>[^\n]+?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:<!-- test: (?P<how>\w+)(?: (?P<what>[^\n]+?))? -->\n)?"
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _REQUEST = re.compile(
@@ -132,7 +133,7 @@ class Guide:
         self._execute(block)
 
     def _file(self, block: Block) -> None:
-        assert block.what is not None and "/" not in block.what
+        assert block.what is not None, self._place(block, "the file has no name")
         (self.folder / block.what).write_text(self._local(block))
 
     def _requests(self, block: Block) -> None:

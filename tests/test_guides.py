@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from guides import DOCS, Guide, blocks_of
+from guides import DOCS, Guide
 from redis_servers import RedisServer
 
 PAGES = [
