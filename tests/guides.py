@@ -123,13 +123,15 @@ class Guide:
     # --- How blocks are tested ---
 
     def _before(self, block: Block) -> None:
-        with _old_package(block.what):
+        with old_package(block.what):
             self._apps.append((block, self._execute(block)["app"]))
 
     _after = _before
 
     def _run(self, block: Block) -> None:
         assert "assert " in block.text, self._place(block, "it asserts nothing")
+        if "fixed_window(" in block.text:
+            wait_for_room(60)
         self._execute(block)
 
     def _file(self, block: Block) -> None:
@@ -138,8 +140,8 @@ class Guide:
 
     def _requests(self, block: Block) -> None:
         assert self._apps, self._place(block, "no application is before it")
-        if any("window" in built.text or "service" in built.text for built, _ in self._apps):
-            wait_for_room()
+        texts = "".join(built.text for built, _ in self._apps)
+        wait_for_room(60 if "minute; window" in texts else 1800)
         for built, app in self._apps:
             with contextlib.closing(self.server.admin()) as admin:
                 admin.flushall()
@@ -240,9 +242,9 @@ def _echoes(client: TestClient, path: str, texts: list[str]) -> list[str]:
 # --- The rest ------------------------------------------------------------------------------------
 
 
-def wait_for_room() -> None:
-    """Wait until no window of a minute, and so none of an hour or a day, is about to end."""
-    wait_until(lambda: time.time() % 60 < 50, "the next minute has begun")
+def wait_for_room(window_s: int) -> None:
+    """Wait until no window of this length, which starts at a multiple of it, is about to end."""
+    wait_until(lambda: time.time() % window_s < window_s - 10, "the next window has begun")
 
 
 def _shape(text: str) -> str:
@@ -250,7 +252,7 @@ def _shape(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _old_package(version: str | None) -> Iterator[None]:
+def old_package(version: str | None) -> Iterator[None]:
     if version is None:
         yield
         return

@@ -34,3 +34,17 @@ def test_the_files_and_targets_that_a_page_names_exist() -> None:
     assert {"test", "pytest", "test-all"} <= set(targets)
     assert [one for one in files if not (DOCS.parent / one).exists()] == []
     assert [one for one in targets if not re.search(rf"^{one}:", makefile, re.M)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = page if not name else (page.parent / name).resolve()
+        assert target.is_relative_to(DOCS), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = [
+            re.sub(r"[^\w -]", "", one).strip().lower().replace(" ", "-") for one in headings
+        ]
+        assert not anchor or anchor in anchors, link
