@@ -75,6 +75,7 @@ $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
 	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
+	@$(if $(filter test,$*),$(VENV)/bin/python .ci/old_packages.py)
 	@touch $@
 
 # --- The C tests -----------------------------------------------------------------------------

@@ -80,7 +80,10 @@ def make_environment(python: Python, sdist: Path) -> tuple[bool, str]:
         return made, output
     # The pip of this environment is new; the one that comes with an old Python takes twice as long.
     pip = (sys.executable, "-m", "pip", "--python", python.environment / "bin/python")
-    return run(*pip, "install", "-qq", "--no-compile", f"{sdist}[test]")
+    installed, output = run(*pip, "install", "-qq", "--no-compile", f"{sdist}[test]")
+    if not installed:
+        return installed, output
+    return run(sys.executable, ".ci/old_packages.py", python.environment / "bin/python")
 
 
 def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:

@@ -313,3 +313,23 @@ def test_callables_in_a_chain_get_the_connection_too() -> None:
     client = TestClient(app)
     assert [client.get(f"/?user={name}").status_code for name in "aab"] == [200, 429, 200]
     assert isinstance(seen[0], HTTPConnection)
+
+
+def test_one_that_is_turned_off_lets_everything_pass(app: FastAPI, client: TestClient) -> None:
+    one = limit("1/minute", enabled=False)
+
+    @app.get("/")
+    async def view(decision: Annotated[Decision, Depends(one)]) -> list[float]:
+        return [decision.allowed, decision.remaining]
+
+    for _ in range(3):
+        response = client.get("/")
+        assert response.json() == [True, 1]
+        assert "x-ratelimit-limit" not in response.headers
+    one.enabled = True
+    assert statuses(client, "/", 2) == [200, 429]
+
+
+def test_whether_it_is_enabled_must_be_said_plainly() -> None:
+    with pytest.raises(TypeError, match="enabled must be True or False, got 0"):
+        limit(enabled=0)

@@ -547,3 +547,23 @@ def test_gate_and_sender_are_collected() -> None:
     del application
     gc.collect()
     assert gone() is None
+
+
+# --- Turned off ---
+
+
+@pytest.mark.parametrize("more", [{}, {"status_path": "/status"}, {"denied": "problem"}])
+def test_one_that_is_turned_off_is_not_there(more: dict[str, Any]) -> None:
+    gate = limited(limits="1/hour", enabled=False, **more)
+    for _ in range(3):
+        assert call(gate, scope_of()) == [START, BODY]
+    assert call(gate, scope_of("/status")) == [START, BODY]
+    assert gate.governor is None
+
+
+def test_mistakes_are_told_also_where_it_is_turned_off() -> None:
+    for wrong in ({"limits": "1/eon"}, {"cost": 3}, {"key": "colour"}, {"exempt_paths": ["x"]}):
+        with pytest.raises(ValueError, match=r".+"):
+            limited(enabled=False, **wrong)
+    with pytest.raises(TypeError, match="enabled must be True or False, got 'no'"):
+        limited(enabled="no")

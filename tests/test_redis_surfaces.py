@@ -221,6 +221,18 @@ def distributed(calls: list[str], **state: Any) -> Starlette:
     return app
 
 
+def test_a_client_of_002_cannot_write_lines_of_the_log(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rate_limiter")
+    app = distributed([], redis=redis.asyncio.Redis(port=server.port))
+    header = "6.6.6.6\x1b[2J\x85Client 'root': Allowed=True".encode("latin-1")
+    get(app, "/", **{"x-forwarded-for": header})  # type: ignore[arg-type]
+    (line,) = [one for one in caplog.messages if one.startswith("Client")]
+    assert line.isascii()
+    assert line.isprintable()
+
+
 def test_middleware_of_002(
     server: RedisServer, admin: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

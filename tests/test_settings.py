@@ -145,3 +145,9 @@ def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "memory://",
     )
     assert RateLimitMiddleware(APP, **arguments).governor is None
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings(monkeypatch, RATE_LIMITER_LIMITS="1/hour").middleware()["enabled"] is True
+    found = settings(monkeypatch, RATE_LIMITER_LIMITS="1/hour", RATE_LIMITER_ENABLED="false")
+    assert found.middleware()["enabled"] is False

@@ -61,6 +61,14 @@ def test_a_proxy_that_is_not_trusted(
 
 
 @both
+def test_a_header_cannot_talk_to_a_terminal(limits: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ask(RateLimitMiddleware(app, **limits), x_forwarded_for="1.1.1.1\x1b[2J\x85Line")
+    (record,) = caplog.records
+    assert record.message.isascii()
+    assert record.message.isprintable()
+
+
+@both
 def test_a_proxy_that_is_trusted(limits: Any, caplog: pytest.LogCaptureFixture) -> None:
     gate = RateLimitMiddleware(app, trusted_proxies=["10.0.0.0/8"], **limits)
     ask(gate, 5, "10.0.0.1", x_forwarded_for="203.0.113.9")

@@ -171,6 +171,23 @@ def gateway(limiter: Any, policy: RateLimitPolicy, **arguments: Any) -> TestClie
 POLICY = RateLimitPolicy(rate_per_sec=0.01, burst=3)
 
 
+def test_long_names_of_a_gateway_make_short_keys(server: RedisServer) -> None:
+    client = gateway(TokenBucketLimiter(server.url, POLICY), POLICY)
+    for name in ("x-api-key", "x-user-id"):
+        answers = [client.get("/v1", headers={name: "k" * 5000}).status_code for _ in range(4)]
+        assert answers == [200, 200, 200, 429]
+        assert client.get("/v1", headers={name: "k" * 5001}).status_code == 200
+    with contextlib.closing(server.admin(decode_responses=True)) as admin:
+        keys = [key.rpartition("sha256:") for key in admin.scan_iter()]
+        assert {before for before, _, _ in keys} == {"rl:tb:apikey:", "rl:tb:user:"}
+        assert {len(digest) for _, _, digest in keys} == {64}
+
+
+def test_a_gateway_that_is_turned_off(server: RedisServer) -> None:
+    client = gateway(TokenBucketLimiter(server.url, POLICY), POLICY, enabled=False)
+    assert {client.get("/v1").status_code for _ in range(5)} == {200}
+
+
 def test_gateway(server: RedisServer) -> None:
     limiter = TokenBucketLimiter(server.url, POLICY)
     client = gateway(limiter, POLICY, dimension_label="test")

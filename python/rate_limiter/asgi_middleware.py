@@ -98,6 +98,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         store, name, on_store_error, max_keys, clock: as for RateLimiter. A request that is
             denied for want of a store (``on_store_error="deny"``) is answered with 503.
         setup_checks: look at the first requests for mistakes in the set-up, and log them.
+        enabled: False lets everything pass, for example in tests.
         api_key_header, user_id_header, dimension_label: with `policy`.
 
     Raises:
@@ -135,6 +136,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
         setup_checks: bool = True,
+        enabled: bool = True,
         api_key_header: str = "x-api-key",
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
@@ -143,6 +145,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         self._denied: Denied | None = None
         self._checks: SetupChecks | None = None
         self._front: Any = None
+        checked_switch(enabled)
         if policy is not None:
             if metrics is not None:
                 raise TypeError("with policy, dimension_label names the dimension, not metrics")
@@ -157,6 +160,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 dimension_label=dimension_label,
                 conclude=self._conclude,
             )
+            self._front = self._front if enabled else app
             self._set_up_governed(app, EXEMPT_PATHS if exempt_paths is None else exempt_paths)
             return
         metrics = checked_metrics(metrics)
@@ -211,9 +215,15 @@ class RateLimitMiddleware(_core.AsgiGate):
                 checks=self._checks,
                 conclude=self._conclude,
             )
+            self._front = self._front if enabled else app
             self._set_up_governed(app, exempt_paths or ())
             return
         assert limiter is not None
+        if not enabled:
+            _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
+            self._front = app
+            self._set_up_governed(app, exempt_paths or ())
+            return
         self._redis = limiter if isinstance(limiter, RedisRateLimiter) else None
         self._denied = denied if is_callable else None  # type: ignore[assignment]
         self._set_up(
@@ -248,7 +258,7 @@ class RateLimitMiddleware(_core.AsgiGate):
     @property
     def governor(self) -> Governor | None:
         """What decides where rules, tiers and the like are configured; None for plain limits."""
-        return getattr(self._front, "governor", None)
+        return self._front.governor if isinstance(self._front, GovernedApp) else None
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
@@ -394,6 +404,17 @@ def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
         TypeError, ValueError: it could never pass, or is no cost at all.
     """
     return cost if callable(cost) else check_cost(cost, limiter.limits)
+
+
+def checked_switch(enabled: object) -> bool:
+    """Return whether something is enabled.
+
+    Raises:
+        TypeError: it is neither True nor False.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"enabled must be True or False, got {enabled!r}")
+    return enabled
 
 
 def _paths(paths: Iterable[str]) -> frozenset[str]:

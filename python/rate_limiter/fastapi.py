@@ -21,7 +21,7 @@ from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.asgi_middleware import checked_cost, one_limiter
+from rate_limiter.asgi_middleware import checked_cost, checked_switch, one_limiter
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
@@ -107,6 +107,7 @@ class RateLimit:
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket).
         cost: a number or a callable that gets the HTTPConnection.
+        enabled: False lets everything pass, for example in tests; may be set later.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
@@ -132,7 +133,9 @@ class RateLimit:
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
+        enabled: bool = True,
     ) -> None:
+        self.enabled = checked_switch(enabled)
         if store != MEMORY and not name:
             raise ValueError(
                 "with a store that is shared, a RateLimit needs a name, by which all processes "
@@ -175,6 +178,8 @@ class RateLimit:
             HTTPException: 503, denied for want of a store (``on_store_error="deny"``).
         WebSocketException: denied, on a server that cannot answer a websocket with 429.
         """
+        if not self.enabled:
+            return _all_there(self.limiter)
         key = await self._key_of(connection)
         cost = await _value(self._cost, connection)
         if not self._checks.is_done:
@@ -211,6 +216,12 @@ class RateLimit:
         if redis is not None and redis.is_denial_for_want_of_store(decision):
             return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
         return RateLimitHTTPException(decision, key, self._style.values(decision, told))
+
+
+def _all_there(limiter: RateLimiter) -> Decision:
+    """Return what is said of a request that nothing was taken for."""
+    capacity = min(limit.capacity for limit in limiter.limits)
+    return Decision(True, capacity, limit=capacity)
 
 
 _CONNECTION = "rate_limiter.connection"

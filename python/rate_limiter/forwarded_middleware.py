@@ -129,8 +129,13 @@ class _LoggingGate(RateLimitMiddleware):
         )
 
     def _decided(self, key: Any, decision: Decision) -> None:
+        # The header is the client's own: it must not end a line, or talk to a terminal.
+        client = str(key).encode("unicode_escape").decode("ascii")
         logger.info(
-            "Client '%s': Allowed=%s, Tokens Left=%.2f", key, decision.allowed, decision.remaining
+            "Client '%s': Allowed=%s, Tokens Left=%.2f",
+            client,
+            decision.allowed,
+            decision.remaining,
         )
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:

@@ -21,7 +21,7 @@ from rate_limiter.asgi import (
 )
 from rate_limiter.config import RateLimitPolicy
 from rate_limiter.headers import DEFAULT_STYLE
-from rate_limiter.identity import header_source
+from rate_limiter.identity import header_source, shortened
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.measuring import follow
 from rate_limiter.policy_limiter import TokenBucketLimiter
@@ -86,9 +86,8 @@ class GatewayApp:
     def _key(self, scope: Scope) -> str:
         client = scope.get("client")
         peer = client[0] if client and client[0] else "unknown"
-        return pick_identity_key(
-            self.policy.prefix, self._api_key(scope), self._user_id(scope), peer
-        )
+        api_key, user_id = self._api_key(scope) or "", self._user_id(scope) or ""
+        return pick_identity_key(self.policy.prefix, shortened(api_key), shortened(user_id), peer)
 
     async def _decide(self, key: str) -> Decision:
         began_s = time.perf_counter()

@@ -145,10 +145,7 @@ class Identities:
                 value = value[0] if len(value) == 1 else None
             if not value:
                 return None
-            text = str(value)
-            if len(text) > _LONGEST:
-                text = "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-            return f"{label}:{text}"
+            return f"{label}:{shortened(str(value))}"
 
         async def later(value: Awaitable[Any]) -> str | None:
             return name(await value)
@@ -235,6 +232,13 @@ class Identities:
             return later(value) if inspect.isawaitable(value) else matches(value)
 
         return test
+
+
+def shortened(text: str) -> str:
+    """Return a text that is short enough for a key: of a longer one, its digest."""
+    if len(text) <= _LONGEST:
+        return text
+    return "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # --- Sources -------------------------------------------------------------------------------------

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_EXEMPT_PATHS",
         description="Paths without a limit.",
     )
+    enabled: bool = Field(
+        default=True,
+        validation_alias="RATE_LIMITER_ENABLED",
+        description="false lets everything pass, for example in tests.",
+    )
     status_path: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_STATUS_PATH",
@@ -292,6 +297,7 @@ class Settings(BaseSettings):
             "exempt_paths": tuple(self.exempt_paths),
             "status_path": self.status_path,
             "metrics": self.metrics,
+            "enabled": self.enabled,
             "store": self.address,
             "on_store_error": self.on_store_error,
             "max_keys": self.max_keys,

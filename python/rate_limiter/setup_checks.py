@@ -78,7 +78,7 @@ class SetupChecks:
             if name in _PROXY_HEADERS:
                 self._looks_for_proxies = False
                 logger.warning(
-                    "a request from %s has the header %s (%s), but no proxy is trusted: if that is "
+                    "a request from %s has the header %s (%a), but no proxy is trusted: if that is "
                     "your proxy, all its clients share one limit. Name it, such as "
                     "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
                     "and all is well",
