@@ -20,7 +20,7 @@ help: ## list these targets
 
 # --- For everybody ---------------------------------------------------------------------------
 
-.PHONY: demo test test-all lint pytest bench clean
+.PHONY: demo test test-all lint pytest bench docs screenshots clean
 demo: $(VENV)/demo.stamp ## serve the FastAPI demo (PORT=5000)
 	@.ci/demo.sh $(PORT)
 
@@ -45,6 +45,14 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/memory.py
 	@$(VENV)/bin/python benchmarks/redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
+
+docs: $(VENV)/docs.stamp ## the docs site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
+
+screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pages, in build/screenshots
+	@PYTHON='$(PYTHON)' .ci/system-packages docs
+	@$(VENV)/bin/python docs/screenshots.py
 
 clean: ## remove all that was made
 	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info
