@@ -47,7 +47,9 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/rules.py
 
 docs: $(VENV)/docs.stamp ## the docs site, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file docs/site/mkdocs.yml \
+		>build/site.log 2>&1 || { cat build/site.log; exit 1; }
 	@echo "build/site/index.html"
 
 screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pages, in build/screenshots
