@@ -20,7 +20,7 @@ help: ## list these targets
 
 # --- For everybody ---------------------------------------------------------------------------
 
-.PHONY: demo test test-all lint pytest bench clean
+.PHONY: demo test test-all lint pytest bench docs screenshots clean
 demo: $(VENV)/demo.stamp ## serve the FastAPI demo (PORT=5000)
 	@.ci/demo.sh $(PORT)
 
@@ -46,6 +46,16 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
 	@$(VENV)/bin/python benchmarks/metrics.py
+
+docs: $(VENV)/docs.stamp ## the docs site, in build/site
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file docs/site/mkdocs.yml \
+		>build/site.log 2>&1 || { cat build/site.log; exit 1; }
+	@echo "build/site/index.html"
+
+screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pages, in build/screenshots
+	@PYTHON='$(PYTHON)' .ci/system-packages docs
+	@$(VENV)/bin/python docs/screenshots.py
 
 clean: ## remove all that was made
 	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info

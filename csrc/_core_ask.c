@@ -374,9 +374,12 @@ PyMethodDef limiter_methods[] = {
     {"allow", CORE_FAST(limiter_allow),
      PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; tell whether that was allowed.\n\n"
-               "key: str (hashed as UTF-8) or bytes. cost: tokens, a finite number >= 0.\n"
-               "Returns a bool. Raises TypeError or ValueError for a bad key or cost, and\n"
-               "MemoryError where there is none for a first key.")},
+               "Args:\n"
+               "    key: str (hashed as UTF-8) or bytes.\n"
+               "    cost: tokens, a finite number >= 0.\n\n"
+               "Raises:\n"
+               "    TypeError, ValueError: a bad key or cost.\n"
+               "    MemoryError: there is no memory for a first key.")},
     {"hit", CORE_FAST(limiter_hit),
      PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"

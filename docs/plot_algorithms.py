@@ -4,14 +4,12 @@
 
 A client sends a request every tenth of a second, from 30 s before the edge of a minute to 100 s
 after it; its limit is 60 a minute in every case. The engine decides, at the times of a ManualClock.
-Needs matplotlib.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rate_limiter import Limit, ManualClock, RateLimiter
+from svg import BLUE, GREEN, GREY, IMAGES, ORANGE, RED, Chart
 
 COUNT, WINDOW_S = 60, 60
 BEFORE_S, AFTER_S, STEP_S = 30, 100, 0.1
@@ -21,7 +19,7 @@ LIMITS = {
     "fixed window": Limit.fixed_window(COUNT, WINDOW_S),
     "sliding window": Limit.sliding_window(COUNT, WINDOW_S),
 }
-FILE = Path(__file__).parent / "images" / "algorithms.svg"
+COLOURS = (BLUE, ORANGE, GREEN, RED)
 
 
 def admitted(limit: Limit) -> list[float]:
@@ -41,29 +39,28 @@ def most_in(times: list[float], stretch_s: float) -> int:
     return max(sum(start <= time < start + stretch_s for time in times) for start in times)
 
 
-def main() -> None:
-    """Write the drawing."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "rate_limiter"  # the same file each time
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    for name, limit in LIMITS.items():
+def drawings() -> dict[str, str]:
+    """Return the files of docs/images by name."""
+    chart = Chart(
+        "Requests that pass over time, for four limits, around the edge of a window",
+        ("seconds from the edge of a window; ten requests come each second", -BEFORE_S, AFTER_S),
+        ("requests that have passed", 0, 240),
+        x_step=10,
+        y_step=20,
+        height=400,
+    )
+    for edge_s in (0, WINDOW_S):
+        chart.curve([(edge_s, 0), (edge_s, 240)], GREY, 1, "4 4")
+    rows = []
+    for colour, (name, limit) in zip(COLOURS, LIMITS.items(), strict=True):
         times = admitted(limit)
-        counts = range(1, len(times) + 1)
-        label = f"{name}: {most_in(times, 60)} in the busiest minute"
-        axes.step([*times, AFTER_S], [*counts, len(times)], where="post", label=label)
-    axes.axvline(0, color="grey", linestyle=":", linewidth=1)
-    axes.axvline(WINDOW_S, color="grey", linestyle=":", linewidth=1)
-    axes.set_xlabel("seconds from the edge of a window; ten requests come each second")
-    axes.set_ylabel("requests that have passed")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize=8)
-    FILE.parent.mkdir(exist_ok=True)
-    figure.savefig(FILE, metadata={"Date": None})
+        steps = [(time, count + rise) for count, time in enumerate(times) for rise in (0, 1)]
+        chart.curve([*steps, (AFTER_S, len(times))], colour)
+        rows.append((colour, f"{name}: {most_in(times, 60)} in the busiest minute"))
+    chart.legend(rows)
+    return {"algorithms.svg": str(chart)}
 
 
 if __name__ == "__main__":
-    main()
+    for file, text in drawings().items():
+        (IMAGES / file).write_text(text, encoding="utf-8")

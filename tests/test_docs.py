@@ -1,33 +1,194 @@
-"""What docs/stores.md shows is tried as it is printed."""
+"""What the pages of docs/ show is tried as it is printed, block by block; see pages.py."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from rate_limiter import RateLimiter, _core
-from rate_limiter.cli import main as command
+from pages import Block, PageRun, blocks_of
+from rate_limiter import Limit, ManualClock, RateLimiter, _core
+from rate_limiter.answers import FIELDS
+from rate_limiter.headers import HeaderStyle, Told
+from rate_limiter.rules import RuleModel
 from redis_servers import RedisServer
 
-TEXT = (Path(__file__).parent.parent / "docs" / "stores.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+# Pages with a test file of their own, which names them.
+ELSEWHERE = {
+    "command.md",
+    "deployment.md",
+    "metrics.md",
+    "testing.md",
+    "security.md",
+    "faq.md",
+    *(f"migration/{page.name}" for page in DOCS.glob("migration/*.md")),
+}
+PAGES = {
+    name: page
+    for page in sorted(DOCS.rglob("*.md"))
+    if (name := page.relative_to(DOCS).as_posix()) not in ELSEWHERE
+}
 
 
-def test_python_blocks(server: RedisServer, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        local = re.sub(r"redis://localhost(:6379/0)?", server.url, block)
-        local = local.replace("/dev/shm/app", str(tmp_path / "app"))
-        names: dict[str, object] = {"app": FastAPI(), "RateLimiter": RateLimiter}
-        exec(compile(local, "stores.md", "exec"), names)
+# --- Every block ---
+
+
+def before_settings(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATE_LIMITER_LIMITS", "5/minute")
+
+
+def before_stores(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page looks at a client that has used something."""
+    RateLimiter("100/minute", store=run.redis_url, on_store_error="raise").hit("user:42", 63)
+
+
+def after_fastapi(run: PageRun) -> None:
+    """The routes that the page adds to its first application do what it says."""
+    client = TestClient(run.apps[0])
+    assert client.get("/search").headers["X-RateLimit-Limit"] == "10"
+    assert client.get("/suggest").headers["X-RateLimit-Remaining"] == "8"
+    assert [client.post("/upload").status_code for _ in range(2)] == [200, 429]
+    assert client.post("/upload").json()["wait_s"] > 0
+    assert client.get("/v1/hello").headers["X-RateLimit-Limit"] == "10"
+    assert client.get("/quota").json()["left"] == 99
+    assert client.get("/report?pages=40", headers={"X-Tenant": "a"}).status_code == 200
+    assert client.get("/report?pages=61", headers={"X-Tenant": "a"}).status_code == 429
+    assert client.get("/report?pages=61", headers={"X-Tenant": "b"}).status_code == 200
+    answers = [client.post("/login?user=bob") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    assert client.get("/health").json() == {"limits": "ok"}
+    with client.websocket_connect("/chat") as chat:
+        chat.send_text("hello")
+        assert chat.receive_text() == "hello"
+
+
+def after_flask(run: PageRun) -> None:
+    """So do those of the application with all kinds of views."""
+    client = next(app for app in run.apps if "search" in app.view_functions).test_client()
+    assert client.get("/search").headers["X-RateLimit-Limit"] == "10"
+    assert [client.post("/item").status_code for _ in range(6)] == [200] * 5 + [429]
+    assert client.get("/api/hello").headers["X-RateLimit-Limit"] == "100"
+    report = [client.get("/report?pages=60", headers={"X-Tenant": "a"}) for _ in range(2)]
+    assert [answer.status_code for answer in report] == [200, 429]
+
+
+def addresses_and_rights(run: PageRun, block: Block) -> None:
+    """The forms of addresses; the access rule is what test_redis_limiter.py runs."""
+    if "ACL SETUSER limiter" in block.text:
+        return
+    forms = re.findall(r"(?:redis|unix)(?:\+\w+)?://\S+", block.text)
+    assert len(forms) == 4
+    for form in forms:
+        address = re.sub(r"[][]", "", form).replace(":port", ":6379").replace("/db", "/0")
+        assert _core.RedisClient(address).kind
+
+
+def header_example(run: PageRun, block: Block) -> None:
+    """Two limits in the state that the page shows."""
+    clock = ManualClock()
+    limits = (Limit.parse("5/minute"), Limit.parse("20/hour"))
+    limiter = RateLimiter(limits, clock=clock)
+    for _ in range(3):
+        limiter.hit("client")
+    told, *each = limiter.peek_each("client", 0)
+    named = [
+        Told(f"upload-{number}", limit, one)
+        for number, (limit, one) in enumerate(zip(limits, each, strict=True), start=1)
+    ]
+    values = HeaderStyle("ietf").values(told, named)
+    assert block.text == "".join(f"{name}: {value}\n" for name, value in values.items())
+
+
+SPECIAL = {
+    ("stores.md", "indented"): addresses_and_rights,
+    ("headers.md", "http"): header_example,
+}
+BEFORE: dict[str, Callable[[PageRun, pytest.MonkeyPatch], None]] = {
+    "settings.md": before_settings,
+    "stores.md": before_stores,
+}
+AFTER = {"fastapi.md": after_fastapi, "flask.md": after_flask}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block(
+    page: str, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with PageRun(tmp_path, server.url, SPECIAL) as run:
+        if page in BEFORE:
+            BEFORE[page](run, monkeypatch)
+        for block in blocks_of(PAGES[page]):
+            run.run(block)
+        if page in AFTER:
+            AFTER[page](run)
+
+
+def test_commands_of_the_readme(server: RedisServer, tmp_path: Path) -> None:
+    found = [block for block in blocks_of(ROOT / "README.md") if block.language == "console"]
+    assert found
+    with PageRun(tmp_path, server.url) as run:
+        for block in found:
+            run.run(block)
+
+
+def test_blocks_of_the_readme() -> None:
+    """The others are tried by test_readme.py."""
+    assert {block.language for block in blocks_of(ROOT / "README.md")} <= {
+        "console",
+        "http",
+        "python",
+    }
+
+
+@pytest.mark.parametrize("page", sorted(ELSEWHERE))
+def test_a_page_that_is_tried_elsewhere_is_named_there(page: str) -> None:
+    if not (DOCS / page).exists():
+        return
+    tests = [
+        path for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_docs.py"
+    ]
+    assert any(Path(page).stem in path.read_text(encoding="utf-8") for path in tests)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("```ruby\nputs 1\n```\n", "nothing runs this"),
+        ("    indented\n", "nothing runs this"),
+        ("```text\noutput of nothing\n```\n", "no output before"),
+        ("```console\n$ echo one\ntwo\n```\n", "there came"),
+        ("```console\n$ false\n```\n", "false"),
+        ("```console\n$ pip install 'rate_limiter[nothing]'\n```\n", "extra 'nothing'"),
+        ("```console\n$ make nothing-of-that-name\n```\n", "nothing-of-that-name"),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "there came"),
+    ],
+)
+def test_what_is_wrong_on_a_page_is_found(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"# Page\n\n{text}")
+    *before, last = blocks_of(tmp_path / "page.md")
+    with PageRun(tmp_path, "redis://127.0.0.1:1/0") as run:
+        for block in before:
+            run.run(block)
+        with pytest.raises(AssertionError, match=re.escape(reason)):
+            run.run(last)
+
+
+# --- Tables, figures, drawings ---
+
+
+def page_text(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_options_are_all_known() -> None:
-    table = TEXT[TEXT.index("| option |") : TEXT.index("A redis-py client")]
+    text = page_text("stores")
+    table = text[text.index("| option |") : text.index("A redis-py client")]
     names = re.findall(
         r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line)
     )
@@ -50,69 +211,8 @@ def test_options_are_all_known() -> None:
             _core.RedisClient(f"{scheme}://h?{name}x=1")
 
 
-def test_command(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
-    limiter = RateLimiter("100/minute", store=server.url, on_store_error="raise")
-    limiter.hit("user:42", 63)
-    shown = re.search(r"rl:\{user:42\}.*", TEXT)
-    assert shown is not None
-    assert command(["inspect", "user:42", "--store", server.url]) == 0
-    pattern = re.sub(r"(\\\.)?\d+", r"[\\d.]+", re.escape(shown[0]))
-    assert re.fullmatch(pattern, capsys.readouterr().out.strip()), pattern
-    assert command(["reset", "user:42", "--store", server.url]) == 0
-    assert capsys.readouterr().out == "1 removed\n"
-    assert "1 removed" in TEXT
-
-
-# --- The other pages ---
-
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-@pytest.mark.parametrize("page", ["algorithms", "rules", "identity", "headers", "settings"])
-def test_python_blocks_of(
-    page: str, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    rules = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RATE_LIMITER_LIMITS", "5/minute")
-    (tmp_path / "rate_limits.json").write_text(rules[0] if rules else "{}")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    names: dict[str, object] = {}
-    for block in blocks:
-        names["app"] = app = FastAPI()
-        app.get("/{path:path}")(lambda: "ok")
-        local = block.replace("redis://localhost:6379/0", server.url)
-        exec(compile(local, f"{page}.md", "exec"), names)
-        if app.user_middleware:
-            assert TestClient(app).get("/").status_code == 200
-
-
-def test_commands_of_the_rules(
-    server: RedisServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = (DOCS / "rules.md").read_text(encoding="utf-8")
-    found = re.search(r"```json\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rate_limits.json").write_text(found[1])
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for line in re.findall(r"\$ rate-limiter (.*)", block):
-            words = line.replace("redis://localhost:6379/0", server.url).split()
-            assert command(words) == 0, line
-            shown = capsys.readouterr().out
-            expected = re.search(re.escape(line) + r"\n((?!\$).+(?:\n(?!\$).+)*)", block)
-            assert expected is None or shown.strip() == expected[1].strip()
-
-
 def test_fields_of_the_rules() -> None:
-    from rate_limiter.rules import RuleModel
-
-    text = (DOCS / "rules.md").read_text(encoding="utf-8")
+    text = page_text("rules")
     table = text[text.index("| field |") : text.index("A rule without")]
     rows = [line.split("|")[1] for line in table.splitlines()[2:] if line]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
@@ -120,27 +220,51 @@ def test_fields_of_the_rules() -> None:
 
 
 def test_fields_of_templates() -> None:
-    from rate_limiter.answers import FIELDS
-
-    text = (DOCS / "headers.md").read_text(encoding="utf-8")
-    found = re.search(r"Fields are (.*?)\. A text", text, re.DOTALL)
+    found = re.search(r"Fields are (.*?)\. A text", page_text("headers"), re.DOTALL)
     assert found is not None
     assert tuple(re.findall(r"`(\w+)`", found[1])) == FIELDS
 
 
-def test_the_table_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_flask() -> None:
+    from rate_limiter.flask import _CHECKS
+
+    found = re.search(r"Settings of the application are\n(.*?);", page_text("flask"), re.DOTALL)
+    assert found is not None
+    assert set(re.findall(r"`RATE_LIMITER_(\w+)`", found[1])) == set(_CHECKS)
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the scripts of docs/ importable."""
     monkeypatch.syspath_prepend(str(DOCS))
+
+
+@pytest.mark.usefixtures("scripts")
+def test_what_is_written_by_scripts() -> None:
+    import configuration  # type: ignore[import-not-found]
     import settings_table  # type: ignore[import-not-found]
 
-    assert settings_table.table() in (DOCS / "settings.md").read_text(encoding="utf-8")
+    assert settings_table.table() in page_text("settings")
+    assert configuration.page() == page_text("configuration"), "python docs/configuration.py"
 
 
-def test_the_figures_of_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What docs/algorithms.md says of the drawing is what the engine does."""
-    monkeypatch.syspath_prepend(str(DOCS))
+@pytest.mark.usefixtures("scripts")
+def test_drawings_are_what_the_scripts_draw() -> None:
+    import draw_decisions  # type: ignore[import-not-found]
     import plot_algorithms  # type: ignore[import-not-found]
 
-    text = " ".join((DOCS / "algorithms.md").read_text(encoding="utf-8").split())
+    drawn = draw_decisions.drawings() | plot_algorithms.drawings()
+    for name, text in drawn.items():
+        assert (DOCS / "images" / name).read_text(encoding="utf-8") == text, name
+    assert {path.name for path in (DOCS / "images").glob("*.svg")} == set(drawn)
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_figures_of_the_drawings() -> None:
+    """What the pages say of the drawings is what the engine does."""
+    import draw_decisions
+    import plot_algorithms
+
     most = [
         plot_algorithms.most_in(plot_algorithms.admitted(limit), 60)
         for limit in plot_algorithms.LIMITS.values()
@@ -148,13 +272,21 @@ def test_the_figures_of_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, small, fixed, sliding = most
     assert (
         f"it gets {bucket} requests through a token bucket, {small} through one with `burst=10`, "
-        f"{fixed} through a fixed window, and {sliding} through a sliding one" in text
-    )
-    image = (DOCS / "images" / "algorithms.svg").read_text(encoding="utf-8")
-    assert f"sliding window: {sliding} in the busiest minute" in image
+        f"{fixed} through a fixed window, and {sliding} through a sliding one"
+    ) in " ".join(page_text("algorithms").split())
+    requests = draw_decisions.history()[1]
+    at_once = sum(one.allowed for one in requests[:14])
+    after = sum(one.allowed for one in requests[14:34])
+    assert len(requests) == 35
+    assert requests[34].allowed
+    assert (
+        f"Of its 14 requests at once {at_once} pass: those it had saved up. Of the 20 that follow "
+        f"{after} pass"
+    ) in " ".join(page_text("how-it-decides").split())
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_links_between_pages(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), target

@@ -120,6 +120,13 @@ class Sender:
     def __call__(self, message: Any, /) -> Awaitable[None]: ...
 
 class StoreError(RuntimeError):
+    """Tell that a store gave no decision.
+
+    Attributes:
+        kind: ``"connect"``, ``"lost"``, ``"timeout"``, ``"answer"``, ``"protocol"``, ``"busy"`` or
+            ``"memory"``. After ``"lost"`` and ``"timeout"`` the store may have counted the request.
+    """
+
     kind: str
 
 HAS_REDIS: Final[int]

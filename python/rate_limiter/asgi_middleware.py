@@ -68,7 +68,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         rules: a file of rules, the address of a Redis that holds some, a dict, or a RuleSource;
             see docs/rules.md.
         limiter: a RateLimiter instead of `limits`, to share its buckets.
-        policy: with a TokenBucketLimiter.
+        policy: with a TokenBucketLimiter as `limiter`: what a gateway allows each client.
         key: who a request counts for: ``"ip"``, ``"header:NAME"``, ``"cookie:NAME"``,
             ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that is
             there, or a callable, sync or async, that gets the scope and returns str or bytes. Where
@@ -79,27 +79,26 @@ class RateLimitMiddleware(_core.AsgiGate):
         tier: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable: what tells the tiers of a client.
         bypass: who is not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
             ``"jwt:CLAIM=VALUE"``, a callable, or several of them.
-        trusted_proxies: addresses and networks of proxies whose header tells the client's
-            address; see ClientAddress.
-        proxy_header: ``"x-forwarded-for"`` or ``"forwarded"``.
-        ipv6_prefix: leading bits of an IPv6 address that tell clients apart.
-        jwt: verifies tokens, for ``jwt:``.
+        trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress.
+        jwt: a Jwt, which verifies tokens, for ``jwt:``.
         exempt_paths: paths that are not limited, compared with ``scope["path"]``.
         headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response that has its
             own ``X-RateLimit-Limit`` keeps what it says.
-        reset, retry_jitter_s, cors: see HeaderStyle. With `cors`, preflight requests are not
-            limited.
+        reset, retry_jitter_s: see HeaderStyle.
+        cors: see HeaderStyle. Preflight requests are not limited then.
         denied: the answer to a denied request: ``"json"``, ``"problem"``, a template, or a
             callable, sync or async, that gets the scope and the Decision and returns an ASGI
             application, such as a Starlette response. The headers are added to it.
         status_path: a path at which callers see their own state, which costs nothing.
         metrics: what its decisions are shown under in metrics, such as ``"api"``; with rules or
             tiers the name of each follows, as in ``"api.default"``. See docs/metrics.md.
-        store, name, on_store_error, max_keys, clock: as for RateLimiter. A request that is
-            denied for want of a store (``on_store_error="deny"``) is answered with 503.
+        store, name, max_keys, clock: as for RateLimiter.
+        on_store_error: as for RateLimiter. A request that is denied for want of a store
+            (``"deny"``) is answered with 503.
         setup_checks: look at the first requests for mistakes in the set-up, and log them.
         enabled: False lets everything pass, for example in tests.
-        api_key_header, user_id_header, dimension_label: with `policy`.
+        api_key_header, user_id_header: with `policy`: which headers tell the API key and the user.
+        dimension_label: with `policy`: the label of its metrics.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.

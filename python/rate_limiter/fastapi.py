@@ -99,14 +99,17 @@ class RateLimit:
     returns a Response of its own, or raises, goes without them; the middleware adds them always.
 
     Args:
-        limits, limiter, cost, headers, reset, retry_jitter_s, trusted_proxies, proxy_header,
-            ipv6_prefix, jwt, store, on_store_error, max_keys, clock: as for
-            RateLimitMiddleware.
-        metrics: what its decisions are shown under in metrics, such as ``"upload"``.
-        name: needed with a store in Redis: what the buckets of this object are called there.
+        limits: a text (``"5/minute"``), a Limit, or several, which are then all or nothing.
+        limiter: a RateLimiter instead of `limits`, to share its buckets.
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket).
-        cost: a number or a callable that gets the HTTPConnection.
+        cost: tokens a request takes: a number, or a callable, sync or async, that gets the
+            HTTPConnection.
+        headers, reset, retry_jitter_s: as for RateLimitMiddleware.
+        trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
+        metrics: what its decisions are shown under in metrics, such as ``"upload"``.
+        name: needed with a store that is shared: what the buckets of this object are called there.
+        store, on_store_error, max_keys, clock: as for RateLimiter.
         enabled: False lets everything pass, for example in tests; may be set later.
 
     Raises:
@@ -176,7 +179,7 @@ class RateLimit:
         Raises:
             RateLimitHTTPException: denied.
             HTTPException: 503, denied for want of a store (``on_store_error="deny"``).
-        WebSocketException: denied, on a server that cannot answer a websocket with 429.
+            WebSocketException: denied, on a server that cannot answer a websocket with 429.
         """
         if not self.enabled:
             return _all_there(self.limiter)

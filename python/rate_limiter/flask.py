@@ -110,27 +110,34 @@ class FlaskRateLimiter:
         app: an application to limit at once; else call `init_app`.
         default_limits: limits of every view that has none of its own.
         rules: rules instead of `default_limits`, as for RateLimitMiddleware.
-        key: as for RateLimitMiddleware, with `request.remote_addr` as the peer. A callable has no
-            arguments and is not async; for None the address is used, so leaving a header out
-            lifts no limit.
+        key: who a request counts for: ``"ip"`` (of `request.remote_addr`), ``"header:NAME"``,
+            ``"cookie:NAME"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that
+            is there, or a callable without arguments, not async, that returns str or bytes. Where
+            nothing is there, the address counts, so leaving a header out lifts no limit.
         cost: tokens that a request takes of the default limits: a number, or a callable without
             arguments.
         cost_after: a callable that gets a Finished when the answer is known and returns what the
             request has cost; less is given back, more is charged. Of default limits and rules.
             Its `body_bytes` are what the response says it has, 0 for one that is streamed.
         tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
-        trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware. Behind
-            Werkzeug's ProxyFix the peer is the client already, and no proxy is to be trusted.
-        headers, reset, retry_jitter_s: see HeaderStyle. A header that the view has set stays.
+        trusted_proxies: see ClientAddress. Behind Werkzeug's ProxyFix the peer is the client
+            already, and no proxy is to be trusted.
+        proxy_header, ipv6_prefix: see ClientAddress.
+        jwt: as for RateLimitMiddleware.
+        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A header that the view
+            has set stays.
+        reset, retry_jitter_s: see HeaderStyle.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
         status_path: a path at which callers see their own state, which costs nothing.
         metrics: what decisions by the default limits are shown under in metrics, such as
             ``"web"``; the name of a rule, tier or decorator follows, as in ``"web.upload"``.
         setup_checks: look at the first requests for mistakes in the set-up, and log them.
         enabled: False lets everything pass, for example in tests.
-        store, on_store_error, max_keys, clock: as for RateLimiter. In Redis the buckets of a
-            decorator are named after what it marks, those of the default limits after the
-            application. A request that is denied for want of a store is answered with 503.
+        store: as for RateLimiter. In a store the buckets of a decorator are named after what it
+            marks, those of the default limits after the application.
+        on_store_error: as for RateLimiter. A request that is denied for want of a store
+            (``"deny"``) is answered with 503.
+        max_keys, clock: as for RateLimiter.
 
     The application's configuration counts before these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
     ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
@@ -228,7 +235,7 @@ class FlaskRateLimiter:
         Args:
             limits: a text, a Limit, or several.
             cost: tokens a request takes: a number, or a callable without arguments.
-            key: as for FlaskRateLimiter, whose key is used by default.
+            key: as for FlaskRateLimiter. None: what it says there.
             name: what its buckets are called in Redis; the name of the view by default.
 
         Raises:

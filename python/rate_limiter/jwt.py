@@ -48,10 +48,14 @@ class Jwt:
             is read when first needed, again after `refresh_s`, and when a token names a key that
             is not in it, but then at most every `retry_s`.
         algorithms: those a token may be signed with. Never taken from the token.
-        audience, issuer: what ``aud`` and ``iss`` must be; None: not looked at.
+        audience: what ``aud`` must name, or several of which it must name one; None: not
+            looked at.
+        issuer: what ``iss`` must be; None: not looked at.
         leeway_s: seconds by which clocks may differ.
         header: where the token is, behind ``Bearer``.
-        refresh_s, retry_s, timeout_s: of `jwks`.
+        refresh_s: seconds after which `jwks` is read again.
+        retry_s: seconds between two reads at least.
+        timeout_s: seconds that a read may take.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
