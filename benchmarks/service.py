@@ -120,7 +120,9 @@ def measure_latency(limited: str, unlimited: str, rounds: int, seconds: float) -
         for name, url in (("without", unlimited), ("with", limited)):
             result = load(url, rate=RATE, seconds=seconds, concurrency=50)
             for percentile in PERCENTILES:
-                taken[name][percentile].append(result.all_latencies().percentile_ns(percentile) / 1e6)
+                taken[name][percentile].append(
+                    result.all_latencies().percentile_ns(percentile) / 1e6
+                )
     print(f"\nlatency in ms, {RATE} requests/s due, {rounds} rounds of {seconds:g} s")
     for percentile in PERCENTILES:
         pairs = zip(taken["with"][percentile], taken["without"][percentile], strict=True)
