@@ -170,7 +170,7 @@ class Guide:
                 command,
                 shell=True,
                 cwd=self.folder,
-                env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+                env=_environment(),
                 capture_output=True,
                 text=True,
                 timeout=120,
@@ -245,6 +245,13 @@ def _echoes(client: TestClient, path: str, texts: list[str]) -> list[str]:
 def wait_for_room(window_s: int) -> None:
     """Wait until no window of this length, which starts at a multiple of it, is about to end."""
     wait_until(lambda: time.time() % window_s < window_s - 10, "the next window has begun")
+
+
+def _environment() -> dict[str, str]:
+    folder = Path(sys.executable).parent
+    # A guide's tests need none of the plugins that are installed here.
+    added = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return os.environ | added
 
 
 def _shape(text: str) -> str:
