@@ -14,28 +14,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask, Response, abort, current_app, jsonify, request
-from werkzeug.exceptions import TooManyRequests
+from flask import Blueprint, Flask
 
-from rate_limiter._core import Decision, ManualClock
-from rate_limiter.answers import Answer, Answerer, Template, answerer
-from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter._core import ManualClock
+from rate_limiter.answers import Template, answerer
+from rate_limiter.flask_request import (
+    EXEMPT,
+    EXTENSION,
+    LIMITS,
+    FlaskRateLimitExceeded,
+    State,
+    attach,
+)
 from rate_limiter.governor import (
     Active,
     CostAfter,
-    Finished,
     Governor,
-    Outcome,
     Storage,
-    now,
     rules_of_limits,
-    run_now,
 )
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
-from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
+from rate_limiter.headers import HeaderStyle
+from rate_limiter.identity import BypassSpec, Identities, KeySpec, TierSpec
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiter import MEMORY, RateLimiter, check_store
 from rate_limiter.measuring import checked_metrics
@@ -48,56 +50,10 @@ from rate_limiter.setup_checks import SetupChecks
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
+__all__ = ["FlaskRateLimitExceeded", "FlaskRateLimiter"]
+
 Cost: TypeAlias = Callable[[], float]
 View = TypeVar("View", bound=Any)
-
-_EXTENSION = "rate_limiter"
-_REQUEST = "rate_limiter.request"  # in the WSGI environment of a request
-_LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
-_EXEMPT = "_rate_limiter_exempt"
-
-
-@dataclass(frozen=True)
-class _State:
-    """What one application is configured to do."""
-
-    enabled: bool
-    style: HeaderStyle
-    identities: Identities
-    bypass: Source | None
-    answer: Answerer | None
-    status_path: str | None
-    checks: SetupChecks | None
-    defaults: Governor | None  # of views that have no limits of their own
-
-
-@dataclass
-class _Request:
-    """What was decided about a request, by each of the limits it falls under."""
-
-    outcomes: list[tuple[Governor, Outcome]]
-    finished: Finished
-    told: Outcome | None = None  # the one that the headers tell of
-
-
-class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
-    """Tell that a request was denied; error handlers for either base or for 429 get it."""
-
-    description = DENIED_DETAIL
-
-    def __init__(self, decision: Decision, key: str | bytes, answer: Answer | None = None) -> None:
-        TooManyRequests.__init__(self)
-        RateLimitExceeded.__init__(self, decision, key)
-        self._answer = answer
-
-    def get_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the default answer: 429, with a JSON body unless `denied=` says otherwise."""
-        if self._answer is not None:
-            answer = self._answer
-            return Response(answer.body, answer.status, content_type=answer.media_type)
-        response = jsonify(detail=DENIED_DETAIL)
-        response.status_code = 429
-        return response
 
 
 class FlaskRateLimiter:
@@ -210,12 +166,9 @@ class FlaskRateLimiter:
             ValueError: a ``RATE_LIMITER_`` setting is wrong, or unknown; the message names it.
             RuntimeError: the application has a limiter already.
         """
-        if _EXTENSION in app.extensions:
+        if EXTENSION in app.extensions:
             raise RuntimeError(f"{app!r} has a FlaskRateLimiter already")
-        app.extensions[_EXTENSION] = self._state(self._settings | _read_settings(app), app.name)
-        app.before_request(_before_request)
-        app.after_request(_after_request)
-        app.teardown_request(_teardown_request)
+        attach(app, self._state(self._settings | _read_settings(app), app.name))
 
     def limit(
         self,
@@ -247,18 +200,18 @@ class FlaskRateLimiter:
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
                 raise TypeError(f"expected a view, a MethodView or a Blueprint, got {view!r}")
-            others = getattr(view, _LIMITS, ())
+            others = getattr(view, LIMITS, ())
             if not made:
                 own_name = name or f"{_name_of(view)}:{len(others)}"
                 made.append(self._governor(limits, cost, self._settings, key, own_name))
-            setattr(view, _LIMITS, (made[0], *others))
+            setattr(view, LIMITS, (made[0], *others))
             return view
 
         return decorate
 
     def exempt(self, view: View) -> View:
         """Lift all limits from a view, a MethodView or a blueprint; usable as a decorator."""
-        setattr(view, _EXEMPT, True)
+        setattr(view, EXEMPT, True)
         return view
 
     def _governor(
@@ -326,8 +279,8 @@ class FlaskRateLimiter:
             check(self._settings[name])
         self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
-    def _state(self, settings: dict[str, Any], name: str) -> _State:
-        return _State(
+    def _state(self, settings: dict[str, Any], name: str) -> State:
+        return State(
             enabled=settings["ENABLED"],
             style=replace(self._style, style=settings["HEADERS"]),
             identities=self._identities,
@@ -406,144 +359,6 @@ def _read_settings(app: Flask) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{prefix}{name}: {error}") from error
     return settings
-
-
-# --- A request -------------------------------------------------------------------------------
-
-
-def _state_of_app() -> _State:
-    state: _State = current_app.extensions[_EXTENSION]
-    return state
-
-
-def _scope() -> dict[str, Any]:
-    """Return the request as an ASGI scope, as far as identities and rules look at it."""
-    address = request.remote_addr
-    return {
-        "type": "http",
-        "method": request.method,
-        "path": request.path,
-        "query_string": request.query_string,
-        "headers": [
-            (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
-            for name, value in request.headers.items()
-        ],
-        "client": (address, 0) if address else None,
-    }
-
-
-def _before_request() -> Any:
-    state = _state_of_app()
-    if not state.enabled:
-        return None
-    if state.status_path is not None and request.path == state.status_path:
-        return _status(state)
-    governors = _governors(state)
-    if not governors:
-        return None
-    scope = _scope()
-    if state.bypass is not None and run_now(now(state.bypass(scope))):
-        return None
-    decided = _Request([], Finished(scope, 0, ""))
-    request.environ[_REQUEST] = decided
-    for governor in governors:
-        outcome = run_now(governor.decide(scope))
-        if outcome is None:
-            continue
-        if state.checks is not None and not state.checks.is_done:
-            state.checks.look(scope, outcome.key)
-        if outcome.is_denial:
-            for other, taken in decided.outcomes:
-                other.limiters()[taken.active.rule.name].refund(taken.key, taken.cost)
-            decided.outcomes.clear()
-            decided.told = outcome
-            if outcome.wants_store:
-                abort(503, NO_STORE_DETAIL)
-            answer = None if state.answer is None else state.answer(outcome.denial(state.style))
-            raise FlaskRateLimitExceeded(outcome.told, outcome.key, answer)
-        decided.outcomes.append((governor, outcome))
-    if decided.outcomes:
-        tightest = min(decided.outcomes, key=lambda one: one[1].told.remaining)
-        decided.told = tightest[1]
-    return None
-
-
-def _after_request(response: Response) -> Response:
-    decided: _Request | None = request.environ.get(_REQUEST)
-    if decided is None:
-        return response
-    finished = decided.finished
-    finished.status = response.status_code
-    finished.body_bytes = response.content_length or response.calculate_content_length() or 0
-    finished.headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in response.headers.items()
-    ]
-    if decided.told is not None:
-        own_limit = "X-RateLimit-Limit" in response.headers
-        for name, value in _header_values(decided).items():
-            if name not in response.headers and not (own_limit and name.startswith("X-")):
-                response.headers[name] = value
-    return response
-
-
-def _header_values(decided: _Request) -> dict[str, str]:
-    """Return the headers that tell of all limits, and most of the most constrained one."""
-    style = _state_of_app().style
-    assert decided.told is not None
-    every: list[Told] = [one for _, outcome in decided.outcomes for one in outcome.each()]
-    if decided.told.active.rule.shadow and not decided.told.told.allowed:
-        return {}
-    return style.values(decided.told.told, every or decided.told.each())
-
-
-def _teardown_request(error: BaseException | None) -> None:
-    decided: _Request | None = request.environ.pop(_REQUEST, None)
-    if decided is None:
-        return
-    decided.finished.error = error
-    for governor, outcome in decided.outcomes:
-        if governor.settles(outcome):
-            run_now(governor.settle(outcome, replace_cost(decided.finished, outcome)))
-
-
-def replace_cost(finished: Finished, outcome: Outcome) -> Finished:
-    """Return what is known of a request, for one of its limits."""
-    return replace(finished, cost=outcome.cost, key=outcome.key)
-
-
-def _status(state: _State) -> Response:
-    if state.defaults is None:
-        return jsonify(limited=False, rule=None, limits=[])
-    response = jsonify(run_now(state.defaults.status(_scope())))
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _governors(state: _State) -> tuple[Governor, ...]:
-    """What decides about this request: see the top of this file."""
-    if request.endpoint is None or request.endpoint.rpartition(".")[2] == "static":
-        return ()
-    view = current_app.view_functions.get(request.endpoint)
-    blueprints = [current_app.blueprints[name] for name in request.blueprints]
-    for sources in (_sources(view), *([blueprint] for blueprint in blueprints)):
-        if any(getattr(source, _EXEMPT, False) for source in sources):
-            return ()
-        own: tuple[Governor, ...] = sum((getattr(one, _LIMITS, ()) for one in sources), ())
-        if own:
-            return own
-    return () if state.defaults is None else (state.defaults,)
-
-
-def _sources(view: Any) -> list[Any]:
-    """Whatever a decorator may have marked: the view, its class, the method that will answer."""
-    view_class = getattr(view, "view_class", None)
-    if view_class is None:
-        return [view]
-    method = getattr(view_class, request.method.lower(), None)
-    if method is None and request.method == "HEAD":
-        method = getattr(view_class, "get", None)
-    return [view, view_class, method]
 
 
 def _name_of(view: Any) -> str:
