@@ -59,7 +59,7 @@ class Block:
 def blocks_of(path: Path) -> list[Block]:
     """Return the blocks of a page."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    blocks = []
+    blocks: list[Block] = []
     at = 0
     while at < len(lines):
         fence = _FENCE.match(lines[at])
@@ -67,6 +67,8 @@ def blocks_of(path: Path) -> list[Block]:
             end = next(n for n in range(at + 1, len(lines)) if lines[n] == f"{fence[1]}```")
             text = "\n".join(line[len(fence[1]) :] for line in lines[at + 1 : end]) + "\n"
             named = _FILE.match(lines[at - 1]) if at else None
+            if named is not None:  # readers do not see the comment
+                assert f"`{named[1]}`" in "".join(lines), f"{path.name} does not name {named[1]}"
             blocks.append(Block(path.name, at + 1, fence[2], text, named and named[1]))
             at = end
         elif _begins_indented(lines, at):

@@ -32,7 +32,8 @@ class RedisStore(IRateLimitStore):
             (StoreError).
 
     Attributes:
-        prefix, on_store_error: as given.
+        prefix: as given.
+        on_store_error: as given.
 
     Raises:
         TypeError: `redis_client` is something else, or has no server behind it.
