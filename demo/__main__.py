@@ -36,7 +36,7 @@ class Demo:
         lines = re.findall(r"^\$ (.*)$", found[1] if found else "", re.MULTILINE)
         return [re.sub(rf"\b{self.port}\b", str(port), line) for line in lines]
 
-    def to_try(self, port: int) -> list[str]:
+    def to_try(self, port: int | str) -> list[str]:
         """Return the commands under "Try it" of its README, on another port."""
         found = re.search(r"## Try it\n(.*?)(?=\n## |\Z)", self.readme, re.DOTALL)
         lines = re.findall(r"^\$ (.*)$", found[1] if found else "", re.MULTILINE)
