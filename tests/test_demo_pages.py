@@ -8,7 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from demo_servers import DEMOS, RunningDemo, environment, running_demo, wait_for_room_in_the_minute
+from demo_servers import (
+    ASKING,
+    DEMOS,
+    RunningDemo,
+    environment,
+    running_demo,
+    wait_for_room_in_the_minute,
+)
 from redis_servers import RedisServer
 from servers import ROOT
 
@@ -101,9 +108,9 @@ def test_what_a_page_says_of_redis(name: str, tmp_path: Path, server: RedisServe
 def settle(running: RunningDemo) -> None:
     """Return when decisions are made in Redis, which a busy machine may need several for."""
     for _ in range(100):
-        answer = httpx.get(f"{running.server.url}/")
+        answer = ASKING.get(f"{running.server.url}/")
         path = "/api/ping" if answer.status_code == 404 else "/"
-        answer = httpx.get(f"{running.server.url}{path}")
+        answer = ASKING.get(f"{running.server.url}{path}")
         if running.storage(answer) == "redis":
             return
     raise TimeoutError("the demo does not find its Redis")

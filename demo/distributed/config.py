@@ -32,7 +32,7 @@ def load_rules() -> tuple[Limit, RuleSource]:
         source = as_source(rules_file())
     except RulesError as error:
         logger.error("the rules do not count, but 10 tokens and 1 a second: %s", error)
-        return DEFAULT, as_source({})
+        return DEFAULT, as_source({"default": {"capacity": 10, "refill_rate": 1}})
     try:
         return source.current().rules["default"].limits[0], source
     except LookupError:
