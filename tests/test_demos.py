@@ -56,9 +56,16 @@ CASES = {
 }
 
 
-def on(*names: str, stores: tuple[str, ...] = ("memory", "redis")) -> pytest.MarkDecorator:
+STORES = ("memory", "redis")
+# Flask's own server without a Redis is in test_demo_pages.py.
+KINDS = [
+    (name, store) for name in CASES for store in STORES if (name, store) != ("werkzeug", "memory")
+]
+
+
+def on(*names: str, stores: tuple[str, ...] = STORES) -> pytest.MarkDecorator:
     """Run a test on these demos only."""
-    pairs = [(name, store) for name in names for store in stores]
+    pairs = [pair for pair in KINDS if pair[0] in names and pair[1] in stores]
     return pytest.mark.parametrize("kind", pairs, indirect=True, ids="-".join)
 
 
@@ -71,7 +78,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(
     scope="module",
-    params=[(name, store) for name in CASES for store in ("memory", "redis")],
+    params=KINDS,
     ids="-".join,
 )
 def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
