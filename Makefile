@@ -2,7 +2,7 @@
 # remember what is done, so a second call says and does nothing that is not needed.
 
 PYTHON ?= python3
-PORT ?= 5000
+DEMO ?= fastapi
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
@@ -20,9 +20,17 @@ help: ## list these targets
 
 # --- For everybody ---------------------------------------------------------------------------
 
-.PHONY: demo test test-all lint pytest bench docs screenshots clean
-demo: $(VENV)/demo.stamp ## serve the FastAPI demo (PORT=5000)
-	@.ci/demo.sh $(PORT)
+.PHONY: demo demos demo-name test test-all lint pytest bench docs screenshots clean
+demo: demo-name $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
+	@exec $(VENV)/bin/python -m demo '$(DEMO)' $(PORT)
+
+demos: ## list the demos
+	@awk '!/^#/ { printf "  make demo DEMO=%-12s port %s  ", $$1, $$3; $$1 = $$2 = $$3 = ""; sub(/^ */, ""); print }' demo/demos.txt
+
+# Asked before anything is built.
+demo-name:
+	@awk -v name='$(DEMO)' '!/^#/ { all = all (all ? ", " : "") $$1; found = found || name == $$1 || name == $$2 } \
+		END { if (!found) { print "there is no demo \"" name "\": expected one of " all; exit 1 } }' demo/demos.txt >&2
 
 test: test-packages ## lint, C tests, sanitizers, Python tests
 	@$(MAKE) --no-print-directory -j$(JOBS) c-test sanitize lint

@@ -48,6 +48,7 @@ def free_port() -> int:
 def serve(
     log_file: Path,
     *arguments: str,
+    program: str = sys.executable,
     cwd: Path = ROOT,
     ready: Callable[[], bool] | None = None,
     environment: dict[str, str] | None = None,
@@ -57,6 +58,7 @@ def serve(
     Args:
         log_file: what it prints goes there.
         arguments: of Python.
+        program: another program than Python.
         cwd: where it runs.
         ready: tells whether it answers; by default, whether its port accepts connections.
         environment: variables to add; ``{port}`` stands for the port in them too.
@@ -68,7 +70,7 @@ def serve(
         RuntimeError: it ended, or did not answer in time; the message has its log.
     """
     port = free_port()
-    command = [sys.executable, *(part.format(port=port) for part in arguments)]
+    command = [program, *(part.format(port=port) for part in arguments)]
     added = {
         name: value.replace("{port}", str(port)) for name, value in (environment or {}).items()
     }

@@ -1,9 +1,11 @@
 """A limit for a fleet, by rules in a file: `uvicorn demo.distributed.app:app --port 8000`.
 
 The rules are in RATE_LIMIT_RULES_PATH (rate_limits.json), Redis is at REDIS_HOST, REDIS_PORT and
-REDIS_DB; .env may set them. Decisions are logged to the console and to rate_limiter.log.
+REDIS_DB; .env may set them. Decisions are logged to the console and to rate_limiter.log. While no
+Redis answers, each process keeps the limits in its memory, and says so in its log and at /health.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -13,8 +15,9 @@ from logging.handlers import RotatingFileHandler
 import redis.asyncio
 from fastapi import FastAPI
 from rate_limiter.middleware import DistributedTokenBucketMiddleware
+from rate_limiter.redis_store import RedisStore
 
-from demo.distributed.config import default_limit, settings
+from demo.distributed.config import load_rules, settings
 
 LOG_FILE = os.environ.get("RATE_LIMITER_LOG", "rate_limiter.log")
 logging.basicConfig(
@@ -27,21 +30,32 @@ logging.basicConfig(
 )
 
 
+logger = logging.getLogger("demo")
+
+
+async def storage(app: FastAPI) -> str:
+    """Ask Redis whether it is there; return where buckets are."""
+    store = RedisStore(app.state.redis)  # on the same connection as the middleware
+    return "redis" if await asyncio.to_thread(store.ping) else "memory"
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Give the middleware its client of Redis."""
     app.state.redis = redis.asyncio.Redis.from_url(settings.redis_address)
+    where = f"{settings.redis_host or 'localhost'}:{settings.redis_port}"
+    logger.info("buckets are in: %s (Redis: %s)", await storage(app), where)
     yield
     await app.state.redis.aclose()
 
 
 app = FastAPI(title="Distributed rate limiter", lifespan=lifespan)
-limit = default_limit()
+limit, rules = load_rules()
 app.add_middleware(
     DistributedTokenBucketMiddleware,
     capacity=limit.capacity,
     refill_rate=limit.refill_rate,
-    rules=settings.rules,
+    rules=rules,
 )
 
 
@@ -49,6 +63,12 @@ app.add_middleware(
 async def index() -> dict[str, str]:
     """Fall under the default rule."""
     return {"message": "You are within the limit."}
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """Tell that the application runs, and where buckets are; the rules exempt it."""
+    return {"status": "ok", "storage": await storage(app)}
 
 
 @app.get("/special_path")

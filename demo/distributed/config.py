@@ -1,22 +1,40 @@
-"""Settings and the default rule, from the environment, .env and the file of rules."""
+"""Settings and rules, from the environment, .env and the file of rules."""
 
 import logging
+from pathlib import Path
 
 from rate_limiter import Limit
-from rate_limiter.rules import RulesError, load_rules
+from rate_limiter.rule_source import RuleSource, as_source
+from rate_limiter.rules import RulesError
 from rate_limiter.settings import Settings
 
 logger = logging.getLogger("demo")
 
+DEFAULT = Limit(capacity=10, refill_rate=1)
+
 settings = Settings()
 
 
-def default_limit() -> Limit:
-    """Return what the rule `default` allows; 10 tokens and one a second where there is none."""
-    path = settings.rules or "rate_limits.json"
+def rules_file() -> str:
+    """Return the file that is named, else the one of the working directory, else of this folder."""
+    beside = Path("rate_limits.json")
+    found = beside if beside.exists() else Path(__file__).with_name(beside.name)
+    return settings.rules or str(found)
+
+
+def load_rules() -> tuple[Limit, RuleSource]:
+    """Return the limit of the rule `default`, and all rules.
+
+    10 tokens and one a second are the limit where the file is missing or broken, or has no such
+    rule.
+    """
     try:
-        rules = load_rules(path).rules
-        return rules["default"].limits[0]
-    except (RulesError, LookupError) as error:
-        logger.error("no default rule, so 10 tokens and 1 a second count: %s", error)
-        return Limit(10, 1)
+        source = as_source(rules_file())
+    except RulesError as error:
+        logger.error("the rules do not count, but 10 tokens and 1 a second: %s", error)
+        return DEFAULT, as_source({"default": {"capacity": 10, "refill_rate": 1}})
+    try:
+        return source.current().rules["default"].limits[0], source
+    except LookupError:
+        logger.error("%s has no rule 'default': 10 tokens and 1 a second count", rules_file())
+        return DEFAULT, source

@@ -6,7 +6,8 @@ Buckets are in the Redis at REDIS_URL (redis://localhost:6379/0) while it answer
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from rate_limiter import AsyncTokenBucketRateLimiter, RateLimitConfig
@@ -18,7 +19,17 @@ logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 config = RateLimitConfig(capacity=5, refill_rate=1.0)
 store = AsyncRedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 limiter = AsyncTokenBucketRateLimiter(config, store)
-app = FastAPI(title="Token bucket demo")
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Say at the start where buckets are."""
+    where = "redis" if await store.ping() else "memory"
+    logger.info("buckets are in: %s (Redis: %s)", where, store.health()["servers"][0])
+    yield
+
+
+app = FastAPI(title="Token bucket demo", lifespan=lifespan)
 
 
 def storage() -> str:

@@ -26,8 +26,13 @@ app = Flask(__name__)
 
 def make_limiter(use_redis: bool) -> TokenBucketRateLimiter:
     """Return a limiter in Redis, or in memory."""
-    url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
-    return TokenBucketRateLimiter(config, RedisStore(url) if use_redis else InMemoryStore())
+    if not use_redis:
+        logger.info("buckets are in: regular (memory; no Redis was asked for)")
+        return TokenBucketRateLimiter(config, InMemoryStore())
+    store = RedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
+    where = "redis" if store.ping() else "regular"
+    logger.info("buckets are in: %s (Redis: %s)", where, store.health()["servers"][0])
+    return TokenBucketRateLimiter(config, store)
 
 
 limiter = make_limiter(os.environ.get("USE_REDIS") == "1")

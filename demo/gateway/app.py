@@ -2,8 +2,14 @@
 
 The environment configures it: PORT (8080), RL_RATE_PER_SEC (5), RL_BURST (10) and REDIS_URL
 (redis://localhost:6379/0).
-While no Redis answers there, each process keeps the limits in its memory.
+While no Redis answers there, each process keeps the limits in its memory, and says so in its
+log and at /health.
 """
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -14,6 +20,9 @@ from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.redis_client import get_redis
 from rate_limiter.settings import Settings
 
+logger = logging.getLogger("demo")
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
 settings = Settings()
 limit = settings.limit()
 policy = RateLimitPolicy(
@@ -21,14 +30,29 @@ policy = RateLimitPolicy(
 )
 limiter = TokenBucketLimiter(get_redis(), policy)
 
-app = FastAPI(title="Rate limited gateway")
+store = limiter.limiter.store
+
+
+async def storage() -> str:
+    """Ask Redis whether it is there; return where buckets are."""
+    return "redis" if await asyncio.to_thread(store.ping) else "memory"
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Say at the start where buckets are."""
+    logger.info("buckets are in: %s (Redis: %s)", await storage(), store.health()["servers"][0])
+    yield
+
+
+app = FastAPI(title="Rate limited gateway", lifespan=lifespan)
 app.add_middleware(RateLimitMiddleware, limiter=limiter, policy=policy, dimension_label="gateway")
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the gateway runs."""
-    return {"status": "ok", "store": str(limiter.limiter.store.health()["status"])}
+    """Tell that the gateway runs, and where buckets are."""
+    return {"status": "ok", "storage": await storage()}
 
 
 @app.get("/v1/hello")

@@ -4,7 +4,8 @@
 
 Fixed windows in Redis, aligned to the minute, under keys that show what they count:
 ``rate:user:bob:2026-11-21-09:05``. The environment and .env say where Redis is: see
-rate_limiter.settings. While it gives no answer, each process counts in its memory.
+rate_limiter.settings. While it gives no answer, each process counts in its memory, and says so in
+its log and at /health. The pages at /docs and /redoc load nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import ValuesView
+from collections.abc import AsyncIterator, ValuesView
+from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Any
@@ -23,6 +25,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, __version__
 from rate_limiter.headers import reset_at_s
@@ -34,7 +37,14 @@ from rate_limiter.settings import Settings
 
 NAME = "Distributed Rate Limiting Service"
 LIMIT = Limit.fixed_window(20, 60)
-NOT_LIMITED = ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json")
+ASSETS = "/docs/assets"
+NOT_LIMITED = (
+    *("/", "/health", "/rate-limit/status", "/openapi.json"),
+    *("/docs", "/redoc", "/docs/oauth2-redirect", f"{ASSETS}/favicon.png"),
+    *(f"{ASSETS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css")),
+    f"{ASSETS}/redoc.standalone.js",
+)
+logger = logging.getLogger("demo")
 _KEY_MAX = 128
 _DEPTH_MAX = 20
 
@@ -165,7 +175,8 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         limit: of each client, a fixed window.
     """
     settings = settings or Settings()
-    logging.getLogger("rate_limiter").setLevel(settings.log_level.upper())
+    for name in ("demo", "rate_limiter"):
+        logging.getLogger(name).setLevel(settings.log_level.upper())
     address = settings.store or (
         settings.address if settings.redis_sentinel_hosts else settings.redis_address
     )
@@ -208,7 +219,16 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
             429,
         )
 
-    app = FastAPI(title=NAME, version=__version__)
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Say at the start where requests are counted."""
+        where = "redis" if await asyncio.to_thread(limiter.store.ping) else "memory"
+        servers = ", ".join(limiter.store.health()["servers"])
+        level = logging.INFO if where == "redis" else logging.WARNING
+        logger.log(level, "requests are counted in: %s (Redis: %s)", where, servers)
+        yield
+
+    app = FastAPIOffline(title=NAME, version=__version__, lifespan=lifespan, static_url=ASSETS)
     app.add_middleware(
         RateLimitMiddleware,
         limiter=limiter,
@@ -284,6 +304,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
 app = create_app()
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A token bucket around a FastAPI application."""

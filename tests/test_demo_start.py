@@ -1,0 +1,121 @@
+"""How demos are started: `make demo DEMO=...`, `make demos`, `python -m demo`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from demo_servers import ASKING, DEMOS, environment
+from servers import ROOT, serve
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; make must not hear of a make that runs these tests."""
+    inherited = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    for name in ("DEMO", "PORT"):
+        inherited.pop(name, None)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=inherited | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_make_lists_the_demos() -> None:
+    done = run("make", "demos")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+        f"make demo DEMO={demo.name} port {demo.port} {demo.summary}" for demo in DEMOS.values()
+    ]
+
+
+@pytest.mark.parametrize("name", ["nonsense", ""])
+def test_make_tells_what_demos_there_are(name: str) -> None:
+    done = run("make", "demo", f"DEMO={name}")
+    assert done.returncode != 0
+    assert done.stdout == ""  # nothing was built before
+    first = done.stderr.splitlines()[0]
+    assert first == f'there is no demo "{name}": expected one of {", ".join(DEMOS)}'
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe"),
+    [
+        ([], "-m demo 'fastapi'"),
+        (["PORT=8001"], "-m demo 'fastapi' 8001"),
+        (["DEMO=service"], "-m demo 'service'"),
+        (["DEMO=003", "PORT=8001"], "-m demo '003' 8001"),
+    ],
+)
+def test_what_make_runs(words: list[str], recipe: str) -> None:
+    done = run("make", "--dry-run", "demo", *words)
+    assert done.stdout.splitlines()[-1].strip().endswith(recipe), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(demo.number, demo.name) for demo in DEMOS.values() if demo.name != "flaskapp"],
+)
+def test_a_demo_by_name_or_number(given: str, name: str, tmp_path: Path) -> None:
+    """It starts, prints what to try on its port, and ends at a Ctrl-C without a traceback."""
+    with serve(
+        tmp_path / "log", "-m", "demo", given, "{port}", environment=environment(None, tmp_path)
+    ) as server:
+        for line in DEMOS[name].to_try(server.port):
+            assert f"  {line}\n" in server.log
+        assert f"localhost:{server.port}" in server.log
+        assert f"\n{name}: {DEMOS[name].summary}." in server.log
+        path = "/api/ping" if name == "fastapi" else "/health"
+        assert ASKING.get(f"{server.url}{path}").status_code == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) in (0, -signal.SIGINT)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], f"there is no demo 'nonsense': expected one of {', '.join(DEMOS)}"),
+        (["service", "0"], "PORT='0' is not a port: expected a number from 1 to 65535"),
+        (["service", "65536"], "PORT='65536' is not a port: expected a number from 1 to 65535"),
+        (["service", "x"], "PORT='x' is not a port: expected a number from 1 to 65535"),
+    ],
+)
+def test_what_cannot_be_started(words: list[str], message: str) -> None:
+    done = run(sys.executable, "-m", "demo", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{message}\n")
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(sys.executable, "-m", "demo", "gateway", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"cannot serve on port {port} (Address already in use): "
+        f"try  make demo DEMO=gateway PORT={port % 65535 + 1}\n"
+    )
+
+
+def test_the_list() -> None:
+    done = run(sys.executable, "-m", "demo")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(DEMOS)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_demo_has_commands(name: str) -> None:
+    demo = DEMOS[name]
+    assert demo.commands(1)
+    assert all(str(demo.port) not in command for command in demo.commands(1))
+    assert len(demo.to_try(1)) >= 4
