@@ -62,7 +62,7 @@ async def hello() -> dict[str, str]:
 
 
 @app.get("/metrics", include_in_schema=False)
-async def metrics() -> Response:
+def metrics() -> Response:
     """Return the metrics for Prometheus."""
     return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 

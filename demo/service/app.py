@@ -22,14 +22,16 @@ from hashlib import sha256
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, __version__
 from rate_limiter.headers import reset_at_s
 from rate_limiter.identity import Identities, header_source
+from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
@@ -39,7 +41,7 @@ NAME = "Distributed Rate Limiting Service"
 LIMIT = Limit.fixed_window(20, 60)
 ASSETS = "/docs/assets"
 NOT_LIMITED = (
-    *("/", "/health", "/rate-limit/status", "/openapi.json"),
+    *("/", "/health", "/metrics", "/rate-limit/status", "/openapi.json"),
     *("/docs", "/redoc", "/docs/oauth2-redirect", f"{ASSETS}/favicon.png"),
     *(f"{ASSETS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css")),
     f"{ASSETS}/redoc.standalone.js",
@@ -236,6 +238,7 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         denied=denied,
         reset="epoch",
         exempt_paths=NOT_LIMITED,
+        metrics="service",
     )
     app.add_exception_handler(RequestValidationError, _malformed)
     _add_routes(app, limiter, identify)
@@ -298,6 +301,11 @@ def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:
         return ServiceResponse(
             service=NAME, version=__version__, status="running", documentation="/docs"
         )
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        """Return the metrics for Prometheus."""
+        return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 
 
 def _now() -> str:
