@@ -34,7 +34,9 @@ settings = Settings()
 chdir = str(ROOT)
 wsgi_app = f"demo.{demo}.app:app"
 port = settings.api_port if "api_port" in settings.model_fields_set else PORTS.get(demo, 8000)
-bind = f"[{settings.api_host}]:{port}" if ":" in settings.api_host else f"{settings.api_host}:{port}"
+bind = (
+    f"[{settings.api_host}]:{port}" if ":" in settings.api_host else f"{settings.api_host}:{port}"
+)
 
 # An event loop serves many clients, a WSGI worker one for each thread. With a memory:// store
 # each worker has buckets of its own, so several workers want shared:// or Redis.
