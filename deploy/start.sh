@@ -158,7 +158,8 @@ redis() { # redis NAME PORT OPTION...
     name=$1 at=$2
     shift 2
     mkdir "$folder/$name"
-    launch "$name" "$at" redis-server "$root/deploy/redis/redis.conf" --port "$at" --bind 127.0.0.1 \
+    cp "$root/deploy/redis/redis.conf" "$folder/$name/conf" # sentinels let it be rewritten
+    launch "$name" "$at" redis-server "$folder/$name/conf" --port "$at" --bind 127.0.0.1 \
         --dir "$folder/$name" --set-proc-title no "$@"
 }
 
