@@ -297,13 +297,26 @@ show() {
     printf "  deploy/start.sh stop --port %s\n\nCtrl-C stops it all. Logs are in %s until then.\n" "$port" "$folder"
 }
 
+# Workers whose parent was killed notice that by themselves.
+abandon() {
+    for _ in $(seq 100); do
+        says_nothing && break
+        sleep 0.2
+    done
+    die "$demo ended: $(last_words "$demo")"
+}
+
+says_nothing() {
+    "$python" -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' "$port"
+}
+
 # A Redis may end: that is what the others are for. The demo may not.
 watch() {
     missed=''
     while [ -f "$state" ]; do
         while read -r pid name _; do
             if ! kill -0 "$pid" 2>/dev/null; then
-                [ "$name" != "$demo" ] || die "$name ended: $(last_words "$name")"
+                [ "$name" != "$demo" ] || abandon
                 case $missed in *" $name "*) continue ;; esac
                 missed="$missed $name "
                 echo "start.sh: $name ended; the others go on" >&2
