@@ -128,7 +128,8 @@ end_process() { # end_process PID: politely, then not
 end_all() {
     [ -f "$folder/pids" ] || return 0
     pids=$(sed '1!G;h;$!d' "$folder/pids" | cut -d ' ' -f 1)
-    for pid in $pids; do end_process "$pid"; done
+    # Workers are still there only if their parent was killed.
+    for pid in $pids $(cat "$folder/workers" 2>/dev/null); do end_process "$pid"; done
 }
 
 status=0
@@ -231,7 +232,10 @@ start_demo() {
             --host 127.0.0.1 --port "$port" --workers "$workers" "demo.$demo.app:app"
     fi
     wait_until "the demo is healthy" healthy
+    ps -e -o pid= -o ppid= | awk -v parent="$(demo_pid)" '$2 == parent { print $1 }' >"$folder/workers" || true
 }
+
+demo_pid() { tail -n 1 "$folder/pids" | cut -d ' ' -f 1; }
 
 healthy() {
     "$python" "$root/deploy/healthcheck.py" "http://127.0.0.1:$port/health" || return 1
@@ -297,26 +301,13 @@ show() {
     printf "  deploy/start.sh stop --port %s\n\nCtrl-C stops it all. Logs are in %s until then.\n" "$port" "$folder"
 }
 
-# Workers whose parent was killed notice that by themselves.
-abandon() {
-    for _ in $(seq 100); do
-        says_nothing && break
-        sleep 0.2
-    done
-    die "$demo ended: $(last_words "$demo")"
-}
-
-says_nothing() {
-    "$python" -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' "$port"
-}
-
 # A Redis may end: that is what the others are for. The demo may not.
 watch() {
     missed=''
     while [ -f "$state" ]; do
         while read -r pid name _; do
             if ! kill -0 "$pid" 2>/dev/null; then
-                [ "$name" != "$demo" ] || abandon
+                [ "$name" != "$demo" ] || die "$name ended: $(last_words "$name")"
                 case $missed in *" $name "*) continue ;; esac
                 missed="$missed $name "
                 echo "start.sh: $name ended; the others go on" >&2
