@@ -6,7 +6,8 @@
 The stack is that of deploy/start.sh sentinel: two workers, two replicas, three sentinels that call
 a master gone after 1 s of silence. A client asks without pause, each time under a new API key. The
 master is killed with SIGKILL; the figure is the time from there to the first request whose count is
-in the new master. Statuses and the slowest answer are those of the time between.
+in the new master. Statuses and the slowest answer are those of the time between. It needs what the
+tests need: make .venv/test.stamp.
 """
 
 from __future__ import annotations
