@@ -326,7 +326,8 @@ fi
 command -v redis-server >/dev/null || "$root/.ci/system-packages" stack || die "redis-server is missing"
 python=${PYTHON:-$root/.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
-"$python" -c 'import fastapi, rate_limiter, uvicorn' 2>/dev/null ||
+"$python" -c 'import sys; from importlib.util import find_spec as find; sys.exit(not all(map(find, sys.argv[1:])))' \
+    rate_limiter fastapi flask redis gunicorn uvicorn_worker ||
     die "$python lacks what the demos need: pip install '.[demo]', or make .venv/demo.stamp"
 
 state=$root/build/stack/$port

@@ -90,19 +90,19 @@ def test_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("demo", "path", "limit"),
+    ("demo", "path", "limit", "end"),
     [
-        ("gateway", "/v1/hello", "10"),
-        ("distributed", "/", "20"),
-        ("flaskapp", "/api/ping", "5"),
+        ("gateway", "/v1/hello", "10", signal.SIGINT),
+        ("distributed", "/", "20", signal.SIGTERM),
+        ("flaskapp", "/api/ping", "5", signal.SIGHUP),
     ],
 )
-def test_other_demos(tmp_path: Path, demo: str, path: str, limit: str) -> None:
+def test_other_demos(tmp_path: Path, demo: str, path: str, limit: str, end: signal.Signals) -> None:
     with running_stack(tmp_path / "log", "--demo", demo, "--workers", "1") as stack:
         answer = httpx.get(stack.url + path)
         assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, limit)
-        stack.process.send_signal(signal.SIGTERM)
-        assert stack.process.wait(60) == 143
+        stack.process.send_signal(end)
+        assert stack.process.wait(60) == (130 if end == signal.SIGINT else 143)
         assert_nothing_is_left(stack)
 
 
