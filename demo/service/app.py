@@ -186,7 +186,8 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         limit,
         store=address,
         on_store_error=settings.on_store_error,
-        exact_prefix="rate:",
+        # A cluster cannot place keys with a date in them: there they are as of other limiters.
+        exact_prefix=None if "+cluster://" in address else "rate:",
         max_keys=settings.max_keys,
     )
     identities = Identities(

@@ -1,0 +1,81 @@
+"""Settings of gunicorn for the demos: `gunicorn --config deploy/gunicorn.conf.py`.
+
+DEMO names one (service), API_HOST and API_PORT say where it listens, WEB_CONCURRENCY how many
+workers serve it. rate_limiter.settings reads the rest of the environment, and .env.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+from rate_limiter.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+WSGI = {"flaskapp"}  # the other demos are ASGI
+PORTS = {"gateway": 8080, "fastapi": 5000, "flaskapp": 5000}  # 8000 elsewhere
+
+
+def number(name: str, default: int) -> int:
+    """Return a whole number from 1 that the environment gives, or end gunicorn."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        sys.exit(f"{name}={text!r} is wrong: expected a whole number from 1")
+    return int(text)
+
+
+demos = sorted(path.parent.name for path in ROOT.glob("demo/*/app.py"))
+demo = os.environ.get("DEMO") or "service"
+if demo not in demos:
+    sys.exit(f"DEMO={demo!r} is not a demo: expected one of {', '.join(demos)}")
+settings = Settings()
+
+chdir = str(ROOT)
+wsgi_app = f"demo.{demo}.app:app"
+port = settings.api_port if "api_port" in settings.model_fields_set else PORTS.get(demo, 8000)
+bind = (
+    f"[{settings.api_host}]:{port}" if ":" in settings.api_host else f"{settings.api_host}:{port}"
+)
+
+# An event loop serves many clients, a WSGI worker one for each thread. With a memory:// store
+# each worker has buckets of its own, so several workers want shared:// or Redis.
+worker_class = "gthread" if demo in WSGI else "uvicorn_worker.UvicornWorker"
+threads = number("THREADS", 8) if demo in WSGI else 1
+workers = number("WEB_CONCURRENCY", 2)
+
+# The application is imported once, before the workers are forked: a mistake in it ends gunicorn
+# with one message, and the code is in memory once. The engine closes what a child inherits of its
+# connections, so a child never reads another's answers. New code needs a restart, not SIGHUP.
+preload_app = True
+
+# A worker that says nothing for so long is killed; one that is told to stop may finish first.
+timeout = 30
+graceful_timeout = number("GRACEFUL_TIMEOUT_S", 20)
+keepalive = 75  # longer than the proxy in front keeps idle connections: it closes first
+
+# One place decides who the client is: RATE_LIMITER_TRUSTED_PROXIES. By default uvicorn would
+# also believe X-Forwarded-For from whatever runs on this host.
+forwarded_allow_ips = ""
+
+# Heartbeat files on a disk can stop a worker; the root of a container is not writable at all.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+accesslog = "-" if settings.log_level.upper() in ("INFO", "DEBUG") else None
+errorlog = "-"
+control_socket_disable = True  # it would be one file in the home folder for all instances
+loglevel = settings.log_level.lower()
+
+
+def on_starting(server: Arbiter) -> None:
+    """Forget the metrics of workers that an earlier gunicorn had."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        for file in Path(folder).glob("*.db"):
+            file.unlink()
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    """Let the gauges of a dead worker go; its counters stay in the sum."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)

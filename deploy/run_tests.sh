@@ -1,0 +1,25 @@
+#!/bin/sh
+# Check the service end to end, as a client sees it.
+#
+#   deploy/run_tests.sh                        on a stack of its own, which it stops again
+#   deploy/run_tests.sh http://127.0.0.1:8000  on the one that runs there
+#
+# What follows the URL goes to pytest. PYTHON names the interpreter: .venv/bin/python where there is
+# one, else python3.
+set -eu
+cd "$(dirname "$0")/.."
+
+case ${1:-} in
+-h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 0 ;;
+http://* | https://*)
+    export SERVICE_URL="$1"
+    shift
+    ;;
+esac
+python=${PYTHON:-.venv/bin/python}
+command -v "$python" >/dev/null || python=python3
+"$python" -c 'import httpx, pytest, rate_limiter' 2>/dev/null || {
+    echo "run_tests.sh: $python lacks what the tests need: pip install '.[test]', or make .venv/test.stamp" >&2
+    exit 1
+}
+exec "$python" -m pytest --quiet tests/test_service_live.py "$@"

@@ -1,0 +1,86 @@
+"""Stacks of deploy/start.sh on free ports, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers import ROOT, free_port
+
+START = ROOT / "deploy" / "start.sh"
+START_TIMEOUT_S = 90
+ENVIRONMENT = os.environ | {"PYTHON": sys.executable}
+
+
+@dataclass
+class Stack:
+    """A demo and its Redis, as deploy/start.sh tells of them."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        """Return where the demo answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """Return what start.sh has printed so far."""
+        return self.log_file.read_text(encoding="utf-8")
+
+    @property
+    def members(self) -> dict[str, tuple[int, int]]:
+        """Return the port and the process id of each server, by its name."""
+        rows = re.findall(r"^  (\S+) +127\.0\.0\.1:(\d+) +process (\d+)$", self.log, re.MULTILINE)
+        return {name: (int(port), int(pid)) for name, port, pid in rows}
+
+    @property
+    def folder(self) -> Path:
+        """Return where its logs are."""
+        found = re.search(r"Logs are in (\S+)", self.log)
+        assert found is not None, self.log
+        return Path(found[1])
+
+    def stop(self) -> None:
+        """Stop it with the command that it printed, and wait for its end."""
+        command = [START, "stop", "--port", str(self.port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        self.process.wait(60)
+
+
+@contextlib.contextmanager
+def running_stack(log_file: Path, *words: str) -> Iterator[Stack]:
+    """Run ``deploy/start.sh WORDS`` on a free port until the block ends.
+
+    Raises:
+        RuntimeError: it did not come up; the message has what it printed.
+    """
+    port = free_port()
+    with log_file.open("wb") as log:
+        command = [START, *words, "--port", str(port)]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
+    stack = Stack(port, process, log_file)
+    try:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while "Ctrl-C stops it all" not in stack.log:
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the stack did not come up:\n{stack.log}")
+            time.sleep(0.02)
+        yield stack
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,188 @@
+"""The service, end to end: at SERVICE_URL where that is set, else on a stack of deploy/start.sh.
+
+deploy/run_tests.sh runs this file. Each test is a client of its own, and none waits for a window.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from stacks import running_stack
+
+LIMIT = 20
+HEADERS = {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    if url := os.environ.get("SERVICE_URL"):
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield client
+        return
+    log_file = tmp_path_factory.mktemp("stack") / "log"
+    with (
+        running_stack(log_file, "plain") as stack,
+        httpx.Client(base_url=stack.url, timeout=30) as client,
+    ):
+        yield client
+
+
+def in_one_window(scenario: Callable[[dict[str, str]], list[httpx.Response]]) -> list[
+    httpx.Response
+]:  # fmt: skip
+    """Run a scenario for a new client, again where a window ended in the middle of it."""
+    for _ in range(5):
+        answers = scenario({"X-API-Key": f"live-{uuid.uuid4()}"})
+        if len({answer.headers["x-ratelimit-reset"] for answer in answers}) == 1:
+            return answers
+    raise AssertionError("five scenarios in a row did not fit into a window")
+
+
+def spend(client: httpx.Client, count: int) -> list[httpx.Response]:
+    return in_one_window(
+        lambda who: [client.post("/api/resource", headers=who) for _ in range(count)]
+    )
+
+
+def test_health(client: httpx.Client) -> None:
+    told = client.get("/health").json()
+    assert (told["status"], told["redis"]) == ("healthy", "connected")
+
+
+def test_index(client: httpx.Client) -> None:
+    told = client.get("/").json()
+    assert told["service"] == "Distributed Rate Limiting Service"
+    assert (told["status"], told["documentation"]) == ("running", "/docs")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_documentation(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "Distributed Rate Limiting Service" in answer.text
+
+
+def test_request_that_passes(client: httpx.Client) -> None:
+    (answer,) = spend(client, 1)
+    assert answer.status_code == 200
+    told = answer.json()
+    assert told["message"] == "Request successful"
+    assert told["request_id"].startswith("req_")
+    assert told["data"] == {"processed": True, "action": None, "user_data": None}
+
+
+def test_data_comes_back(client: httpx.Client) -> None:
+    body = {"action": "process", "user_data": {"name": "Zoë", "n": [1, 2]}}
+    answer = client.post("/api/resource", json=body, headers={"X-API-Key": str(uuid.uuid4())})
+    assert answer.json()["data"] == {"processed": True, **body}
+
+
+def test_headers_count_down(client: httpx.Client) -> None:
+    answers = spend(client, 5)
+    assert all(set(answer.headers) >= HEADERS for answer in answers)
+    left = [int(answer.headers["x-ratelimit-remaining"]) for answer in answers]
+    assert left == [19, 18, 17, 16, 15]
+    assert {answer.headers["x-ratelimit-limit"] for answer in answers} == {str(LIMIT)}
+
+
+def test_window_ends_with_the_minute(client: httpx.Client) -> None:
+    (answer,) = spend(client, 1)
+    reset_s = int(answer.headers["x-ratelimit-reset"])
+    assert reset_s % 60 == 0
+    assert -5 < reset_s - time.time() <= 65  # clocks of two machines may differ
+
+
+def test_twenty_pass_and_then_429(client: httpx.Client) -> None:
+    answers = spend(client, LIMIT + 3)
+    assert [answer.status_code for answer in answers] == [200] * LIMIT + [429] * 3
+    denied = answers[-1]
+    assert denied.headers["x-ratelimit-remaining"] == "0"
+    assert 1 <= int(denied.headers["retry-after"]) <= 60
+    told = denied.json()
+    assert told["error"] == "Rate limit exceeded"
+    assert told["identifier"] == denied.request.headers["x-api-key"]
+    assert (told["limit"], told["window"]) == (LIMIT, 60)
+    assert 1 <= told["retry_after"] <= 60
+
+
+def test_clients_do_not_count_for_each_other(client: httpx.Client) -> None:
+    def scenario(who: dict[str, str]) -> list[httpx.Response]:
+        first = [client.post("/api/resource", headers=who) for _ in range(LIMIT + 1)]
+        other = {"X-API-Key": who["X-API-Key"] + "-other"}
+        return [*first, client.post("/api/resource", headers=other)]
+
+    *_, denied, other = in_one_window(scenario)
+    assert (denied.status_code, other.status_code) == (429, 200)
+    assert other.headers["x-ratelimit-remaining"] == "19"
+
+
+def test_without_a_key_the_address_counts(client: httpx.Client) -> None:
+    told = client.get("/rate-limit/status").json()
+    assert told["identifier_type"] == "ip"
+    assert client.post("/api/resource").status_code in (200, 429)  # others may share the address
+
+
+def test_status_takes_nothing(client: httpx.Client) -> None:
+    def scenario(who: dict[str, str]) -> list[httpx.Response]:
+        first = client.post("/api/resource", headers=who)
+        for _ in range(30):
+            assert client.get("/rate-limit/status", headers=who).status_code == 200
+        return [first, client.post("/api/resource", headers=who)]
+
+    assert in_one_window(scenario)[1].headers["x-ratelimit-remaining"] == "18"
+
+
+def test_status_tells_what_was_taken(client: httpx.Client) -> None:
+    for _ in range(5):
+        (*_, last) = spend(client, 3)
+        who = {"X-API-Key": last.request.headers["x-api-key"]}
+        told = client.get("/rate-limit/status", headers=who).json()
+        if told["reset_at"] == int(last.headers["x-ratelimit-reset"]):
+            break
+    assert told == {
+        "identifier": who["X-API-Key"],
+        "identifier_type": "user",
+        "limit": LIMIT,
+        "remaining": 17,
+        "reset_at": int(last.headers["x-ratelimit-reset"]),
+        "window": 60,
+        "current_count": 3,
+    }
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/rate-limit/status"])
+def test_paths_without_a_limit(client: httpx.Client, path: str) -> None:
+    who = {"X-API-Key": str(uuid.uuid4())}
+    answers = [client.get(path, headers=who) for _ in range(LIMIT + 5)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert not HEADERS & set(answers[0].headers)
+
+
+def test_clients_at_the_same_time_get_no_more(client: httpx.Client) -> None:
+    def scenario(who: dict[str, str]) -> list[httpx.Response]:
+        with ThreadPoolExecutor(10) as pool:
+            return list(
+                pool.map(lambda _: client.post("/api/resource", headers=who), range(3 * LIMIT))
+            )
+
+    statuses = [answer.status_code for answer in in_one_window(scenario)]
+    assert (statuses.count(200), statuses.count(429)) == (LIMIT, 2 * LIMIT)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b'{"action": 5}', b"{"])
+def test_wrong_bodies_are_refused(client: httpx.Client, body: bytes) -> None:
+    headers = {"X-API-Key": str(uuid.uuid4()), "Content-Type": "application/json"}
+    answer = client.post("/api/resource", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
+
+
+def test_long_keys(client: httpx.Client) -> None:
+    answer = client.post("/api/resource", headers={"X-API-Key": "k" * 4000})
+    assert answer.status_code in (200, 429)

@@ -1,0 +1,205 @@
+"""deploy/start.sh: brings each stack up, tells why where it cannot, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import redis
+from redis_servers import wait_until
+from servers import ROOT, free_port
+from stacks import ENVIRONMENT, START, Stack, running_stack
+
+GIVE_UP_S = 60
+
+
+def assert_nothing_is_left(stack: Stack) -> None:
+    assert not [pid for _, pid in stack.members.values() if psutil.pid_exists(pid)]
+    assert not stack.folder.exists()
+    assert not (ROOT / "build" / "stack" / str(stack.port)).exists()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", stack.port)) != 0
+
+
+def statuses(url: str, count: int) -> list[int]:
+    """Send requests of one new client, in one window of a minute; return what they got."""
+    while True:
+        who = {"X-API-Key": str(uuid.uuid4())}
+        answers = [httpx.post(f"{url}/api/resource", headers=who) for _ in range(count)]
+        if len({answer.headers["x-ratelimit-reset"] for answer in answers}) == 1:
+            return [answer.status_code for answer in answers]
+
+
+def test_plain_with_uvicorn(tmp_path: Path) -> None:
+    with running_stack(tmp_path / "log", "plain", "--server", "uvicorn") as stack:
+        assert set(stack.members) == {"redis-1", "service"}
+        assert statuses(stack.url, 22) == [200] * 20 + [429] * 2
+        stack.stop()
+        assert stack.process.returncode == 0
+        assert_nothing_is_left(stack)
+
+
+def test_sentinel(tmp_path: Path) -> None:
+    """A request under way when the master dies gets its answer, and Redis counts again soon."""
+    with running_stack(tmp_path / "log", "sentinel") as stack:
+        members = stack.members
+        assert len(members) == 7
+        assert statuses(stack.url, 21) == [200] * 20 + [429]
+        os.kill(members["redis-1"][1], signal.SIGKILL)
+        replicas = [redis.Redis("127.0.0.1", members[f"redis-{i}"][0]) for i in (2, 3)]
+        deadline_s = time.monotonic() + GIVE_UP_S
+        while True:
+            key = str(uuid.uuid4())
+            answer = httpx.post(f"{stack.url}/api/resource", headers={"X-API-Key": key})
+            assert answer.status_code == 200
+            if any(client.keys(f"rate:user:{key}:*") for client in replicas):
+                break
+            assert time.monotonic() < deadline_s
+        for client in replicas:
+            client.close()
+        assert "redis-1 ended; the others go on" in stack.log
+        assert httpx.get(f"{stack.url}/health").json()["redis"] == "connected"
+        stack.stop()
+        assert_nothing_is_left(stack)
+
+
+def test_cluster(tmp_path: Path) -> None:
+    with running_stack(tmp_path / "log", "cluster", "--workers", "1") as stack:
+        assert len(stack.members) == 7
+        assert statuses(stack.url, 21) == [200] * 20 + [429]
+        for _ in range(30):
+            statuses(stack.url, 1)
+        ports = [port for name, (port, _) in stack.members.items() if name.startswith("redis")]
+        clients = [redis.Redis("127.0.0.1", port) for port in ports]
+        masters = [client for client in clients if client.info("replication")["role"] == "master"]
+        assert len(masters) == 3
+        assert all(client.dbsize() for client in masters)  # each has its share
+        for client in clients:
+            client.close()
+        stack.stop()
+        assert_nothing_is_left(stack)
+
+
+@pytest.mark.parametrize(
+    ("demo", "path", "limit", "end"),
+    [
+        ("gateway", "/v1/hello", "10", signal.SIGINT),
+        ("distributed", "/", "20", signal.SIGTERM),
+        ("flaskapp", "/api/ping", "5", signal.SIGHUP),
+    ],
+)
+def test_other_demos(tmp_path: Path, demo: str, path: str, limit: str, end: signal.Signals) -> None:
+    with running_stack(tmp_path / "log", "--demo", demo, "--workers", "1") as stack:
+        answer = httpx.get(stack.url + path)
+        assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, limit)
+        stack.process.send_signal(end)
+        assert stack.process.wait(60) == (130 if end == signal.SIGINT else 143)
+        assert_nothing_is_left(stack)
+
+
+def test_demo_that_ends(tmp_path: Path) -> None:
+    with running_stack(tmp_path / "log", "--workers", "1") as stack:
+        os.kill(stack.members["service"][1], signal.SIGKILL)
+        assert stack.process.wait(60) == 1
+        assert "start.sh: service ended: " in stack.log
+        assert_nothing_is_left(stack)
+
+
+def test_start_that_was_killed(tmp_path: Path) -> None:
+    """Then nobody is left to end the servers but `stop`."""
+    with running_stack(tmp_path / "log", "--workers", "1") as stack:
+        stack.process.kill()
+        stack.process.wait()
+        assert httpx.get(f"{stack.url}/health").status_code == 200
+        stack.stop()
+        wait_until(
+            lambda: not any(psutil.pid_exists(pid) for _, pid in stack.members.values()),
+            "init has collected what ended",
+        )
+        assert_nothing_is_left(stack)
+
+
+# --- What it refuses ---
+
+
+def refusal(*words: str, **environment: str) -> tuple[int, str]:
+    """Return the exit status of start.sh, and what it said on stderr."""
+    done = subprocess.run(
+        ["/bin/sh", START, *words],
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["nowhere"], "'nowhere' is not known"),
+        (["plain", "cluster"], "'plain' and 'cluster' are asked for: expected one"),
+        (["--port"], "--port lacks its value"),
+        (["--port", "70000"], "--port '70000': expected a number from 1 to 65535"),
+        (["--workers", "none"], "--workers 'none': expected a number from 1 to 65535"),
+        (["--demo", "nothing"], "there is no demo/nothing/app.py"),
+        (["--server", "apache"], "--server 'apache': expected gunicorn or uvicorn"),
+        (["sentinel", "--demo", "gateway"], "knows one Redis only: expected plain"),
+        (["--demo", "flaskapp", "--server", "uvicorn"], "is WSGI: expected --server gunicorn"),
+    ],
+)
+def test_wrong_usage(words: list[str], reason: str) -> None:
+    status, said = refusal(*words)
+    assert status == 2
+    assert said.count("\n") == 1
+    assert reason in said
+
+
+@pytest.mark.parametrize("option", ["--port", "--redis-port"])
+def test_port_that_is_taken(option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = {"--port": str(free_port()), option: str(port)}
+        status, said = refusal(*(word for pair in words.items() for word in pair))
+    assert status == 1
+    assert said.count("\n") == 1
+    assert f"port {port} cannot be used" in said
+
+
+def test_stop_of_nothing() -> None:
+    port = str(free_port())
+    assert refusal("stop", "--port", port) == (1, f"start.sh: nothing was started on port {port}\n")
+
+
+def test_redis_that_does_not_start(tmp_path: Path) -> None:
+    broken = tmp_path / "redis-server"
+    broken.write_text("#!/bin/sh\necho out of order\nexit 1\n")
+    broken.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    port = str(free_port())
+    status, said = refusal("--port", port, PATH=path, TMPDIR=str(tmp_path))
+    assert (status, said) == (1, "start.sh: redis-1 ended: out of order\n")
+    assert list(tmp_path.iterdir()) == [broken]
+
+
+def test_no_redis(tmp_path: Path) -> None:
+    for name in ("dirname", "id", "uname"):  # a machine without a package manager
+        program = shutil.which(name)
+        assert program is not None
+        (tmp_path / name).symlink_to(program)
+    status, said = refusal("--port", str(free_port()), PATH=str(tmp_path))
+    assert status == 1
+    assert "start.sh: redis-server is missing" in said
+    assert "Traceback" not in said
