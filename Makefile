@@ -37,13 +37,13 @@ test: test-packages ## lint, C tests, sanitizers, Python tests
 	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory pytest
 
-test-all: $(VENV)/test.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
+test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
-pytest: $(VENV)/test.stamp ## only the Python tests, on the installed package
+pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
 	@$(VENV)/bin/pytest --quiet
 
-lint: $(VENV)/test.stamp ## ruff, mypy, and the stubs against the extension
+lint: $(VENV)/check.stamp ## ruff, mypy, and the stubs against the extension
 	@$(VENV)/bin/ruff check --quiet
 	@$(VENV)/bin/ruff format --check --quiet
 	@$(VENV)/bin/mypy --no-error-summary
@@ -93,7 +93,7 @@ $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
 	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
-	@$(if $(filter test,$*),$(VENV)/bin/python .ci/old_packages.py)
+	@$(if $(filter check test,$*),$(VENV)/bin/python .ci/old_packages.py)
 	@touch $@
 
 # --- The C tests -----------------------------------------------------------------------------

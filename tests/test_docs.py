@@ -148,7 +148,7 @@ def test_blocks_of_the_readme() -> None:
 
 def test_every_page_has_a_test() -> None:
     """Those that are not tried here are named by another test file."""
-    tests = set(Path(__file__).parent.glob("test_*.py")) - {Path(__file__)}
+    tests = set(Path(__file__).parent.rglob("test_*.py")) - {Path(__file__)}
     texts = [path.read_text(encoding="utf-8") for path in tests]
     for page in DOCS.rglob("*.md"):
         name = page.relative_to(DOCS).as_posix()

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from servers import ROOT
 
-ROOT = Path(__file__).parent.parent
 # What a browser fetches by itself, by element.
 LOADS = {
     "script": ["src"],
