@@ -34,7 +34,7 @@ PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).d
 HS = Jwt(secret=SECRET, algorithms=["HS256"])
 
 
-def later(seconds: float = 60) -> int:
+def later(seconds: float = 86_400) -> int:
     return int(time.time() + seconds)
 
 
