@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
-import redis
-from rate_limiter import __version__
+from rate_limiter import StoreError, __version__
+from rate_limiter.connection import connect
 from rate_limiter.load import LoadPlan, LoadResult, LoadRun
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,15 +62,27 @@ def running(*command: str, **environment: str) -> Iterator[None]:
         process.wait()
 
 
+class Redis:
+    """A running redis-server, asked by the engine's own client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.ask = connect(f"redis://127.0.0.1:{port}/0").client.command
+
+    def info(self, section: str, name: str) -> str:
+        """Return one value of INFO."""
+        lines = self.ask("INFO", section).decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)[name]
+
+
 @contextlib.contextmanager
-def redis_running(folder: str) -> Iterator[redis.Redis]:
+def redis_running(folder: str) -> Iterator[Redis]:
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
     with running("redis-server", *options):
-        client = redis.Redis(port=port)
-        wait_for(client.ping)
-        yield client
-        client.close()
+        made = Redis(port)
+        wait_for(lambda: made.ask("PING"))
+        yield made
 
 
 @contextlib.contextmanager
@@ -91,7 +103,7 @@ def wait_for(question: object) -> None:
         try:
             question()  # type: ignore[operator]
             return
-        except (OSError, redis.ConnectionError):
+        except (OSError, StoreError):
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.05)
@@ -154,13 +166,13 @@ def measure_many(limited: str) -> None:
     print(f"p99 {result.all_latencies().percentile_ns(99) / 1e6:.0f} ms, longest {worst_ms:.0f} ms")
 
 
-def measure_bytes(limited: str, client: redis.Redis) -> None:
+def measure_bytes(limited: str, store: Redis) -> None:
     """Print what the state of 10,000 users takes of Redis."""
-    client.flushall()
-    before = int(client.info("memory")["used_memory"])
+    store.ask("FLUSHALL")
+    before = int(store.info("memory", "used_memory"))
     load(limited, requests=USERS, concurrency=20, seconds=60)
-    added = int(client.info("memory")["used_memory"]) - before
-    keys = client.dbsize()
+    added = int(store.info("memory", "used_memory")) - before
+    keys = store.ask("DBSIZE")
     print(f"\nRedis: {added / 1e6:.2f} MB for {keys} keys, {added / keys:.0f} bytes each")
 
 
@@ -170,21 +182,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=5, help="of a run")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, redis_running(folder) as client:
-        port = client.connection_pool.connection_kwargs["port"]
-        version = client.info("server")["redis_version"]
+    with tempfile.TemporaryDirectory() as folder, redis_running(folder) as store:
+        version = store.info("server", "redis_version")
         print(
             f"rate_limiter {__version__}, CPython {platform.python_version()}, Redis {version}, "
             f"{platform.machine()}, {os.cpu_count()} cores"
         )
         with (
-            service_running("demo.service.app:app", port) as limited,
-            service_running("unlimited_service:app", port) as unlimited,
+            service_running("demo.service.app:app", store.port) as limited,
+            service_running("unlimited_service:app", store.port) as unlimited,
         ):
             measure_latency(limited, unlimited, given.rounds, given.seconds)
             measure_throughput(limited, unlimited, given.rounds, given.seconds)
             measure_many(limited)
-            measure_bytes(limited, client)
+            measure_bytes(limited, store)
 
 
 if __name__ == "__main__":
