@@ -66,11 +66,21 @@ control_socket_disable = True  # it would be one file in the home folder for all
 loglevel = settings.log_level.lower()
 
 
-def on_starting(server: Arbiter) -> None:
-    """Forget the metrics of workers that an earlier gunicorn had."""
-    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        for file in Path(folder).glob("*.db"):
-            file.unlink()
+def forget_metrics() -> None:
+    """Forget the metrics of workers that an earlier gunicorn had.
+
+    Now, because the application that is preloaded opens files there before any hook is called; but
+    not when a running gunicorn reads its settings again.
+    """
+    folder, asked_by = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), str(os.getpid())
+    if folder and os.environ.get("RATE_LIMITER_METRICS_FORGOTTEN_BY") != asked_by:
+        os.environ["RATE_LIMITER_METRICS_FORGOTTEN_BY"] = asked_by
+        for pattern in ("*.db", "*.rate_limiter_*"):
+            for file in Path(folder).glob(pattern):
+                file.unlink()
+
+
+forget_metrics()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -224,6 +224,9 @@ start_demo() {
         export RATE_LIMIT_RULES_PATH="${RATE_LIMIT_RULES_PATH:-demo/distributed/rate_limits.json}"
         export RATE_LIMITER_LOG="$folder/decisions.log"
     fi
+    # Through it workers tell each other their metrics.
+    mkdir "$folder/metrics"
+    export PROMETHEUS_MULTIPROC_DIR="$folder/metrics"
     cd "$root"
     if [ "$server" = gunicorn ]; then
         launch "$demo" "$port" "$python" -m gunicorn --config "$root/deploy/gunicorn.conf.py"
@@ -292,6 +295,7 @@ show() {
         echo "  curl -i -X POST $url/api/resource -H 'X-API-Key: testuser'"
         echo "  curl $url/rate-limit/status -H 'X-API-Key: testuser'"
         echo "  curl $url/health"
+        echo "  curl $url/metrics"
         ;;
     gateway) echo "  curl -i $url/v1/hello -H 'x-api-key: demo'" ;;
     quickstart) echo "  curl -i $url/api/data" ;;
