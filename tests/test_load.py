@@ -230,6 +230,17 @@ def test_what_was_checked_is_what_is_connected_to(
     assert asked.count("rebinding.test") == 1
 
 
+@pytest.mark.parametrize("host", ["2130706433", "127.1", "0177.0.0.1", "1.2.3.4.5"])
+def test_hosts_of_digits_are_not_looked_up_again(
+    host: str, counting: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An HTTP client may take such a host for an address, and look it up by itself."""
+    asked = resolve(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
+    result = load(f"http://{host}:{counting.port}/", requests=3)
+    assert (result.statuses, result.errors) == ({200: 3}, {})
+    assert asked.count(host) == 1
+
+
 def test_the_caller_may_own_the_target(counting: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, ["127.0.0.1"])
     monkeypatch.setattr("rate_limiter.load_target.is_loopback", lambda address: False)
