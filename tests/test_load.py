@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rate_limiter import load_cli
 from rate_limiter.cli import main as command
 from rate_limiter.load import LoadError, LoadPlan, LoadResult, LoadRun
 from rate_limiter.load_histogram import RELATIVE_ERROR, LatencyHistogram
-from rate_limiter.load_report import histogram, report
+from rate_limiter.load_report import LiveView, histogram, report
 from rate_limiter.load_result import KINDS
 from rate_limiter.load_target import is_loopback
 from redis_servers import wait_until
@@ -306,6 +308,7 @@ def test_percentiles(latencies_ns: list[int], percent: float) -> None:
     got = found.percentile_ns(percent)
     assert got is not None
     assert abs(got - exact) <= exact * RELATIVE_ERROR
+    assert found.percentiles_ns([percent, 100]) == [got, found.percentile_ns(100)]
     assert (found.min_ns, found.max_ns) == (min(latencies_ns), max(latencies_ns))
     assert found.mean_ns == sum(latencies_ns) / count
     joined = LatencyHistogram()
@@ -386,6 +389,25 @@ def test_lines_where_there_is_no_terminal(
     assert f"POST {counting.url}/limited" in out
     assert "statuses       200: 10, 429: 20" in out
     assert "Retry-After    on all of the 429s, 1 to 3 s" in out
+
+
+def test_the_live_table_takes_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn by the thread that measures: the longer that takes, the rarer it is done."""
+    drawn = []
+
+    def draw(view: LiveView, elapsed_s: float) -> None:
+        drawn.append(elapsed_s)
+        time.sleep(0.05)
+
+    async def main() -> None:
+        with open(os.devnull, "w") as nowhere:
+            console = Console(file=nowhere, force_terminal=True)
+            running = asyncio.ensure_future(asyncio.sleep(1, LoadResult()))
+            await load_cli._live(LoadRun(LoadPlan("http://localhost/")), console, running)
+
+    monkeypatch.setattr(LiveView, "update", draw)
+    asyncio.run(main())
+    assert len(drawn) == 1
 
 
 def test_a_report_on_ascii() -> None:
