@@ -300,8 +300,9 @@ def test_a_reader_that_leaves() -> None:
     assert (left.returncode, left.stderr) == (1, b"")
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    """bench prints what it has when it is interrupted."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """bench prints what it has when it is interrupted, and removes what it has made."""
     file = tmp_path / "table"
     words = ["bench", "--rounds", "100000", "--json", "--store", f"shared://{file}"]
     process = subprocess.Popen(
@@ -312,11 +313,11 @@ def test_ctrl_c(tmp_path: Path) -> None:
     )
     try:
         wait_until(lambda: list(tmp_path.iterdir()), "it has made its table")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (status, "")
     assert list(tmp_path.iterdir()) == []
     assert json.loads(out)["rounds"] >= 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import math
 import os
@@ -400,10 +401,9 @@ def test_the_live_table_takes_little_of_the_time(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.05)
 
     async def main() -> None:
-        with open(os.devnull, "w") as nowhere:
-            console = Console(file=nowhere, force_terminal=True)
-            running = asyncio.ensure_future(asyncio.sleep(1, LoadResult()))
-            await load_cli._live(LoadRun(LoadPlan("http://localhost/")), console, running)
+        console = Console(file=io.StringIO(), force_terminal=True)
+        running = asyncio.ensure_future(asyncio.sleep(1, LoadResult()))
+        await load_cli._live(LoadRun(LoadPlan("http://localhost/")), console, running)
 
     monkeypatch.setattr(LiveView, "update", draw)
     asyncio.run(main())
@@ -426,7 +426,10 @@ def test_failed_requests_have_an_exit_status(
     assert "503: 3" in capsys.readouterr().out
 
 
-def test_ctrl_c_prints_the_results_so_far(counting: Server) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_prints_the_results_so_far(
+    counting: Server, number: signal.Signals, status: int
+) -> None:
     words = ["load", "--url", f"{counting.url}/slow", "--seconds", "600", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "rate_limiter", *words],
@@ -436,11 +439,11 @@ def test_ctrl_c_prints_the_results_so_far(counting: Server) -> None:
     )
     try:
         wait_until(lambda: seen(counting)["requests"].get("GET /slow", 0) > 40, "it is loaded")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (status, "")
     told = json.loads(out)
     assert told["ended_by"] == "interrupt"
     assert told["requests"] >= 20

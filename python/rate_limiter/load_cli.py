@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rate_limiter.cli_common import (
     DONE,
     EXIT_STATUS,
-    INTERRUPTED,
     REQUESTS_FAILED,
+    STOPPED_BY,
     Parser,
     UsageError,
     add_json,
@@ -118,7 +117,7 @@ def _run(given: argparse.Namespace) -> int:
     from rate_limiter.load_report import is_unicode, report
 
     console = Console(highlight=False, soft_wrap=True, quiet=given.json)
-    result = asyncio.run(_shown(LoadRun(plan), console))
+    result, stopped = asyncio.run(_shown(LoadRun(plan), console))
     console.print(report(plan, result, is_unicode=is_unicode(console)))
     told = _as_json(plan, result)
     if given.json:
@@ -129,8 +128,8 @@ def _run(given: argparse.Namespace) -> int:
         from rate_limiter.load_plot import save_plot
 
         save_plot(plan, result, given.plot)
-    if result.ended_by == "interrupt":
-        return INTERRUPTED
+    if stopped is not None:
+        return stopped
     return REQUESTS_FAILED if result.failed else DONE
 
 
@@ -193,19 +192,28 @@ def _allow_open_files(concurrency: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-async def _shown(run: LoadRun, console: Console) -> LoadResult:
-    """Run, with a live table where a terminal is; Ctrl-C ends it."""
+async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None]:
+    """Run, with a live table where a terminal is, until a signal ends it.
+
+    Returns:
+        The result, and the exit status if a signal came.
+    """
     from rate_limiter.load_report import headline
 
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(run.run())
 
-    def interrupt() -> None:
+    stopped: int | None = None
+
+    def stop(status: int) -> None:
+        nonlocal stopped
+        stopped = status
         run.stop()
         if not run.begun.is_set():
             running.cancel()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number, status in STOPPED_BY.items():
+        loop.add_signal_handler(number, stop, status)
     begun = asyncio.ensure_future(run.begun.wait())
     try:
         await asyncio.wait([running, begun], return_when=asyncio.FIRST_COMPLETED)
@@ -215,12 +223,13 @@ async def _shown(run: LoadRun, console: Console) -> LoadResult:
             sys.stdout.flush()
         if begun.done() and console.is_terminal and not console.quiet:
             await _live(run, console, running)
-        return await running
+        return await running, stopped
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
         begun.cancel()
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in STOPPED_BY:
+            loop.remove_signal_handler(number)
 
 
 async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResult]) -> None:
