@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from rate_limiter import RateLimiter, TokenBucket, __version__
-from rate_limiter.bench import Bench, PythonBucket
+from rate_limiter.bench import Bench, PythonBucket, Spread, slice_s
 from rate_limiter.cli import main as command
 from rate_limiter.cli import parser
 from rate_limiter.cli_common import EXIT_STATUS
@@ -354,6 +354,22 @@ def test_bench_measures_each_case_once_a_round(server: RedisServer) -> None:
     client = redis.Redis.from_url(server.url)
     assert client.keys("*bench:*") == []
     client.close()
+
+
+def test_a_spread_lies_within_its_values() -> None:
+    assert Spread.of([1, 2]) == (1.5, 1.25, 1.75)
+    assert Spread.of([5, 1, 4, 2, 3]) == (3, 2, 4)
+
+
+def test_a_slice_whose_empty_loop_was_interrupted_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be of negative time."""
+    times_s = iter([0.0, 1.0, 3.0, 10.0, 15.0, 17.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times_s))
+    calls: list[str] = []
+    assert slice_s(calls.append, "k", 2) == 3
+    assert calls == ["k"] * 4
 
 
 def test_the_rival_of_bench_is_a_token_bucket() -> None:
