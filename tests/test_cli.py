@@ -300,6 +300,17 @@ def test_a_reader_that_leaves() -> None:
     assert (left.returncode, left.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [("rules schema", 0), ("rules check /nowhere", 1)])
+def test_closed_outputs(closed: str, words: str, status: int) -> None:
+    line = f"{sys.executable} -m rate_limiter {words} {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == (status if closed == ">&-" else 0), done.stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
     """bench prints what it has when it is interrupted, and removes what it has made."""

@@ -452,6 +452,29 @@ def test_ctrl_c_prints_the_results_so_far(
     assert told["requests"] <= got <= told["requests"] + told["unfinished"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a full disk at hand needs Linux")
+@pytest.mark.parametrize(("option", "name"), [("--json-file", "x.json"), ("--plot", "x.png")])
+def test_a_full_disk(
+    option: str, name: str, counting: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.symlink_to("/dev/full")
+    assert command(["load", "--url", counting.url, "--requests", "2", option, str(path)]) == 1
+    shown = capsys.readouterr()
+    assert "statuses       200: 2" in shown.out
+    assert shown.err == f"rate-limiter: {path}: No space left on device\n"
+
+
+def test_a_test_that_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    words = ["load", "--url", f"http://127.0.0.1:{free_port()}/", "--json-file", str(path)]
+    assert command(words) == 1
+    assert not path.exists()
+    path.write_text("of the last one")
+    assert command(words) == 1
+    assert path.read_text() == "of the last one"
+
+
 # --- The scripts of the demos ---
 
 

@@ -134,6 +134,9 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
     """Run a command; return its exit status, having told in a line what went wrong."""
     # What the package would log comes as the one line of an error, or is not of interest here.
     logging.getLogger("rate_limiter").addHandler(logging.NullHandler())
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as with >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         status = run(given)
         sys.stdout.flush()

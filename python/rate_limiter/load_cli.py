@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,11 +125,13 @@ def _run(given: argparse.Namespace) -> int:
     if given.json:
         print_json(told)
     if given.json_file is not None:
-        given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        with _naming(given.json_file):
+            given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if given.plot is not None:
         from rate_limiter.load_plot import save_plot
 
-        save_plot(plan, result, given.plot)
+        with _naming(given.plot):
+            save_plot(plan, result, given.plot)
     if stopped is not None:
         return stopped
     return REQUESTS_FAILED if result.failed else DONE
@@ -167,7 +171,19 @@ def _check_files(given: argparse.Namespace) -> None:
         import matplotlib  # noqa: F401
     for path in (given.plot, given.json_file):
         if path is not None:
+            is_new = not os.path.lexists(path)
             path.open("ab").close()
+            if is_new:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of a file name it: when a disk is full they do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _allow_open_files(concurrency: int) -> None:
