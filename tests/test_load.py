@@ -109,6 +109,21 @@ def test_a_rate_counts_from_when_a_request_was_due(counting: Server) -> None:
     assert late.unsent == 50 - late.requests > 0
 
 
+@pytest.mark.parametrize(
+    ("rate", "seconds", "due"),
+    [(100, 0.07, 7), (400, 33.45, 13_380), (100, 0.071, 8), (0.5, 1, 1), (900, 60, 20_000)],
+)
+def test_how_many_are_due(rate: float, seconds: float, due: int) -> None:
+    """Request i is due at i / rate; there is none at the end of the time itself."""
+    plan = LoadPlan("http://localhost/", rate=rate, seconds=seconds, requests=20_000)
+    assert plan.due == due
+
+
+def test_all_that_are_due_are_sent(counting: Server) -> None:
+    result = load(f"{counting.url}/", rate=100, seconds=0.07)
+    assert (result.requests, result.unsent, result.ended_by) == (7, 0, "seconds")
+
+
 def test_a_rate_is_kept(counting: Server) -> None:
     result = load(f"{counting.url}/", rate=50, concurrency=20, requests=26, seconds=60)
     assert (result.requests, result.unsent) == (26, 0)
