@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from rate_limiter import load_cli
 from rate_limiter.cli import main as command
 from rate_limiter.load import LoadError, LoadPlan, LoadResult, LoadRun
+from rate_limiter.load_cli import script
 from rate_limiter.load_histogram import RELATIVE_ERROR, LatencyHistogram
 from rate_limiter.load_report import LiveView, histogram, report
 from rate_limiter.load_result import KINDS
@@ -527,3 +528,26 @@ def test_the_script_of_the_service(counting: Server) -> None:
         "requests": {"POST /api/resource": 60},
     }
     assert "closed loop of 6 connections, 3 users" in done.stdout
+
+
+def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its users give way to an API key; its help tells its own defaults."""
+    defaults = {"url": counting.url, "path": "/p", "method": "POST", "requests": 4, "users": 2}
+    assert script("Try.", [], **defaults) == 0
+    assert script("Try.", ["--api-key", "k"], **defaults) == 0
+    assert script("Try.", ["--users", "1", "--concurrency", "1"], **defaults) == 0
+    keys = {"user-0": 6, "user-1": 2, "k": 4}
+    assert seen(counting) == {"keys": keys, "requests": {"POST /p": 12}}
+    assert script("Try.", ["--users", "1", "--api-key", "k"], **defaults) == 2
+    with pytest.raises(SystemExit):
+        script("Try.", ["--help"], **defaults, concurrency=50)
+    told = " ".join(capsys.readouterr().out.split())
+    for option in (
+        "connections (50)",
+        "at most (4)",
+        "user-1, ... (2)",
+        "HTTP (POST)",
+        "at most (300)",
+    ):
+        assert option in told
+    assert f"({counting.url}; without a path: /p)" in told

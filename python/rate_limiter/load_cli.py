@@ -64,7 +64,7 @@ def add_parser(actions: Any) -> None:
         description=DESCRIPTION,
         epilog=epilog(EXAMPLES),
     )
-    _add_options(parser, required_url=True)
+    _add_options(parser, {})
     parser.set_defaults(run=_run)
 
 
@@ -74,27 +74,47 @@ def script(description: str, arguments: Sequence[str] | None = None, **defaults:
     Args:
         description: for its --help.
         arguments: by default those of the process.
-        defaults: of options; ``path`` is what a URL without a path gets.
+        defaults: of options; ``path`` is what a URL without a path gets. ``users`` do not count
+            beside --api-key.
     """
     parser = Parser(description=f"{description}\n\n{DESCRIPTION}", epilog=EXIT_STATUS)
-    _add_options(parser, required_url=False)
-    parser.set_defaults(**defaults)
-    return guarded(_run, parser.parse_args(arguments))
+    _add_options(parser, defaults)
+    parser.set_defaults(**defaults | {"users": None})
+    given = parser.parse_args(arguments)
+    if given.users is None:
+        given.users = 0 if given.api_key is not None else defaults.get("users", 0)
+    return guarded(_run, given)
 
 
-def _add_options(parser: argparse.ArgumentParser, *, required_url: bool) -> None:
+def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
     add = parser.add_argument
-    add("--url", required=required_url, help="http or https")
-    add("--concurrency", "--concurrent", type=int, default=20, metavar="N", help="connections (20)")
-    add("--seconds", type=float, metavar="S", help="at most (10; 300 with --requests)")
-    add("--requests", type=int, metavar="N", help="at most (1000000)")
+    url, users = defaults.get("url"), defaults.get("users")
+    path = f"; without a path: {defaults['path']}" if "path" in defaults else ""
+    add("--url", required=url is None, help=f"http or https{f' ({url}{path})' if url else ''}")
+    add(
+        *("--concurrency", "--concurrent"),
+        type=int,
+        default=20,
+        metavar="N",
+        help=f"connections ({defaults.get('concurrency', 20)})",
+    )
+    seconds = "300" if "requests" in defaults else "10; 300 with --requests"
+    add("--seconds", type=float, metavar="S", help=f"at most ({seconds})")
+    requests = defaults.get("requests", REQUESTS)
+    add("--requests", type=int, metavar="N", help=f"at most ({requests})")
     add(
         "--rate", type=float, metavar="R", help="requests a second that are due; else a closed loop"
     )
     add("--timeout", type=float, default=10.0, metavar="S", help="of each request (10)")
     add("--api-key", metavar="K", help="sent as X-API-Key")
-    add("--users", type=int, default=0, metavar="M", help="API keys in turn: user-0, user-1, ...")
-    add("--method", default="GET", help="of HTTP (GET)")
+    add(
+        "--users",
+        type=int,
+        default=0,
+        metavar="M",
+        help=f"API keys in turn: user-0, user-1, ...{f' ({users})' if users else ''}",
+    )
+    add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
     add(
         "--header",
         action="append",
