@@ -30,7 +30,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     elif path == "/redirect":
         await _answer(send, 302, b"", (b"location", b"/elsewhere"))
     elif path == "/never":
-        await asyncio.Event().wait()
+        # Until the client has left, or the server could not stop.
+        while (await receive())["type"] != "http.disconnect":
+            pass
     else:
         if path == "/slow":
             await asyncio.sleep(0.05)

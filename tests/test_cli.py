@@ -1,4 +1,4 @@
-"""The command rate-limiter as a whole, and the page that tells of it: docs/command.md."""
+"""The command rate-limiter as a whole, beside the page that tells of it: docs/command.md."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import RateLimiter, TokenBucket, __version__
-from rate_limiter.bench import Bench, PythonBucket
+from rate_limiter import __version__
+from rate_limiter.bench import Bench, PythonBucket, Spread, slice_s
 from rate_limiter.cli import main as command
 from rate_limiter.cli import parser
 from rate_limiter.cli_common import EXIT_STATUS
 from rate_limiter.limit import Limit
 from redis_servers import RedisServer, wait_until
-from servers import ROOT, free_port, serve
+from servers import ROOT
 
 TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
 
 
 def leaves(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -42,94 +41,6 @@ COMMANDS = {each.prog: each for each in leaves(parser())}
 
 
 # --- The page ---
-
-
-@pytest.fixture
-def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple[int, str]]]:
-    """Yield what runs a line of the page where all that it talks of is there."""
-    rules = re.search(r"```json\n(.*?)```", (ROOT / "docs" / "rules.md").read_text(), re.DOTALL)
-    assert rules is not None
-    (tmp_path / "rate_limits.json").write_text(rules[1])
-    programs = str(Path(sys.executable).parent)
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "REDIS_URL": server.url}
-    nobody = {"REDIS_URL": "redis://127.0.0.1:1", "REDIS_PORT": "1"}
-    uvicorn = ("-m", "uvicorn", "--port", "{port}", "--log-level", "warning")
-    with (
-        serve(tmp_path / "g", *uvicorn, "demo.gateway.app:app", environment=nobody) as gateway,
-        serve(tmp_path / "s", *uvicorn, "demo.service.app:app", environment=nobody) as service,
-    ):
-        places = {
-            "redis://localhost:6379/0": server.url,
-            "localhost:8080": f"localhost:{gateway.port}",
-            "localhost:8000": f"localhost:{service.port}",
-            "localhost:1": f"localhost:{free_port()}",
-        }
-
-        def run(line: str) -> tuple[int, str]:
-            for told, here in places.items():
-                line = re.sub(re.escape(told) + r"(?!\d)", here, line)
-            done = subprocess.run(
-                ["bash", "-c", line],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            out = done.stdout + done.stderr
-            for told, here in places.items():
-                out = out.replace(here, told)
-            return done.returncode, out
-
-        yield run
-
-
-def shape(value: Any) -> Any:
-    """Return the shape of JSON: its fields, and the kinds of its values."""
-    if isinstance(value, dict):
-        return {name: shape(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return "number" if isinstance(value, int | float) else type(value).__name__
-
-
-def normal(out: str) -> list[str]:
-    """Return lines without their figures; rows of a histogram, however many, are one."""
-    lines: list[str] = []
-    for line in out.strip().splitlines():
-        # The name of a machine is no figure, and not that of this one.
-        plain = "MACHINE" if re.search(r", \d+ cores$", line) else line.strip()
-        plain = re.sub(r"^[\d.,]+ +[\d,]+( +[█.]+)?$", "BAR", plain)
-        plain = re.sub(r"\d[\d.,]*", "0", plain)
-        plain = " ".join(re.sub(r"(CPython|Linux|Darwin) \S+", r"\1", plain).split())
-        if not lines or lines[-1] != plain or plain != "BAR":
-            lines.append(plain)
-    return lines
-
-
-def test_every_console_line_of_the_page(
-    shell: Callable[[str], tuple[int, str]], server: RedisServer
-) -> None:
-    status, ran = 0, 0
-    for block in BLOCKS:
-        for line, told in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-            ran += 1
-            if line == "echo $?":
-                assert told.strip() == str(status)
-                continue
-            if "inspect" in line:
-                bucket = RateLimiter("100/minute", store=server.url, on_store_error="raise")
-                bucket.reset("user:42")
-                bucket.hit("user:42", 63)
-                TokenBucket(server.url, 10, 0.1).consume("203.0.113.7", 4)
-            status, out = shell(line)
-            assert status == 0 or f"{line}\n{told}$ echo $?\n{status}\n" in block, (line, out)
-            if told.startswith(("{", "[")):
-                assert shape(json.loads(out)) == shape(json.loads(told)), line
-            else:
-                assert normal(out) == normal(told), line
-    assert ran == sum(len(re.findall(r"^\$ ", block, re.MULTILINE)) for block in BLOCKS) >= 20
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -204,6 +115,8 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["inspect", "k", "--store", "http://x"], 2, "--store: "),
         (["inspect", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
         (["reset", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
+        (["reset", "k", "--name", "api"], 2, "--name goes with --limit"),
+        (["inspect", "k", "--raw", "--limit", "1/s", "--name", "api"], 2, "not with --raw"),
         (["rules", "check", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "check", "/"], 1, "/"),
         (["rules", "push", "/nowhere/x.json"], 1, "No such file"),
@@ -300,8 +213,20 @@ def test_a_reader_that_leaves() -> None:
     assert (left.returncode, left.stderr) == (1, b"")
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    """bench prints what it has when it is interrupted."""
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [("rules schema", 0), ("rules check /nowhere", 1)])
+def test_closed_outputs(closed: str, words: str, status: int) -> None:
+    line = f"{sys.executable} -m rate_limiter {words} {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == (status if closed == ">&-" else 0), done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """bench prints what it has when it is interrupted, and removes what it has made."""
     file = tmp_path / "table"
     words = ["bench", "--rounds", "100000", "--json", "--store", f"shared://{file}"]
     process = subprocess.Popen(
@@ -312,11 +237,11 @@ def test_ctrl_c(tmp_path: Path) -> None:
     )
     try:
         wait_until(lambda: list(tmp_path.iterdir()), "it has made its table")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (status, "")
     assert list(tmp_path.iterdir()) == []
     assert json.loads(out)["rounds"] >= 2
 
@@ -353,6 +278,22 @@ def test_bench_measures_each_case_once_a_round(server: RedisServer) -> None:
     client = redis.Redis.from_url(server.url)
     assert client.keys("*bench:*") == []
     client.close()
+
+
+def test_a_spread_lies_within_its_values() -> None:
+    assert Spread.of([1, 2]) == (1.5, 1.25, 1.75)
+    assert Spread.of([5, 1, 4, 2, 3]) == (3, 2, 4)
+
+
+def test_a_slice_whose_empty_loop_was_interrupted_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be of negative time."""
+    times_s = iter([0.0, 1.0, 3.0, 10.0, 15.0, 17.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times_s))
+    calls: list[str] = []
+    assert slice_s(calls.append, "k", 2) == 3
+    assert calls == ["k"] * 4
 
 
 def test_the_rival_of_bench_is_a_token_bucket() -> None:

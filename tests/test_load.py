@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rate_limiter import load_cli
 from rate_limiter.cli import main as command
 from rate_limiter.load import LoadError, LoadPlan, LoadResult, LoadRun
+from rate_limiter.load_cli import script
 from rate_limiter.load_histogram import RELATIVE_ERROR, LatencyHistogram
-from rate_limiter.load_report import histogram, report
+from rate_limiter.load_report import LiveView, histogram, report
 from rate_limiter.load_result import KINDS
 from rate_limiter.load_target import is_loopback
 from redis_servers import wait_until
@@ -104,6 +108,21 @@ def test_a_rate_counts_from_when_a_request_was_due(counting: Server) -> None:
     late = load(f"{counting.url}/slow", rate=100, concurrency=1, seconds=0.5)
     assert late.ended_by == "seconds"
     assert late.unsent == 50 - late.requests > 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "due"),
+    [(100, 0.07, 7), (400, 33.45, 13_380), (100, 0.071, 8), (0.5, 1, 1), (900, 60, 20_000)],
+)
+def test_how_many_are_due(rate: float, seconds: float, due: int) -> None:
+    """Request i is due at i / rate; there is none at the end of the time itself."""
+    plan = LoadPlan("http://localhost/", rate=rate, seconds=seconds, requests=20_000)
+    assert plan.due == due
+
+
+def test_all_that_are_due_are_sent(counting: Server) -> None:
+    result = load(f"{counting.url}/", rate=100, seconds=0.07)
+    assert (result.requests, result.unsent, result.ended_by) == (7, 0, "seconds")
 
 
 def test_a_rate_is_kept(counting: Server) -> None:
@@ -230,6 +249,17 @@ def test_what_was_checked_is_what_is_connected_to(
     assert asked.count("rebinding.test") == 1
 
 
+@pytest.mark.parametrize("host", ["2130706433", "127.1", "0177.0.0.1", "1.2.3.4.5"])
+def test_hosts_of_digits_are_not_looked_up_again(
+    host: str, counting: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An HTTP client may take such a host for an address, and look it up by itself."""
+    asked = resolve(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
+    result = load(f"http://{host}:{counting.port}/", requests=3)
+    assert (result.statuses, result.errors) == ({200: 3}, {})
+    assert asked.count(host) == 1
+
+
 def test_the_caller_may_own_the_target(counting: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, ["127.0.0.1"])
     monkeypatch.setattr("rate_limiter.load_target.is_loopback", lambda address: False)
@@ -295,6 +325,7 @@ def test_percentiles(latencies_ns: list[int], percent: float) -> None:
     got = found.percentile_ns(percent)
     assert got is not None
     assert abs(got - exact) <= exact * RELATIVE_ERROR
+    assert found.percentiles_ns([percent, 100]) == [got, found.percentile_ns(100)]
     assert (found.min_ns, found.max_ns) == (min(latencies_ns), max(latencies_ns))
     assert found.mean_ns == sum(latencies_ns) / count
     joined = LatencyHistogram()
@@ -377,6 +408,24 @@ def test_lines_where_there_is_no_terminal(
     assert "Retry-After    on all of the 429s, 1 to 3 s" in out
 
 
+def test_the_live_table_takes_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn by the thread that measures: the longer that takes, the rarer it is done."""
+    drawn = []
+
+    def draw(view: LiveView, elapsed_s: float) -> None:
+        drawn.append(elapsed_s)
+        time.sleep(0.05)
+
+    async def main() -> None:
+        console = Console(file=io.StringIO(), force_terminal=True)
+        running = asyncio.ensure_future(asyncio.sleep(1, LoadResult()))
+        await load_cli._live(LoadRun(LoadPlan("http://localhost/")), console, running)
+
+    monkeypatch.setattr(LiveView, "update", draw)
+    asyncio.run(main())
+    assert len(drawn) == 1
+
+
 def test_a_report_on_ascii() -> None:
     result = LoadResult(elapsed_s=1.0, ended_by="seconds")
     result.record(200, 5_000_000, None)
@@ -393,7 +442,10 @@ def test_failed_requests_have_an_exit_status(
     assert "503: 3" in capsys.readouterr().out
 
 
-def test_ctrl_c_prints_the_results_so_far(counting: Server) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_prints_the_results_so_far(
+    counting: Server, number: signal.Signals, status: int
+) -> None:
     words = ["load", "--url", f"{counting.url}/slow", "--seconds", "600", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "rate_limiter", *words],
@@ -403,17 +455,40 @@ def test_ctrl_c_prints_the_results_so_far(counting: Server) -> None:
     )
     try:
         wait_until(lambda: seen(counting)["requests"].get("GET /slow", 0) > 40, "it is loaded")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (status, "")
     told = json.loads(out)
     assert told["ended_by"] == "interrupt"
     assert told["requests"] >= 20
     # Of those that were under way, some may not have come as far as the server.
     got = seen(counting)["requests"]["GET /slow"]
     assert told["requests"] <= got <= told["requests"] + told["unfinished"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full disk at hand needs Linux")
+@pytest.mark.parametrize(("option", "name"), [("--json-file", "x.json"), ("--plot", "x.png")])
+def test_a_full_disk(
+    option: str, name: str, counting: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.symlink_to("/dev/full")
+    assert command(["load", "--url", counting.url, "--requests", "2", option, str(path)]) == 1
+    shown = capsys.readouterr()
+    assert "statuses       200: 2" in shown.out
+    assert shown.err == f"rate-limiter: {path}: No space left on device\n"
+
+
+def test_a_test_that_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    words = ["load", "--url", f"http://127.0.0.1:{free_port()}/", "--json-file", str(path)]
+    assert command(words) == 1
+    assert not path.exists()
+    path.write_text("of the last one")
+    assert command(words) == 1
+    assert path.read_text() == "of the last one"
 
 
 # --- The scripts of the demos ---
@@ -453,3 +528,26 @@ def test_the_script_of_the_service(counting: Server) -> None:
         "requests": {"POST /api/resource": 60},
     }
     assert "closed loop of 6 connections, 3 users" in done.stdout
+
+
+def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its users give way to an API key; its help tells its own defaults."""
+    defaults = {"url": counting.url, "path": "/p", "method": "POST", "requests": 4, "users": 2}
+    assert script("Try.", [], **defaults) == 0
+    assert script("Try.", ["--api-key", "k"], **defaults) == 0
+    assert script("Try.", ["--users", "1", "--concurrency", "1"], **defaults) == 0
+    keys = {"user-0": 6, "user-1": 2, "k": 4}
+    assert seen(counting) == {"keys": keys, "requests": {"POST /p": 12}}
+    assert script("Try.", ["--users", "1", "--api-key", "k"], **defaults) == 2
+    with pytest.raises(SystemExit):
+        script("Try.", ["--help"], **defaults, concurrency=50)
+    told = " ".join(capsys.readouterr().out.split())
+    for option in (
+        "connections (50)",
+        "at most (4)",
+        "user-1, ... (2)",
+        "HTTP (POST)",
+        "at most (300)",
+    ):
+        assert option in told
+    assert f"({counting.url}; without a path: /p)" in told

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from rate_limiter.cli_common import (
     DONE,
-    INTERRUPTED,
+    STOPPED_BY,
     UsageError,
     add_json,
     epilog,
@@ -70,26 +70,27 @@ def _rounds(text: str) -> int:
 def _run(given: argparse.Namespace) -> int:
     from rate_limiter.bench import Bench, about
 
-    interrupted = False
+    stopped: int | None = None
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        # The round is finished; a second Ctrl-C is not waited for.
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def stop(number: int, frame: FrameType | None) -> None:
+        # The round is finished; a second signal is not waited for.
+        nonlocal stopped
+        stopped = STOPPED_BY[signal.Signals(number)]
+        signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, stop) for number in STOPPED_BY}
     try:
         bench = Bench(given.limit, given.store)
         try:
-            while bench.rounds < given.rounds and not (interrupted and bench.rounds >= 2):
+            while bench.rounds < given.rounds and not (stopped and bench.rounds >= 2):
                 bench.round()
         finally:
             bench.close()
     except ValueError as error:
         raise UsageError(str(error)) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     told = {
         **about(),
         "store": None if given.store is None else _without_password(given.store),
@@ -101,7 +102,7 @@ def _run(given: argparse.Namespace) -> int:
         print_json(told)
     else:
         _print(told)
-    return INTERRUPTED if interrupted else DONE
+    return stopped or DONE
 
 
 def _without_password(store: str) -> str:

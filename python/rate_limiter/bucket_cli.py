@@ -10,6 +10,7 @@ from typing import Any
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.cli_common import (
     DONE,
+    UsageError,
     add_json,
     add_store,
     connected,
@@ -90,6 +91,9 @@ def _reset(given: argparse.Namespace) -> int:
 
 
 def _keys(given: argparse.Namespace, connection: Connection) -> list[bytes]:
+    if given.name and (given.raw or given.limit is None):
+        # Leaving it out would reset more than was asked for.
+        raise UsageError("--name goes with --limit, and not with --raw")
     if given.raw:
         return [given.key.encode()]
     if given.limit is not None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +20,8 @@ FAILED = 1
 WRONG_USAGE = 2
 REQUESTS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+STOPPED_BY = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 143}
+"""What load and bench finish at, and their exit status then."""
 
 EXIT_STATUS = """\
 exit status:
@@ -27,6 +30,7 @@ exit status:
   2    wrong usage; one line on stderr says what was expected
   3    load only: done, but requests failed (no answer, or one of 500 and above)
   130  interrupted with Ctrl-C; load and bench print what they have found so far
+  143  load and bench only: ended by SIGTERM, as timeout sends it; they print that too
 """
 
 # Which extra of the package brings a module.
@@ -130,6 +134,9 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
     """Run a command; return its exit status, having told in a line what went wrong."""
     # What the package would log comes as the one line of an error, or is not of interest here.
     logging.getLogger("rate_limiter").addHandler(logging.NullHandler())
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as with >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         status = run(given)
         sys.stdout.flush()

@@ -96,6 +96,14 @@ class LoadPlan:
         if self.rate is not None:
             _check("rate", self.rate, 0.001, RATE_MAX)
 
+    @property
+    def due(self) -> int:
+        """Return how many requests there may be; with a rate, how many are due in its time."""
+        if self.rate is None:
+            return self.requests
+        # 100 * 0.07 is a little more than 7.
+        return min(self.requests, math.ceil(round(self.rate * self.seconds, 6)))
+
     def key_of(self, number: int) -> str | None:
         """Return the API key of a request, None without any."""
         return f"user-{number % self.users}" if self.users else self.api_key
@@ -173,25 +181,20 @@ class LoadRun:
         else:
             self.result.ended_by = "seconds"
             if self.plan.rate is not None:
-                due = min(self.plan.requests, math.ceil(self.plan.rate * self.plan.seconds))
-                self.result.unsent = max(0, due - self._taken)
+                self.result.unsent = self.plan.due - self._taken
 
     def _elapsed_s(self) -> float:
         return time.perf_counter() - self._begun_s
 
     async def _work(self, session: aiohttp.ClientSession, target: Target) -> None:
         plan, result = self.plan, self.result
-        while self._taken < plan.requests and self._elapsed_s() < plan.seconds:
+        while self._taken < plan.due and self._elapsed_s() < plan.seconds:
             number = self._taken
-            due_s = self._begun_s
-            if plan.rate is not None:
-                due_s += number / plan.rate
-                if due_s - self._begun_s >= plan.seconds:
-                    return
             self._taken += 1
             if plan.rate is None:
                 due_s = time.perf_counter()
             else:
+                due_s = self._begun_s + number / plan.rate
                 await asyncio.sleep(due_s - time.perf_counter())
             headers = list(plan.headers)
             key = plan.key_of(number)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import signal
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rate_limiter.cli_common import (
     DONE,
     EXIT_STATUS,
-    INTERRUPTED,
     REQUESTS_FAILED,
+    STOPPED_BY,
     Parser,
     UsageError,
     add_json,
@@ -49,7 +50,9 @@ that are not this machine are refused, unless --target-is-mine. Redirects are no
 SECONDS = 10.0
 SECONDS_FOR_REQUESTS = 300.0
 REQUESTS = 1_000_000
-REFRESH_S = 0.1
+REFRESH_S = 0.25
+DRAWING_SHARE = 0.02
+"""Of the time, at most: answers that come meanwhile wait, and their latencies show it."""
 _IMAGES = (".png", ".svg", ".pdf")
 
 
@@ -61,7 +64,7 @@ def add_parser(actions: Any) -> None:
         description=DESCRIPTION,
         epilog=epilog(EXAMPLES),
     )
-    _add_options(parser, required_url=True)
+    _add_options(parser, {})
     parser.set_defaults(run=_run)
 
 
@@ -71,27 +74,47 @@ def script(description: str, arguments: Sequence[str] | None = None, **defaults:
     Args:
         description: for its --help.
         arguments: by default those of the process.
-        defaults: of options; ``path`` is what a URL without a path gets.
+        defaults: of options; ``path`` is what a URL without a path gets. ``users`` do not count
+            beside --api-key.
     """
     parser = Parser(description=f"{description}\n\n{DESCRIPTION}", epilog=EXIT_STATUS)
-    _add_options(parser, required_url=False)
-    parser.set_defaults(**defaults)
-    return guarded(_run, parser.parse_args(arguments))
+    _add_options(parser, defaults)
+    parser.set_defaults(**defaults | {"users": None})
+    given = parser.parse_args(arguments)
+    if given.users is None:
+        given.users = 0 if given.api_key is not None else defaults.get("users", 0)
+    return guarded(_run, given)
 
 
-def _add_options(parser: argparse.ArgumentParser, *, required_url: bool) -> None:
+def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
     add = parser.add_argument
-    add("--url", required=required_url, help="http or https")
-    add("--concurrency", "--concurrent", type=int, default=20, metavar="N", help="connections (20)")
-    add("--seconds", type=float, metavar="S", help="at most (10; 300 with --requests)")
-    add("--requests", type=int, metavar="N", help="at most (1000000)")
+    url, users = defaults.get("url"), defaults.get("users")
+    path = f"; without a path: {defaults['path']}" if "path" in defaults else ""
+    add("--url", required=url is None, help=f"http or https{f' ({url}{path})' if url else ''}")
+    add(
+        *("--concurrency", "--concurrent"),
+        type=int,
+        default=20,
+        metavar="N",
+        help=f"connections ({defaults.get('concurrency', 20)})",
+    )
+    seconds = "300" if "requests" in defaults else "10; 300 with --requests"
+    add("--seconds", type=float, metavar="S", help=f"at most ({seconds})")
+    requests = defaults.get("requests", REQUESTS)
+    add("--requests", type=int, metavar="N", help=f"at most ({requests})")
     add(
         "--rate", type=float, metavar="R", help="requests a second that are due; else a closed loop"
     )
     add("--timeout", type=float, default=10.0, metavar="S", help="of each request (10)")
     add("--api-key", metavar="K", help="sent as X-API-Key")
-    add("--users", type=int, default=0, metavar="M", help="API keys in turn: user-0, user-1, ...")
-    add("--method", default="GET", help="of HTTP (GET)")
+    add(
+        "--users",
+        type=int,
+        default=0,
+        metavar="M",
+        help=f"API keys in turn: user-0, user-1, ...{f' ({users})' if users else ''}",
+    )
+    add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
     add(
         "--header",
         action="append",
@@ -116,19 +139,21 @@ def _run(given: argparse.Namespace) -> int:
     from rate_limiter.load_report import is_unicode, report
 
     console = Console(highlight=False, soft_wrap=True, quiet=given.json)
-    result = asyncio.run(_shown(LoadRun(plan), console))
+    result, stopped = asyncio.run(_shown(LoadRun(plan), console))
     console.print(report(plan, result, is_unicode=is_unicode(console)))
     told = _as_json(plan, result)
     if given.json:
         print_json(told)
     if given.json_file is not None:
-        given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        with _naming(given.json_file):
+            given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if given.plot is not None:
         from rate_limiter.load_plot import save_plot
 
-        save_plot(plan, result, given.plot)
-    if result.ended_by == "interrupt":
-        return INTERRUPTED
+        with _naming(given.plot):
+            save_plot(plan, result, given.plot)
+    if stopped is not None:
+        return stopped
     return REQUESTS_FAILED if result.failed else DONE
 
 
@@ -166,7 +191,19 @@ def _check_files(given: argparse.Namespace) -> None:
         import matplotlib  # noqa: F401
     for path in (given.plot, given.json_file):
         if path is not None:
+            is_new = not os.path.lexists(path)
             path.open("ab").close()
+            if is_new:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of a file name it: when a disk is full they do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _allow_open_files(concurrency: int) -> None:
@@ -191,19 +228,28 @@ def _allow_open_files(concurrency: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-async def _shown(run: LoadRun, console: Console) -> LoadResult:
-    """Run, with a live table where a terminal is; Ctrl-C ends it."""
+async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None]:
+    """Run, with a live table where a terminal is, until a signal ends it.
+
+    Returns:
+        The result, and the exit status if a signal came.
+    """
     from rate_limiter.load_report import headline
 
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(run.run())
 
-    def interrupt() -> None:
+    stopped: int | None = None
+
+    def stop(status: int) -> None:
+        nonlocal stopped
+        stopped = status
         run.stop()
         if not run.begun.is_set():
             running.cancel()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number, status in STOPPED_BY.items():
+        loop.add_signal_handler(number, stop, status)
     begun = asyncio.ensure_future(run.begun.wait())
     try:
         await asyncio.wait([running, begun], return_when=asyncio.FIRST_COMPLETED)
@@ -213,12 +259,13 @@ async def _shown(run: LoadRun, console: Console) -> LoadResult:
             sys.stdout.flush()
         if begun.done() and console.is_terminal and not console.quiet:
             await _live(run, console, running)
-        return await running
+        return await running, stopped
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
         begun.cancel()
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in STOPPED_BY:
+            loop.remove_signal_handler(number)
 
 
 async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResult]) -> None:
@@ -230,9 +277,11 @@ async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResu
     begun_s = time.monotonic()
     with Live(view, console=console, auto_refresh=False, transient=True) as live:
         while not running.done():
-            view.update(time.monotonic() - begun_s)
+            drawing_s = time.monotonic()
+            view.update(drawing_s - begun_s)
             live.refresh()
-            await asyncio.wait([running], timeout=REFRESH_S)
+            taken_s = time.monotonic() - drawing_s
+            await asyncio.wait([running], timeout=max(REFRESH_S, taken_s / DRAWING_SHARE))
 
 
 def _as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 PRECISION_BITS = 10
 RELATIVE_ERROR = 2.0**-PRECISION_BITS
@@ -76,16 +78,28 @@ class LatencyHistogram:
         Raises:
             ValueError: `percent` is out of range.
         """
-        if not 0 <= percent <= 100:
-            raise ValueError(f"a percentile must be 0 to 100, got {percent}")
-        rank = max(1, math.ceil(self.count * percent / 100))
-        seen = 0
-        for low_ns, high_ns, count in self.buckets():
-            seen += count
-            if seen >= rank:
-                middle_ns = (low_ns + high_ns - 1) / 2
-                return min(max(middle_ns, float(self.min_ns)), float(self.max_ns))
-        return None
+        found_ns = self.percentiles_ns([percent])
+        return found_ns[0] if found_ns else None
+
+    def percentiles_ns(self, percents: Sequence[float]) -> list[float]:
+        """Return several percentiles, for one pass over the buckets; none when there is nothing.
+
+        Args, Raises:
+            As percentile_ns.
+        """
+        for percent in percents:
+            if not 0 <= percent <= 100:
+                raise ValueError(f"a percentile must be 0 to 100, got {percent}")
+        if not self.count:
+            return []
+        used = sorted(self._counts)
+        seen = list(accumulate(self._counts[index] for index in used))
+        ranks = [max(1, math.ceil(self.count * percent / 100)) for percent in percents]
+        return [self._middle_ns(used[bisect_left(seen, rank)]) for rank in ranks]
+
+    def _middle_ns(self, index: int) -> float:
+        low_ns, width_ns = _bucket(index)
+        return min(max(low_ns + (width_ns - 1) / 2, float(self.min_ns)), float(self.max_ns))
 
     def buckets(self) -> Iterator[tuple[int, int, int]]:
         """Yield (low_ns, high_ns, count) of each bucket in use, upwards; high_ns is not in it."""

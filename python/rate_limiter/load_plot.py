@@ -60,7 +60,7 @@ def _draw_percentiles(axes: Axes, result: LoadResult) -> None:
     for kind in KINDS:
         latencies = result.latencies[kind]
         if latencies.count:
-            values_ms = [(latencies.percentile_ns(each) or 0.0) / 1e6 for each in _PERCENTS]
+            values_ms = [value_ns / 1e6 for value_ns in latencies.percentiles_ns(_PERCENTS)]
             axes.step(_PERCENTS, values_ms, where="pre", color=_COLOURS[kind], label=kind)
     axes.set(xlabel="percentile of the answers", ylabel="latency in ms", xlim=(0, 100))
     axes.set_yscale("log")

@@ -70,14 +70,11 @@ def summary(plan: LoadPlan, result: LoadResult) -> RenderableType:
 
 
 def _add_row(table: Table, name: str, latencies: LatencyHistogram, style: str) -> None:
-    values_ns = [latencies.mean_ns]
-    values_ns += [latencies.percentile_ns(percent) for percent in PERCENTILES]
-    values_ns += [float(latencies.max_ns) if latencies.count else None]
-    table.add_row(
-        Text(name, style=style),
-        f"{latencies.count:,}",
-        *("-" if value_ns is None else _ms(value_ns) for value_ns in values_ns),
-    )
+    values_ns: list[float] = []
+    if latencies.mean_ns is not None:
+        values_ns = [latencies.mean_ns, *latencies.percentiles_ns(PERCENTILES), latencies.max_ns]
+    shown = [_ms(value_ns) for value_ns in values_ns] or ["-"] * (len(PERCENTILES) + 2)
+    table.add_row(Text(name, style=style), f"{latencies.count:,}", *shown)
 
 
 def _ms(value_ns: float) -> str:

@@ -132,6 +132,7 @@ def _latency_ms(latencies: LatencyHistogram) -> dict[str, float] | None:
     if not latencies.count:
         return None
     figures = {"mean": latencies.mean_ns or 0.0}
-    figures |= {f"p{percent}": latencies.percentile_ns(percent) or 0.0 for percent in PERCENTILES}
+    names = [f"p{percent}" for percent in PERCENTILES]
+    figures |= zip(names, latencies.percentiles_ns(PERCENTILES), strict=True)
     figures["max"] = latencies.max_ns
     return {name: round(value_ns / 1e6, 6) for name, value_ns in figures.items()}

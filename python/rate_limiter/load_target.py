@@ -28,7 +28,7 @@ class Target:
     """A server that was found to accept connections.
 
     Attributes:
-        url: as it was given.
+        url: what requests ask for.
         address: the IP address that connections go to.
     """
 
@@ -94,7 +94,10 @@ async def find_target(url: URL, *, is_mine: bool) -> Target:
             reason = _reason(error)
             continue
         writer.close()
-        return Target(url, address)
+        # aiohttp takes such a host for an address and asks no resolver, whatever it stands for:
+        # 127.1 and 2130706433 are other spellings, 1.2.3.4.5 may be a name.
+        is_literal = ":" in host or host.replace(".", "").isdigit()
+        return Target(url.with_host(address) if is_literal else url, address)
     raise LoadError(f"cannot connect to {host}:{port}: {reason}")
 
 
