@@ -134,6 +134,8 @@ class Guide:
 
     def _file(self, block: Block) -> None:
         assert block.what is not None, self._place(block, "the file has no name")
+        told = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
+        assert told, self._place(block, f"readers are not told of {block.what}")
         (self.folder / block.what).write_text(self._local(block))
 
     def _requests(self, block: Block) -> None:
