@@ -1,4 +1,4 @@
-"""Draw what docs/how-it-decides.md tells: the way of a request, and a bucket over time.
+"""Draw what docs/how-it-decides.md and architecture.md tell: a request, a bucket, the layers.
 
     python docs/draw_decisions.py
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rate_limiter import ManualClock, RateLimiter
-from svg import BLUE, GREEN, GREY, IMAGES, ORANGE, RED, Chart, Drawing
+from svg import BLUE, GREEN, GREY, IMAGES, INK, ORANGE, RED, Chart, Drawing
 
 LIMIT = "60/minute; burst=10"
 CAPACITY, RATE = 10, 1.0
@@ -159,6 +159,39 @@ def bucket_drawing() -> Drawing:
     return drawing
 
 
+def layers_drawing() -> Drawing:
+    """Draw the three layers, from an application down to where the buckets live."""
+    drawing = Drawing(720, 432, "Python over the binding over the core in C, over three stores")
+    layers = [
+        ("Python", "names, limits, HTTP", ["middleware, FastAPI, Flask", "python/rate_limiter"]),
+        (
+            "binding",
+            "types, errors, event loops",
+            ["the only files with Python.h", "csrc/_core*.c"],
+        ),
+        ("core", "arithmetic, table, Redis", ["knows nothing of Python", "csrc/rl_*.c"]),
+    ]
+    for row, (name, purpose, files) in enumerate(layers):
+        top = 16 + 106 * row
+        drawing.label(130, top, 220, [name, purpose])
+        for line, text in enumerate(files):
+            drawing.text(374, top + 26 + 20 * line, text, anchor="start", size=12.5, colour=GREY)
+        drawing.arrow((240, top + 58), (240, top + 106), colour=INK)
+    drawing.text(252, 98, "one call", anchor="start", size=12.5, colour=GREY)
+    drawing.line([(110, 334), (610, 334)])
+    stores = [
+        ("memory", "a table of the process"),
+        ("shared memory", "the same, in a file"),
+        ("Redis", "scripts, by its clock"),
+    ]
+    for column, lines in enumerate(stores):
+        left = 20 + 240 * column
+        drawing.label(left, 358, 200, lines)
+        x = (110, 360, 610)[column]
+        drawing.arrow((x, 334), (x, 358))
+    return drawing
+
+
 def drawings() -> dict[str, str]:
     """Return the files of docs/images by name."""
     return {
@@ -166,6 +199,7 @@ def drawings() -> dict[str, str]:
         "bucket.svg": str(bucket_drawing()),
         "tokens.svg": str(tokens_chart()),
         "full_at.svg": str(full_at_chart()),
+        "layers.svg": str(layers_drawing()),
     }
 
 

@@ -1,6 +1,7 @@
 """Take pictures of the docs site and of the service's /docs and /redoc, with headless Chromium.
 
     make screenshots
+    python docs/screenshots.py site-faq-dark site-faq-narrow
 
 They go to build/screenshots, those that pages show to docs/images. Chromium can reach nothing but
 this host, so a page that needs another one is told here: what it should show is missing.
@@ -9,6 +10,7 @@ this host, so a page that needs another one is told here: what it should show is
 from __future__ import annotations
 
 import contextlib
+import html
 import subprocess
 import sys
 import tempfile
@@ -32,40 +34,41 @@ class Shot(NamedTuple):
     shows: str
     size: tuple[int, int] = WIDE
     dark: bool = False
-    kept: bool = False
+    kept: bool = False  # in the repository
+    asked_for: bool = False  # only by its name
 
 
 SERVICE = [
     Shot("service-docs", "/docs", "opblock-summary-path", kept=True),
     Shot("service-redoc", "/redoc", "redoc-wrap", kept=True),
 ]
-PAGES = {
-    "index": "What it promises",
-    "quickstart": "Plain Python",
-    "how-it-decides": "A bucket as one number",
-    "choosing": "The algorithm",
-    "fastapi": "Websockets",
-    "flask": "With an application factory",
-    "algorithms": "Debts",
-    "configuration": "FlaskRateLimiter.limit",
-    "api": "AsyncRateLimiter",
+FOLDER = ROOT / "docs"
+PAGES = {  # by path without its end: what a picture is called, and the title
+    page.relative_to(FOLDER).with_suffix("").as_posix(): page.read_text("utf-8").splitlines()[0][2:]
+    for page in sorted(FOLDER.rglob("*.md"))
 }
+KINDS = {"": (1280, 2400), "-dark": (1280, 2400), "-narrow": (500, 2000)}
+# Pages with drawings, code, wide tables: what may look wrong in the dark or on a small screen.
+ALL_KINDS = {"index", "how-it-decides", "algorithms", "choosing", "configuration", "api"}
 SITE = [
     Shot("site-index", "/index.html", PAGES["index"], kept=True),
-    *(Shot(f"site-{page}", f"/{page}.html", shows, (1280, 2400)) for page, shows in PAGES.items()),
     *(
-        Shot(f"site-{page}-dark", f"/{page}.html", PAGES[page], (1280, 2400), dark=True)
-        for page in ("index", "how-it-decides", "algorithms")
-    ),
-    *(
-        Shot(f"site-{page}-narrow", f"/{page}.html", PAGES[page], (500, 2000))
-        for page in ("index", "choosing", "configuration", "api")
+        Shot(
+            f"site-{page.replace('/', '-')}{kind}",
+            f"/{page}.html",
+            title,
+            size,
+            dark=kind == "-dark",
+            asked_for=bool(kind) and page not in ALL_KINDS,
+        )
+        for page, title in PAGES.items()
+        for kind, size in KINDS.items()
     ),
 ]
 
 
-def chromium(shot: Shot, url: str, *flags: str) -> str:
-    """Open a page in a Chromium of its own; return what it prints."""
+def chromium(shot: Shot, url: str, file: Path) -> str:
+    """Open a page in a Chromium of its own; return the page that scripts have made of it."""
     with tempfile.TemporaryDirectory() as profile:
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
         command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -78,7 +81,11 @@ def chromium(shot: Shot, url: str, *flags: str) -> str:
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         command += ["--force-dark-mode"] if shot.dark else []
         done = subprocess.run(
-            [*command, *flags, url], capture_output=True, text=True, timeout=120, check=True
+            [*command, "--dump-dom", f"--screenshot={file}", url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         return done.stdout
 
@@ -90,10 +97,9 @@ def take(shot: Shot, base: str) -> None:
         SystemExit: the page does not show what it should, or the picture is too large to keep.
     """
     url = base + shot.path
-    if shot.shows not in chromium(shot, url, "--dump-dom"):
-        sys.exit(f"{url} does not show {shot.shows!r}: does it need another host?")
     file = (IMAGES if shot.kept else OTHERS) / f"{shot.name}.png"
-    chromium(shot, url, f"--screenshot={file}")
+    if shot.shows not in html.unescape(chromium(shot, url, file)):
+        sys.exit(f"{url} does not show {shot.shows!r}: does it need another host?")
     size = file.stat().st_size
     print(f"{file.relative_to(ROOT)} {size:,} bytes")
     if shot.kept and size > MOST_BYTES:
@@ -103,7 +109,9 @@ def take(shot: Shot, base: str) -> None:
 def main() -> None:
     """Start both servers and take all pictures, or those whose names are given."""
     OTHERS.mkdir(parents=True, exist_ok=True)
-    wanted = sys.argv[1:]
+    wanted = set(sys.argv[1:])
+    if unknown := wanted - {shot.name for shot in SERVICE + SITE}:
+        sys.exit(f"there is no picture called {', '.join(sorted(unknown))}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         site = ["-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", "build/site"]
@@ -111,7 +119,7 @@ def main() -> None:
         for name, shots, arguments in (("site", SITE, site), ("service", SERVICE, service)):
             server = stack.enter_context(serve(folder / name, *arguments))
             for shot in shots:
-                if not wanted or shot.name in wanted:
+                if shot.name in wanted or not (wanted or shot.asked_for):
                     take(shot, server.url)
 
 

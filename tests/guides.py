@@ -47,7 +47,6 @@ _REQUEST = re.compile(
     r"(?P<method>[A-Z]+) +(?P<path>/\S*)(?P<rest>.*?) -> (?P<expected>[^|]+?)(?: +\| (?P<last>.+))?"
 )
 _HEADER = re.compile(r"([\w-]+): (\S+)")
-_MUST_RUN = ("python", "console")
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,7 @@ class Guide:
         """
         for block in blocks_of(self.page):
             if block.how is None:
-                assert block.language not in _MUST_RUN, self._place(block, "nothing runs this")
-                continue
+                raise AssertionError(self._place(block, "nothing runs this"))
             getattr(self, f"_{block.how}")(block)
             self.ran.append(block.line)
         assert not self._apps, self._place(self._apps[-1][0], "no requests follow")
@@ -136,6 +134,8 @@ class Guide:
 
     def _file(self, block: Block) -> None:
         assert block.what is not None, self._place(block, "the file has no name")
+        told = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
+        assert told, self._place(block, f"readers are not told of {block.what}")
         (self.folder / block.what).write_text(self._local(block))
 
     def _requests(self, block: Block) -> None:

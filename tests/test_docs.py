@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import guides
 import pytest
 from fastapi.testclient import TestClient
 from pages import Block, PageRun, blocks_of
@@ -144,6 +145,21 @@ def test_blocks_of_the_readme() -> None:
         "http",
         "python",
     }
+
+
+# What the other test files run; those of guides each say how.
+KINDS = {"command.md": {"console"}, "deployment.md": {"console", "sh"}, "metrics.md": {"python"}}
+
+
+@pytest.mark.parametrize("page", sorted(ELSEWHERE))
+def test_blocks_of_the_other_pages(page: str) -> None:
+    found = blocks_of(DOCS / page)
+    if page in KINDS:
+        assert {block.language for block in found} == KINDS[page]
+    else:
+        assert [block.line for block in found] == [
+            one.line for one in guides.blocks_of(DOCS / page)
+        ]
 
 
 def test_every_page_has_a_test() -> None:

@@ -25,6 +25,19 @@ def test_guide(
     assert guide.ran
 
 
+def test_readers_are_told_what_a_program_is() -> None:
+    labels = {
+        "before": ["Before:"],
+        "after": ["After:"],
+        "requests": ["Both answer:", "It answers:"],
+    }
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for at, line in enumerate(lines):
+            found = re.match(r"<!-- test: (before|after|requests)", line)
+            assert not found or lines[at - 2] in labels[found[1]], f"{page.name}:{at + 1}"
+
+
 def test_the_files_and_targets_that_a_page_names_exist() -> None:
     text = (DOCS / "testing.md").read_text(encoding="utf-8")
     makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
