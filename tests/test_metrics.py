@@ -27,6 +27,8 @@ from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.measuring import meter, watch
 from rate_limiter.metrics import registry, rl_allowed, rl_blocked, rl_latency
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.rule_source import RuleSource
+from rate_limiter.rule_table import Rule, RuleTable
 from rate_limiter.settings import Settings
 from rate_limiter.token_bucket import TokenBucketLimiter
 from redis_servers import RedisServer, redis_server, wait_until
@@ -233,18 +235,20 @@ def test_plain_limits_with_a_status_path_have_the_name_alone(dimension: str) -> 
     assert counted(dimension) == (1, 1)
 
 
+class ChangingRules(RuleSource):
+    """Rules that a test sets."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.table = RuleTable(rules)
+        super().__init__(self.table)
+
+    def current(self) -> RuleTable:
+        return self.table
+
+
 def test_rules_that_change_keep_their_counts(dimension: str) -> None:
-    from rate_limiter.rule_source import RuleSource
-    from rate_limiter.rule_table import Rule, RuleTable
-
-    class Source(RuleSource):
-        table = RuleTable([Rule("default", (Limit(1, 1 / 60),))])
-
-        def current(self) -> RuleTable:
-            return self.table
-
     app = FastAPI()
-    source = Source(Source.table)
+    source = ChangingRules(Rule("default", (Limit(1, 1 / 60),)))
     app.add_middleware(RateLimitMiddleware, rules=source, metrics=dimension)
     assert send_all(app, ["/", "/"]) == [404, 429]
     source.table = RuleTable(
@@ -253,6 +257,22 @@ def test_rules_that_change_keep_their_counts(dimension: str) -> None:
     assert send_all(app, ["/", "/", "/x"]) == [404, 429, 404]
     assert counted(f"{dimension}.default") == (2, 2)
     assert counted(f"{dimension}.x") == (1, 0)
+
+
+def test_rules_that_cannot_be_measured_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimension: str
+) -> None:
+    """The folder of the processes is gone: requests go on by the rules that there were."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    app = FastAPI()
+    source = ChangingRules(Rule("default", (Limit(1, 1 / 60),)))
+    app.add_middleware(RateLimitMiddleware, rules=source, metrics=dimension)
+    assert send_all(app, ["/"]) == [404]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
+    source.table = RuleTable([Rule("other", (Limit(5, 1 / 60),))])
+    assert send_all(app, ["/", "/"]) == [429, 429]
+    assert source.refused == 1
+    assert "gone" in str(source.last_error)
 
 
 def test_fastapi_dependency(dimension: str) -> None:
