@@ -178,6 +178,48 @@ def test_evictions_are_never_forgotten(dimension: str) -> None:
     assert shown("keys", dimension=dimension) is None  # they are gone
 
 
+def test_evictions_are_counted_once(dimension: str) -> None:
+    """Also where rules are read again, and a limiter with other limits takes over the clients."""
+    limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
+    for number in range(20_000):
+        limiter.allow(f"before {number}")
+    watch(limiter, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == 0
+    for number in range(20_000):
+        limiter.allow(f"{number}")
+    first = shown("evicted_active_total", dimension=dimension)
+    assert first is not None
+    assert 0 < first <= 20_000
+    watch(limiter, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == first
+    changed = limiter.with_limits("2/hour; burst=1000")
+    watch(changed, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == first
+    for number in range(1000):
+        changed.allow(f"after {number}")
+    after = shown("evicted_active_total", dimension=dimension)
+    assert after is not None
+    assert first < after <= first + 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
+def test_shared_memory_is_told_of_once(tmp_path: Path, dimension: str) -> None:
+    """But what lies in another file is added."""
+    one, same, other = (
+        RateLimiter("1/hour", store=f"shared://{tmp_path}/app", name=name, max_keys=100)
+        for name in ("one", "one", "other")
+    )
+    for limiter in (one, same, other):
+        watch(limiter, dimension)
+    for number in range(5):
+        one.allow(str(number))
+    for number in range(7):
+        other.allow(str(number))
+    assert shown("keys", dimension=dimension) == 5 + 7
+    in_both = one.stats()["bytes"] + other.stats()["bytes"]
+    assert shown("table_bytes", dimension=dimension) == in_both
+
+
 def test_threads_count_exactly(dimension: str) -> None:
     limiter = RateLimiter("0/second; burst=1000")
     watch(limiter, dimension)
@@ -333,12 +375,16 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", ValueError, "1 to 200 characters, got ''"),
         ("\U0001f40d" * 20, ValueError, "1 to 200 characters"),
+        ("\ud800", ValueError, r"text that UTF-8 can hold, got '\\ud800'"),
         (5, TypeError, "must be a str, got 5"),
     ],
 )
 def test_dimensions_that_cannot_be(metrics: Any, error: type[Exception], message: str) -> None:
+    policy = RateLimitPolicy(rate_per_sec=1, burst=2)
+    limiter = TokenBucketLimiter("redis://127.0.0.1:1", policy)
     for make in (
         lambda: RateLimitMiddleware(FastAPI(), limits="5/minute", metrics=metrics),
+        lambda: RateLimitMiddleware(FastAPI(), limiter, policy, dimension_label=metrics),
         lambda: RateLimit("5/minute", metrics=metrics),
         lambda: FlaskRateLimiter(metrics=metrics),
         lambda: watch(RateLimiter("5/minute"), metrics),
@@ -543,6 +589,35 @@ def test_what_a_process_counted_outlives_it(
     assert ("rate_limiter_keys", "flooded") not in samples  # they are gone
     with contextlib.suppress(KeyError):
         meter.__globals__["_meters"].pop("flooded")
+
+
+FORKING = """
+import os
+from rate_limiter import RateLimiter
+from rate_limiter.measuring import publish, readings, watch
+limiter = RateLimiter("5/second", store="redis://127.0.0.1:1")
+watch(limiter, "forking")
+limiter.allow("k")
+child = os.fork()
+limiter.allow("k")
+publish()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+for one in readings():
+    if one.name in ("fallback_decisions", "store_errors"):
+        print(one.name, one.value)
+"""
+
+
+def test_what_was_before_a_fork_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=True
+    )
+    assert sorted(done.stdout.splitlines()) == ["fallback_decisions 3", "store_errors 3"]
 
 
 def test_a_folder_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -40,14 +40,14 @@ class Reading:
 
     Attributes:
         is_gauge: it means nothing after its process has ended.
-        is_common: processes that tell it tell of the same thing, so it is not added up.
+        common: what it tells of, where several processes tell of the same: that is not added up.
     """
 
     name: str
     labels: dict[str, str]
     value: float
     is_gauge: bool = False
-    is_common: bool = False
+    common: str = ""
 
 
 def shared_folder() -> Path | None:
@@ -98,7 +98,13 @@ def checked_dimension(dimension: object) -> str:
     """
     if not isinstance(dimension, str):
         raise TypeError(f"a dimension must be a str, got {dimension!r}")
-    if not 1 <= len(quote(dimension, safe="")) <= _DIMENSION_MAX:
+    try:
+        length = len(quote(dimension, safe=""))
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a dimension must be text that UTF-8 can hold, got {dimension!r}"
+        ) from None
+    if not 1 <= length <= _DIMENSION_MAX:
         raise ValueError(
             f"a dimension must have 1 to {_DIMENSION_MAX} characters, got {dimension!r}"
         )
@@ -127,7 +133,10 @@ def checked_metrics(metrics: str | None) -> str | None:
 def follow(limiter: Any, dimension: str) -> None:
     """Show what is known of a limiter, but for its decisions. Arguments are those of watch."""
     with _lock:
-        _followed[limiter] = _Followed(dimension)
+        known = _followed.get(limiter)
+        # Other limits may have been given to the clients, and the count, of one that is followed.
+        evicted = limiter.stats()["evicted_active"] if known is None else known.evicted_active
+        _followed[limiter] = _Followed(dimension, evicted)
     _publisher.start()
 
 
@@ -157,7 +166,7 @@ class _Followed:
     """A limiter's dimension, and how much of its count has been added to the total of that."""
 
     dimension: str
-    evicted_active: int = 0
+    evicted_active: int
 
 
 # Re-entrant, because garbage may be collected while it is held.
@@ -180,7 +189,7 @@ def _own_readings() -> list[Reading]:
     with _lock:
         for limiter, followed in list(_followed.items()):
             stats = limiter.stats()
-            common = getattr(limiter, "is_shared", False)
+            common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
             found.append(Reading("keys", labels, stats["keys"], True, common))
             found.append(Reading("table_bytes", labels, stats["bytes"], True, common))
@@ -206,7 +215,7 @@ def _of_store(connection: Any) -> Iterable[Reading]:
     health = connection.breaker.health()
     store = ", ".join(connection.client.servers)
     labels = {"store": store}
-    yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, True)
+    yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, store)
     yield Reading("fallback_decisions", labels, health["fallback_decisions"])
     for kind, count in health["errors"].items():
         yield Reading("store_errors", {"store": store, "kind": kind}, count)
@@ -214,16 +223,27 @@ def _of_store(connection: Any) -> Iterable[Reading]:
 
 def _joined(found: Iterable[Reading]) -> list[Reading]:
     """Return one reading for each name and labels."""
-    by_labels: dict[tuple[Any, ...], Reading] = {}
+    of_common: dict[tuple[Any, ...], Reading] = {}
+    totals: dict[tuple[Any, ...], Reading] = {}
     for one in found:
-        place = (one.name, *sorted(one.labels.items()))
-        before = by_labels.get(place)
-        if before is not None:
-            joined = max if one.is_common else sum
-            value = joined((before.value, one.value))
-            one = Reading(one.name, one.labels, value, one.is_gauge, one.is_common)
-        by_labels[place] = one
-    return list(by_labels.values())
+        place = (*_place(one), one.common)
+        if not one.common:
+            _add(totals, one)
+        elif place not in of_common or of_common[place].value < one.value:
+            of_common[place] = one
+    for one in of_common.values():
+        _add(totals, one)
+    return list(totals.values())
+
+
+def _place(one: Reading) -> tuple[Any, ...]:
+    return (one.name, *sorted(one.labels.items()))
+
+
+def _add(totals: dict[tuple[Any, ...], Reading], one: Reading) -> None:
+    before = totals.get(_place(one))
+    value = one.value + (before.value if before is not None else 0)
+    totals[_place(one)] = replace(one, value=value, common="")
 
 
 # --- Processes among each other ---
