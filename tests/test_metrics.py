@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter, RateLimitPolicy, _core
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.measuring import meter, watch
+from rate_limiter.measuring import meter, readings, watch
 from rate_limiter.metrics import registry, rl_allowed, rl_blocked, rl_latency
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.rule_source import RuleSource
@@ -589,6 +590,66 @@ def test_what_a_process_counted_outlives_it(
     assert ("rate_limiter_keys", "flooded") not in samples  # they are gone
     with contextlib.suppress(KeyError):
         meter.__globals__["_meters"].pop("flooded")
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+def test_a_dead_process_whose_id_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    """What another process left is told of, and what was true of it is not."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    left = [
+        {"name": "keys", "labels": {"dimension": "dead"}, "value": 7, "is_gauge": True},
+        {"name": "evicted_active", "labels": {"dimension": "dead"}, "value": 5},
+    ]
+    (tmp_path / f"{pid}.rate_limiter_readings").write_text(json.dumps(left))
+    of_dead = {one.name: one.value for one in readings() if one.labels == {"dimension": "dead"}}
+    assert of_dead == {"evicted_active": 5}
+
+
+def test_readings_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "0.rate_limiter_readings").write_text('[{"names": "keys"}]')
+    with pytest.raises(ValueError, match="of another version: empty the folder"):
+        readings()
+
+
+def test_workers_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no more files than workers at a time, and no count is lost."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    evicted = 0
+    for _ in range(3):
+        program = ENDING.replace("flooded", "replaced")
+        done = subprocess.run(
+            [sys.executable, "-c", program, "end"], capture_output=True, text=True, check=True
+        )
+        evicted += int(done.stdout)
+    assert [one.value for one in readings() if one.labels == {"dimension": "replaced"}] == [evicted]
+    # One, and one of this process, where it publishes what other tests watch.
+    assert len(list(tmp_path.glob("*.rate_limiter_readings"))) <= 2
+
+
+KILLED = """
+import os, signal
+from rate_limiter import RateLimiter, measuring
+measuring.PUBLISHED_EVERY_S = 1000
+limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
+measuring.watch(limiter, "killed")
+for number in range(20_000):
+    limiter.allow(str(number))
+print(*(one.value for one in measuring.readings() if one.name == "evicted_active"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_shown_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    of_dead = {one.name: one.value for one in readings() if one.labels == {"dimension": "killed"}}
+    assert of_dead == {"evicted_active": int(done.stdout)}
 
 
 FORKING = """
