@@ -26,6 +26,17 @@ typedef struct meter_file {
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "processes cannot share a lock that is not in the file");
 
+/* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
+static rl_meter_status reserve(int fd)
+{
+#ifdef __linux__
+    errno = posix_fallocate(fd, 0, sizeof(meter_file));
+#else
+    errno = ftruncate(fd, sizeof(meter_file)) == 0 ? 0 : errno;
+#endif
+    return errno == 0 ? RL_METER_OK : RL_METER_ESYSTEM;
+}
+
 static rl_meter_status inspect(int fd)
 {
     struct stat found;
@@ -36,7 +47,7 @@ static rl_meter_status inspect(int fd)
         return RL_METER_EOWNER;
     }
     if (found.st_size == 0) {
-        return ftruncate(fd, sizeof(meter_file)) == 0 ? RL_METER_OK : RL_METER_ESYSTEM;
+        return reserve(fd);
     }
     return found.st_size == sizeof(meter_file) ? RL_METER_OK : RL_METER_EOTHER;
 }

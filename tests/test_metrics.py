@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -24,9 +25,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter, RateLimitPolicy, _core
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.measuring import meter, watch
+from rate_limiter.measuring import meter, readings, watch
 from rate_limiter.metrics import registry, rl_allowed, rl_blocked, rl_latency
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.rule_source import RuleSource
+from rate_limiter.rule_table import Rule, RuleTable
 from rate_limiter.settings import Settings
 from rate_limiter.token_bucket import TokenBucketLimiter
 from redis_servers import RedisServer, redis_server, wait_until
@@ -176,6 +179,48 @@ def test_evictions_are_never_forgotten(dimension: str) -> None:
     assert shown("keys", dimension=dimension) is None  # they are gone
 
 
+def test_evictions_are_counted_once(dimension: str) -> None:
+    """Also where rules are read again, and a limiter with other limits takes over the clients."""
+    limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
+    for number in range(20_000):
+        limiter.allow(f"before {number}")
+    watch(limiter, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == 0
+    for number in range(20_000):
+        limiter.allow(f"{number}")
+    first = shown("evicted_active_total", dimension=dimension)
+    assert first is not None
+    assert 0 < first <= 20_000
+    watch(limiter, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == first
+    changed = limiter.with_limits("2/hour; burst=1000")
+    watch(changed, dimension)
+    assert shown("evicted_active_total", dimension=dimension) == first
+    for number in range(1000):
+        changed.allow(f"after {number}")
+    after = shown("evicted_active_total", dimension=dimension)
+    assert after is not None
+    assert first < after <= first + 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
+def test_shared_memory_is_told_of_once(tmp_path: Path, dimension: str) -> None:
+    """But what lies in another file is added."""
+    one, same, other = (
+        RateLimiter("1/hour", store=f"shared://{tmp_path}/app", name=name, max_keys=100)
+        for name in ("one", "one", "other")
+    )
+    for limiter in (one, same, other):
+        watch(limiter, dimension)
+    for number in range(5):
+        one.allow(str(number))
+    for number in range(7):
+        other.allow(str(number))
+    assert shown("keys", dimension=dimension) == 5 + 7
+    in_both = one.stats()["bytes"] + other.stats()["bytes"]
+    assert shown("table_bytes", dimension=dimension) == in_both
+
+
 def test_threads_count_exactly(dimension: str) -> None:
     limiter = RateLimiter("0/second; burst=1000")
     watch(limiter, dimension)
@@ -233,18 +278,20 @@ def test_plain_limits_with_a_status_path_have_the_name_alone(dimension: str) -> 
     assert counted(dimension) == (1, 1)
 
 
+class ChangingRules(RuleSource):
+    """Rules that a test sets."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.table = RuleTable(rules)
+        super().__init__(self.table)
+
+    def current(self) -> RuleTable:
+        return self.table
+
+
 def test_rules_that_change_keep_their_counts(dimension: str) -> None:
-    from rate_limiter.rule_source import RuleSource
-    from rate_limiter.rule_table import Rule, RuleTable
-
-    class Source(RuleSource):
-        table = RuleTable([Rule("default", (Limit(1, 1 / 60),))])
-
-        def current(self) -> RuleTable:
-            return self.table
-
     app = FastAPI()
-    source = Source(Source.table)
+    source = ChangingRules(Rule("default", (Limit(1, 1 / 60),)))
     app.add_middleware(RateLimitMiddleware, rules=source, metrics=dimension)
     assert send_all(app, ["/", "/"]) == [404, 429]
     source.table = RuleTable(
@@ -253,6 +300,22 @@ def test_rules_that_change_keep_their_counts(dimension: str) -> None:
     assert send_all(app, ["/", "/", "/x"]) == [404, 429, 404]
     assert counted(f"{dimension}.default") == (2, 2)
     assert counted(f"{dimension}.x") == (1, 0)
+
+
+def test_rules_that_cannot_be_measured_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimension: str
+) -> None:
+    """The folder of the processes is gone: requests go on by the rules that there were."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    app = FastAPI()
+    source = ChangingRules(Rule("default", (Limit(1, 1 / 60),)))
+    app.add_middleware(RateLimitMiddleware, rules=source, metrics=dimension)
+    assert send_all(app, ["/"]) == [404]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
+    source.table = RuleTable([Rule("other", (Limit(5, 1 / 60),))])
+    assert send_all(app, ["/", "/"]) == [429, 429]
+    assert source.refused == 1
+    assert "gone" in str(source.last_error)
 
 
 def test_fastapi_dependency(dimension: str) -> None:
@@ -313,12 +376,16 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", ValueError, "1 to 200 characters, got ''"),
         ("\U0001f40d" * 20, ValueError, "1 to 200 characters"),
+        ("\ud800", ValueError, r"text that UTF-8 can hold, got '\\ud800'"),
         (5, TypeError, "must be a str, got 5"),
     ],
 )
 def test_dimensions_that_cannot_be(metrics: Any, error: type[Exception], message: str) -> None:
+    policy = RateLimitPolicy(rate_per_sec=1, burst=2)
+    limiter = TokenBucketLimiter("redis://127.0.0.1:1", policy)
     for make in (
         lambda: RateLimitMiddleware(FastAPI(), limits="5/minute", metrics=metrics),
+        lambda: RateLimitMiddleware(FastAPI(), limiter, policy, dimension_label=metrics),
         lambda: RateLimit("5/minute", metrics=metrics),
         lambda: FlaskRateLimiter(metrics=metrics),
         lambda: watch(RateLimiter("5/minute"), metrics),
@@ -523,6 +590,95 @@ def test_what_a_process_counted_outlives_it(
     assert ("rate_limiter_keys", "flooded") not in samples  # they are gone
     with contextlib.suppress(KeyError):
         meter.__globals__["_meters"].pop("flooded")
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+def test_a_dead_process_whose_id_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    """What another process left is told of, and what was true of it is not."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    left = [
+        {"name": "keys", "labels": {"dimension": "dead"}, "value": 7, "is_gauge": True},
+        {"name": "evicted_active", "labels": {"dimension": "dead"}, "value": 5},
+    ]
+    (tmp_path / f"{pid}.rate_limiter_readings").write_text(json.dumps(left))
+    of_dead = {one.name: one.value for one in readings() if one.labels == {"dimension": "dead"}}
+    assert of_dead == {"evicted_active": 5}
+
+
+def test_readings_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "0.rate_limiter_readings").write_text('[{"names": "keys"}]')
+    with pytest.raises(ValueError, match="of another version: empty the folder"):
+        readings()
+
+
+def test_workers_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no more files than workers at a time, and no count is lost."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    evicted = 0
+    for _ in range(3):
+        program = ENDING.replace("flooded", "replaced")
+        done = subprocess.run(
+            [sys.executable, "-c", program, "end"], capture_output=True, text=True, check=True
+        )
+        evicted += int(done.stdout)
+    assert [one.value for one in readings() if one.labels == {"dimension": "replaced"}] == [evicted]
+    # One, and one of this process, where it publishes what other tests watch.
+    assert len(list(tmp_path.glob("*.rate_limiter_readings"))) <= 2
+
+
+KILLED = """
+import os, signal
+from rate_limiter import RateLimiter, measuring
+measuring.PUBLISHED_EVERY_S = 1000
+limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
+measuring.watch(limiter, "killed")
+for number in range(20_000):
+    limiter.allow(str(number))
+print(*(one.value for one in measuring.readings() if one.name == "evicted_active"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_shown_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    of_dead = {one.name: one.value for one in readings() if one.labels == {"dimension": "killed"}}
+    assert of_dead == {"evicted_active": int(done.stdout)}
+
+
+FORKING = """
+import os
+from rate_limiter import RateLimiter
+from rate_limiter.measuring import publish, readings, watch
+limiter = RateLimiter("5/second", store="redis://127.0.0.1:1")
+watch(limiter, "forking")
+limiter.allow("k")
+child = os.fork()
+limiter.allow("k")
+publish()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+for one in readings():
+    if one.name in ("fallback_decisions", "store_errors"):
+        print(one.name, one.value)
+"""
+
+
+def test_what_was_before_a_fork_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=True
+    )
+    assert sorted(done.stdout.splitlines()) == ["fallback_decisions 3", "store_errors 3"]
 
 
 def test_a_folder_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,10 @@ class Breaker:
         self._fallbacks = 0
 
     def after_fork_in_child(self) -> None:
-        """Forget that a thread of the parent may have held the lock."""
+        """Count anew: of what was until now the parent tells, and its threads held the lock."""
         self._lock = threading.Lock()
+        self._errors.clear()
+        self._fallbacks = 0
 
     def permits(self) -> bool:
         """Tell whether to ask the store. When it is open, one caller a pause hears yes."""

@@ -23,7 +23,7 @@ from rate_limiter.config import RateLimitPolicy
 from rate_limiter.headers import DEFAULT_STYLE
 from rate_limiter.identity import header_source, shortened
 from rate_limiter.keys import pick_identity_key
-from rate_limiter.measuring import follow
+from rate_limiter.measuring import checked_dimension, follow
 from rate_limiter.policy_limiter import TokenBucketLimiter
 
 EXEMPT_PATHS = frozenset({"/health", "/metrics"})
@@ -43,7 +43,8 @@ class GatewayApp:
         conclude: goes on as a Decision says: the gate's own.
 
     Raises:
-        TypeError: `limiter` or `policy` is something else.
+        TypeError: `limiter`, `policy` or `dimension_label` is something else.
+        ValueError: `dimension_label` cannot be one.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class GatewayApp:
             raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
         if not hasattr(limiter, "check"):
             raise TypeError(f"limiter must be a TokenBucketLimiter, got {limiter!r}")
+        checked_dimension(dimension_label)
         from rate_limiter import metrics
 
         self.app = app

@@ -261,7 +261,7 @@ class Governor:
         try:
             if table is not self._state[0]:
                 self._activate(table)
-        except (ValueError, TypeError, MemoryError, ImportError) as error:
+        except (ValueError, TypeError, MemoryError, ImportError, OSError) as error:
             self._refused = table
             self.source.refused += 1
             self.source.last_error = str(error)

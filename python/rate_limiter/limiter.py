@@ -53,9 +53,8 @@ class RateLimiter(_core.Limiter):
         MemoryError: there is no memory for the table.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_lines", "is_shared", "limits")
+    __slots__ = ("__weakref__", "_clock", "_lines", "_path", "limits")
 
-    is_shared: bool
     limits: tuple[Limit, ...]
 
     def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
@@ -92,11 +91,15 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         limiter_was_made()
         self.limits = as_limits(limits)
-        self.is_shared = path is not None
+        self._path = path  # of shared memory, else None
         self._clock = clock
         self._lines = Lines()
         form = [limit.for_engine for limit in self.limits]
         _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
+
+    @property
+    def is_shared(self) -> bool:
+        return self._path is not None
 
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits, whose clients have used what they had used here.

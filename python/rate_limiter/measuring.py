@@ -8,7 +8,7 @@ A dimension is a name of yours for what is limited, such as "api". Keys of clien
 
 Where ``PROMETHEUS_MULTIPROC_DIR`` is set, as it is for gunicorn's workers, the processes tell each
 other through that folder: meters lie in files there, into which all of them count, and each writes
-the rest of its readings beside them, once a second and when it ends.
+the rest of its readings beside them, once a second and when it ends: see slots.py.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import Meter
+from rate_limiter.slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
 _DIMENSION_MAX = 200  # percent-encoded, as it is in the name of a file
 _METER_ENDING = ".rate_limiter_meter"
-_READINGS_ENDING = ".rate_limiter_readings"
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Reading:
 
     Attributes:
         is_gauge: it means nothing after its process has ended.
-        is_common: processes that tell it tell of the same thing, so it is not added up.
+        common: what it tells of, where several processes tell of the same: that is not added up.
     """
 
     name: str
     labels: dict[str, str]
     value: float
     is_gauge: bool = False
-    is_common: bool = False
+    common: str = ""
 
 
 def shared_folder() -> Path | None:
@@ -69,7 +69,7 @@ def watch(limiter: Any, dimension: str) -> None:
     Raises:
         TypeError: `limiter` or `dimension` is something else.
         ValueError: `dimension` is empty or too long; or the limiter is measured under another one.
-        OSError: the meter's file in the folder of the processes cannot be used.
+        OSError: the files in the folder of the processes cannot be used.
     """
     limiter = getattr(limiter, "_limiter", limiter)  # what an AsyncRateLimiter asks
     if not hasattr(limiter, "_measure"):
@@ -98,7 +98,13 @@ def checked_dimension(dimension: object) -> str:
     """
     if not isinstance(dimension, str):
         raise TypeError(f"a dimension must be a str, got {dimension!r}")
-    if not 1 <= len(quote(dimension, safe="")) <= _DIMENSION_MAX:
+    try:
+        length = len(quote(dimension, safe=""))
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a dimension must be text that UTF-8 can hold, got {dimension!r}"
+        ) from None
+    if not 1 <= length <= _DIMENSION_MAX:
         raise ValueError(
             f"a dimension must have 1 to {_DIMENSION_MAX} characters, got {dimension!r}"
         )
@@ -127,7 +133,13 @@ def checked_metrics(metrics: str | None) -> str | None:
 def follow(limiter: Any, dimension: str) -> None:
     """Show what is known of a limiter, but for its decisions. Arguments are those of watch."""
     with _lock:
-        _followed[limiter] = _Followed(dimension)
+        known = _followed.get(limiter)
+        # Other limits may have been given to the clients, and the count, of one that is followed.
+        evicted = limiter.stats()["evicted_active"] if known is None else known.evicted_active
+        _followed[limiter] = _Followed(dimension, evicted)
+        folder = shared_folder()
+        if folder is not None:
+            _hold_slot(folder)
     _publisher.start()
 
 
@@ -144,9 +156,18 @@ def meters() -> dict[str, Meter]:
 
 def readings() -> list[Reading]:
     """Return all readings; of other processes what they published last."""
-    own = _own_readings()
     folder = shared_folder()
-    return _joined([*own, *(_of_others(folder) if folder is not None else ())])
+    with _lock:
+        found = _own_readings()
+        if folder is not None:
+            if _slot.is_of(folder):
+                found += _left
+                # Else a count would fall, if another process is asked next or this one is killed.
+                with contextlib.suppress(OSError):
+                    _slot.write(_written(_joined(found)))
+            found += _of_others(folder)
+    together = [replace(one, common="") for one in _joined(found)]
+    return _joined(together)
 
 
 # --- This process ---
@@ -157,7 +178,7 @@ class _Followed:
     """A limiter's dimension, and how much of its count has been added to the total of that."""
 
     dimension: str
-    evicted_active: int = 0
+    evicted_active: int
 
 
 # Re-entrant, because garbage may be collected while it is held.
@@ -180,7 +201,7 @@ def _own_readings() -> list[Reading]:
     with _lock:
         for limiter, followed in list(_followed.items()):
             stats = limiter.stats()
-            common = getattr(limiter, "is_shared", False)
+            common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
             found.append(Reading("keys", labels, stats["keys"], True, common))
             found.append(Reading("table_bytes", labels, stats["bytes"], True, common))
@@ -206,48 +227,59 @@ def _of_store(connection: Any) -> Iterable[Reading]:
     health = connection.breaker.health()
     store = ", ".join(connection.client.servers)
     labels = {"store": store}
-    yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, True)
+    yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, store)
     yield Reading("fallback_decisions", labels, health["fallback_decisions"])
     for kind, count in health["errors"].items():
         yield Reading("store_errors", {"store": store, "kind": kind}, count)
 
 
 def _joined(found: Iterable[Reading]) -> list[Reading]:
-    """Return one reading for each name and labels."""
-    by_labels: dict[tuple[Any, ...], Reading] = {}
+    """Return one reading for each name, labels and thing that is told of."""
+    joined: dict[tuple[Any, ...], Reading] = {}
     for one in found:
-        place = (one.name, *sorted(one.labels.items()))
-        before = by_labels.get(place)
+        place = (one.name, one.common, *sorted(one.labels.items()))
+        before = joined.get(place)
         if before is not None:
-            joined = max if one.is_common else sum
-            value = joined((before.value, one.value))
-            one = Reading(one.name, one.labels, value, one.is_gauge, one.is_common)
-        by_labels[place] = one
-    return list(by_labels.values())
+            add = max if one.common else sum
+            one = replace(one, value=add((before.value, one.value)))
+        joined[place] = one
+    return list(joined.values())
 
 
 # --- Processes among each other ---
 
+_slot = Slot()  # guarded by _lock, as is:
+_left: list[Reading] = []  # counts of processes that held the slot before
+
 
 def _of_others(folder: Path) -> Iterable[Reading]:
-    for file in folder.glob(f"*{_READINGS_ENDING}"):
-        pid = int(file.name.removesuffix(_READINGS_ENDING))
-        if pid == os.getpid():
-            continue
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            told = [Reading(**one) for one in json.loads(file.read_text("utf-8"))]
-            alive = _is_alive(pid)
-            yield from (one for one in told if alive or not one.is_gauge)
+    for text, is_alive in _slot.others(folder):
+        yield from (one for one in _read(text) if is_alive or not one.is_gauge)
 
 
-def _is_alive(pid: int) -> bool:
+def _read(text: str) -> list[Reading]:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return [Reading(**one) for one in json.loads(text)]
+    except (ValueError, TypeError):
+        raise ValueError(
+            "a *.rate_limiter_readings in PROMETHEUS_MULTIPROC_DIR is something else, or of "
+            f"another version: empty the folder before a start; it is {text[:80]!r}"
+        ) from None
+
+
+def _hold_slot(folder: Path) -> None:
+    if not _slot.is_of(folder):
+        _left.clear()
+    if not _slot.hold(folder):
+        return
+    text = _slot.left()
+    if text is not None:
+        _left[:] = [one for one in _read(text) if not one.is_gauge]
+        _slot.write(_written(_left))  # the gauges of the one before are no longer true
+
+
+def _written(found: Iterable[Reading]) -> str:
+    return json.dumps([asdict(one) for one in found])
 
 
 def publish() -> None:
@@ -255,10 +287,9 @@ def publish() -> None:
     folder = shared_folder()
     if folder is None:
         return
-    file = folder / f"{os.getpid()}{_READINGS_ENDING}"
-    half_made = file.with_suffix(".new")
-    half_made.write_text(json.dumps([asdict(one) for one in _own_readings()]), "utf-8")
-    half_made.replace(file)  # so that nobody reads a part
+    with _lock:
+        _hold_slot(folder)
+        _slot.write(_written(_joined([*_own_readings(), *_left])))
 
 
 class _Publisher:
@@ -270,13 +301,16 @@ class _Publisher:
 
     def start(self) -> None:
         """Start it, where it is needed and not running. A fork leaves it behind."""
-        if shared_folder() is None or (self._thread is not None and self._thread.is_alive()):
+        if shared_folder() is None:
             return
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._stop,), name="rate_limiter-metrics", daemon=True
-        )
-        self._thread.start()
+        with _lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._stop = threading.Event()
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stop,), name="rate_limiter-metrics", daemon=True
+            )
+            self._thread.start()
         atexit.register(self.end)
 
     def _run(self, stop: threading.Event) -> None:
@@ -302,6 +336,8 @@ def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
     _evicted_active.clear()
+    _left.clear()
+    _slot.leave()
     for limiter, followed in list(_followed.items()):
         followed.evicted_active = limiter.stats()["evicted_active"]
     _publisher._thread = None

@@ -63,7 +63,7 @@ class RedisStore(IRateLimitStore):
         the time of the last change (seconds since the epoch), ``failures`` those in a row,
         ``errors`` how many there were of each kind, ``last_error`` a text or None,
         ``fallback_decisions`` how many were made without Redis, ``servers`` and ``kind`` where
-        and what it is.
+        and what it is. A process counts its own errors and decisions, not those before its fork.
         """
         client = self.connection.client
         return {

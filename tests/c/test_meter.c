@@ -137,6 +137,29 @@ static void test_odd_files(void)
     rl_meter_close(NULL);
 }
 
+#ifdef __linux__
+static bool disk_is_full;
+
+/* Instead of that of the C library. */
+int posix_fallocate(int fd, off_t offset, off_t len)
+{
+    return disk_is_full ? ENOSPC : ftruncate(fd, offset + len);
+}
+
+/* Without room for the counts the file is refused: a hole in it would be SIGBUS later. */
+static void test_a_full_disk(void)
+{
+    disk_is_full = true;
+    check_refused(RL_METER_ESYSTEM);
+    CHECK_EQUAL(errno, ENOSPC);
+    disk_is_full = false;
+    rl_meter *meter;
+    CHECK_EQUAL(rl_meter_open(path, &meter), RL_METER_OK);
+    rl_meter_close(meter);
+    unlink(path);
+}
+#endif
+
 int main(void)
 {
     snprintf(path, sizeof path, "/tmp/rl_test_meter.%ld", (long)getpid());
@@ -146,5 +169,8 @@ int main(void)
     test_threads();
     test_processes();
     test_odd_files();
+#ifdef __linux__
+    test_a_full_disk();
+#endif
     return report("meter");
 }

@@ -1,0 +1,120 @@
+"""Slots: numbered places in a folder, of which a process holds one, and what it has left there.
+
+    7.rate_limiter_lock       locked by the process that holds slot 7, until it ends in whatever way
+    7.rate_limiter_readings   what that process told last; if there is none, the last one before
+
+A process takes the first slot that is free, and goes on from the counts that lie there. So there
+are never more files than there were processes at a time, however often workers are replaced. Ids of
+processes would not do: the system gives them to others in time, and each container begins at 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_LOCK_ENDING = ".rate_limiter_lock"
+_TEXT_ENDING = ".rate_limiter_readings"
+
+
+class Slot:
+    """The slot that this process holds, once it holds one. Not safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._number = 0
+        self._fd: int | None = None  # of the lock
+        self._written: str | None = None
+
+    def hold(self, folder: Path) -> bool:
+        """Hold a slot of a folder; tell whether it is another one than before.
+
+        Raises:
+            OSError: the files cannot be used.
+        """
+        if self.is_of(folder) and self._is_there():
+            return False
+        if not self.is_of(folder):
+            self.leave()
+            self._folder = folder
+        before = self._number
+        for self._number in itertools.chain([before], itertools.count()):
+            self._unlock()
+            self._fd = os.open(self._file(_LOCK_ENDING), os.O_RDWR | os.O_CREAT, 0o600)
+            if _locked(self._fd, fcntl.LOCK_EX):
+                break
+        return True
+
+    def is_of(self, folder: Path) -> bool:
+        """Tell whether the slot that is held is one of this folder."""
+        return self._fd is not None and self._folder == folder
+
+    def leave(self) -> None:
+        """Hold none. In the child of a fork: leave it to the parent, who goes on to hold it."""
+        self._unlock()
+        self._written = None
+
+    def left(self) -> str | None:
+        """Return what another process has left here, None: nothing."""
+        text = _text(self._file(_TEXT_ENDING))
+        return None if text == self._written else text
+
+    def write(self, text: str) -> None:
+        """Replace what lies here, so that nobody reads a part."""
+        half_made = self._file(".new")
+        half_made.write_text(text, "utf-8")
+        half_made.replace(self._file(_TEXT_ENDING))
+        self._written = text
+
+    def others(self, folder: Path) -> Iterator[tuple[str, bool]]:
+        """Yield what lies in the other slots of a folder, and whether somebody holds each."""
+        for file in folder.glob(f"*{_TEXT_ENDING}"):
+            number = file.name.removesuffix(_TEXT_ENDING)
+            if self.is_of(folder) and number == str(self._number):
+                continue
+            text = _text(file)
+            if text is not None:
+                yield text, _is_held(file.with_suffix(_LOCK_ENDING))
+
+    def _unlock(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _file(self, ending: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._number}{ending}"
+
+    def _is_there(self) -> bool:
+        """Tell whether the lock has not been removed, after which another process may hold one."""
+        assert self._fd is not None
+        return os.fstat(self._fd).st_nlink > 0
+
+
+def _locked(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locked(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _text(file: Path) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text("utf-8")
+    return None
