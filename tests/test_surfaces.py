@@ -304,8 +304,8 @@ def steady(part: float = 0.5) -> None:
 
 @pytest.fixture
 def service(tmp_path: Path, server: RedisServer) -> Iterator[Server]:
-    url = httpx.URL(server.url)
-    environment = {"REDIS_HOST": url.host, "REDIS_PORT": str(url.port), "LOG_LEVEL": "INFO"}
+    # A busy machine is to be waited for: else a request more passes, decided in memory.
+    environment = {"RATE_LIMITER_STORE": f"{server.url}?timeout=10", "LOG_LEVEL": "INFO"}
     command = ("-m", "uvicorn", "demo.service.app:app", "--port", "{port}")
     with serve(tmp_path / "log", *command, environment=environment) as running:
         steady(0.2)
