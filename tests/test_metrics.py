@@ -421,6 +421,21 @@ def test_registry_can_be_described() -> None:
         Counter("rate_limiter_store_errors", "Somebody else's.")
 
 
+def test_a_registry_that_was_cleared(run_python: Callable[..., str]) -> None:
+    program = """
+from prometheus_client import REGISTRY, generate_latest
+from rate_limiter import RateLimiter
+from rate_limiter.metrics import registry, watch
+limiter = RateLimiter("5/second")
+watch(limiter, "cleared")
+for collector in list(REGISTRY._collector_to_names):
+    REGISTRY.unregister(collector)
+for _ in range(2):
+    print(generate_latest(registry()).decode().count("rate_limiter_allowed_total{"))
+"""
+    assert run_python(program) == "1\n1\n"
+
+
 # --- Meters ---
 
 
