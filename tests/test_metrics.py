@@ -421,6 +421,21 @@ def test_registry_can_be_described() -> None:
         Counter("rate_limiter_store_errors", "Somebody else's.")
 
 
+def test_a_registry_that_was_cleared(run_python: Callable[..., str]) -> None:
+    program = """
+from prometheus_client import REGISTRY, generate_latest
+from rate_limiter import RateLimiter
+from rate_limiter.metrics import registry, watch
+limiter = RateLimiter("5/second")
+watch(limiter, "cleared")
+for collector in list(REGISTRY._collector_to_names):
+    REGISTRY.unregister(collector)
+for _ in range(2):
+    print(generate_latest(registry()).decode().count("rate_limiter_allowed_total{"))
+"""
+    assert run_python(program) == "1\n1\n"
+
+
 # --- Meters ---
 
 
@@ -614,19 +629,25 @@ def test_readings_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
         readings()
 
 
+def run_in(folder: Path, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that shares its numbers in a folder, in which this process tells nothing."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *args],
+        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_workers_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are no more files than workers at a time, and no count is lost."""
+    program = ENDING.replace("flooded", "replaced")
+    evicted = sum(int(run_in(tmp_path, program, "end").stdout) for _ in range(3))
+    assert len(list(tmp_path.glob("*.rate_limiter_readings"))) == 1
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    evicted = 0
-    for _ in range(3):
-        program = ENDING.replace("flooded", "replaced")
-        done = subprocess.run(
-            [sys.executable, "-c", program, "end"], capture_output=True, text=True, check=True
-        )
-        evicted += int(done.stdout)
     assert [one.value for one in readings() if one.labels == {"dimension": "replaced"}] == [evicted]
-    # One, and one of this process, where it publishes what other tests watch.
-    assert len(list(tmp_path.glob("*.rate_limiter_readings"))) <= 2
 
 
 KILLED = """
@@ -643,11 +664,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_was_shown_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED], capture_output=True, text=True, check=False
-    )
+    done = run_in(tmp_path, KILLED)
     assert done.returncode == -signal.SIGKILL
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     of_dead = {one.name: one.value for one in readings() if one.labels == {"dimension": "killed"}}
     assert of_dead == {"evicted_active": int(done.stdout)}
 
@@ -671,13 +690,8 @@ for one in readings():
 """
 
 
-def test_what_was_before_a_fork_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=True
-    )
+def test_what_was_before_a_fork_is_told_once(tmp_path: Path) -> None:
+    done = run_in(tmp_path, FORKING)
     assert sorted(done.stdout.splitlines()) == ["fallback_decisions 3", "store_errors 3"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from rate_limiter import RateLimiter
@@ -56,6 +58,14 @@ def test_a_store_that_fails() -> None:
     assert found["rate_limiter.fallback_active", "127.0.0.1:9", ""] == 1
     assert found["rate_limiter.fallback_decisions", "127.0.0.1:9", ""] == 1
     assert found["rate_limiter.store_errors", "127.0.0.1:9", "connect"] == 1
+
+
+def test_processes_that_share_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"PROMETHEUS_MULTIPROC_DIR .* add up again"):
+        instrument(MeterProvider())
 
 
 def test_every_reading_has_an_instrument() -> None:

@@ -12,6 +12,7 @@ names begin with ``rl_``. They may be used by others too: what they count is sho
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
@@ -72,6 +73,8 @@ def registry() -> CollectorRegistry:
     share through prometheus_client, not only those of rate limiters.
     """
     if shared_folder() is None:
+        with contextlib.suppress(ValueError):  # it is there; but who clears a registry takes it out
+            REGISTRY.register(_of_this_process)
         return REGISTRY
     made = CollectorRegistry()
     made.register(_OfAllProcesses())
@@ -177,4 +180,5 @@ def _reading_families(found: Iterable[Reading]) -> Iterator[Metric]:
     yield from families.values()
 
 
-REGISTRY.register(_OfThisProcess())
+_of_this_process = _OfThisProcess()
+REGISTRY.register(_of_this_process)

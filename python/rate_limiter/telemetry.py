@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from rate_limiter import __version__
-from rate_limiter.measuring import meters, readings, watch
+from rate_limiter.measuring import meters, readings, shared_folder, watch
 
 __all__ = ["instrument", "watch"]
 
@@ -44,7 +44,17 @@ def instrument(provider: MeterProvider | None = None) -> None:
 
     Args:
         provider: of meters; by default the one that is set for the program.
+
+    Raises:
+        RuntimeError: processes share their numbers (``PROMETHEUS_MULTIPROC_DIR``), so each would
+            export those of all, to be added up again.
     """
+    if shared_folder() is not None:
+        raise RuntimeError(
+            "with PROMETHEUS_MULTIPROC_DIR each process knows the numbers of all, which "
+            "OpenTelemetry would add up again: take it out of the environment, or expose "
+            "rate_limiter.metrics.registry() instead"
+        )
     made = get_meter("rate_limiter", __version__, provider)
     made.create_observable_counter(
         "rate_limiter.decisions", [_decisions], "{decision}", "Decisions, by how they ended."
