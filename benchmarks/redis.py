@@ -5,7 +5,8 @@
 Starts a redis-server of its own. Each round measures every case once, in turn, so that what else
 the machine does falls on all of them; printed are the medians of the rounds' ratios, and the
 quartiles. redis-py runs the very same script with the same arguments, over one connection for each
-thread, and a connection pool for tasks, as its documentation has it.
+thread, and a connection pool for tasks, as its documentation has it. The memory is
+that of Redis for 100,000 clients in use.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import redis.asyncio
 from rate_limiter import AsyncRateLimiter, RateLimiter
 from rate_limiter.connection import scripts
 
+CLIENTS = 100_000
 TASKS = 50
 THREADS = 8
 LIMIT = "1000000000/second"
@@ -181,6 +183,22 @@ class Benchmark:
         asyncio.run(main())
 
 
+def bytes_of_a_client(port: int) -> float:
+    """Return what a client in use adds to used_memory, its key included."""
+    with redis.Redis(port=port) as admin:
+        admin.flushall()
+        limiter = RateLimiter(
+            "100/hour", store=f"redis://127.0.0.1:{port}/0", on_store_error="raise"
+        )
+        before = admin.info("memory")["used_memory"]  # type: ignore[index]
+        keys = [f"user:{number}" for number in range(10_000, 10_000 + CLIENTS)]
+        for at in range(0, CLIENTS, 1000):
+            limiter.allow_many(keys[at : at + 1000])
+        after = admin.info("memory")["used_memory"]  # type: ignore[index]
+        assert admin.dbsize() == CLIENTS
+        return float((after - before) / CLIENTS)
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(
@@ -205,8 +223,10 @@ def main() -> None:
         for _ in range(given.rounds):
             for name, (ours, theirs, _target) in cases.items():
                 results[name].append((bench.measured(ours), bench.measured(theirs)))
+        bytes_each = bytes_of_a_client(port)
     for name, (_ours, _theirs, target) in cases.items():
         show(name, results[name], target)
+    print(f"memory of Redis for rl:{{user:12345}}:100/hour: {bytes_each:.0f} bytes")
 
 
 def show(name: str, rounds: list[tuple[Measured, Measured]], target: float) -> None:
