@@ -110,6 +110,19 @@ def test_containers_have_few_rights(file: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "name"), each_service())
+def test_containers_can_write_where_they_must(file: dict[str, Any], name: str) -> None:
+    """An engine gives a tmpfs to root, with the mode of the folder in the image, which is 755."""
+    service = file["services"][name]
+    owner = "10001" if "build" in service else "999"  # of the Dockerfile; redis of its image
+    for mount in service.get("tmpfs", []):
+        target, _, options = mount.partition(":")
+        if target != "/tmp":  # 1777 in every image
+            assert {f"uid={owner}", "mode=1777"} <= set(options.split(",")), mount
+    folder = service.get("environment", {}).get("PROMETHEUS_MULTIPROC_DIR")
+    assert not folder or any(mount.startswith(f"{folder}:") for mount in service["tmpfs"])
+
+
+@pytest.mark.parametrize(("file", "name"), each_service())
 def test_what_containers_refer_to_is_there(file: dict[str, Any], name: str) -> None:
     service = file["services"][name]
     included = [load(DEPLOY / path) for path in file.get("include", [])]
