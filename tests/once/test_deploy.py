@@ -333,6 +333,16 @@ def test_manifests_agree() -> None:
     assert given["PROMETHEUS_MULTIPROC_DIR"] in mounts
 
 
+def test_only_known_namespaces_reach_what_trusts_proxies() -> None:
+    assert manifest("ConfigMap")["data"]["RATE_LIMITER_TRUSTED_PROXIES"]
+    (rule,) = manifest("NetworkPolicy")["spec"]["ingress"]
+    names = [
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for peer in rule["from"]
+    ]
+    assert names == ["ingress-nginx", "monitoring"]
+
+
 # --- systemd ---
 
 
