@@ -29,6 +29,8 @@ die() {
     exit 1
 }
 
+taken() { die "a stack is on port $port already: deploy/start.sh stop --port $port"; }
+
 wrong() {
     echo "start.sh: $*; see deploy/start.sh --help" >&2
     exit 2
@@ -82,10 +84,13 @@ number() { # number OPTION VALUE...: print the value
 
 folder='' state=''
 
+# Each leads a session: a Ctrl-C then ends this script alone, which ends the others in their order,
+# and what a process leaves behind is known by its group.
 launch() { # launch NAME PORT COMMAND...
     name=$1 at=$2
     shift 2
-    "$@" >"$folder/$name.log" 2>&1 </dev/null &
+    "$python" -ISc 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' "$@" \
+        >"$folder/$name.log" 2>&1 </dev/null &
     echo "$! $name $at" >>"$folder/pids"
 }
 
@@ -111,7 +116,11 @@ wait_until() { # wait_until WHAT COMMAND...: for a minute at most
 # Whether a process of the list is still the one that was started: an id may be given again.
 is_ours() {
     kill -0 "$1" 2>/dev/null || return 1
-    case $(ps -o args= -p "$1" 2>/dev/null || echo "$root") in *"$folder"* | *"$root"*) ;; *) return 1 ;; esac
+    # gunicorn calls itself so where setproctitle is installed.
+    case $(ps -o args= -p "$1" 2>/dev/null || echo "$root") in
+    *"$folder"* | *"$root"* | "gunicorn: "*) ;;
+    *) return 1 ;;
+    esac
 }
 
 end_process() { # end_process PID: politely, then not
@@ -128,8 +137,14 @@ end_process() { # end_process PID: politely, then not
 end_all() {
     [ -f "$folder/pids" ] || return 0
     pids=$(sed '1!G;h;$!d' "$folder/pids" | cut -d ' ' -f 1)
-    # Workers are still there only if their parent was killed.
-    for pid in $pids $(cat "$folder/workers" 2>/dev/null); do end_process "$pid"; done
+    for pid in $pids; do
+        end_process "$pid"
+        # Workers are still there only if their parent was killed. Where its id is that of another
+        # process by now, so may be that of its group.
+        case $(ps -o stat= -p "$pid" 2>/dev/null) in
+        '' | Z*) kill -s KILL -- "-$pid" 2>/dev/null || true ;;
+        esac
+    done
 }
 
 status=0
@@ -142,13 +157,19 @@ clean_up() {
     rmdir "$root/build/stack" "$root/build" 2>/dev/null || true
 }
 
+# Whether a process is a start.sh, and not another that has got its id since.
+is_start() {
+    kill -0 "$1" 2>/dev/null || return 1
+    case $(ps -o args= -p "$1" 2>/dev/null || echo start.sh) in *start.sh*) ;; *) return 1 ;; esac
+}
+
 stop() {
     state=$root/build/stack/$port
     [ -f "$state" ] || die "nothing was started on port $port"
     read -r supervisor folder <"$state"
     rm -f "$state"
     # Whoever started it ends it, unless that process is itself gone.
-    while [ -d "$folder" ] && kill -0 "$supervisor" 2>/dev/null; do sleep 0.1; done
+    while [ -d "$folder" ] && is_start "$supervisor"; do sleep 0.1; done
     if [ -d "$folder" ]; then clean_up; fi
     echo "stopped what was on port $port"
 }
@@ -171,7 +192,8 @@ knows_replicas() { [ "$(redis-cli -p "$1" cluster nodes | grep -c ' connected')"
 start_plain() {
     redis redis-1 "$1"
     wait_until "Redis answers" answers "$1"
-    export REDIS_HOST=127.0.0.1 REDIS_PORT="$1" REDIS_URL="redis://127.0.0.1:$1/0"
+    # Demos differ in what they read.
+    export REDIS_HOST=127.0.0.1 REDIS_PORT="$1" REDIS_URL="redis://127.0.0.1:$1/0" USE_REDIS=1
 }
 
 start_sentinel() {
@@ -195,6 +217,8 @@ start_sentinel() {
         wait_until "the sentinels know each other" says "$at" info sentinel slaves=2,sentinels=3
     done
     export REDIS_SENTINEL_HOSTS="127.0.0.1:$4,127.0.0.1:$5,127.0.0.1:$6" REDIS_MASTER_NAME=mymaster
+    # Else a REDIS_URL in .env would come before the sentinels.
+    export RATE_LIMITER_STORE="redis+sentinel://$REDIS_SENTINEL_HOSTS/mymaster/0"
 }
 
 start_cluster() {
@@ -235,10 +259,7 @@ start_demo() {
             --host 127.0.0.1 --port "$port" --workers "$workers" "demo.$demo.app:app"
     fi
     wait_until "the demo is healthy" healthy
-    ps -e -o pid= -o ppid= | awk -v parent="$(demo_pid)" '$2 == parent { print $1 }' >"$folder/workers" || true
 }
-
-demo_pid() { tail -n 1 "$folder/pids" | cut -d ' ' -f 1; }
 
 healthy() {
     "$python" "$root/deploy/healthcheck.py" "http://127.0.0.1:$port/health" || return 1
@@ -335,7 +356,7 @@ command -v "$python" >/dev/null || python=python3
     die "$python lacks what the demos need: pip install '.[demo]', or make .venv/demo.stamp"
 
 state=$root/build/stack/$port
-if [ -f "$state" ]; then state='' && die "a stack is on port $port already: deploy/start.sh stop --port $port"; fi
+if [ -f "$state" ]; then state='' && taken; fi
 case $topology in plain) ports=$(choose_ports 1) ;; *) ports=$(choose_ports 6) ;; esac
 
 trap 'status=$?; clean_up; exit $status' EXIT
@@ -343,7 +364,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 folder=$(mktemp -d "${TMPDIR:-/tmp}/rate-limiter-stack.XXXXXX")
 mkdir -p "$root/build/stack"
-echo "$$ $folder" >"$state"
+# Made by one of two that start at once.
+(set -C && echo "$$ $folder" >"$state") 2>/dev/null || { state='' && taken; }
 
 # Redis is where this script says, and nowhere else.
 unset RATE_LIMITER_STORE REDIS_URL REDIS_HOST REDIS_PORT REDIS_DB REDIS_PASSWORD REDIS_SENTINEL_HOSTS PORT

@@ -110,6 +110,19 @@ def test_containers_have_few_rights(file: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "name"), each_service())
+def test_containers_can_write_where_they_must(file: dict[str, Any], name: str) -> None:
+    """An engine gives a tmpfs to root, with the mode of the folder in the image, which is 755."""
+    service = file["services"][name]
+    owner = "10001" if "build" in service else "999"  # of the Dockerfile; redis of its image
+    for mount in service.get("tmpfs", []):
+        target, _, options = mount.partition(":")
+        if target != "/tmp":  # 1777 in every image
+            assert {f"uid={owner}", "mode=1777"} <= set(options.split(",")), mount
+    folder = service.get("environment", {}).get("PROMETHEUS_MULTIPROC_DIR")
+    assert not folder or any(mount.startswith(f"{folder}:") for mount in service["tmpfs"])
+
+
+@pytest.mark.parametrize(("file", "name"), each_service())
 def test_what_containers_refer_to_is_there(file: dict[str, Any], name: str) -> None:
     service = file["services"][name]
     included = [load(DEPLOY / path) for path in file.get("include", [])]
@@ -318,6 +331,16 @@ def test_manifests_agree() -> None:
     assert f"{pod['runAsUser']}:{pod['runAsGroup']}" == instructions("USER")[0]
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert given["PROMETHEUS_MULTIPROC_DIR"] in mounts
+
+
+def test_only_known_namespaces_reach_what_trusts_proxies() -> None:
+    assert manifest("ConfigMap")["data"]["RATE_LIMITER_TRUSTED_PROXIES"]
+    (rule,) = manifest("NetworkPolicy")["spec"]["ingress"]
+    names = [
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for peer in rule["from"]
+    ]
+    assert names == ["ingress-nginx", "monitoring"]
 
 
 # --- systemd ---

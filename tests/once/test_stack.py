@@ -105,16 +105,39 @@ def test_other_demos(tmp_path: Path, demo: str, path: str, limit: str, end: sign
     with running_stack(tmp_path / "log", "--demo", demo, "--workers", "1") as stack:
         answer = httpx.get(stack.url + path)
         assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, limit)
+        with redis.Redis("127.0.0.1", stack.members["redis-1"][0]) as client:
+            assert client.dbsize() == 1  # the bucket is there
+        # A Ctrl-C in a terminal reaches a group: only start.sh hears it, and ends the demo first.
+        groups = {os.getpgid(pid) for _, pid in stack.members.values()}
+        assert len(groups - {os.getpgid(stack.process.pid)}) == 2
         stack.process.send_signal(end)
         assert stack.process.wait(60) == (130 if end == signal.SIGINT else 143)
         assert_nothing_is_left(stack)
 
 
 def test_demo_that_ends(tmp_path: Path) -> None:
-    with running_stack(tmp_path / "log", "--workers", "1") as stack:
-        os.kill(stack.members["service"][1], signal.SIGKILL)
-        assert stack.process.wait(60) == 1
+    """Its workers end too: those that have replaced others, and those that ignore signals."""
+    with running_stack(tmp_path / "log", "--server", "uvicorn") as stack:
+        demo = psutil.Process(stack.members["service"][1])
+        first = {child.pid for child in demo.children()}
+        for child in demo.children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        wait_until(
+            lambda: any(
+                child.pid not in first and "spawn_main" in " ".join(child.cmdline())
+                for child in demo.children()
+            ),
+            "another worker has begun",
+        )
+        workers = demo.children()
+        demo.kill()
+        assert stack.process.wait(20) == 1
         assert "start.sh: service ended: " in stack.log
+        wait_until(
+            lambda: not any(worker.is_running() for worker in workers),
+            "init has collected the workers",
+        )
         assert_nothing_is_left(stack)
 
 
