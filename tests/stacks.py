@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from servers import ROOT, free_port
 
 START = ROOT / "deploy" / "start.sh"
@@ -56,6 +58,15 @@ class Stack:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         self.process.wait(60)
+
+
+def assert_nothing_is_left(stack: Stack) -> None:
+    """Fail where processes, files or the port of a stack that was stopped are still there."""
+    assert not [pid for _, pid in stack.members.values() if psutil.pid_exists(pid)]
+    assert not stack.folder.exists()
+    assert not (ROOT / "build" / "stack" / str(stack.port)).exists()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", stack.port)) != 0
 
 
 @contextlib.contextmanager

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
-from demo_servers import ASKING, DEMOS, PATH, shell
+from demo_servers import ASKING, DEMOS, PATH, shell, wait_for_room_in_the_minute
 from redis_servers import RedisServer, SentinelGroup, sentinel_group, wait_until
-from servers import Server, serve
+from servers import ROOT, Server, serve
 
 from demo.service.app import NOT_LIMITED
 
@@ -75,6 +77,37 @@ def test_the_documentation_tells_of_the_routes(service: Server) -> None:
     paths = ASKING.get(f"{service.url}/openapi.json").json()["paths"]
     assert set(paths) == {"/", "/health", "/api/resource", "/rate-limit/status"}
     assert set(paths["/api/resource"]["post"]["responses"]) == {"200", "400", "422", "429"}
+
+
+# --- Limits of keys and of addresses ---
+
+
+def test_keys_and_addresses_have_limits_of_their_own(tmp_path: Path, server: RedisServer) -> None:
+    (tmp_path / "two.py").write_text(
+        "from demo.service.app import create_app\n"
+        "from rate_limiter import Limit\n"
+        "app = create_app(limit=Limit.fixed_window(4, 3600), ip_limit=Limit.fixed_window(2, 60))\n"
+    )
+    environment = {"REDIS_URL": server.url, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = ("-m", "uvicorn", "two:app", "--port", "{port}")
+    with (
+        serve(tmp_path / "log", *command, environment=environment) as running,
+        httpx.Client(base_url=running.url) as client,
+    ):
+        wait_until(lambda: client.get("/health").json()["redis"] == "connected", "Redis is found")
+        for headers, limit, window in (({"X-API-Key": "bob"}, 4, 3600), ({}, 2, 60)):
+            wait_for_room_in_the_minute(10)
+            answers = [client.post("/api/resource", headers=headers) for _ in range(limit + 1)]
+            assert [one.status_code for one in answers] == [200] * limit + [429]
+            assert answers[0].headers["X-RateLimit-Limit"] == str(limit)
+            denied = answers[-1].json()
+            assert (denied["limit"], denied["window"]) == (limit, window)
+            status = client.get("/rate-limit/status", headers=headers).json()
+            assert (status["limit"], status["window"]) == (limit, window)
+            assert (status["current_count"], status["remaining"]) == (limit, 0)
+        told = client.get("/metrics").text
+    assert 'rate_limiter_allowed_total{dimension="service"} 6.0' in told
+    assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in told
 
 
 # --- Sentinel ---

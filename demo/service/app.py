@@ -1,4 +1,4 @@
-"""A rate-limiting service, 20 requests a minute for each API key or address.
+"""A rate-limiting service, 20 requests a minute for each API key, or address where there is none.
 
     uvicorn demo.service.app:app --port 8000
 
@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, ValuesView
+from collections.abc import AsyncIterator, Mapping, ValuesView
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -28,7 +28,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, model_validator
-from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, __version__
+from rate_limiter import AsyncRateLimiter, Decision, Limit, __version__
 from rate_limiter.headers import reset_at_s
 from rate_limiter.identity import Identities, header_source
 from rate_limiter.metrics import registry
@@ -36,9 +36,11 @@ from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.settings import Settings
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAME = "Distributed Rate Limiting Service"
-LIMIT = Limit.fixed_window(20, 60)
+LIMIT = Limit.fixed_window(20, 60)  # of each API key
+IP_LIMIT = Limit.fixed_window(20, 60)  # of each address, of requests without a key
 ASSETS = "/docs/assets"
 NOT_LIMITED = (
     *("/", "/health", "/metrics", "/rate-limit/status", "/openapi.json"),
@@ -169,12 +171,39 @@ DENIED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAPI:
+class LimitByKind:
+    """Ask the limiter of API keys about requests that have one, that of addresses about others.
+
+    Args:
+        app: the ASGI application.
+        limiters: by ``"user"`` and ``"ip"``.
+        options: of RateLimitMiddleware.
+    """
+
+    def __init__(
+        self, app: ASGIApp, /, *, limiters: Mapping[str, RedisRateLimiter], **options: Any
+    ) -> None:
+        """See the class."""
+        self._apps = {
+            kind: RateLimitMiddleware(app, limiter=limiter, **options)
+            for kind, limiter in limiters.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        has_key = scope["type"] == "http" and _api_key(scope)
+        await self._apps["user" if has_key else "ip"](scope, receive, send)
+
+
+def create_app(
+    settings: Settings | None = None, limit: Limit = LIMIT, ip_limit: Limit = IP_LIMIT
+) -> FastAPI:
     """Return the service.
 
     Args:
         settings: by default those of the environment.
-        limit: of each client, a fixed window.
+        limit: of each API key, a fixed window.
+        ip_limit: likewise, of each address without a key.
     """
     settings = settings or Settings()
     for name in ("demo", "rate_limiter"):
@@ -182,14 +211,18 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
     address = settings.store or (
         settings.address if settings.redis_sentinel_hosts else settings.redis_address
     )
-    limiter = RedisRateLimiter(
-        limit,
-        store=address,
-        on_store_error=settings.on_store_error,
-        # A cluster cannot place keys with a date in them: there they are as of other limiters.
-        exact_prefix=None if "+cluster://" in address else "rate:",
-        max_keys=settings.max_keys,
-    )
+    limiters = {
+        kind: RedisRateLimiter(
+            one,
+            store=address,
+            on_store_error=settings.on_store_error,
+            # A cluster cannot place keys with a date in them: there they are as of other limiters.
+            exact_prefix=None if "+cluster://" in address else "rate:",
+            max_keys=settings.max_keys,
+        )
+        for kind, one in {"user": limit, "ip": ip_limit}.items()
+    }
+    store = limiters["user"].store
     identities = Identities(
         ClientAddress(
             settings.trusted_proxies,
@@ -211,13 +244,14 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         return ":".join(identify(scope))
 
     def denied(scope: Any, decision: Decision) -> JSONResponse:
+        kind, name = identify(scope)
         return JSONResponse(
             {
                 "error": "Rate limit exceeded",
-                "identifier": identify(scope)[1],
+                "identifier": name,
                 "limit": int(decision.limit),
                 "retry_after": max(1, math.ceil(decision.retry_after)),
-                "window": limit.window_s,
+                "window": limiters[kind].limits[0].window_s,
             },
             429,
         )
@@ -225,16 +259,16 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Say at the start where requests are counted."""
-        where = "redis" if await asyncio.to_thread(limiter.store.ping) else "memory"
-        servers = ", ".join(limiter.store.health()["servers"])
+        where = "redis" if await asyncio.to_thread(store.ping) else "memory"
+        servers = ", ".join(store.health()["servers"])
         level = logging.INFO if where == "redis" else logging.WARNING
         logger.log(level, "requests are counted in: %s (Redis: %s)", where, servers)
         yield
 
     app = FastAPIOffline(title=NAME, version=__version__, lifespan=lifespan, static_url=ASSETS)
     app.add_middleware(
-        RateLimitMiddleware,
-        limiter=limiter,
+        LimitByKind,
+        limiters=limiters,
         key=key,
         denied=denied,
         reset="epoch",
@@ -242,7 +276,7 @@ def create_app(settings: Settings | None = None, limit: Limit = LIMIT) -> FastAP
         metrics="service",
     )
     app.add_exception_handler(RequestValidationError, _malformed)
-    _add_routes(app, limiter, identify)
+    _add_routes(app, limiters, identify)
     return app
 
 
@@ -253,9 +287,8 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": detail}, 422)
 
 
-def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:
-    awaited = AsyncRateLimiter.of(limiter)
-    limit = limiter.limits[0]
+def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify: Any) -> None:
+    awaited = {kind: AsyncRateLimiter.of(limiter) for kind, limiter in limiters.items()}
 
     @app.post("/api/resource", responses=DENIED)
     async def resource(body: ResourceRequest | None = None) -> ResourceResponse:
@@ -273,7 +306,8 @@ def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:
     async def status(request: Request) -> StatusResponse:
         """Tell where the caller stands; takes nothing."""
         kind, name = identify(request.scope)
-        decision = await awaited.peek(f"{kind}:{name}", 0)
+        limit = limiters[kind].limits[0]
+        decision = await awaited[kind].peek(f"{kind}:{name}", 0)
         remaining = math.floor(decision.remaining)
         return StatusResponse(
             identifier=name,
@@ -288,7 +322,7 @@ def _add_routes(app: FastAPI, limiter: RateLimiter, identify: Any) -> None:
     @app.get("/health")
     async def health() -> HealthResponse:
         """Tell how the service and its Redis fare."""
-        connected = await asyncio.to_thread(awaited.store.ping)
+        connected = await asyncio.to_thread(limiters["user"].store.ping)
         return HealthResponse(
             status="healthy" if connected else "degraded",
             redis="connected" if connected else "disconnected",

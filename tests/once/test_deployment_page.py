@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis_servers import wait_until
 from servers import ROOT, free_port
-from stacks import ENVIRONMENT, running_stack
+from stacks import ENVIRONMENT, assert_nothing_is_left, running_stack
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
@@ -45,13 +45,17 @@ def test_the_stack_and_what_is_tried_on_it(tmp_path: Path) -> None:
     assert program == "deploy/start.sh"
     assert words[-2:] == ["--port", "8000"]
     with running_stack(tmp_path / "log", *words[:-2]) as stack:
+        assert len(stack.members) == 7
         said = [run(line.replace("8000", str(stack.port))) for line in others]
         assert stack.process.wait(60) == 0
+        assert "redis-1 ended; the others go on" in stack.log
+        assert_nothing_is_left(stack)
     assert len(said) == 4
     request, tests, failover, stopped = said
     assert "Request successful" in request
     assert "passed" in tests
-    assert "from Redis again after" in failover
+    # Every request while the master was away got its answer.
+    assert re.search(r"from Redis again after .*; answers meanwhile: \d+ x 200; ", failover)
     assert "stopped what was on port" in stopped
 
 

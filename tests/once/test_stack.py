@@ -1,4 +1,7 @@
-"""deploy/start.sh: brings each stack up, tells why where it cannot, and leaves nothing behind."""
+"""deploy/start.sh: brings stacks up, tells why where it cannot, and leaves nothing behind.
+
+The one with sentinels is in test_deployment_page.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
@@ -16,18 +18,8 @@ import psutil
 import pytest
 import redis
 from redis_servers import wait_until
-from servers import ROOT, free_port
-from stacks import ENVIRONMENT, START, Stack, running_stack
-
-GIVE_UP_S = 60
-
-
-def assert_nothing_is_left(stack: Stack) -> None:
-    assert not [pid for _, pid in stack.members.values() if psutil.pid_exists(pid)]
-    assert not stack.folder.exists()
-    assert not (ROOT / "build" / "stack" / str(stack.port)).exists()
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", stack.port)) != 0
+from servers import free_port
+from stacks import ENVIRONMENT, START, assert_nothing_is_left, running_stack
 
 
 def statuses(url: str, count: int) -> list[int]:
@@ -49,30 +41,6 @@ def test_plain_with_uvicorn(tmp_path: Path) -> None:
             assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in told
         stack.stop()
         assert stack.process.returncode == 0
-        assert_nothing_is_left(stack)
-
-
-def test_sentinel(tmp_path: Path) -> None:
-    """A request under way when the master dies gets its answer, and Redis counts again soon."""
-    with running_stack(tmp_path / "log", "sentinel") as stack:
-        members = stack.members
-        assert len(members) == 7
-        assert statuses(stack.url, 21) == [200] * 20 + [429]
-        os.kill(members["redis-1"][1], signal.SIGKILL)
-        replicas = [redis.Redis("127.0.0.1", members[f"redis-{i}"][0]) for i in (2, 3)]
-        deadline_s = time.monotonic() + GIVE_UP_S
-        while True:
-            key = str(uuid.uuid4())
-            answer = httpx.post(f"{stack.url}/api/resource", headers={"X-API-Key": key})
-            assert answer.status_code == 200
-            if any(client.keys(f"rate:user:{key}:*") for client in replicas):
-                break
-            assert time.monotonic() < deadline_s
-        for client in replicas:
-            client.close()
-        assert "redis-1 ended; the others go on" in stack.log
-        assert httpx.get(f"{stack.url}/health").json()["redis"] == "connected"
-        stack.stop()
         assert_nothing_is_left(stack)
 
 
