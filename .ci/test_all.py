@@ -3,7 +3,7 @@
 Each version gets its own environment under build/, with the package installed from an sdist:
 so nothing of the work tree is tested by accident, and builds do not meet in one folder.
 `--others` leaves out the version that runs this script. Tests of what is the same for every
-version, tests/once, are left to `make test`.
+version are left to `make test`: tests/once, and those of pages and demos.
 """
 
 import json
@@ -22,6 +22,13 @@ FOLDERS = [
     *map(Path, os.get_exec_path()),
     *sorted(Path.home().glob(".pyenv/versions/*/bin")),
     *sorted(Path("/opt").glob("python*/bin")),
+]
+LEFT_OUT = [
+    "--ignore=tests/once",
+    *(
+        f"--ignore=tests/test_{name}.py"
+        for name in ("demo_service", "demos", "docs", "guide_facts", "guides", "quickstart")
+    ),
 ]
 PROBE = """
 import json, pathlib, sys, sysconfig, ensurepip, venv
@@ -94,9 +101,7 @@ def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:
         environments = list(pool.map(lambda python: make_environment(python, sdist), pythons))
     for python, (passed, output) in zip(pythons, environments, strict=True):
         if passed:
-            passed, output = run(
-                python.environment / "bin/pytest", "--quiet", "--ignore=tests/once"
-            )
+            passed, output = run(python.environment / "bin/pytest", "--quiet", *LEFT_OUT)
         if not passed:
             print(output)
         last_line = output.strip().rpartition("\n")[2]
