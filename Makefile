@@ -54,6 +54,7 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
 	@$(VENV)/bin/python benchmarks/metrics.py
+	@$(VENV)/bin/python benchmarks/service.py
 
 docs: $(VENV)/docs.stamp ## the docs site, in build/site
 	@mkdir -p build
@@ -93,7 +94,7 @@ $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
 	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
-	@$(if $(filter check test,$*),$(VENV)/bin/python .ci/old_packages.py)
+	@$(if $(filter check,$*),$(VENV)/bin/python .ci/old_packages.py)
 	@touch $@
 
 # --- The C tests -----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Install the older versions of packages that docs/migration tells of beside the newer ones.
 
-They go into folders of their own in the environment that runs this, by default, or in that of the
-interpreter which is named: tests/test_guides.py finds them there.
+They go into folders of their own in the environment that runs this; tests/guides.py finds them
+there.
 """
 
 import subprocess
@@ -11,13 +11,13 @@ from pathlib import Path
 PACKAGES = {"fastapi-limiter-0.1": "fastapi-limiter==0.1.6"}
 
 
-def main(program: str = sys.executable) -> None:
-    """Install all of them for the interpreter `program`."""
+def main() -> None:
+    """Install all of them."""
     for folder, requirement in PACKAGES.items():
-        target = Path(program).parent.parent / folder
+        target = Path(sys.prefix) / folder
         command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--upgrade"]
         subprocess.run([*command, "--target", target, requirement], check=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -3,7 +3,7 @@
 Each version gets its own environment under build/, with the package installed from an sdist:
 so nothing of the work tree is tested by accident, and builds do not meet in one folder.
 `--others` leaves out the version that runs this script. Tests of what is the same for every
-version are left to `make test`: tests/once, and those of pages and demos.
+version, tests/once, are left to `make test`.
 """
 
 import json
@@ -23,13 +23,7 @@ FOLDERS = [
     *sorted(Path.home().glob(".pyenv/versions/*/bin")),
     *sorted(Path("/opt").glob("python*/bin")),
 ]
-LEFT_OUT = [
-    "--ignore=tests/once",
-    *(
-        f"--ignore=tests/test_{name}.py"
-        for name in ("demo_service", "demos", "docs", "guide_facts", "guides", "quickstart")
-    ),
-]
+LEFT_OUT = "--ignore=tests/once"
 PROBE = """
 import json, pathlib, sys, sysconfig, ensurepip, venv
 include = pathlib.Path(sysconfig.get_path("include"), "Python.h")
@@ -88,10 +82,7 @@ def make_environment(python: Python, sdist: Path) -> tuple[bool, str]:
         return made, output
     # The pip of this environment is new; the one that comes with an old Python takes twice as long.
     pip = (sys.executable, "-m", "pip", "--python", python.environment / "bin/python")
-    installed, output = run(*pip, "install", "-qq", "--no-compile", f"{sdist}[test]")
-    if not installed:
-        return installed, output
-    return run(sys.executable, ".ci/old_packages.py", python.environment / "bin/python")
+    return run(*pip, "install", "-qq", "--no-compile", f"{sdist}[test]")
 
 
 def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:
@@ -101,7 +92,7 @@ def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:
         environments = list(pool.map(lambda python: make_environment(python, sdist), pythons))
     for python, (passed, output) in zip(pythons, environments, strict=True):
         if passed:
-            passed, output = run(python.environment / "bin/pytest", "--quiet", *LEFT_OUT)
+            passed, output = run(python.environment / "bin/pytest", "--quiet", LEFT_OUT)
         if not passed:
             print(output)
         last_line = output.strip().rpartition("\n")[2]

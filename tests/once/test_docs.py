@@ -17,7 +17,7 @@ from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.rules import RuleModel
 from redis_servers import RedisServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # Pages with a test file of their own, which names them.
 ELSEWHERE = {
@@ -164,7 +164,7 @@ def test_blocks_of_the_other_pages(page: str) -> None:
 
 def test_every_page_has_a_test() -> None:
     """Those that are not tried here are named by another test file."""
-    tests = set(Path(__file__).parent.rglob("test_*.py")) - {Path(__file__)}
+    tests = set((ROOT / "tests").rglob("test_*.py")) - {Path(__file__)}
     texts = [path.read_text(encoding="utf-8") for path in tests]
     for page in DOCS.rglob("*.md"):
         name = page.relative_to(DOCS).as_posix()
