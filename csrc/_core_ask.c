@@ -54,28 +54,12 @@ static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
     return 0;
 }
 
-/* Convert a cost in tokens (NULL: 1) to the units of each limit. Returns them,
- * in `units` or where they are known already, or NULL with an exception set. */
-static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
-{
-    if (cost == NULL) {
-        return self->one;
-    }
-    double tokens;
-    if (core_parse_cost(cost, &tokens) < 0) {
-        return NULL;
-    }
-    for (size_t i = 0; i < self->n_limits; i++) {
-        units[i] = rl_limit_cost(&self->limits[i], tokens);
-    }
-    return units;
-}
-
 typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
 
-/* Convert what is charged or given back (NULL: 1). As cost_units. */
-static const uint64_t *other_units(const limiter_object *self, PyObject *cost,
-                                   cost_converter convert, uint64_t *units)
+/* Convert tokens (NULL: 1) to the units of each limit. Returns `units`, or NULL with an
+ * exception set. */
+static const uint64_t *converted(const limiter_object *self, PyObject *cost,
+                                 cost_converter convert, uint64_t *units)
 {
     double tokens = 1;
     if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
@@ -85,6 +69,12 @@ static const uint64_t *other_units(const limiter_object *self, PyObject *cost,
         units[i] = convert(&self->limits[i], tokens);
     }
     return units;
+}
+
+/* Convert a cost. As converted, but 1 token is known already. */
+static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
+{
+    return cost == NULL ? self->one : converted(self, cost, rl_limit_cost, units);
 }
 
 int limiter_ready(const limiter_object *self)
@@ -182,7 +172,7 @@ static int read_asked(const char *function, PyObject *object, PyObject *const *a
         return -1;
     }
     out->costs = convert == NULL ? cost_units(out->limiter, given.cost, out->room)
-                                 : other_units(out->limiter, given.cost, convert, out->room);
+                                 : converted(out->limiter, given.cost, convert, out->room);
     return out->costs == NULL ? -1 : 0;
 }
 

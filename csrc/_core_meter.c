@@ -15,17 +15,22 @@ static meter_object *meter_of(PyObject *self)
     return (meter_object *)self;
 }
 
+/* Its numbers, or NULL with an exception set. */
+static rl_meter *ready(PyObject *object)
+{
+    if (meter_of(object)->meter == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+    }
+    return meter_of(object)->meter;
+}
+
 rl_meter *meter_value(core_state *state, PyObject *meter)
 {
     if (!PyObject_TypeCheck(meter, state->meter_type)) {
-        return PyErr_Format(PyExc_TypeError, "meter must be a Meter, not %.200s",
-                            Py_TYPE(meter)->tp_name),
-               NULL;
+        PyErr_Format(PyExc_TypeError, "meter must be a Meter, not %.200s", Py_TYPE(meter)->tp_name);
+        return NULL;
     }
-    if (meter_of(meter)->meter == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
-    }
-    return meter_of(meter)->meter;
+    return ready(meter);
 }
 
 static int open_meter(meter_object *self, PyObject *path)
@@ -95,12 +100,9 @@ static PyObject *meter_record(PyObject *object, PyObject *args)
     unsigned long long allowed;
     unsigned long long blocked;
     long long elapsed_ns;
-    rl_meter *meter = meter_of(object)->meter;
-    if (!PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
-        return NULL;
-    }
-    if (meter == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+    rl_meter *meter = ready(object);
+    if (meter == NULL ||
+        !PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
         return NULL;
     }
     if (allowed > 0) {
@@ -129,9 +131,8 @@ static PyObject *counts_of(rl_meter *meter, bool allowed)
 
 static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    rl_meter *meter = meter_of(object)->meter;
+    rl_meter *meter = ready(object);
     if (meter == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
         return NULL;
     }
     PyObject *allowed = counts_of(meter, true);
