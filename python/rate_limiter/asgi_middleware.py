@@ -150,7 +150,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 raise TypeError("with policy, dimension_label names the dimension, not metrics")
             from rate_limiter.gateway import EXEMPT_PATHS, GatewayApp
 
-            self._front = GatewayApp(
+            gateway = GatewayApp(
                 app,
                 limiter,
                 policy,
@@ -159,8 +159,8 @@ class RateLimitMiddleware(_core.AsgiGate):
                 dimension_label=dimension_label,
                 conclude=self._conclude,
             )
-            self._front = self._front if enabled else app
-            self._set_up_governed(app, EXEMPT_PATHS if exempt_paths is None else exempt_paths)
+            exempt_paths = EXEMPT_PATHS if exempt_paths is None else exempt_paths
+            self._set_up_governed(app, gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
@@ -204,7 +204,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 cost_after=cost_after,
                 dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
             )
-            self._front = GovernedApp(
+            governed = GovernedApp(
                 app,
                 governor,
                 style,
@@ -214,14 +214,12 @@ class RateLimitMiddleware(_core.AsgiGate):
                 checks=self._checks,
                 conclude=self._conclude,
             )
-            self._front = self._front if enabled else app
-            self._set_up_governed(app, exempt_paths or ())
+            self._set_up_governed(app, governed if enabled else app, exempt_paths or ())
             return
         assert limiter is not None
         if not enabled:
             _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
-            self._front = app
-            self._set_up_governed(app, exempt_paths or ())
+            self._set_up_governed(app, app, exempt_paths or ())
             return
         self._redis = limiter if isinstance(limiter, RedisRateLimiter) else None
         self._denied = denied if is_callable else None  # type: ignore[assignment]
@@ -236,7 +234,9 @@ class RateLimitMiddleware(_core.AsgiGate):
             probing=self._checks is not None,
         )
 
-    def _set_up_governed(self, app: ASGIApp, exempt_paths: Iterable[str]) -> None:
+    def _set_up_governed(self, app: ASGIApp, front: ASGIApp, exempt_paths: Iterable[str]) -> None:
+        """Leave all but exempt paths to `front`; to `app` itself where nothing is limited."""
+        self._front = front
         self._set_up(
             app,
             None,

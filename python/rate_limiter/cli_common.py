@@ -102,6 +102,18 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
 
 
+def add_header(parser: argparse.ArgumentParser) -> None:
+    """Add --header."""
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=parsed(name_and_value),
+        metavar="NAME=VALUE",
+        help="may be given again",
+    )
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add --store, whose default comes from the environment."""
     named = os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL")

@@ -153,8 +153,9 @@ class RateLimit:
             max_keys=max_keys,
             clock=clock,
         )
-        if checked_metrics(metrics) is not None:
-            watch(self.limiter, str(metrics))
+        metrics = checked_metrics(metrics)
+        if metrics is not None:
+            watch(self.limiter, metrics)
         self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         self._identities = Identities(address, jwt)

@@ -46,7 +46,6 @@ class RateLimiter(_core.Limiter):
 
     Attributes:
         limits: the limits, as a tuple.
-        is_shared: whether the buckets are in memory that processes share.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
@@ -96,10 +95,6 @@ class RateLimiter(_core.Limiter):
         self._lines = Lines()
         form = [limit.for_engine for limit in self.limits]
         _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
-
-    @property
-    def is_shared(self) -> bool:
-        return self._path is not None
 
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits, whose clients have used what they had used here.

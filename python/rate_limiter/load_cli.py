@@ -20,11 +20,10 @@ from rate_limiter.cli_common import (
     STOPPED_BY,
     Parser,
     UsageError,
+    add_header,
     add_json,
     epilog,
     guarded,
-    name_and_value,
-    parsed,
     print_json,
 )
 
@@ -115,14 +114,7 @@ def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
         help=f"API keys in turn: user-0, user-1, ...{f' ({users})' if users else ''}",
     )
     add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
-    add(
-        "--header",
-        action="append",
-        default=[],
-        type=parsed(name_and_value),
-        metavar="NAME=VALUE",
-        help="may be given again",
-    )
+    add_header(parser)
     add("--target-is-mine", action="store_true", help="load it though it is not this machine")
     add("--json-file", type=Path, metavar="FILE", help="write the result there as well, as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw it, into a .png, .svg or .pdf")

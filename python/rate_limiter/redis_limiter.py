@@ -258,8 +258,8 @@ def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:
         allowed = sum(answer)
         meter.record(allowed, len(answer) - allowed, elapsed_ns // max(1, len(answer)))
         return
-    decision = answer[0] if isinstance(answer, tuple) else answer
-    meter.record(1, 0, elapsed_ns) if decision else meter.record(0, 1, elapsed_ns)
+    passes = bool(answer[0] if isinstance(answer, tuple) else answer)
+    meter.record(passes, not passes, elapsed_ns)
 
 
 def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:

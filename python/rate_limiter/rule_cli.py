@@ -9,12 +9,11 @@ from typing import Any
 
 from rate_limiter.cli_common import (
     DONE,
+    add_header,
     add_json,
     add_store,
     connected,
     epilog,
-    name_and_value,
-    parsed,
     print_json,
 )
 from rate_limiter.governor import run_now
@@ -97,14 +96,7 @@ def add_parser(actions: Any) -> None:
 def _add_request(explain: argparse.ArgumentParser) -> None:
     explain.add_argument("--path", required=True, metavar="/PATH")
     explain.add_argument("--method", default="GET", help="of HTTP (GET)")
-    explain.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        type=parsed(name_and_value),
-        metavar="NAME=VALUE",
-        help="may be given again",
-    )
+    add_header(explain)
     explain.add_argument(
         "--client", default="127.0.0.1", metavar="ADDRESS", help="the peer (127.0.0.1)"
     )
