@@ -28,6 +28,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from rate_limiter import StoreError, __version__
+from rate_limiter.bench import machine
 from rate_limiter.connection import connect
 from rate_limiter.load import LoadPlan, LoadResult, LoadRun
 
@@ -186,7 +187,7 @@ def main() -> None:
         version = store.info("server", "redis_version")
         print(
             f"rate_limiter {__version__}, CPython {platform.python_version()}, Redis {version}, "
-            f"{platform.machine()}, {os.cpu_count()} cores"
+            f"{machine()}"
         )
         with (
             service_running("demo.service.app:app", store.port) as limited,

@@ -10,34 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from servers import ROOT, free_port
+from servers import ROOT, Server, free_port
 
 START = ROOT / "deploy" / "start.sh"
 START_TIMEOUT_S = 90
 ENVIRONMENT = os.environ | {"PYTHON": sys.executable}
 
 
-@dataclass
-class Stack:
-    """A demo and its Redis, as deploy/start.sh tells of them."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-    log_file: Path
-
-    @property
-    def url(self) -> str:
-        """Return where the demo answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        """Return what start.sh has printed so far."""
-        return self.log_file.read_text(encoding="utf-8")
+class Stack(Server):
+    """A demo and its Redis, as deploy/start.sh, whose process it is, tells of them."""
 
     @property
     def members(self) -> dict[str, tuple[int, int]]:

@@ -494,40 +494,38 @@ def test_a_test_that_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
 # --- The scripts of the demos ---
 
 
-def test_the_script_of_the_gateway(counting: Server) -> None:
-    words = (
-        f"tools/load_test.py --url {counting.url}/limited --api-key K --concurrency 20 --seconds 1"
-    )
+def printed_by_script(demo: str, words: str) -> str:
+    """Return what a script prints that is run in the folder of a demo."""
     done = subprocess.run(
         [sys.executable, *words.split()],
-        cwd=ROOT / "demo" / "gateway",
+        cwd=ROOT / "demo" / demo,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_script_of_the_gateway(counting: Server) -> None:
+    words = (
+        f"tools/load_test.py --url {counting.url}/limited --api-key K --concurrency 20 --seconds 1"
+    )
+    printed = printed_by_script("gateway", words)
     told = seen(counting)["keys"]
-    assert f"200: 10, 429: {told['K'] - 10:,}" in done.stdout
+    assert f"200: 10, 429: {told['K'] - 10:,}" in printed
     assert list(told) == ["K"]
 
 
 def test_the_script_of_the_service(counting: Server) -> None:
     words = f"scripts/load_test.py --requests 60 --concurrent 6 --users 3 --url {counting.url}"
-    done = subprocess.run(
-        [sys.executable, *words.split()],
-        cwd=ROOT / "demo" / "service",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    printed = printed_by_script("service", words)
     assert seen(counting) == {
         "keys": {f"user-{number}": 20 for number in range(3)},
         "requests": {"POST /api/resource": 60},
     }
-    assert "closed loop of 6 connections, 3 users" in done.stdout
+    assert "closed loop of 6 connections, 3 users" in printed
 
 
 def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[str]) -> None:
