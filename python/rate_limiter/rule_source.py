@@ -54,6 +54,11 @@ class RuleSource:
         self.last_error: str | None = None
         self._table = table
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the rules never change."""
+        return type(self) is RuleSource
+
     def current(self) -> RuleTable:
         """Return the rules; another object when they have changed."""
         return self._table
@@ -161,7 +166,7 @@ class RedisRules(RuleSource):
         from rate_limiter.rules import RulesError, load_rules
 
         self.key = key
-        self._connection = redis_store(store, "raise").connection
+        self._connection = redis_store(store, "memory").connection
         self._check_every_s = check_every_s
         self._version: bytes | None = None
         self._busy_pid = 0  # of the process in which a thread is looking

@@ -1,0 +1,356 @@
+"""Arguments of constructors: what each must be, and which have no effect beside others.
+
+Every constructor passes what it was called with to `check_arguments`, so that an argument which one
+of them refuses is not ignored by another. Two tables say what is refused:
+
+    _CHECKS     an argument's name -> what its value must be, whatever the others are
+    _REASONS    (name, all arguments) -> why it has no effect beside them; None: it has one
+
+An argument that equals its default counts as not given. Whatever is refused raises TypeError or
+ValueError with the name of the argument and, where that is the cause, the name of the other.
+
+The store is a choice of the deployment. So `name` and `on_store_error` are accepted with any store
+that is named, be it ``"memory://"``; without one they are a mistake.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from rate_limiter.limit import check_cost, checked_number
+
+Values: TypeAlias = Mapping[str, Any]
+"""Arguments by name. ``source``, where it is there, is the RuleSource made of them, or None."""
+
+
+class _Default(str):
+    """A default that differs from an equal text of the caller's in identity alone."""
+
+    __slots__ = ()
+
+
+DEFAULT_STORE = _Default("memory://")
+"""The store of a limiter whose caller names none."""
+
+POLICIES = ("memory", "allow", "deny", "raise")
+"""What `on_store_error` may be."""
+
+
+class NoEffectError(TypeError):
+    """Raised for an argument that has no effect beside the other arguments.
+
+    Attributes:
+        argument: its name.
+    """
+
+    def __init__(self, argument: str, why: str) -> None:
+        super().__init__(f"{argument} has no effect {why}")
+        self.argument = argument
+
+
+def check_arguments(function: Callable[..., Any], values: Values) -> None:
+    """Check the arguments that `function` was called with.
+
+    Args:
+        function: its signature has the names and the defaults.
+        values: the arguments, such as ``dict(locals())`` at the beginning of the function; what is
+            left out is not checked.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be, or has no effect.
+    """
+    for name, default in _defaults(function).items():
+        if name not in values or _is_same(values[name], default):
+            continue
+        if name in _CHECKS:
+            _CHECKS[name](name, values[name])
+        if values[name] not in _EMPTY:
+            _check_effect(name, values)
+
+
+def _check_effect(name: str, values: Values) -> None:
+    for reason in _REASONS:
+        why = reason(name, values)
+        if why is not None:
+            raise NoEffectError(name, why)
+
+
+@lru_cache(maxsize=64)
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        one.name: one.default
+        for one in inspect.signature(function).parameters.values()
+        if one.name != "self"
+    }
+
+
+_EMPTY: tuple[object, ...] = (None, (), [], "")
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    # True equals 1, and is no number.
+    return value is default or (
+        isinstance(value, bool) == isinstance(default, bool) and bool(value == default)
+    )
+
+
+# --- What an argument must be --------------------------------------------------------------------
+
+
+def checked_switch(name: str, value: object) -> bool:
+    """Return an argument that is True or False.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def checked_policy(on_store_error: str) -> str:
+    """Return the policy.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if on_store_error not in POLICIES:
+        known = ", ".join(map(repr, POLICIES))
+        raise ValueError(f"on_store_error must be one of {known}, got {on_store_error!r}")
+    return on_store_error
+
+
+def checked_whole(name: str, value: object) -> int:
+    """Return an argument that is a whole number; its range is checked where it is used.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return value
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return an argument that is a finite number of seconds, from 0 on.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    if not 0 <= checked_number(name, value) < math.inf:
+        raise ValueError(f"{name} must be a number of seconds >= 0, got {value!r}")
+    return value
+
+
+def checked_text(name: str, value: object) -> str:
+    """Return an argument that is a text.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    return value
+
+
+def checked_several(name: str, values: Iterable[Any], what: str, example: str) -> list[Any]:
+    """Return an argument that is several values. A text alone would be read by the letter.
+
+    Args:
+        name: of the argument.
+        values: its value.
+        what: the values are called.
+        example: one of them, for the message.
+
+    Raises:
+        TypeError: it is a text, or something else that is not several.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several {what}, such as [{example!r}], got {values!r}")
+    return list(values)
+
+
+def checked_path(name: str, value: object) -> str:
+    """Return an argument that is a path.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"{name} must be a str that begins with '/', got {value!r}")
+    return value
+
+
+def checked_paths(name: str, values: Iterable[str]) -> frozenset[str]:
+    """Return an argument that is several paths.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    paths = checked_several(name, values, "paths", "/health")
+    return frozenset(checked_path(f"a path in {name}", one) for one in paths)
+
+
+def _check_cost(name: str, cost: Any) -> None:
+    if not callable(cost):
+        check_cost(cost, ())
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a callable, got {value!r}")
+
+
+def _check_header(name: str, value: object) -> None:
+    text = checked_text(name, value)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{name} must be the name of a header, got {value!r}")
+
+
+def _check_secret(name: str, value: object) -> None:
+    if not isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "api_key_header": _check_header,
+    "cors": checked_switch,
+    "cost": _check_cost,
+    "cost_after": _check_callable,
+    "enabled": checked_switch,
+    "header": _check_header,
+    "issuer": checked_text,
+    "leeway_s": checked_seconds,
+    "max_keys": checked_whole,
+    "name": checked_text,
+    "on_store_error": lambda name, value: checked_policy(value),
+    "prefix": checked_text,
+    "proxy_header": checked_text,
+    "public_key": _check_secret,
+    "refresh_s": checked_seconds,
+    "retry_jitter_s": checked_seconds,
+    "retry_s": checked_seconds,
+    "secret": _check_secret,
+    "setup_checks": checked_switch,
+    "status_path": checked_path,
+    "timeout_s": checked_seconds,
+    "user_id_header": _check_header,
+}
+
+
+# --- Why an argument has no effect ---------------------------------------------------------------
+
+_STORAGE = ("store", "name", "on_store_error", "max_keys", "clock")
+_OF_ADDRESS = ("trusted_proxies", "proxy_header", "ipv6_prefix")
+_OF_GATEWAY = ("api_key_header", "user_id_header", "dimension_label")
+_WITH_POLICY = {"app", "limiter", "policy", "exempt_paths", "enabled", *_OF_ADDRESS, *_OF_GATEWAY}
+
+
+def _gateway(name: str, given: Values) -> str | None:
+    """A gateway has its own ways; nothing else has a gateway's headers."""
+    if given.get("policy") is None:
+        return "without policy" if name in _OF_GATEWAY else None
+    if name == "metrics":
+        return "with policy, where dimension_label names the dimension"
+    if name not in _WITH_POLICY:
+        return "with policy"
+    if name == "ipv6_prefix" and not given["trusted_proxies"]:
+        return "with policy and without trusted_proxies"
+    return None
+
+
+def _storage(name: str, given: Values) -> str | None:
+    """A limiter has its store already; without any store there are no names and no failures."""
+    if name not in _STORAGE:
+        return None
+    if given.get("limiter") is not None:
+        of_limits = "on_store_error, store, name, max_keys and clock belong to limits"
+        return f"beside limiter: {of_limits}; a limiter has its own"
+    if name in ("name", "on_store_error") and given.get("store") is DEFAULT_STORE:
+        return "without store: limits in the memory of this process have no name and cannot fail"
+    if name == "name" and given.get("exact_prefix") is not None:
+        return "beside exact_prefix"
+    return None
+
+
+def _headers(name: str, given: Values) -> str | None:
+    """Where Retry-After is sent in no header, it may still be in the answer's body."""
+    if name != "retry_jitter_s" or given.get("headers") != "off":
+        return None
+    denied = given.get("denied")
+    shown = denied == "problem" or (not callable(denied) and "{retry_after}" in str(denied))
+    return None if shown else "with headers='off'"
+
+
+def _address(name: str, given: Values) -> str | None:
+    """A client's address is what a key falls back on, unless all clients share one."""
+    if name not in _OF_ADDRESS or "key" not in given or uses_address(given["key"]):
+        return None
+    by_address = any(one.startswith("ip:") for one in _words(given.get("bypass")))
+    if by_address or _may_change(given) or any(map(uses_address, _keys_of_rules(given))):
+        return None
+    return f"with key={given['key']!r}, which uses no address"
+
+
+def _jwt(name: str, given: Values) -> str | None:
+    """A token is verified only for what names a claim of it."""
+    if name != "jwt" or "key" not in given or _may_change(given):
+        return None
+    specs = [given["key"], given.get("tier"), given.get("bypass"), *_keys_of_rules(given)]
+    if any(word.strip().lower().startswith("jwt:") for spec in specs for word in _words(spec)):
+        return None
+    return "without 'jwt:CLAIM' in key, tier or bypass"
+
+
+def _key_set(name: str, given: Values) -> str | None:
+    """A secret and a public key are read once."""
+    is_of_set = name in ("refresh_s", "retry_s", "timeout_s") and "jwks" in given
+    return "without jwks" if is_of_set and given["jwks"] is None else None
+
+
+def _tier(name: str, given: Values) -> str | None:
+    """Tiers and what tells them need each other."""
+    if "tier" not in given:
+        return None
+    if name == "cost" and "default_limits" in given and given.get("source", given) is None:
+        return "without default_limits or rules: a decorator has its own"
+    if name in ("limits", "default_limits") and isinstance(given[name], Mapping):
+        is_alone = given["tier"] is None and given[name].keys() != {"default"}
+        return "as a mapping of tiers without tier" if is_alone else None
+    if name != "tier" or "source" not in given or _may_change(given):
+        return None
+    source = given["source"]
+    if source is not None and source.current().tiers:
+        return None
+    return "without tiers: give limits as a mapping of tiers, or rules that name tiers"
+
+
+_REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier)
+
+
+def uses_address(key: Any) -> bool:
+    """Return whether a key may be the client's address: not where all clients share one."""
+    words = _words(key)
+    return "all" not in words or "ip" in words[: words.index("all")]
+
+
+def _may_change(given: Values) -> bool:
+    """Return whether there are rules that may change, and then use what these do not."""
+    source = given.get("source")
+    return source is not None and not source.is_fixed
+
+
+def _keys_of_rules(given: Values) -> list[Any]:
+    source = given.get("source")
+    rules = [] if source is None else source.current().rules.values()
+    return [rule.key for rule in rules if rule.key is not None]
+
+
+def _words(spec: Any) -> list[str]:
+    """Return the texts of one source, or of several."""
+    several = spec if isinstance(spec, (list, tuple, set, frozenset)) else [spec]
+    return [one for one in several if isinstance(one, str)]
