@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from rate_limiter._core import ManualClock
 from rate_limiter.limit import check_cost, checked_number
 
 Values: TypeAlias = Mapping[str, Any]
@@ -157,7 +158,7 @@ def checked_text(name: str, value: object) -> str:
     return value
 
 
-def checked_several(name: str, values: Iterable[Any], what: str, example: str) -> list[Any]:
+def checked_several(name: str, values: object, what: str, example: str) -> list[Any]:
     """Return an argument that is several values. A text alone would be read by the letter.
 
     Args:
@@ -170,7 +171,8 @@ def checked_several(name: str, values: Iterable[Any], what: str, example: str) -
         TypeError: it is a text, or something else that is not several.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be several {what}, such as [{example!r}], got {values!r}")
+        given = type(values).__name__  # the value may be a secret
+        raise TypeError(f"{name} must be several {what}, such as [{example!r}], not one {given}")
     return list(values)
 
 
@@ -185,7 +187,7 @@ def checked_path(name: str, value: object) -> str:
     return value
 
 
-def checked_paths(name: str, values: Iterable[str]) -> frozenset[str]:
+def checked_paths(name: str, values: object) -> frozenset[str]:
     """Return an argument that is several paths.
 
     Raises:
@@ -211,19 +213,35 @@ def _check_header(name: str, value: object) -> None:
         raise ValueError(f"{name} must be the name of a header, got {value!r}")
 
 
+def _check_jwt(name: str, value: object) -> None:
+    if not hasattr(value, "claims_of"):
+        raise TypeError(f"{name} must be a Jwt, not {type(value).__name__}")
+
+
 def _check_secret(name: str, value: object) -> None:
     if not isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
+def _check_clock(name: str, value: object) -> None:
+    if value not in ("monotonic", "coarse") and not isinstance(value, ManualClock):
+        raise ValueError(
+            f"{name} must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
+            f"got {value!r}"
+        )
+
+
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "api_key_header": _check_header,
+    "clock": _check_clock,
     "cors": checked_switch,
     "cost": _check_cost,
     "cost_after": _check_callable,
+    "dimension_label": checked_text,
     "enabled": checked_switch,
     "header": _check_header,
     "issuer": checked_text,
+    "jwt": _check_jwt,
     "leeway_s": checked_seconds,
     "max_keys": checked_whole,
     "name": checked_text,

@@ -21,7 +21,7 @@ from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.arguments import DEFAULT_STORE, check_arguments, uses_address
+from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.asgi_middleware import checked_cost, one_limiter
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
@@ -140,8 +140,9 @@ class RateLimit:
         clock: str | ManualClock = "monotonic",
         enabled: bool = True,
     ) -> None:
-        arguments = dict(locals(), denied=None)
-        del arguments["name"]  # headers name the limit so, whatever the store is
+        arguments = {"denied": None} | locals()
+        if limiter is None:  # headers name the limit so, whatever the store is
+            checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
         self.enabled = enabled
         if store != MEMORY and not name:

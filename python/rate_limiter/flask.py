@@ -282,7 +282,10 @@ class FlaskRateLimiter:
 
     def _check_settings(self) -> None:
         for name, check in _CHECKS.items():
-            check(self._settings[name])
+            try:
+                check(self._settings[name])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name.lower()}: {error}") from None
         self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
     def _state(self, settings: dict[str, Any], name: str) -> State:

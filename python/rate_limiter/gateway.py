@@ -31,7 +31,7 @@ EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
 
 class GatewayApp:
-    """Limit requests by API key, else by user, else by address. Both headers are believed.
+    """Limit requests by API key, else by user, else by address. The headers are believed.
 
     Websockets pass, as they always did here.
 

@@ -236,7 +236,10 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
         return store
     if isinstance(store, str) and "://" not in store:
         raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {store!r}")
-    return RedisStore(store, prefix, on_store_error=on_store_error)
+    try:
+        return RedisStore(store, prefix, on_store_error=on_store_error)
+    except TypeError as error:
+        raise TypeError(f"store: {error}") from None
 
 
 def is_shared(store: object) -> bool:
