@@ -5,8 +5,10 @@ The message names the argument and, where that is the cause, the other argument.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,7 @@ from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.redis_store_async import AsyncRedisStore
+from rate_limiter.rule_source import FileRules, RedisRules
 from rate_limiter.rule_table import Rule
 from rate_limiter.settings import Settings
 
@@ -349,6 +352,27 @@ def test_bad_values(make: Make, name: str, value: Any) -> None:
     assert name in refusal(make, {name: value})
 
 
+@pytest.mark.parametrize("value", [*NUMBERS, None])
+def test_how_often_rules_are_looked_at(tmp_path: Any, value: Any) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text('{"default": {"limits": "5/minute"}}')
+    given = {"check_every_s": value}
+    assert "check_every_s" in refusal(lambda **more: FileRules(file, **more), given)
+    assert "check_every_s" in refusal(
+        lambda **more: RedisRules(REDIS, fallback=file, **more), given
+    )
+
+
+def test_an_extension_holds_no_application() -> None:
+    application = Flask("x")
+    gone = weakref.ref(application)
+    kept = FlaskRateLimiter(application, default_limits="5/minute")
+    del application
+    gc.collect()
+    assert gone() is None
+    assert kept.limit("5/minute")
+
+
 def test_a_tier_without_a_source_of_it() -> None:
     assert "tier must be" in refusal(plain, {"limits": TIERS, "tier": 5})
 
@@ -433,12 +457,8 @@ def test_a_proposal_for_algorithms_is_accepted(algorithms: str) -> None:
     jwt(algorithms=[message.partition("['")[2].partition("']")[0]])
 
 
-@pytest.mark.parametrize("make", [dependency, limiter, waiting, decorator])
+@pytest.mark.parametrize("make", [dependency, RateLimiter, AsyncRateLimiter, decorator])
 def test_tiers_where_there_are_none(make: Make) -> None:
-    if make is limiter:
-        make = RateLimiter
-    if make is waiting:
-        make = AsyncRateLimiter
     message = refusal(make, {"limits": TIERS})
     assert "mapping" in message
     assert "tiers are for the limits of RateLimitMiddleware" in message

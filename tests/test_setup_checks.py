@@ -188,6 +188,7 @@ def test_memory_under_several_workers(tmp_path: Path, server: str) -> None:
         httpx.get(running.url)
     log = (tmp_path / "log").read_text()
     assert "2 worker processes serve this application" in log
+    assert "store='shared://" in log
     assert log.count("worker processes serve") <= 2  # once in each
 
 

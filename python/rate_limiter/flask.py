@@ -133,7 +133,8 @@ class FlaskRateLimiter:
         clock: str | ManualClock = "monotonic",
     ) -> None:
         # Decorators have keys of their own, which may use what the key here does not.
-        self._arguments = {name: one for name, one in locals().items() if name != "key"}
+        left_out = ("self", "app", "key")
+        self._arguments = {name: one for name, one in locals().items() if name not in left_out}
         # What the configuration of an application may change is checked with that.
         check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
