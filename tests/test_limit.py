@@ -249,7 +249,7 @@ def test_less_than_one_request_a_period_in_rules() -> None:
         check_rules({"default": {"capacity": 0.5, "refill_rate": 1}})
 
 
-def test_a_bucket_of_less_than_one_token_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bucket_of_less_than_one_token_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "rate_limiter"):
         limiter = RateLimiter(["5/s", Limit(0.5, 1)])
         assert not limiter.allow("k")

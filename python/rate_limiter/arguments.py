@@ -1,16 +1,16 @@
 """Arguments of constructors: what each must be, and which have no effect beside others.
 
-Every constructor passes what it was called with to `check_arguments`, so that an argument which one
-of them refuses is not ignored by another. Two tables say what is refused:
+Every constructor passes its arguments to `check_arguments`, so that all of them refuse the same
+mistakes. Two tables define what is refused:
 
     _CHECKS     an argument's name -> what its value must be, whatever the others are
     _REASONS    (name, all arguments) -> why it has no effect beside them; None: it has one
 
-An argument that equals its default counts as not given. Whatever is refused raises TypeError or
-ValueError with the name of the argument and, where that is the cause, the name of the other.
+An argument that equals its default counts as not given. The error, a TypeError or ValueError, names
+the argument and, where that is the cause, the other argument.
 
-The store is a choice of the deployment. So `name` and `on_store_error` are accepted with any store
-that is named, be it ``"memory://"``; without one they are a mistake.
+The store is a choice of the deployment, so `name` and `on_store_error` are accepted with every given
+store, ``"memory://"`` included. Without a store they are refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rate_limiter._core import ManualClock
 from rate_limiter.limit import check_cost, checked_number
 
 Values: TypeAlias = Mapping[str, Any]
-"""Arguments by name. ``source``, where it is there, is the RuleSource made of them, or None."""
+"""Arguments by name. A front adds ``source``: the RuleSource made of them, or None."""
 
 
 class _Default(str):
-    """A default that differs from an equal text of the caller's in identity alone."""
+    """A default that equals the same text from a caller, but is another object."""
 
     __slots__ = ()
 
 
 DEFAULT_STORE = _Default("memory://")
-"""The store of a limiter whose caller names none."""
+"""The store of a limiter that was made without `store`."""
 
 POLICIES = ("memory", "allow", "deny", "raise")
 """What `on_store_error` may be."""
@@ -58,8 +58,8 @@ def check_arguments(function: Callable[..., Any], values: Values) -> None:
 
     Args:
         function: its signature has the names and the defaults.
-        values: the arguments, such as ``dict(locals())`` at the beginning of the function; what is
-            left out is not checked.
+        values: the arguments, such as ``dict(locals())`` at the beginning of the function. Those
+            that are missing are not checked.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be, or has no effect.
@@ -93,7 +93,7 @@ _EMPTY: tuple[object, ...] = (None, (), [], "")
 
 
 def _is_same(value: Any, default: Any) -> bool:
-    # True equals 1, and is no number.
+    # True equals 1, but is not a number here.
     return value is default or (
         isinstance(value, bool) == isinstance(default, bool) and bool(value == default)
     )
@@ -159,16 +159,16 @@ def checked_text(name: str, value: object) -> str:
 
 
 def checked_several(name: str, values: object, what: str, example: str) -> list[Any]:
-    """Return an argument that is several values. A text alone would be read by the letter.
+    """Return an argument that is several values. A str is refused: it iterates by character.
 
     Args:
         name: of the argument.
         values: its value.
-        what: the values are called.
+        what: how the message calls them.
         example: one of them, for the message.
 
     Raises:
-        TypeError: it is a text, or something else that is not several.
+        TypeError: it is a str, bytes or not iterable.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         given = type(values).__name__  # the value may be a secret
@@ -269,20 +269,20 @@ _WITH_POLICY = {"app", "limiter", "policy", "exempt_paths", "enabled", *_OF_ADDR
 
 
 def _gateway(name: str, given: Values) -> str | None:
-    """A gateway has its own ways; nothing else has a gateway's headers."""
+    """With a policy the gateway decides: it reads few arguments, and some that others ignore."""
     if given.get("policy") is None:
         return "without policy" if name in _OF_GATEWAY else None
     if name == "metrics":
         return "with policy, where dimension_label names the dimension"
     if name not in _WITH_POLICY:
         return "with policy"
-    if name == "ipv6_prefix" and not given["trusted_proxies"]:
+    if name == "ipv6_prefix" and not given.get("trusted_proxies"):
         return "with policy and without trusted_proxies"
     return None
 
 
 def _storage(name: str, given: Values) -> str | None:
-    """A limiter has its store already; without any store there are no names and no failures."""
+    """A limiter has a store already. Memory has no names and does not fail."""
     if name not in _STORAGE:
         return None
     if given.get("limiter") is not None:
@@ -296,7 +296,7 @@ def _storage(name: str, given: Values) -> str | None:
 
 
 def _headers(name: str, given: Values) -> str | None:
-    """Where Retry-After is sent in no header, it may still be in the answer's body."""
+    """Jitter changes Retry-After, which is in the headers or in the body of the answer."""
     if name != "retry_jitter_s" or given.get("headers") != "off":
         return None
     denied = given.get("denied")
@@ -305,7 +305,7 @@ def _headers(name: str, given: Values) -> str | None:
 
 
 def _address(name: str, given: Values) -> str | None:
-    """A client's address is what a key falls back on, unless all clients share one."""
+    """Keys fall back on the client's address, unless all clients share one key."""
     if name not in _OF_ADDRESS or "key" not in given or uses_address(given["key"]):
         return None
     by_address = any(one.startswith("ip:") for one in _words(given.get("bypass")))
@@ -331,11 +331,9 @@ def _key_set(name: str, given: Values) -> str | None:
 
 
 def _tier(name: str, given: Values) -> str | None:
-    """Tiers and what tells them need each other."""
+    """Tiers need a source of a client's tier, and the reverse."""
     if "tier" not in given:
         return None
-    if name == "cost" and "default_limits" in given and given.get("source", given) is None:
-        return "without default_limits or rules: a decorator has its own"
     if name in ("limits", "default_limits") and isinstance(given[name], Mapping):
         is_alone = given["tier"] is None and given[name].keys() != {"default"}
         return "as a mapping of tiers without tier" if is_alone else None
@@ -347,7 +345,14 @@ def _tier(name: str, given: Values) -> str | None:
     return "without tiers: give limits as a mapping of tiers, or rules that name tiers"
 
 
-_REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier)
+def _cost(name: str, given: Values) -> str | None:
+    """In Flask, decorators have a cost of their own."""
+    if name != "cost" or "default_limits" not in given or "source" not in given:
+        return None
+    return "without default_limits or rules" if given["source"] is None else None
+
+
+_REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier, _cost)
 
 
 def uses_address(key: Any) -> bool:
@@ -357,7 +362,7 @@ def uses_address(key: Any) -> bool:
 
 
 def _may_change(given: Values) -> bool:
-    """Return whether there are rules that may change, and then use what these do not."""
+    """Return whether there are rules that may change, and may then use any argument."""
     source = given.get("source")
     return source is not None and not source.is_fixed
 

@@ -141,7 +141,7 @@ class RateLimit:
         enabled: bool = True,
     ) -> None:
         arguments = {"denied": None} | locals()
-        if limiter is None:  # headers name the limit so, whatever the store is
+        if limiter is None:  # headers show the name, whatever the store is
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
         self.enabled = enabled
@@ -179,14 +179,14 @@ class RateLimit:
 
     @property
     def dependency(self) -> Any:
-        """What FastAPI asks a dependency of a route or a router for: this is none yet.
+        """Refuse ``dependencies=[RateLimit(...)]``: FastAPI reads this attribute of each one.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(
-            "a RateLimit is what Depends() is called with: "
-            "dependencies=[Depends(RateLimit(...))], not dependencies=[RateLimit(...)]"
+            "wrap a RateLimit in Depends(): dependencies=[Depends(RateLimit(...))], not "
+            "dependencies=[RateLimit(...)]"
         )
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:

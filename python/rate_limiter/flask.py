@@ -286,7 +286,8 @@ class FlaskRateLimiter:
             try:
                 check(self._settings[name])
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{name.lower()}: {error}") from None
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name.lower()}: {error}") from None
         self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
     def _state(self, settings: dict[str, Any], name: str) -> State:

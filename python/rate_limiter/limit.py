@@ -52,7 +52,7 @@ class Limit:
 
     Args:
         capacity: tokens the bucket holds, above 0 and at most ``4e15``. With less than 1, only
-            requests that cost less than a token pass; a RateLimiter logs a warning then.
+            requests that cost less than a token pass, and a RateLimiter logs a warning.
         refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double that stands
             for a simple fraction, such as ``100 / 60``, is taken for that fraction exactly.
 
@@ -334,7 +334,8 @@ class _Parser:
             return
         kind = algorithm.removesuffix("_window")
         same = f"{rate.numerator} per {_short(rate.denominator * period_s)} seconds; window={kind}"
-        raise self._error(f"a whole number, such as {same!r}", at=start)
+        reason = f"count must be a whole number, such as {same!r}"
+        raise self._error("a limit in range", at=start, reason=reason)
 
     def _burst(self) -> float | None:
         if self._accept(_BURST) is None:

@@ -148,7 +148,7 @@ class ClientAddress:
 
 
 def example_of(proxies: object) -> str:
-    """Return a network to show to whoever gave one text, or a peer, for proxies."""
+    """Return a network for a message: what was given, where that is one."""
     is_network = isinstance(proxies, str) and parse_address(proxies.partition("/")[0])
     return str(proxies) if is_network or proxies == "unix" else "10.0.0.0/8"
 

@@ -75,7 +75,7 @@ class Rule:
             )
         for field_name in ("limits", "paths", "methods", "tiers", "keys", "refund"):
             given = getattr(self, field_name)
-            if isinstance(given, (str, bytes, Limit)):  # a text would be read by the letter
+            if isinstance(given, (str, bytes, Limit)):  # a str iterates by character
                 raise ValueError(f"{field_name}: expected several, such as ({given!r},)")
         for method in self.methods:
             if not _METHOD.fullmatch(method):
