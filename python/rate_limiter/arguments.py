@@ -9,8 +9,8 @@ mistakes. Two tables define what is refused:
 An argument that equals its default counts as not given. The error, a TypeError or ValueError, names
 the argument and, where that is the cause, the other argument.
 
-The store is a choice of the deployment, so `name` and `on_store_error` are accepted with every given
-store, ``"memory://"`` included. Without a store they are refused.
+The store is a choice of the deployment, so `name` and `on_store_error` are accepted with
+every given store, ``"memory://"`` included. Without a store they are refused.
 """
 
 from __future__ import annotations
