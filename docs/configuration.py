@@ -29,7 +29,8 @@ BEGINNING = """# Configuration
 
 Written by `python docs/configuration.py` from the code. What the environment says is in
 [settings](settings.md). An argument that is wrong is refused when the object is made, with a
-message that names it.
+message that names it. So is an argument that has no effect beside the others, such as
+`proxy_header` without `trusted_proxies`: the message names both.
 """
 KNOWN: dict[str, Any] = {
     one.__name__: one

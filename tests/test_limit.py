@@ -1,13 +1,17 @@
 """Limit and its texts: what they mean, and what a mistake in one says."""
 
+import logging
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Limit, ManualClock, RateLimiter
 from rate_limiter.limit import as_limits, check_cost, parse_limits
+from rate_limiter.rules import RulesError, check_rules
+from redis_servers import RedisServer
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,10 @@ from rate_limiter.limit import as_limits, check_cost, parse_limits
         ("5/30 seconds", 5, 5 / 30),
         ("5 per 30s", 5, 5 / 30),
         ("2.5/second", 2.5, 2.5),
+        ("0.5/second", 1, 0.5),
+        ("0.25 per 2 minutes", 1, 0.25 / 120),
+        ("0.5/second; burst=3", 3, 0.5),
+        ("0.5/second; burst=0.5", 0.5, 0.5),
         ("1e3/second", 1000, 1000),
         ("100/minute; burst=20", 20, 100 / 60),
         ("100/minute;BURST = 20 ;", 20, 100 / 60),
@@ -71,6 +79,10 @@ def test_several_limits_and_whose_burst_it_is() -> None:
         ("1e300/s", 0, "capacity must be above 0"),
         ("5/s; 2e9/s", 5, "refill_rate must be from 0"),
         ("burst=5", 0, "a number of requests"),
+        ("0.5/minute; window=sliding", 0, "such as '1 per 120 seconds; window=sliding'"),
+        ("1.5/minute; window=fixed", 0, "such as '3 per 120 seconds; window=fixed'"),
+        ("9/s; 0.35/second; window=fixed", 5, "such as '7 per 20 seconds; window=fixed'"),
+        ("0/minute; window=fixed", 0, "count must be a whole number from 1"),
         ("٣/s", 0, "a number of requests"),
     ],
 )
@@ -154,7 +166,7 @@ def test_refill_rate_out_of_range(rate: float) -> None:
         Limit(1, rate)
 
 
-@pytest.mark.parametrize("value", ["10", b"10", None, [], 1j])
+@pytest.mark.parametrize("value", ["10", b"10", None, [], 1j, True, False])
 def test_numbers_must_be_numbers(value: object) -> None:
     with pytest.raises(TypeError, match="capacity must be a number, got"):
         Limit(value, 1)  # type: ignore[arg-type]
@@ -199,8 +211,54 @@ def test_constant_cost_is_checked_where_it_is_configured() -> None:
     for cost in (-1, math.nan, math.inf, 10**400):
         with pytest.raises(ValueError, match="cost must be a finite number >= 0, got"):
             check_cost(cost, limits)
+    with pytest.raises(TypeError, match="cost must be a number, got True"):
+        check_cost(True, limits)
     with pytest.raises(TypeError, match="cost must be a number, got '3'"):
         check_cost("3", limits)  # type: ignore[arg-type]
+
+
+def test_less_than_one_request_a_period_admits_one_in_several() -> None:
+    clock = ManualClock()
+    limiter = RateLimiter("0.5/second", clock=clock)
+    admitted = 0
+    for _ in range(100):
+        admitted += limiter.allow("k")
+        clock.advance(0.5)
+    assert admitted == 25  # one every two seconds in fifty, the first at once
+
+
+def test_less_than_one_request_a_period_in_shared_memory(tmp_path: Path) -> None:
+    limiter = RateLimiter("0.5/hour", store=f"shared://{tmp_path}/half", max_keys=100)
+    first, second = limiter.hit("k"), limiter.hit("k")
+    assert (first.allowed, second.allowed) == (True, False)
+    assert second.retry_after == pytest.approx(7200, abs=60)
+
+
+def test_less_than_one_request_a_period_in_redis(server: RedisServer) -> None:
+    for store in (server.url, "memory://"):
+        limiter = RateLimiter(["0.5/hour", "0.1/minute"], store=store)
+        first, second = limiter.hit("k"), limiter.hit("k")
+        assert (first.allowed, second.allowed) == (True, False)
+        assert second.retry_after == pytest.approx(7200, abs=60)
+
+
+def test_less_than_one_request_a_period_in_rules() -> None:
+    limits = check_rules({"default": {"limits": "0.5/second"}}).rules["default"].limits
+    assert limits == (Limit(1, 0.5),)
+    with pytest.raises(RulesError, match=r"cost 1 is above the capacity of the limit"):
+        check_rules({"default": {"capacity": 0.5, "refill_rate": 1}})
+
+
+def test_a_bucket_of_less_than_one_token_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "rate_limiter"):
+        limiter = RateLimiter(["5/s", Limit(0.5, 1)])
+        assert not limiter.allow("k")
+        assert limiter.allow("k", 0.25)
+    (record,) = caplog.records
+    assert "'1/second; burst=0.5' holds less than one token" in record.message
+    caplog.clear()
+    RateLimiter(["0.5/second", "1/hour; window=fixed"])
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

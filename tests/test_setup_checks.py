@@ -11,6 +11,7 @@ import httpx
 import pytest
 from rate_limiter import RateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.proxies import ClientAddress
 from rate_limiter.setup_checks import MADE_OFTEN, SAMPLE, configured_workers
 from servers import serve
 
@@ -58,6 +59,23 @@ def test_a_proxy_that_is_not_trusted(
     (record,) = caplog.records
     assert "no proxy is trusted" in record.message
     assert "trusted_proxies=['10.0.0.1']" in record.message
+
+
+@both
+@pytest.mark.parametrize("peer", ["testclient", "a.example", None])
+def test_a_proxy_without_an_address_gets_a_proposal_that_is_accepted(
+    limits: Any, peer: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(RateLimitMiddleware(app, **limits), 1, peer, x_forwarded_for="203.0.113.9")
+    (record,) = caplog.records
+    proposed = record.message.partition("trusted_proxies=['")[2].partition("']")[0]
+    assert ClientAddress([proposed]).reads_header
+
+
+@both
+def test_no_address_no_proxies(limits: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ask(RateLimitMiddleware(app, key="all", **limits), 5, x_forwarded_for="203.0.113.9")
+    assert not caplog.records
 
 
 @both
@@ -170,6 +188,7 @@ def test_memory_under_several_workers(tmp_path: Path, server: str) -> None:
         httpx.get(running.url)
     log = (tmp_path / "log").read_text()
     assert "2 worker processes serve this application" in log
+    assert "store='shared://" in log
     assert log.count("worker processes serve") <= 2  # once in each
 
 

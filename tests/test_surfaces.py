@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -22,7 +23,7 @@ import redis.asyncio
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
-from rate_limiter import RateLimitPolicy, TokenBucketLimiter
+from rate_limiter import Decision, RateLimitPolicy, TokenBucketLimiter
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
 from redis_servers import RedisServer, redis_server, wait_until
 from servers import Server, serve
@@ -238,6 +239,58 @@ def test_gateway_headers_by_other_names(server: RedisServer) -> None:
     client.get("/", headers={"x-who": "w"})
     with contextlib.closing(server.admin(decode_responses=True)) as admin:
         assert sorted(admin.keys()) == ["rl:tb:apikey:k", "rl:tb:user:w"]
+
+
+class _Keys:
+    """A limiter that keeps the keys it was asked about."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def check(self, key: str) -> Decision:
+        self.keys.append(key.removeprefix("rl:tb:ip:"))
+        return Decision(allowed=True, remaining=1.0, retry_after_ms=0)
+
+
+def test_gateway_behind_a_proxy() -> None:
+    limiter = _Keys()
+    client = gateway(limiter, POLICY)
+    for value in ("203.0.113.1", "203.0.113.2, 10.0.0.1", " 2001:db8::1 ,x", "", None):
+        client.get("/", headers={} if value is None else {"X-Forwarded-For": value})
+    assert limiter.keys == [
+        *("203.0.113.1", "203.0.113.2", "2001_db8__1"),
+        *("testclient", "testclient"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "header", "value", "key"),
+    [
+        ({}, "x-forwarded-for", "203.0.113.9", "203.0.113.9"),
+        ({}, "x-forwarded-for", "6.6.6.6, 203.0.113.9, 10.0.0.2", "203.0.113.9"),
+        ({}, "x-forwarded-for", "nonsense", "10.0.0.1"),
+        ({}, "x-forwarded-for", "2001:db8::1", "2001_db8__/64"),
+        ({"ipv6_prefix": 128}, "x-forwarded-for", "2001:db8::1", "2001_db8__1"),
+        ({"proxy_header": "forwarded"}, "forwarded", "for=203.0.113.9", "203.0.113.9"),
+    ],
+)
+def test_gateway_behind_proxies_that_are_trusted(
+    more: dict[str, Any], header: str, value: str, key: str
+) -> None:
+    limiter = _Keys()
+
+    async def app(*arguments: Any) -> None: ...
+
+    gate = RateLimitMiddleware(app, limiter, POLICY, trusted_proxies=["10.0.0.0/8"], **more)
+    for peer in ("10.0.0.1", "198.51.100.7"):
+        scope = {"type": "http", "method": "GET", "path": "/", "client": (peer, 1)}
+        scope["headers"] = [(header.encode(), value.encode())]
+        asyncio.run(_ask(gate, scope))
+    assert limiter.keys == [key, "198.51.100.7"]
+
+
+async def _ask(gate: Any, scope: Any) -> None:
+    await gate(scope, None, None)
 
 
 def test_gateway_without_redis() -> None:

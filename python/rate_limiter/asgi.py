@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from hashlib import sha256
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
@@ -30,6 +31,22 @@ def client_of(scope: Scope) -> str:
     """Return the key of the peer of a request."""
     client = scope.get("client")
     return client_key(client[0] if client else None)
+
+
+def first_forwarded(scope: Scope) -> str:
+    """Return the first element of ``X-Forwarded-For``, else the peer's address, else ``unknown``.
+
+    Not to be trusted but behind a proxy that sets the header. Of an element that is longer than
+    any address, the digest stands for it.
+    """
+    for name, value in scope["headers"]:
+        if name == b"x-forwarded-for":
+            first: str = value.decode("latin-1").split(",")[0].strip()
+            if first:
+                return first if len(first) <= 100 else "sha256:" + sha256(value).hexdigest()
+            break
+    client = scope.get("client")
+    return str(client[0]) if client and client[0] else "unknown"
 
 
 def route_path(scope: Scope) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.answers import Template, answerer
+from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_paths, uses_address
 from rate_limiter.asgi import (
     DENIED,
     NO_STORE,
@@ -24,6 +25,7 @@ from rate_limiter.asgi import (
     Scope,
     Send,
     client_of,
+    first_forwarded,
     send_answer,
     send_users_answer,
     turned_away,
@@ -59,7 +61,8 @@ class RateLimitMiddleware(_core.AsgiGate):
     code 1008.
 
     Give one of `limits`, `rules` and `limiter`. With `limiter` and `policy` it is the middleware
-    of an API gateway: see rate_limiter.gateway.
+    of an API gateway: see rate_limiter.gateway. An argument that has no effect beside the others
+    is an error, also where `enabled` is False.
 
     Args:
         app: the ASGI application.
@@ -79,8 +82,9 @@ class RateLimitMiddleware(_core.AsgiGate):
         tier: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable: what tells the tiers of a client.
         bypass: who is not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
             ``"jwt:CLAIM=VALUE"``, a callable, or several of them.
-        trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress.
-        jwt: a Jwt, which verifies tokens, for ``jwt:``.
+        trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress. With `policy` and without
+            `trusted_proxies` the first element of ``X-Forwarded-For`` is the client.
+        jwt: a Jwt, which verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
         exempt_paths: paths that are not limited, compared with ``scope["path"]``.
         headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response that has its
             own ``X-RateLimit-Limit`` keeps what it says.
@@ -129,7 +133,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         denied: Template | Denied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
-        store: object = MEMORY,
+        store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
@@ -140,14 +144,15 @@ class RateLimitMiddleware(_core.AsgiGate):
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
     ) -> None:
+        arguments = dict(locals())
         self._redis: RedisRateLimiter | None = None
         self._denied: Denied | None = None
         self._checks: SetupChecks | None = None
         self._front: Any = None
-        checked_switch(enabled)
+        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        identities = Identities(address, jwt)
         if policy is not None:
-            if metrics is not None:
-                raise TypeError("with policy, dimension_label names the dimension, not metrics")
+            check_arguments(RateLimitMiddleware.__init__, arguments)
             from rate_limiter.gateway import EXEMPT_PATHS, GatewayApp
 
             gateway = GatewayApp(
@@ -157,23 +162,23 @@ class RateLimitMiddleware(_core.AsgiGate):
                 api_key_header=api_key_header,
                 user_id_header=user_id_header,
                 dimension_label=dimension_label,
+                client=identities.client if address.reads_header else first_forwarded,
                 conclude=self._conclude,
             )
             exempt_paths = EXEMPT_PATHS if exempt_paths is None else exempt_paths
             self._set_up_governed(app, gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
-        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        identities = Identities(address, jwt)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
         storage = Storage(store, name, on_store_error, max_keys, clock)
         limiter, source = _limiter_or_rules(limits, rules, limiter, storage)
+        check_arguments(RateLimitMiddleware.__init__, arguments | {"source": source})
         if metrics is not None and limiter is not None:
             watch(limiter, metrics)
         if setup_checks:
             self._checks = SetupChecks(
                 in_memory=_is_in_memory(limiter, storage),
-                uses_address=not callable(key),
+                uses_address=not callable(key) and uses_address(key),
                 trusts_proxies=address.reads_header,
                 shares_key=key == "all",
             )
@@ -228,7 +233,7 @@ class RateLimitMiddleware(_core.AsgiGate):
             limiter,
             key=_plain_key(key, identities),
             cost=checked_cost(cost, limiter),
-            exempt_paths=_paths(exempt_paths or ()),
+            exempt_paths=checked_paths("exempt_paths", exempt_paths or ()),
             headers=style.style != "off",
             remote=self._redis is not None,
             probing=self._checks is not None,
@@ -242,7 +247,7 @@ class RateLimitMiddleware(_core.AsgiGate):
             None,
             key=None,
             cost=1,
-            exempt_paths=_paths(exempt_paths),
+            exempt_paths=checked_paths("exempt_paths", exempt_paths),
             headers=True,
             remote=False,
             probing=False,
@@ -367,8 +372,7 @@ def one_limiter(
     """Return the limiter that was given, or a new one for the limits.
 
     Raises:
-        TypeError: both or neither were given, or `limiter` is something else, or there is a store
-            beside it.
+        TypeError: both or neither were given, or `limiter` is something else.
     """
     if (limits is None) == (limiter is None):
         raise TypeError("give either limits or limiter")
@@ -382,9 +386,8 @@ def one_limiter(
             clock=clock,
         )
     if not isinstance(limiter, RateLimiter):
-        raise TypeError(f"limiter must be a RateLimiter, got {limiter!r}")
-    if (store, name, max_keys, clock) != (MEMORY, "", 1_000_000, "monotonic"):
-        raise TypeError("store, name, max_keys and clock belong to limits; a limiter has its own")
+        with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
+        raise TypeError(f"limiter must be a RateLimiter, got {limiter!r}{with_policy}")
     return limiter
 
 
@@ -403,26 +406,3 @@ def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
         TypeError, ValueError: it could never pass, or is no cost at all.
     """
     return cost if callable(cost) else check_cost(cost, limiter.limits)
-
-
-def checked_switch(enabled: object) -> bool:
-    """Return whether something is enabled.
-
-    Raises:
-        TypeError: it is neither True nor False.
-    """
-    if not isinstance(enabled, bool):
-        raise TypeError(f"enabled must be True or False, got {enabled!r}")
-    return enabled
-
-
-def _paths(paths: Iterable[str]) -> frozenset[str]:
-    if isinstance(paths, str):
-        raise TypeError(f"exempt_paths must be several paths, such as [{paths!r}]")
-    result = frozenset(paths)
-    for path in result:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise ValueError(
-                f"a path in exempt_paths must be a str that begins with '/', got {path!r}"
-            )
-    return result

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from rate_limiter._core import Decision, ManualClock
+from rate_limiter.arguments import DEFAULT_STORE
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiter import MEMORY, RateLimiter
@@ -28,7 +29,7 @@ class AsyncRateLimiter:
         self,
         limits: Limits,
         *,
-        store: object = MEMORY,
+        store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,

@@ -95,6 +95,8 @@ def _keys(given: argparse.Namespace, connection: Connection) -> list[bytes]:
         # Leaving it out would reset more than was asked for.
         raise UsageError("--name goes with --limit, and not with --raw")
     if given.raw:
+        if given.prefix != PREFIX:
+            raise UsageError("--prefix has no effect with --raw")
         return [given.key.encode()]
     if given.limit is not None:
         store = RedisStore(given.store, given.prefix)

@@ -21,7 +21,8 @@ from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.asgi_middleware import checked_cost, checked_switch, one_limiter
+from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
+from rate_limiter.asgi_middleware import checked_cost, one_limiter
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
@@ -108,7 +109,8 @@ class RateLimit:
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
         trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
         metrics: what its decisions are shown under in metrics, such as ``"upload"``.
-        name: needed with a store that is shared: what the buckets of this object are called there.
+        name: what the limit is called in headers. Needed with a store that is shared: what the
+            buckets of this object are called there.
         store, on_store_error, max_keys, clock: as for RateLimiter.
         enabled: False lets everything pass, for example in tests; may be set later.
 
@@ -131,14 +133,18 @@ class RateLimit:
         ipv6_prefix: int = 64,
         jwt: "Jwt | None" = None,
         metrics: str | None = None,
-        store: object = MEMORY,
+        store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
         enabled: bool = True,
     ) -> None:
-        self.enabled = checked_switch(enabled)
+        arguments = {"denied": None} | locals()
+        if limiter is None:  # headers show the name, whatever the store is
+            checked_text("name", arguments.pop("name"))
+        check_arguments(RateLimit.__init__, arguments)
+        self.enabled = enabled
         if store != MEMORY and not name:
             raise ValueError(
                 "with a store that is shared, a RateLimit needs a name, by which all processes "
@@ -148,7 +154,7 @@ class RateLimit:
             limits,
             limiter,
             store=store,
-            name=name,
+            name="" if store == MEMORY else name,
             on_store_error=on_store_error,
             max_keys=max_keys,
             clock=clock,
@@ -163,13 +169,25 @@ class RateLimit:
         self._cost = checked_cost(cost, self.limiter)
         self._checks = SetupChecks(
             in_memory=store == MEMORY and not isinstance(self.limiter, RedisRateLimiter),
-            uses_address=not callable(key),
+            uses_address=not callable(key) and uses_address(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",
         )
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
         names = [name] if len(self.limiter.limits) == 1 else []
         self._names = [name for name in names if name] or [*map(str, self.limiter.limits)]
+
+    @property
+    def dependency(self) -> Any:
+        """Refuse ``dependencies=[RateLimit(...)]``: FastAPI reads this attribute of each one.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "wrap a RateLimit in Depends(): dependencies=[Depends(RateLimit(...))], not "
+            "dependencies=[RateLimit(...)]"
+        )
 
     async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:
         """Decide for this request; called by FastAPI.

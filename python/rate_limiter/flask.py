@@ -21,6 +21,7 @@ from flask import Blueprint, Flask
 
 from rate_limiter._core import ManualClock
 from rate_limiter.answers import Template, answerer
+from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_policy, uses_address
 from rate_limiter.flask_request import (
     EXEMPT,
     EXTENSION,
@@ -42,7 +43,6 @@ from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiter import MEMORY, RateLimiter, check_store
 from rate_limiter.measuring import checked_metrics
 from rate_limiter.proxies import ClientAddress
-from rate_limiter.redis_store import checked_policy
 from rate_limiter.rule_source import RuleSource, as_source
 from rate_limiter.rule_table import Rule, RuleTable
 from rate_limiter.setup_checks import SetupChecks
@@ -97,7 +97,8 @@ class FlaskRateLimiter:
 
     The application's configuration counts before these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
     ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
-    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``.
+    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``. An argument that has no effect beside the
+    others, or beside these, is an error.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
@@ -126,11 +127,16 @@ class FlaskRateLimiter:
         metrics: str | None = None,
         setup_checks: bool = True,
         enabled: bool = True,
-        store: object = MEMORY,
+        store: object = DEFAULT_STORE,
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
+        # Decorators have keys of their own, which may use what the key here does not.
+        left_out = ("self", "app", "key")
+        self._arguments = {name: one for name, one in locals().items() if name not in left_out}
+        # What the configuration of an application may change is checked with that.
+        check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         self._identities = Identities(address, jwt, blocking=True)
         self._setup_checks = setup_checks
@@ -194,6 +200,7 @@ class FlaskRateLimiter:
         Raises:
             TypeError, ValueError: an argument is not what it should be; the message names it.
         """
+        check_arguments(FlaskRateLimiter.limit, dict(locals()))
         made: list[Governor] = []
         self._governor(limits, cost, self._settings | {"STORE": MEMORY}, key)  # tell mistakes here
 
@@ -276,10 +283,18 @@ class FlaskRateLimiter:
 
     def _check_settings(self) -> None:
         for name, check in _CHECKS.items():
-            check(self._settings[name])
+            try:
+                check(self._settings[name])
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name.lower()}: {error}") from None
         self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
     def _state(self, settings: dict[str, Any], name: str) -> State:
+        defaults = self._defaults(settings, name)
+        effective = {one.lower(): settings[one] for one in _DECIDING}
+        effective["source"] = None if defaults is None else defaults.source
+        check_arguments(FlaskRateLimiter.__init__, self._arguments | effective)
         return State(
             enabled=settings["ENABLED"],
             style=replace(self._style, style=settings["HEADERS"]),
@@ -289,13 +304,13 @@ class FlaskRateLimiter:
             status_path=self._status_path,
             checks=SetupChecks(
                 in_memory=settings["STORE"] == MEMORY,
-                uses_address=not callable(self._key),
+                uses_address=not callable(self._key) and uses_address(self._key),
                 trusts_proxies=self._identities.address.reads_header,
                 shares_key=self._shares_key,
             )
             if self._setup_checks
             else None,
-            defaults=self._defaults(settings, name),
+            defaults=defaults,
         )
 
 
@@ -303,6 +318,8 @@ class _NamedStorage(Storage):
     """Limiters that are called what this says, whatever their rule."""
 
     def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
+        if self.store == MEMORY:
+            return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
         return RateLimiter(
             rule.limits,
             store=self.store,
@@ -330,6 +347,9 @@ def _check_limits(limits: object) -> None:
     if limits is not None:
         rules_of_limits(limits)  # type: ignore[arg-type]
 
+
+_DECIDING = ("DEFAULT_LIMITS", "RULES", "STORE", "HEADERS")
+"""Settings beside which arguments may have no effect."""
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "DEFAULT_LIMITS": _check_limits,

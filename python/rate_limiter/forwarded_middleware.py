@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rate_limiter._core import Decision
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, route_path
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, first_forwarded, route_path
 from rate_limiter.asgi_middleware import RateLimitMiddleware
 from rate_limiter.limit import Limit
 from rate_limiter.redis_bucket import TokenBucket
@@ -59,7 +58,9 @@ class DistributedTokenBucketMiddleware:
         rules: rules for some paths, which then do not fall under the two numbers: see
             docs/rules.md. By default those of the file that ``RATE_LIMIT_RULES_PATH`` names, else
             of ``rate_limits.json`` where there is one. One that is wrong is logged, and does
-            not count. The rule ``default`` is what the two numbers say.
+            not count. The rule ``default`` is what the two numbers say. The fields ``tier``,
+            ``keys``, ``key``, ``refund`` and ``on_store_error`` have no effect here, which is
+            logged.
 
     Raises:
         TypeError, ValueError: a number is out of range.
@@ -74,6 +75,9 @@ class DistributedTokenBucketMiddleware:
         self._source = _rules_of_environment() if rules is None else as_source(rules)
         # By id of a client, which is kept alive, and rule.
         self._gates: dict[tuple[int, Rule], tuple[object, _LoggingGate]] = {}
+        rules = {} if self._source is None else self._source.current().rules
+        for rule in rules.values():
+            _warn_of(rule, "tiers", "keys")  # no request matches it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,13 +113,7 @@ class _LoggingGate(RateLimitMiddleware):
             return client if rule.name == DEFAULT_RULE else f"{client}:{rule.name}"
 
         self._rule = rule
-        ignored = [name for name in ("key", "refund", "on_store_error") if getattr(rule, name)]
-        if ignored:
-            logger.warning(
-                "rule %r: %s means nothing to DistributedTokenBucketMiddleware",
-                rule.name,
-                ", ".join(ignored),
-            )
+        _warn_of(rule, "key", "refund", "on_store_error")
         # An exact key is one key, so several limits have names of another kind.
         exact = "rate-limit:" if len(rule.limits) == 1 else None
         store = RedisStore(redis, "rate-limit")
@@ -145,6 +143,16 @@ class _LoggingGate(RateLimitMiddleware):
             await super()._deny(scope, receive, send, decision)
 
 
+def _warn_of(rule: Rule, *fields: str) -> None:
+    ignored = [name for name in fields if getattr(rule, name)]
+    if ignored:
+        logger.warning(
+            "rule %r: %s means nothing to DistributedTokenBucketMiddleware",
+            rule.name,
+            ", ".join(ignored),
+        )
+
+
 def _rules_of_environment() -> RuleSource | None:
     named = os.environ.get("RATE_LIMIT_RULES_PATH")
     path = Path(named or DEFAULT_RULES_PATH)
@@ -164,19 +172,3 @@ def _plain_denial(scope: Scope, decision: Decision) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"Too Many Requests"})
 
     return answer
-
-
-def first_forwarded(scope: Scope) -> str:
-    """Return the first element of ``X-Forwarded-For``, else the peer's address, else ``unknown``.
-
-    Not to be trusted but behind a proxy that sets the header. Of an element that is longer than
-    any address, the digest stands for it.
-    """
-    for name, value in scope["headers"]:
-        if name == b"x-forwarded-for":
-            first: str = value.decode("latin-1").split(",")[0].strip()
-            if first:
-                return first if len(first) <= 100 else "sha256:" + sha256(value).hexdigest()
-            break
-    client = scope.get("client")
-    return str(client[0]) if client and client[0] else "unknown"

@@ -16,6 +16,7 @@ from rate_limiter.asgi import (
     Receive,
     Scope,
     Send,
+    first_forwarded,
     send_answer,
     turned_away,
 )
@@ -30,7 +31,7 @@ EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
 
 class GatewayApp:
-    """Limit requests by API key, else by user, else by address. Both headers are believed.
+    """Limit requests by API key, else by user, else by address. The headers are believed.
 
     Websockets pass, as they always did here.
 
@@ -40,6 +41,7 @@ class GatewayApp:
         policy: what a request costs, and how keys begin.
         api_key_header, user_id_header: names of headers.
         dimension_label: the label of its metrics.
+        client: tells the address of a request's client.
         conclude: goes on as a Decision says: the gate's own.
 
     Raises:
@@ -56,6 +58,7 @@ class GatewayApp:
         api_key_header: str = "x-api-key",
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
+        client: Callable[[Scope], str] = first_forwarded,
         conclude: Callable[..., Any],
     ) -> None:
         if not isinstance(policy, RateLimitPolicy):
@@ -73,6 +76,7 @@ class GatewayApp:
         self._allowed = metrics.rl_allowed.labels(dimension_label)
         self._blocked = metrics.rl_blocked.labels(dimension_label)
         self._latency = metrics.rl_latency.labels(dimension_label)
+        self._client = client
         self._conclude = conclude
         if isinstance(limiter, TokenBucketLimiter):
             follow(limiter.limiter, dimension_label)
@@ -86,10 +90,10 @@ class GatewayApp:
         await self._conclude(scope, receive, send, decision)
 
     def _key(self, scope: Scope) -> str:
-        client = scope.get("client")
-        peer = client[0] if client and client[0] else "unknown"
         api_key, user_id = self._api_key(scope) or "", self._user_id(scope) or ""
-        return pick_identity_key(self.policy.prefix, shortened(api_key), shortened(user_id), peer)
+        return pick_identity_key(
+            self.policy.prefix, shortened(api_key), shortened(user_id), self._client(scope)
+        )
 
     async def _decide(self, key: str) -> Decision:
         began_s = time.perf_counter()

@@ -64,11 +64,11 @@ class Storage:
             if before is not None and _kinds(before.rule) == _kinds(rule):
                 return before.limiter.with_limits(rule.limits)
             return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
-        on_store_error = rule.on_store_error or self.on_store_error
-        shared = redis_store(self.store, on_store_error)
+        shared = redis_store(self.store, self.on_store_error)
         if rule.on_store_error is not None:
             # The same Redis and connections, another policy.
-            shared = RedisStore(shared.address, shared.prefix, on_store_error=on_store_error)
+            policy = rule.on_store_error
+            shared = RedisStore(shared.address, shared.prefix, on_store_error=policy)
         return RedisRateLimiter(
             rule.limits,
             store=shared,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rate_limiter._core import Decision
+from rate_limiter.arguments import NoEffectError, checked_seconds, checked_switch
 from rate_limiter.limit import Limit
 
 DENIED_DETAIL = "Rate limit exceeded. Please try again later."
@@ -53,7 +54,8 @@ class HeaderStyle:
         style: ``"x-ratelimit"``, ``"ietf"`` (``RateLimit-Policy`` and ``RateLimit`` of
             draft-ietf-httpapi-ratelimit-headers-11, structured fields of RFC 9651), ``"both"``,
             or ``"off"``.
-        reset: ``X-RateLimit-Reset`` in seconds from now, or as seconds since the epoch.
+        reset: ``X-RateLimit-Reset`` in seconds from now, or as seconds since the epoch. It needs
+            ``"x-ratelimit"`` or ``"both"``.
         retry_jitter_s: ``Retry-After`` is up to so many seconds longer, at random, so that not
             all who were denied come back at once.
         cors: let scripts of other origins read the headers (``Access-Control-Expose-Headers``).
@@ -73,10 +75,10 @@ class HeaderStyle:
             raise ValueError(f"headers must be one of {known}, got {self.style!r}")
         if self.reset not in RESETS:
             raise ValueError(f"reset must be 'seconds' or 'epoch', got {self.reset!r}")
-        if not (0 <= self.retry_jitter_s < math.inf):
-            raise ValueError(
-                f"retry_jitter_s must be a number of seconds >= 0, got {self.retry_jitter_s!r}"
-            )
+        checked_seconds("retry_jitter_s", self.retry_jitter_s)
+        checked_switch("cors", self.cors)
+        if self.reset != "seconds" and self.style in ("ietf", "off"):
+            raise NoEffectError("reset", f"with headers={self.style!r}")
 
     @property
     def is_plain(self) -> bool:

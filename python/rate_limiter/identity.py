@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rate_limiter.arguments import checked_several
 from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ class Identities:
         Raises:
             TypeError, ValueError: `spec` is none; the message names the part.
         """
-        parts = [spec] if isinstance(spec, str) or callable(spec) else list(spec)
+        is_one = isinstance(spec, str) or callable(spec)
+        parts = [spec] if is_one else checked_several("bypass", spec, "texts", "ip:10.0.0.0/8")
         tests = [one if callable(one) else self._bypass(one) for one in parts]
         return any_of(tests) if tests else None
 

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import jwt
 from jwt.exceptions import InvalidTokenError, PyJWTError
 
+from rate_limiter.arguments import check_arguments, checked_several
+
 logger = logging.getLogger("rate_limiter")
 
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -54,8 +56,8 @@ class Jwt:
         leeway_s: seconds by which clocks may differ.
         header: where the token is, behind ``Bearer``.
         refresh_s: seconds after which `jwks` is read again.
-        retry_s: seconds between two reads at least.
-        timeout_s: seconds that a read may take.
+        retry_s: seconds between two reads of `jwks` at least.
+        timeout_s: seconds that a read of `jwks` may take.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; the message names it.
@@ -77,6 +79,7 @@ class Jwt:
         retry_s: float = 10,
         timeout_s: float = 2,
     ) -> None:
+        check_arguments(Jwt.__init__, dict(locals()))
         given = [one for one in (secret, public_key, jwks) if one is not None]
         if len(given) != 1:
             raise TypeError("give one of secret, public_key and jwks")
@@ -88,7 +91,9 @@ class Jwt:
         elif public_key is not None:
             self._key = _checked_public_key(public_key, self.algorithms)
         self._options: dict[str, Any] = {
-            "audience": audience if audience is None or isinstance(audience, str) else [*audience],
+            "audience": audience
+            if audience is None or isinstance(audience, str)
+            else checked_several("audience", audience, "names", "api"),
             "issuer": issuer,
             "leeway": leeway_s,
             "options": {"require": ["exp"], "verify_aud": audience is not None},
@@ -164,9 +169,8 @@ def claim_texts(claims: Claims | None, name: str) -> list[str]:
 
 
 def _checked_algorithms(algorithms: Iterable[str], secret: str | bytes | None) -> list[str]:
-    if isinstance(algorithms, str):
-        raise TypeError(f"algorithms must be several names, such as [{algorithms!r}]")
-    names = list(algorithms)
+    example = "RS256" if secret is None else "HS256"
+    names = checked_several("algorithms", algorithms, "names", example)
     known = SECRET_BYTES.keys() if secret is not None else ASYMMETRIC
     if not names:
         raise ValueError("algorithms must name at least one")

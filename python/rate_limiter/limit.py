@@ -7,14 +7,16 @@ The texts are made of clauses separated by ``;``::
     5 per 30 seconds
     100/minute; window=sliding    a window instead of a bucket, sliding or fixed
     10/second; 1000/hour          two limits, where several are expected
+    0.5/second                    one every two seconds: a bucket holds at least one token
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TypeAlias
 
 from rate_limiter import _core
@@ -49,7 +51,8 @@ class Limit:
     docs/algorithms.md for what each guarantees.
 
     Args:
-        capacity: tokens the bucket holds, above 0 and at most ``4e15``.
+        capacity: tokens the bucket holds, above 0 and at most ``4e15``. With less than 1, only
+            requests that cost less than a token pass, and a RateLimiter logs a warning.
         refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double that stands
             for a simple fraction, such as ``100 / 60``, is taken for that fraction exactly.
 
@@ -68,8 +71,8 @@ class Limit:
     algorithm: str = field(default=TOKEN_BUCKET, init=False)
 
     def __post_init__(self) -> None:
-        capacity = _number("capacity", self.capacity)
-        refill_rate = _number("refill_rate", self.refill_rate)
+        capacity = checked_number("capacity", self.capacity)
+        refill_rate = checked_number("refill_rate", self.refill_rate)
         if not 0 < capacity <= _core.MAX_CAPACITY:
             raise ValueError(
                 f"capacity must be above 0 and at most {_core.MAX_CAPACITY:g} tokens, "
@@ -113,7 +116,7 @@ class Limit:
     def _window(cls, algorithm: str, count: float, window_s: float) -> Limit:
         numbers = (("count", count, 2_000_000_000), ("window_s", window_s, 1_000_000_000))
         for name, value, most in numbers:
-            number = _number(name, value)
+            number = checked_number(name, value)
             if not (1 <= number <= most and number.is_integer()):
                 raise ValueError(f"{name} must be a whole number from 1 to {most:,}, got {value!r}")
         limit = cls.__new__(cls)
@@ -161,7 +164,7 @@ class Limit:
         return limits[0]
 
     def __str__(self) -> str:
-        """Return the shortest text that parses to this limit."""
+        """Return a short text that parses to this limit."""
         if self.is_window:
             units = {seconds: name for name, seconds in _UNITS_S.items()}
             period = units.get(self.window_s, f"{self.window_s} seconds")
@@ -173,7 +176,9 @@ class Limit:
             if whole > 0 and whole / unit_s == self.refill_rate:
                 unit, amount = name, float(whole)
                 break
-        burst = "" if amount == self.capacity else f"; burst={_short(self.capacity)}"
+        # A text of less than one token means a bucket of one.
+        is_default = amount == self.capacity >= 1
+        burst = "" if is_default else f"; burst={_short(self.capacity)}"
         return f"{_short(amount)}/{unit}{burst}"
 
     def __repr__(self) -> str:
@@ -200,6 +205,11 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
         result: tuple[Limit, ...] = (limits,)
     elif isinstance(limits, str):
         result = parse_limits(limits)
+    elif isinstance(limits, Mapping):
+        raise TypeError(
+            f"expected one limit or several, got a mapping {limits!r}: tiers are for the limits of "
+            f"RateLimitMiddleware and the default_limits of FlaskRateLimiter"
+        )
     elif isinstance(limits, Iterable) and not isinstance(limits, bytes):
         result = tuple(one for item in limits for one in _as_limits_item(item))
     else:
@@ -207,6 +217,20 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
     if not 1 <= len(result) <= _core.MAX_LIMITS:
         raise ValueError(f"expected 1 to {_core.MAX_LIMITS} limits, got {len(result)}: {limits!r}")
     return result
+
+
+def checked_number(name: str, value: float) -> float:
+    """Return the argument `name` as a float; inf where it is too large for one.
+
+    Raises:
+        TypeError: `value` is not a number. A bool is not one.
+    """
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
@@ -221,7 +245,7 @@ def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
         ValueError: `cost` is negative, not finite, or above a capacity, so that it could never
             pass.
     """
-    tokens = _number("cost", cost)
+    tokens = checked_number("cost", cost)
     if not (tokens >= 0 and math.isfinite(tokens)):
         raise ValueError(f"cost must be a finite number >= 0, got {cost!r}")
     for limit in limits:
@@ -268,10 +292,13 @@ class _Parser:
             amount, period_s = self._rate()
             algorithm = self._algorithm()
             if algorithm is not None:
+                self._check_whole(start, algorithm, amount, period_s)
                 limits.append(self._in_range(start, Limit._window, algorithm, amount, period_s))
             else:
                 burst = self._burst()
-                capacity = amount if burst is None else burst
+                # Part of a token would admit no request.
+                at_once = max(amount, 1.0) if amount else 0.0
+                capacity = at_once if burst is None else burst
                 limits.append(self._in_range(start, Limit, capacity, amount / period_s))
             if self._at == len(self._text):
                 return tuple(limits)
@@ -299,6 +326,16 @@ class _Parser:
             raise self._error("'fixed' or 'sliding'", name)
         self._end_of_clause()
         return f"{name.lower()}_window"
+
+    def _check_whole(self, start: int, algorithm: str, amount: float, period_s: float) -> None:
+        """Check the count of a window; propose the same rate with whole numbers."""
+        rate = Fraction(amount).limit_denominator(1000)
+        if amount.is_integer() or not rate:
+            return
+        kind = algorithm.removesuffix("_window")
+        same = f"{rate.numerator} per {_short(rate.denominator * period_s)} seconds; window={kind}"
+        reason = f"count must be a whole number, such as {same!r}"
+        raise self._error("a limit in range", at=start, reason=reason)
 
     def _burst(self) -> float | None:
         if self._accept(_BURST) is None:
@@ -351,15 +388,6 @@ def _as_limits_item(item: str | Limit) -> tuple[Limit, ...]:
     if isinstance(item, Limit):
         return (item,)
     return parse_limits(item)
-
-
-def _number(name: str, value: float) -> float:
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def _short(number: float) -> str:

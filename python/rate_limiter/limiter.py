@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
+from rate_limiter.arguments import DEFAULT_STORE, NoEffectError, check_arguments
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.setup_checks import limiter_was_made
@@ -14,6 +16,8 @@ from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
 
 if TYPE_CHECKING:
     from rate_limiter.redis_store import RedisStore
+
+logger = logging.getLogger("rate_limiter")
 
 MEMORY = "memory://"
 """The store in the memory of this process."""
@@ -36,10 +40,11 @@ class RateLimiter(_core.Limiter):
             of a Redis (``"redis://localhost:6379/0"``, see docs/stores.md), a redis-py client or
             a RedisStore shares them with all processes that use the same. Limiters with the same
             limits and the same name on one Redis have the same buckets.
-        name: for a Redis or shared memory: tells limiters apart that have the same limits.
+        name: for a Redis or shared memory: tells limiters apart that have the same limits. It
+            needs `store`.
         on_store_error: for a Redis: what becomes of a decision while it gives none. ``"memory"``
             (the same limits in the memory of each process), ``"allow"``, ``"deny"`` or
-            ``"raise"`` (StoreError). A RedisStore knows its own.
+            ``"raise"`` (StoreError). It needs `store`; a RedisStore has its own instead.
         max_keys: about how many keys may be in use at once; memory follows those that are.
         clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
             ManualClock.
@@ -67,12 +72,13 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         *,
-        store: object = MEMORY,
+        store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
+        check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
             self._set_up(limits, max_keys, clock, path=shared_file(store, name, limits))
             return
@@ -90,6 +96,14 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         limiter_was_made()
         self.limits = as_limits(limits)
+        for limit in self.limits:
+            if limit.capacity < 1:
+                logger.warning(
+                    "the limit '%s' holds less than one token: it denies every request of cost 1, "
+                    "which is the default. Give requests a smaller cost, or the bucket a burst of "
+                    "1 or more",
+                    limit,
+                )
         self._path = path  # of shared memory, else None
         self._clock = clock
         self._lines = Lines()
@@ -209,7 +223,7 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
     """Return the RedisStore that `store` is, or the address or client of.
 
     Raises:
-        TypeError, ValueError: it is none; the message says why.
+        TypeError, ValueError: it is none, or has another `on_store_error`; the message says why.
     """
     from rate_limiter.redis_store import RedisStore
     from rate_limiter.redis_store_async import AsyncRedisStore
@@ -217,10 +231,15 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
     if isinstance(store, AsyncRedisStore):
         store = store.redis
     if isinstance(store, RedisStore):
+        if on_store_error not in ("memory", store.on_store_error):
+            raise NoEffectError("on_store_error", "beside store, a RedisStore that has its own")
         return store
     if isinstance(store, str) and "://" not in store:
         raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {store!r}")
-    return RedisStore(store, prefix, on_store_error=on_store_error)
+    try:
+        return RedisStore(store, prefix, on_store_error=on_store_error)
+    except TypeError as error:
+        raise TypeError(f"store: {error}") from None
 
 
 def is_shared(store: object) -> bool:

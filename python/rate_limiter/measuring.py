@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import Meter
+from rate_limiter.arguments import checked_text
 from rate_limiter.slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
@@ -120,6 +121,7 @@ def checked_metrics(metrics: str | None) -> str | None:
     """
     if metrics is None:
         return None
+    checked_text("metrics", metrics)
     try:
         importlib.import_module("rate_limiter.metrics")
     except ImportError as error:

@@ -5,12 +5,11 @@ from rate_limiter.middleware import RateLimitMiddleware
 app.add_middleware(RateLimitMiddleware, limits="100/minute")
 """
 
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, client_of
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, client_of, first_forwarded
 from rate_limiter.asgi_middleware import RateLimitMiddleware
 from rate_limiter.forwarded_middleware import (
     DistributedTokenBucketMiddleware,
     RateLimiterMiddleware,
-    first_forwarded,
 )
 
 __all__ = [

@@ -26,6 +26,7 @@ from ipaddress import (
 from typing import TypeAlias
 
 from rate_limiter._core import client_key
+from rate_limiter.arguments import NoEffectError, checked_several, checked_text, checked_whole
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -46,13 +47,12 @@ class ClientAddress:
             stands for a peer without an address, as behind a unix socket. With none, the peer
             is the client.
         header: the header that the proxies set: ``"x-forwarded-for"`` or ``"forwarded"``. Only
-            this one is read: the other may be the client's own.
+            this one is read: the other may be the client's own. It needs `trusted_proxies`.
         ipv6_prefix: leading bits of an IPv6 address that tell clients apart. 64 is what a
             household gets; 128 is each address by itself.
 
     Raises:
-        TypeError: `trusted_proxies` is a text, not several.
-        ValueError: a network, the header or the prefix is wrong; the message names it.
+        TypeError, ValueError: an argument is not what it should be; the message names it.
     """
 
     def __init__(
@@ -62,18 +62,16 @@ class ClientAddress:
         header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
     ) -> None:
-        if isinstance(trusted_proxies, str):
-            raise TypeError(
-                f"trusted_proxies must be several networks, such as [{trusted_proxies!r}]"
-            )
-        if header.lower() not in FORWARDING_HEADERS:
+        networks = checked_several(
+            "trusted_proxies", trusted_proxies, "networks", example_of(trusted_proxies)
+        )
+        if checked_text("proxy_header", header).lower() not in FORWARDING_HEADERS:
             known = " or ".join(map(repr, FORWARDING_HEADERS))
             raise ValueError(f"proxy_header must be {known}, got {header!r}")
-        if isinstance(ipv6_prefix, bool) or not isinstance(ipv6_prefix, int):
-            raise TypeError(f"ipv6_prefix must be a whole number, got {ipv6_prefix!r}")
-        if not 16 <= ipv6_prefix <= 128:
+        if not 16 <= checked_whole("ipv6_prefix", ipv6_prefix) <= 128:
             raise ValueError(f"ipv6_prefix must be from 16 to 128, got {ipv6_prefix!r}")
-        networks = list(trusted_proxies)
+        if not networks and header.lower() != "x-forwarded-for":
+            raise NoEffectError("proxy_header", "without trusted_proxies")
         self.header = header.lower()
         self.trusts_unix = "unix" in networks
         try:
@@ -147,6 +145,12 @@ class ClientAddress:
 
     def _look_up(self, address: Address) -> bool:
         return is_in(address, self.trusted)
+
+
+def example_of(proxies: object) -> str:
+    """Return a network for a message: what was given, where that is one."""
+    is_network = isinstance(proxies, str) and parse_address(proxies.partition("/")[0])
+    return str(proxies) if is_network or proxies == "unix" else "10.0.0.0/8"
 
 
 def is_in(address: Address, networks: Iterable[Network]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
+from rate_limiter.arguments import check_arguments
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import scripts
 from rate_limiter.inspection import inspect_key
@@ -61,6 +62,7 @@ class RedisRateLimiter(RateLimiter):
         names_limits: bool = True,
         min_ttl_s: float = 0,
     ) -> None:
+        check_arguments(RedisRateLimiter.__init__, dict(locals()))
         self.store: RedisStore = redis_store(store, on_store_error)
         if exact_prefix is not None and len(as_limits(limits)) != 1:
             raise ValueError("with an exact prefix there is one key in Redis, and so one limit")

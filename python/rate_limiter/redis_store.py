@@ -7,13 +7,12 @@ import time
 from typing import Any
 
 from rate_limiter._core import StoreError
+from rate_limiter.arguments import checked_policy, checked_text
 from rate_limiter.connection import Connection, connect
 from rate_limiter.interfaces import BucketState, IRateLimitStore
 from rate_limiter.limit import Limit
 from rate_limiter.redis_address import redis_address
 from rate_limiter.stored_bucket import checked_state
-
-POLICIES = ("memory", "allow", "deny", "raise")
 
 
 class RedisStore(IRateLimitStore):
@@ -47,9 +46,7 @@ class RedisStore(IRateLimitStore):
         *,
         on_store_error: str = "memory",
     ) -> None:
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix must be a str, got {prefix!r}")
-        self.prefix = prefix
+        self.prefix = checked_text("prefix", prefix)
         self.on_store_error = checked_policy(on_store_error)
         self.address = redis_address(redis_client)
         self.connection: Connection = connect(self.address)
@@ -133,15 +130,3 @@ class RedisStore(IRateLimitStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.connection.client.servers)!r})"
-
-
-def checked_policy(on_store_error: str) -> str:
-    """Return the policy.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if on_store_error not in POLICIES:
-        known = ", ".join(map(repr, POLICIES))
-        raise ValueError(f"on_store_error must be one of {known}, got {on_store_error!r}")
-    return on_store_error

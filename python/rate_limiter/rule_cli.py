@@ -9,6 +9,7 @@ from typing import Any
 
 from rate_limiter.cli_common import (
     DONE,
+    UsageError,
     add_header,
     add_json,
     add_store,
@@ -163,6 +164,8 @@ def _explain(given: argparse.Namespace) -> int:
     keys = given.key or ["ip"]
     key = run_now(_awaited(identities.key(keys if len(keys) > 1 else keys[0])(scope)))
     tiers: Iterable[str] = ()
+    if given.tier is not None and not table.tiers:
+        raise UsageError(f"--tier has no effect: the rules in {given.file} name no tiers")
     if given.tier is not None:
         is_source = ":" in given.tier and given.tier not in table.tiers
         tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rate_limiter.arguments import checked_seconds, checked_text
 from rate_limiter.rule_table import RuleTable
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class RuleSource:
         self.refused = 0
         self.last_error: str | None = None
         self._table = table
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the rules never change."""
+        return type(self) is RuleSource
 
     def current(self) -> RuleTable:
         """Return the rules; another object when they have changed."""
@@ -96,7 +102,7 @@ class FileRules(RuleSource):
 
         self.path = Path(path)
         self._load = load_rules
-        self._check_every_s = check_every_s
+        self._check_every_s = checked_seconds("check_every_s", check_every_s)
         self._busy_pid = 0  # of the process in which a thread is looking
         self._state = self._stat()
         super().__init__(load_rules(self.path))
@@ -160,9 +166,9 @@ class RedisRules(RuleSource):
         from rate_limiter.limiter import redis_store
         from rate_limiter.rules import RulesError, load_rules
 
-        self.key = key
-        self._connection = redis_store(store, "raise").connection
-        self._check_every_s = check_every_s
+        self.key = checked_text("key", key)
+        self._connection = redis_store(store, "memory").connection
+        self._check_every_s = checked_seconds("check_every_s", check_every_s)
         self._version: bytes | None = None
         self._busy_pid = 0  # of the process in which a thread is looking
         try:

@@ -73,6 +73,10 @@ class Rule:
             raise ValueError(
                 "expected either limits or exempt, got both" if self.exempt else "expected limits"
             )
+        for field_name in ("limits", "paths", "methods", "tiers", "keys", "refund"):
+            given = getattr(self, field_name)
+            if isinstance(given, (str, bytes, Limit)):  # a str iterates by character
+                raise ValueError(f"{field_name}: expected several, such as ({given!r},)")
         for method in self.methods:
             if not _METHOD.fullmatch(method):
                 raise ValueError(f"methods: expected names such as 'POST', got {method!r}")

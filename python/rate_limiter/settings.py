@@ -271,11 +271,14 @@ class Settings(BaseSettings):
         """Return the arguments of RateLimitMiddleware.
 
         Raises:
-            ValueError: there are neither rules nor limits.
+            ValueError: there are neither rules nor limits, or a setting has no effect.
         """
         rules = self.rules
         if rules is not None and self.limits is not None:
             raise ValueError("set RATE_LIMITER_RULES or RATE_LIMITER_LIMITS, not both")
+        if (rules or self.limits) and self.limit() is not None:
+            other = "RATE_LIMITER_RULES" if rules else "RATE_LIMITER_LIMITS"
+            raise ValueError(f"RL_RATE_PER_SEC and RL_BURST have no effect beside {other}")
         limits = self.limits or self.limit()
         if rules is None and limits is None:
             raise ValueError(
@@ -306,6 +309,13 @@ class Settings(BaseSettings):
 
     def _jwt(self) -> Any:
         if not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks):
+            for name in ("jwt_algorithms", "jwt_audience", "jwt_issuer"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"RATE_LIMITER_{name.upper()} has no effect without "
+                        "RATE_LIMITER_JWT_SECRET, RATE_LIMITER_JWT_PUBLIC_KEY or "
+                        "RATE_LIMITER_JWT_JWKS"
+                    )
             return None
         from rate_limiter.jwt import Jwt
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rate_limiter.proxies import example_of
+
 logger = logging.getLogger("rate_limiter")
 
 SAMPLE = 1000
@@ -79,13 +81,13 @@ class SetupChecks:
                 self._looks_for_proxies = False
                 logger.warning(
                     "a request from %s has the header %s (%a), but no proxy is trusted: if that is "
-                    "your proxy, all its clients share one limit. Name it, such as "
+                    "your proxy, all its clients share one limit. Name it or its network, such as "
                     "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
                     "and all is well",
                     peer,
                     name.decode("latin-1"),
                     value[:100].decode("latin-1"),
-                    peer or "unix",
+                    example_of(peer or "unix"),
                 )
                 return
 
@@ -126,7 +128,7 @@ def _check_workers() -> None:
         logger.warning(
             "%s worker processes serve this application, and each has limits of its own in its "
             "memory: together they allow %s times as much. Share them with "
-            "store='redis://...', or run one worker",
+            "store='shared:///dev/shm/NAME' on this host or store='redis://...', or run one worker",
             workers,
             workers,
         )

@@ -1,0 +1,379 @@
+"""Arguments of constructors: what each must be, and which have no effect beside others.
+
+Every constructor passes its arguments to `check_arguments`, so that all of them refuse the same
+mistakes. Two tables define what is refused:
+
+    _CHECKS     an argument's name -> what its value must be, whatever the others are
+    _REASONS    (name, all arguments) -> why it has no effect beside them; None: it has one
+
+An argument that equals its default counts as not given. The error, a TypeError or ValueError, names
+the argument and, where that is the cause, the other argument.
+
+The store is a choice of the deployment, so `name` and `on_store_error` are accepted with
+every given store, ``"memory://"`` included. Without a store they are refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from rate_limiter._core import ManualClock
+from rate_limiter.limit import check_cost, checked_number
+
+Values: TypeAlias = Mapping[str, Any]
+"""Arguments by name. A front adds ``source``: the RuleSource made of them, or None."""
+
+
+class _Default(str):
+    """A default that equals the same text from a caller, but is another object."""
+
+    __slots__ = ()
+
+
+DEFAULT_STORE = _Default("memory://")
+"""The store of a limiter that was made without `store`."""
+
+POLICIES = ("memory", "allow", "deny", "raise")
+"""What `on_store_error` may be."""
+
+
+class NoEffectError(TypeError):
+    """Raised for an argument that has no effect beside the other arguments.
+
+    Attributes:
+        argument: its name.
+    """
+
+    def __init__(self, argument: str, why: str) -> None:
+        super().__init__(f"{argument} has no effect {why}")
+        self.argument = argument
+
+
+def check_arguments(function: Callable[..., Any], values: Values) -> None:
+    """Check the arguments that `function` was called with.
+
+    Args:
+        function: its signature has the names and the defaults.
+        values: the arguments, such as ``dict(locals())`` at the beginning of the function. Those
+            that are missing are not checked.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be, or has no effect.
+    """
+    for name, default in _defaults(function).items():
+        if name not in values or _is_same(values[name], default):
+            continue
+        if name in _CHECKS:
+            _CHECKS[name](name, values[name])
+        if values[name] not in _EMPTY:
+            _check_effect(name, values)
+
+
+def _check_effect(name: str, values: Values) -> None:
+    for reason in _REASONS:
+        why = reason(name, values)
+        if why is not None:
+            raise NoEffectError(name, why)
+
+
+@lru_cache(maxsize=64)
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        one.name: one.default
+        for one in inspect.signature(function).parameters.values()
+        if one.name != "self"
+    }
+
+
+_EMPTY: tuple[object, ...] = (None, (), [], "")
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    # True equals 1, but is not a number here.
+    return value is default or (
+        isinstance(value, bool) == isinstance(default, bool) and bool(value == default)
+    )
+
+
+# --- What an argument must be --------------------------------------------------------------------
+
+
+def checked_switch(name: str, value: object) -> bool:
+    """Return an argument that is True or False.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def checked_policy(on_store_error: str) -> str:
+    """Return the policy.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if on_store_error not in POLICIES:
+        known = ", ".join(map(repr, POLICIES))
+        raise ValueError(f"on_store_error must be one of {known}, got {on_store_error!r}")
+    return on_store_error
+
+
+def checked_whole(name: str, value: object) -> int:
+    """Return an argument that is a whole number; its range is checked where it is used.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return value
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return an argument that is a finite number of seconds, from 0 on.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    if not 0 <= checked_number(name, value) < math.inf:
+        raise ValueError(f"{name} must be a number of seconds >= 0, got {value!r}")
+    return value
+
+
+def checked_text(name: str, value: object) -> str:
+    """Return an argument that is a text.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    return value
+
+
+def checked_several(name: str, values: object, what: str, example: str) -> list[Any]:
+    """Return an argument that is several values. A str is refused: it iterates by character.
+
+    Args:
+        name: of the argument.
+        values: its value.
+        what: how the message calls them.
+        example: one of them, for the message.
+
+    Raises:
+        TypeError: it is a str, bytes or not iterable.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        given = type(values).__name__  # the value may be a secret
+        raise TypeError(f"{name} must be several {what}, such as [{example!r}], not one {given}")
+    return list(values)
+
+
+def checked_path(name: str, value: object) -> str:
+    """Return an argument that is a path.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"{name} must be a str that begins with '/', got {value!r}")
+    return value
+
+
+def checked_paths(name: str, values: object) -> frozenset[str]:
+    """Return an argument that is several paths.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    paths = checked_several(name, values, "paths", "/health")
+    return frozenset(checked_path(f"a path in {name}", one) for one in paths)
+
+
+def _check_cost(name: str, cost: Any) -> None:
+    if not callable(cost):
+        check_cost(cost, ())
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a callable, got {value!r}")
+
+
+def _check_header(name: str, value: object) -> None:
+    text = checked_text(name, value)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{name} must be the name of a header, got {value!r}")
+
+
+def _check_jwt(name: str, value: object) -> None:
+    if not hasattr(value, "claims_of"):
+        raise TypeError(f"{name} must be a Jwt, not {type(value).__name__}")
+
+
+def _check_secret(name: str, value: object) -> None:
+    if not isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
+
+
+def _check_clock(name: str, value: object) -> None:
+    if value not in ("monotonic", "coarse") and not isinstance(value, ManualClock):
+        raise ValueError(
+            f"{name} must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
+            f"got {value!r}"
+        )
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "api_key_header": _check_header,
+    "clock": _check_clock,
+    "cors": checked_switch,
+    "cost": _check_cost,
+    "cost_after": _check_callable,
+    "dimension_label": checked_text,
+    "enabled": checked_switch,
+    "header": _check_header,
+    "issuer": checked_text,
+    "jwt": _check_jwt,
+    "leeway_s": checked_seconds,
+    "max_keys": checked_whole,
+    "name": checked_text,
+    "on_store_error": lambda name, value: checked_policy(value),
+    "prefix": checked_text,
+    "proxy_header": checked_text,
+    "public_key": _check_secret,
+    "refresh_s": checked_seconds,
+    "retry_jitter_s": checked_seconds,
+    "retry_s": checked_seconds,
+    "secret": _check_secret,
+    "setup_checks": checked_switch,
+    "status_path": checked_path,
+    "timeout_s": checked_seconds,
+    "user_id_header": _check_header,
+}
+
+
+# --- Why an argument has no effect ---------------------------------------------------------------
+
+_STORAGE = ("store", "name", "on_store_error", "max_keys", "clock")
+_OF_ADDRESS = ("trusted_proxies", "proxy_header", "ipv6_prefix")
+_OF_GATEWAY = ("api_key_header", "user_id_header", "dimension_label")
+_WITH_POLICY = {"app", "limiter", "policy", "exempt_paths", "enabled", *_OF_ADDRESS, *_OF_GATEWAY}
+
+
+def _gateway(name: str, given: Values) -> str | None:
+    """With a policy the gateway decides: it reads few arguments, and some that others ignore."""
+    if given.get("policy") is None:
+        return "without policy" if name in _OF_GATEWAY else None
+    if name == "metrics":
+        return "with policy, where dimension_label names the dimension"
+    if name not in _WITH_POLICY:
+        return "with policy"
+    if name == "ipv6_prefix" and not given.get("trusted_proxies"):
+        return "with policy and without trusted_proxies"
+    return None
+
+
+def _storage(name: str, given: Values) -> str | None:
+    """A limiter has a store already. Memory has no names and does not fail."""
+    if name not in _STORAGE:
+        return None
+    if given.get("limiter") is not None:
+        of_limits = "on_store_error, store, name, max_keys and clock belong to limits"
+        return f"beside limiter: {of_limits}; a limiter has its own"
+    if name in ("name", "on_store_error") and given.get("store") is DEFAULT_STORE:
+        return "without store: limits in the memory of this process have no name and cannot fail"
+    if name == "name" and given.get("exact_prefix") is not None:
+        return "beside exact_prefix"
+    return None
+
+
+def _headers(name: str, given: Values) -> str | None:
+    """Jitter changes Retry-After, which is in the headers or in the body of the answer."""
+    if name != "retry_jitter_s" or given.get("headers") != "off":
+        return None
+    denied = given.get("denied")
+    shown = denied == "problem" or (not callable(denied) and "{retry_after}" in str(denied))
+    return None if shown else "with headers='off'"
+
+
+def _address(name: str, given: Values) -> str | None:
+    """Keys fall back on the client's address, unless all clients share one key."""
+    if name not in _OF_ADDRESS or "key" not in given or uses_address(given["key"]):
+        return None
+    by_address = any(one.startswith("ip:") for one in _words(given.get("bypass")))
+    if by_address or _may_change(given) or any(map(uses_address, _keys_of_rules(given))):
+        return None
+    return f"with key={given['key']!r}, which uses no address"
+
+
+def _jwt(name: str, given: Values) -> str | None:
+    """A token is verified only for what names a claim of it."""
+    if name != "jwt" or "key" not in given or _may_change(given):
+        return None
+    specs = [given["key"], given.get("tier"), given.get("bypass"), *_keys_of_rules(given)]
+    if any(word.strip().lower().startswith("jwt:") for spec in specs for word in _words(spec)):
+        return None
+    return "without 'jwt:CLAIM' in key, tier or bypass"
+
+
+def _key_set(name: str, given: Values) -> str | None:
+    """A secret and a public key are read once."""
+    is_of_set = name in ("refresh_s", "retry_s", "timeout_s") and "jwks" in given
+    return "without jwks" if is_of_set and given["jwks"] is None else None
+
+
+def _tier(name: str, given: Values) -> str | None:
+    """Tiers need a source of a client's tier, and the reverse."""
+    if "tier" not in given:
+        return None
+    if name in ("limits", "default_limits") and isinstance(given[name], Mapping):
+        is_alone = given["tier"] is None and given[name].keys() != {"default"}
+        return "as a mapping of tiers without tier" if is_alone else None
+    if name != "tier" or "source" not in given or _may_change(given):
+        return None
+    source = given["source"]
+    if source is not None and source.current().tiers:
+        return None
+    return "without tiers: give limits as a mapping of tiers, or rules that name tiers"
+
+
+def _cost(name: str, given: Values) -> str | None:
+    """In Flask, decorators have a cost of their own."""
+    if name != "cost" or "default_limits" not in given or "source" not in given:
+        return None
+    return "without default_limits or rules" if given["source"] is None else None
+
+
+_REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier, _cost)
+
+
+def uses_address(key: Any) -> bool:
+    """Return whether a key may be the client's address: not where all clients share one."""
+    words = _words(key)
+    return "all" not in words or "ip" in words[: words.index("all")]
+
+
+def _may_change(given: Values) -> bool:
+    """Return whether there are rules that may change, and may then use any argument."""
+    source = given.get("source")
+    return source is not None and not source.is_fixed
+
+
+def _keys_of_rules(given: Values) -> list[Any]:
+    source = given.get("source")
+    rules = [] if source is None else source.current().rules.values()
+    return [rule.key for rule in rules if rule.key is not None]
+
+
+def _words(spec: Any) -> list[str]:
+    """Return the texts of one source, or of several."""
+    several = spec if isinstance(spec, (list, tuple, set, frozenset)) else [spec]
+    return [one for one in several if isinstance(one, str)]
