@@ -8,9 +8,18 @@ A rule may ask for a client's key, a path, a method and a tier. The most specifi
     3. one for this method, before one for any
     4. one for this tier, before one for any
 
-So rules are kept in a tree of path segments for each key they name, and one for all others; where
+So rules are kept in trees of path segments for each key they name, and for all others; where
 a path ends stands a dict by method and tier. Looking one up takes as many steps as the path has
 segments, however many rules there are.
+
+Every path is read in two ways, which differ only for odd ones:
+
+    as it came                ``//health/`` has three segments, two of them empty; most ASGI
+                              frameworks route it so, to another route than ``/health``
+    as a server tidies it     ``//health/``, ``/a/../health`` and ``/health\\n`` are ``/health``
+
+The rules of both count. A rule that exempts frees only requests that the other reading leaves free
+too, so an odd spelling can tighten a limit and never lift one.
 """
 
 from __future__ import annotations
@@ -18,9 +27,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rate_limiter.limit import Limit
+from rate_limiter.request_fields import credentials_key
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
 _REST = re.compile(r"\*\*|\{[A-Za-z_]\w*:path\}", re.ASCII)
@@ -97,13 +107,19 @@ def segments_of_pattern(pattern: str) -> tuple[str, ...]:
     Raises:
         ValueError: it is malformed.
     """
+    return tuple(segment for segment in _exact_segments_of_pattern(pattern) if segment)
+
+
+def _exact_segments_of_pattern(pattern: str) -> tuple[str, ...]:
+    """Return the segments of a pattern, with empty ones between and after slashes."""
     if not pattern.startswith("/"):
         raise ValueError(f"path: expected a pattern that begins with '/', got {pattern!r}")
     found: list[str] = []
-    for segment in split_path(pattern):
+    for segment in pattern[1:].split("/"):
         if found and found[-1] == "**":
-            raise ValueError(f"path: nothing may follow '**' or '{{x:path}}', got {pattern!r}")
-        if _ONE.fullmatch(segment):
+            if segment:
+                raise ValueError(f"path: nothing may follow '**' or '{{x:path}}', got {pattern!r}")
+        elif _ONE.fullmatch(segment):
             found.append(_ONE_SEGMENT)
         elif _REST.fullmatch(segment):
             found.append("**")
@@ -118,11 +134,47 @@ def segments_of_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def split_path(path: str) -> list[str]:
-    """Return the segments of a path. Extra slashes count for nothing, so they lift no limit."""
-    return [segment for segment in path.split("/") if segment]
+    """Return the segments of a path as a server tidies it.
+
+    Without empty segments and ``.``, with ``..`` resolved (RFC 3986, section 5.2.4), and without a
+    newline at the end, before which the ``$`` of a framework's pattern matches too.
+    """
+    found: list[str] = []
+    for segment in path.removesuffix("\n").split("/"):
+        if segment == "..":
+            del found[-1:]
+        elif segment not in ("", "."):
+            found.append(segment)
+    return found
 
 
-_Terminal: TypeAlias = "dict[tuple[str | None, str | None], Rule]"
+class _Reading(NamedTuple):
+    """A path as one of the two trees is asked for it.
+
+    ``**`` stands for the segments from `first_rest` to `last_rest` on. As they came, it stands for
+    one at least, and for none with a newline, which the ``.*`` of a framework does not match.
+    """
+
+    segments: Sequence[str]
+    first_rest: int
+    last_rest: int
+
+    @classmethod
+    def tidy(cls, path: str) -> _Reading:
+        segments = split_path(path)
+        return cls(segments, 0, len(segments))
+
+    @classmethod
+    def exact(cls, path: str) -> _Reading:
+        segments = path[1:].split("/") if path.startswith("/") else ["", *path.split("/")]
+        newline = path.rfind("\n", 0, len(path) - 1)
+        first_rest = path.count("/", 0, newline) if newline >= 0 else 0
+        return cls(segments, first_rest, len(segments) - 1)
+
+
+_Probe: TypeAlias = tuple[str | None, str | None]
+"""A method and a tier; None: of any."""
+_Terminal: TypeAlias = "dict[_Probe, Rule]"
 
 
 @dataclass
@@ -138,6 +190,12 @@ class _Node:
         if self.one is None:
             self.one = _Node()
         return self.one
+
+
+@dataclass
+class _Trees:
+    tidy: _Node = field(default_factory=_Node)
+    exact: _Node = field(default_factory=_Node)
 
 
 class RuleTable:
@@ -158,8 +216,8 @@ class RuleTable:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules: dict[str, Rule] = {}
-        self._any_key = _Node()
-        self._by_key: dict[str, _Node] = {}
+        self._any_key = _Trees()
+        self._by_key: dict[str, _Trees] = {}
         for rule in rules:
             if rule.name in self.rules:
                 raise ValueError(f"two rules have the name {rule.name!r}")
@@ -171,10 +229,12 @@ class RuleTable:
         self.uses_keys = bool(self._by_key)
 
     def _add(self, rule: Rule) -> None:
-        roots = [self._by_key.setdefault(key, _Node()) for key in rule.keys] or [self._any_key]
-        for root in roots:
+        keys = [credentials_key(key) for key in rule.keys]
+        several = [self._by_key.setdefault(key, _Trees()) for key in keys] or [self._any_key]
+        for trees in several:
             for pattern in rule.paths or ("/**",):
-                self._add_path(root, rule, segments_of_pattern(pattern))
+                self._add_path(trees.tidy, rule, segments_of_pattern(pattern))
+                self._add_path(trees.exact, rule, _exact_segments_of_pattern(pattern))
 
     def _add_path(self, node: _Node, rule: Rule, segments: Sequence[str]) -> None:
         goes_on = bool(segments) and segments[-1] == "**"
@@ -190,10 +250,17 @@ class RuleTable:
                         f"let them differ in path, method, tier or key"
                     )
 
-    def match(
+    def limiting(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
-    ) -> Rule | None:
-        """Return the rule of a request, None where there is none.
+    ) -> tuple[Rule, ...]:
+        """Return the rules that limit a request, at most two. Arguments are those of both()."""
+        found = self.both(path, method, tiers, key)
+        return tuple(rule for rule in found if rule is not None and not rule.exempt)
+
+    def both(
+        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+    ) -> tuple[Rule | None, ...]:
+        """Return the rules of the tidy path and of the path as it came; one where it is the same.
 
         Args:
             path: as the application gets it.
@@ -201,28 +268,28 @@ class RuleTable:
             tiers: those the client has; unknown ones count for nothing.
             key: the client's.
         """
-        found: list[Rule] = []
-        self._visit(path, method, tiers, key, found, first_only=True)
-        return found[0] if found else None
+        probes = self._probes(method, tiers)
+        tidy = self._find(_Reading.tidy(path), probes, key, is_exact=False)
+        exact = self._find(_Reading.exact(path), probes, key, is_exact=True)
+        return (tidy,) if tidy is exact else (tidy, exact)
+
+    def match(
+        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+    ) -> Rule | None:
+        """Return the most specific rule for a tidy path. Arguments are those of both()."""
+        return self._find(_Reading.tidy(path), self._probes(method, tiers), key, is_exact=False)
 
     def matches(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> list[Rule]:
-        """Return all rules that ask for such a request, the most specific first."""
+        """Return all rules that ask for a tidy path, the most specific first."""
+        reading, probes = _Reading.tidy(path), self._probes(method, tiers)
         found: list[Rule] = []
-        self._visit(path, method, tiers, key, found, first_only=False)
+        for trees in self._trees_of(key):
+            _descend(trees.tidy, reading, 0, probes, found, first_only=False)
         return list(dict.fromkeys(found))
 
-    def _visit(
-        self,
-        path: str,
-        method: str,
-        tiers: Sequence[str] | None,
-        key: str | None,
-        found: list[Rule],
-        *,
-        first_only: bool,
-    ) -> None:
+    def _probes(self, method: str, tiers: Sequence[str] | None) -> list[_Probe]:
         methods: tuple[str | None, ...] = (method, None)
         if method == "HEAD":
             methods = ("HEAD", "GET", None)
@@ -230,40 +297,50 @@ class RuleTable:
         if tiers and self._rank:
             ranked = sorted((t for t in tiers if t in self._rank), key=self._rank.__getitem__)
             known = [*reversed(ranked), None]
-        probes = [(one, tier) for one in methods for tier in known]
-        segments = split_path(path)
-        if key is not None and self._by_key:
-            node = self._by_key.get(key)
-            if node is not None and _descend(node, segments, 0, probes, found, first_only):
-                return
-        _descend(self._any_key, segments, 0, probes, found, first_only)
+        return [(one, tier) for one in methods for tier in known]
+
+    def _trees_of(self, key: str | None) -> tuple[_Trees, ...]:
+        own = self._by_key.get(key) if key is not None else None
+        return (self._any_key,) if own is None else (own, self._any_key)
+
+    def _find(
+        self, reading: _Reading, probes: Sequence[_Probe], key: str | None, *, is_exact: bool
+    ) -> Rule | None:
+        found: list[Rule] = []
+        for trees in self._trees_of(key):
+            root = trees.exact if is_exact else trees.tidy
+            if _descend(root, reading, 0, probes, found, first_only=True):
+                return found[0]
+        return None
 
 
 def _descend(
     node: _Node,
-    segments: Sequence[str],
+    reading: _Reading,
     at: int,
-    probes: Sequence[tuple[str | None, str | None]],
+    probes: Sequence[_Probe],
     found: list[Rule],
     first_only: bool,
 ) -> bool:
-    """Collect rules from here on; tell whether that is all that was wanted."""
+    """Collect rules from here on; return whether that is all that was wanted."""
+    segments = reading.segments
     if at == len(segments):
         if node.end and _pick(node.end, probes, found, first_only):
             return True
     else:
         word = node.words.get(segments[at])
-        if word is not None and _descend(word, segments, at + 1, probes, found, first_only):
+        if word is not None and _descend(word, reading, at + 1, probes, found, first_only):
             return True
-        one = node.one
-        if one is not None and _descend(one, segments, at + 1, probes, found, first_only):
+        one = node.one if segments[at] else None
+        if one is not None and _descend(one, reading, at + 1, probes, found, first_only):
             return True
-    return bool(node.rest) and _pick(node.rest, probes, found, first_only)
+    is_rest = at == 0 or reading.first_rest <= at <= reading.last_rest
+    return is_rest and bool(node.rest) and _pick(node.rest, probes, found, first_only)
 
 
 def _pick(
     terminal: _Terminal,
-    probes: Sequence[tuple[str | None, str | None]],
+    probes: Sequence[_Probe],
     found: list[Rule],
     first_only: bool,
 ) -> bool:
