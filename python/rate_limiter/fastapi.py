@@ -33,7 +33,7 @@ from rate_limiter.measuring import checked_metrics, watch
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.request_fields import (
-    RequestFields,
+    Framework,
     header_value,
     header_values,
     signed_value,
@@ -82,8 +82,8 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
 """How the OpenAPI document describes the 429."""
 
 
-class ConnectionFields(RequestFields):
-    """Read headers and cookies as FastAPI does: of a repeated header the first value counts."""
+class FastApiFramework(Framework):
+    """Read requests as FastAPI does: of a repeated header the first value counts."""
 
     def header(self, scope: Any, name: bytes) -> str | None:
         """Return the value that ``connection.headers`` has."""
@@ -183,7 +183,7 @@ class RateLimit:
             watch(self.limiter, metrics)
         self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt, fields=ConnectionFields())
+        self._identities = Identities(address, jwt, framework=FastApiFramework())
         self._key = _key_of_connection(key, self._identities)
         self._cost = checked_cost(cost, self.limiter)
         self._checks = SetupChecks(

@@ -26,7 +26,7 @@ from rate_limiter.flask_request import (
     EXEMPT,
     EXTENSION,
     LIMITS,
-    FlaskFields,
+    FlaskFramework,
     FlaskRateLimitExceeded,
     State,
     attach,
@@ -139,7 +139,7 @@ class FlaskRateLimiter:
         # What the configuration of an application may change is checked with that.
         check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt, blocking=True, fields=FlaskFields())
+        self._identities = Identities(address, jwt, blocking=True, framework=FlaskFramework())
         self._setup_checks = setup_checks
         self._shares_key = key == "all"
         self._key = _without_scope(key, "key")

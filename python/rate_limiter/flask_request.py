@@ -19,7 +19,7 @@ from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.governor import Finished, Governor, Outcome, now, run_now
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
 from rate_limiter.identity import Identities, Source
-from rate_limiter.request_fields import RequestFields, signed_value
+from rate_limiter.request_fields import Framework, signed_value
 from rate_limiter.setup_checks import SetupChecks
 
 EXTENSION = "rate_limiter"
@@ -28,8 +28,10 @@ LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
 EXEMPT = "_rate_limiter_exempt"
 
 
-class FlaskFields(RequestFields):
-    """Read cookies as Werkzeug does. A repeated header is one in WSGI, with commas."""
+class FlaskFramework(Framework):
+    """Read requests as Flask does. A repeated header is one in WSGI, with commas."""
+
+    routes_like_werkzeug = True
 
     def cookie(self, scope: Any, name: str) -> str | None:
         """Return the value that ``request.cookies`` has."""

@@ -93,7 +93,7 @@ class DistributedTokenBucketMiddleware:
         await gate(scope, receive, send)
 
     def _rules(self, scope: Scope) -> tuple[Rule, ...]:
-        """Return the rules that limit a request: two for some paths with an odd spelling."""
+        """Return the rules that limit a request: several for some odd paths."""
         if self._source is None:
             return (self._default,)
         found = self._source.current().both(route_path(scope), method_of(scope))
@@ -107,7 +107,7 @@ class DistributedTokenBucketMiddleware:
         which = (id(redis), rules)
         if which not in self._gates:
             gate: ASGIApp = self.app
-            for rule in rules:
+            for rule in reversed(rules):
                 gate = _LoggingGate(gate, redis, rule)
             self._gates.setdefault(which, (redis, gate))
         return self._gates[which][1]

@@ -293,6 +293,7 @@ class Governor:
             method_of(scope) if method is None else method,
             tiers,
             key if isinstance(key, str) else None,
+            like_werkzeug=self._identities.framework.routes_like_werkzeug,
         )
         found: list[tuple[Active, str | bytes]] = []
         for rule in rules:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter.arguments import checked_several
 from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
-from rate_limiter.request_fields import RequestFields, header_values
+from rate_limiter.request_fields import Framework, header_values
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -32,7 +32,7 @@ BypassSpec: TypeAlias = str | Callable[..., Any] | Iterable[str | Callable[..., 
 Source: TypeAlias = Callable[[Any], Any]
 """From a scope to what it says, None where it says nothing; or an awaitable of that."""
 
-ANY_FRAMEWORK = RequestFields()
+ANY_FRAMEWORK = Framework()
 _LONGEST = 128  # characters; of a longer value the digest stands in the key
 _KINDS = "'ip', 'all', 'user', 'header:NAME', 'cookie:NAME' or 'jwt:CLAIM'"
 
@@ -44,7 +44,7 @@ class Identities:
         address: how a client's address is found.
         jwt: what verifies tokens; needed for ``jwt:``.
         blocking: there is no event loop, so the keys of tokens are waited for.
-        fields: reads headers and cookies as the application's framework does.
+        framework: reads requests as the application does.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Identities:
         jwt: Jwt | None = None,
         *,
         blocking: bool = False,
-        fields: RequestFields = ANY_FRAMEWORK,
+        framework: Framework = ANY_FRAMEWORK,
     ) -> None:
         self._blocking = blocking
-        self._fields = fields
+        self.framework = framework
         self.address = address if address is not None else ClientAddress()
         self.jwt = jwt
 
@@ -118,10 +118,10 @@ class Identities:
         if kind == "user" and not colon:
             return user_of
         if kind == "header" and name:
-            return header_source(name, self._fields)
+            return header_source(name, self.framework)
         if kind == "cookie" and name:
-            fields = self._fields
-            return lambda scope: fields.cookie(scope, name)
+            framework = self.framework
+            return lambda scope: framework.cookie(scope, name)
         if kind == "jwt" and name:
             return self._claim(name, what)
         raise ValueError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
@@ -260,10 +260,10 @@ def label_of(spec: str) -> str:
     return f"{kind}:{name.lower() if kind == 'header' else name}" if name else kind
 
 
-def header_source(name: str, fields: RequestFields = ANY_FRAMEWORK) -> Source:
+def header_source(name: str, framework: Framework = ANY_FRAMEWORK) -> Source:
     """Return a source of a header's value; None if it is empty, missing or ambiguous."""
     wanted = name.lower().encode("latin-1")
-    return lambda scope: fields.header(scope, wanted)
+    return lambda scope: framework.header(scope, wanted)
 
 
 def _secret_source(name: str) -> Source:

@@ -25,13 +25,18 @@ _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 _SIGNED = re.compile(r"((?:eyJ|\.eJ)[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
 
 
-class RequestFields:
-    """Read the fields of an ASGI scope, in front of an application of any framework.
+class Framework:
+    """Read requests as the framework behind ASGI does, whichever that is.
 
     Frameworks differ in which value counts if a field is repeated. Here several values that differ
     count as none: counting the first would give a new bucket for each made-up first value to a
     client whose application reads the last.
+
+    Attributes:
+        routes_like_werkzeug: how routes are found, see RuleTable.both.
     """
+
+    routes_like_werkzeug = False
 
     def header(self, scope: Any, name: bytes) -> str | None:
         """Return the value of a header, None if it is empty, missing or ambiguous."""

@@ -194,7 +194,8 @@ def _print_matches(
         mark = "=>" if rule in counted else "  "
         print(f"{mark} {rule.name}: {_asks(rule)}: {_allows(rule)}")
     if len(counted) > 1:
-        print(f"{counted[0].name!r} and {counted[1].name!r} count, as the path is not a tidy one")
+        names = " and ".join(repr(rule.name) for rule in counted)
+        print(f"{names} count: the path can be read in several ways")
     elif found and found[0] not in counted:
         print(f"{counted[0].name!r} counts, as the path is not exactly one of {found[0].name!r}")
     elif len(found) > 1:

@@ -12,14 +12,16 @@ So rules are kept in trees of path segments for each key they name, and for all 
 a path ends stands a dict by method and tier. Looking one up takes as many steps as the path has
 segments, however many rules there are.
 
-Every path is read in two ways, which differ only for odd ones:
+A path is read in three ways, which differ only for odd ones:
 
-    as it came                ``//health/`` has three segments, two of them empty; most ASGI
-                              frameworks route it so, to another route than ``/health``
-    as a server tidies it     ``//health/``, ``/a/../health`` and ``/health\\n`` are ``/health``
+    as it came           ``//health/`` has three segments, two of them empty; Starlette routes it so,
+                         to another route than ``/health``
+    without extra        ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
+                         slashes, and the ``$`` of a pattern matches before a newline
+    with dots resolved   ``/a/../health`` is ``/health``: so a server behind a proxy may have it
 
-The rules of both count. A rule that exempts frees only requests that the other reading leaves free
-too, so an odd spelling can tighten a limit and never lift one.
+The rules of all count. A rule that exempts frees only requests that no other reading limits, so an
+odd spelling can tighten a limit and never lift one.
 """
 
 from __future__ import annotations
@@ -134,16 +136,19 @@ def _exact_segments_of_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def split_path(path: str) -> list[str]:
-    """Return the segments of a path as a server tidies it.
+    """Return the segments of a path, without empty ones and without a newline at the end."""
+    return [segment for segment in path.removesuffix("\n").split("/") if segment]
 
-    Without empty segments and ``.``, with ``..`` resolved (RFC 3986, section 5.2.4), and without a
-    newline at the end, before which the ``$`` of a framework's pattern matches too.
-    """
+
+def _resolved(segments: list[str]) -> list[str]:
+    """Return segments without ``.`` and ``..``, as RFC 3986, section 5.2.4 removes them."""
+    if "." not in segments and ".." not in segments:
+        return segments
     found: list[str] = []
-    for segment in path.removesuffix("\n").split("/"):
+    for segment in segments:
         if segment == "..":
             del found[-1:]
-        elif segment not in ("", "."):
+        elif segment != ".":
             found.append(segment)
     return found
 
@@ -151,25 +156,32 @@ def split_path(path: str) -> list[str]:
 class _Reading(NamedTuple):
     """A path as one of the two trees is asked for it.
 
-    ``**`` stands for the segments from `first_rest` to `last_rest` on. As they came, it stands for
-    one at least, and for none with a newline, which the ``.*`` of a framework does not match.
+    ``**`` stands for the segments from an index on: from `first_rest` to `last_rest`. For a path as
+    it came that is what ``.*`` of a framework matches: one segment at least, without a newline.
+    Starlette lets it be empty and end with a newline; Werkzeug (`like_werkzeug`) does not.
     """
 
     segments: Sequence[str]
     first_rest: int
     last_rest: int
+    may_be_empty: bool = True
+
+    def is_rest(self, at: int) -> bool:
+        """Return whether ``**`` stands for the segments from an index on."""
+        if not self.first_rest <= at <= self.last_rest:
+            return False
+        return self.may_be_empty or bool(self.segments[at])
 
     @classmethod
-    def tidy(cls, path: str) -> _Reading:
-        segments = split_path(path)
+    def tidy(cls, segments: Sequence[str]) -> _Reading:
         return cls(segments, 0, len(segments))
 
     @classmethod
-    def exact(cls, path: str) -> _Reading:
+    def exact(cls, path: str, *, like_werkzeug: bool) -> _Reading:
         segments = path[1:].split("/") if path.startswith("/") else ["", *path.split("/")]
-        newline = path.rfind("\n", 0, len(path) - 1)
+        newline = path.rfind("\n", 0, None if like_werkzeug else -1)
         first_rest = path.count("/", 0, newline) if newline >= 0 else 0
-        return cls(segments, first_rest, len(segments) - 1)
+        return cls(segments, first_rest, len(segments) - 1, not like_werkzeug)
 
 
 _Probe: TypeAlias = tuple[str | None, str | None]
@@ -251,39 +263,58 @@ class RuleTable:
                     )
 
     def limiting(
-        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+        self,
+        path: str,
+        method: str,
+        tiers: Sequence[str] | None = None,
+        key: str | None = None,
+        *,
+        like_werkzeug: bool = False,
     ) -> tuple[Rule, ...]:
-        """Return the rules that limit a request, at most two. Arguments are those of both()."""
-        found = self.both(path, method, tiers, key)
+        """Return the rules that limit a request: one, but for odd paths. Arguments: see both()."""
+        found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug)
         return tuple(rule for rule in found if rule is not None and not rule.exempt)
 
     def both(
-        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+        self,
+        path: str,
+        method: str,
+        tiers: Sequence[str] | None = None,
+        key: str | None = None,
+        *,
+        like_werkzeug: bool = False,
     ) -> tuple[Rule | None, ...]:
-        """Return the rules of the tidy path and of the path as it came; one where it is the same.
+        """Return the different rules of all readings of a path, None for a reading without.
 
         Args:
             path: as the application gets it.
             method: in capital letters.
             tiers: those the client has; unknown ones count for nothing.
             key: the client's.
+            like_werkzeug: the application routes as Werkzeug does, not as Starlette.
         """
         probes = self._probes(method, tiers)
-        tidy = self._find(_Reading.tidy(path), probes, key, is_exact=False)
-        exact = self._find(_Reading.exact(path), probes, key, is_exact=True)
-        return (tidy,) if tidy is exact else (tidy, exact)
+        segments = split_path(path)
+        exact = _Reading.exact(path, like_werkzeug=like_werkzeug)
+        found = [self._find(_Reading.tidy(segments), probes, key, is_exact=False)]
+        resolved = _resolved(segments)
+        if resolved is not segments:
+            found.append(self._find(_Reading.tidy(resolved), probes, key, is_exact=False))
+        found.append(self._find(exact, probes, key, is_exact=True))
+        return tuple(dict.fromkeys(found))
 
     def match(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> Rule | None:
-        """Return the most specific rule for a tidy path. Arguments are those of both()."""
-        return self._find(_Reading.tidy(path), self._probes(method, tiers), key, is_exact=False)
+        """Return the most specific rule, as if extra slashes were not there. Arguments: see both()."""
+        reading = _Reading.tidy(split_path(path))
+        return self._find(reading, self._probes(method, tiers), key, is_exact=False)
 
     def matches(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> list[Rule]:
-        """Return all rules that ask for a tidy path, the most specific first."""
-        reading, probes = _Reading.tidy(path), self._probes(method, tiers)
+        """Return all rules that ask for a path without extra slashes, the most specific first."""
+        reading, probes = _Reading.tidy(split_path(path)), self._probes(method, tiers)
         found: list[Rule] = []
         for trees in self._trees_of(key):
             _descend(trees.tidy, reading, 0, probes, found, first_only=False)
@@ -334,8 +365,9 @@ def _descend(
         one = node.one if segments[at] else None
         if one is not None and _descend(one, reading, at + 1, probes, found, first_only):
             return True
-    is_rest = at == 0 or reading.first_rest <= at <= reading.last_rest
-    return is_rest and bool(node.rest) and _pick(node.rest, probes, found, first_only)
+    if not node.rest or not (at == 0 or reading.is_rest(at)):
+        return False
+    return _pick(node.rest, probes, found, first_only)
 
 
 def _pick(
