@@ -14,7 +14,6 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
 from typing import Any
 
 AUTHORIZATION = b"authorization"
@@ -22,7 +21,7 @@ AUTHORIZATION = b"authorization"
 _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 # A JSON object in base64, something, a signature: a JSON Web Token (RFC 7515), or a session cookie
 # of Flask (which may be compressed) or Starlette.
-_SIGNED = re.compile(r"((?:eyJ|\.eJ)[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
+_SIGNED = re.compile(r"(\.?[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
 
 
 class Framework:
@@ -40,12 +39,12 @@ class Framework:
 
     def header(self, scope: Any, name: bytes) -> str | None:
         """Return the value of a header, None if it is empty, missing or ambiguous."""
-        return _only(header_value(name, value) for value in header_values(scope, name))
+        return _only([header_value(name, value) for value in header_values(scope, name)])
 
     def cookie(self, scope: Any, name: str) -> str | None:
         """Return the value of a cookie, None if it is empty, missing or ambiguous."""
         lines = header_values(scope, b"cookie")
-        return _only(value for line in lines for value in cookie_values(line, name))
+        return _only([value for line in lines for value in cookie_values(line, name)])
 
 
 def header_values(scope: Any, name: bytes) -> list[str]:
@@ -60,6 +59,8 @@ def header_value(name: bytes, value: str) -> str:
 
 def cookie_values(line: str, name: str) -> list[str]:
     """Return the values of a cookie in a ``Cookie`` header, as Starlette and Django read it."""
+    if name not in line:
+        return []
     pairs = [part.partition("=") for part in line.split(";")]
     return [
         signed_value(unquoted(value.strip()))
@@ -73,7 +74,7 @@ def unquoted(value: str) -> str:
 
     As ``http.cookies`` does it, which frameworks use, but in linear time on every Python.
     """
-    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+    if value[:1] != '"' or value[-1] != '"' or len(value) < 2:
         return value
     return _ESCAPED.sub(lambda found: found[2] or chr(int(found[1], 8)), value[1:-1])
 
@@ -103,7 +104,7 @@ def signed_value(value: str) -> str:
     What is signed has one spelling. The signature has many: decoders of base64 leave out
     characters that they do not know, and the last bits.
     """
-    found = _SIGNED.fullmatch(value)
+    found = _SIGNED.fullmatch(value) if value.startswith(("eyJ", ".eJ")) else None
     if found is None:
         return value
     signature = found[2].encode("utf-8", "surrogatepass")
@@ -122,7 +123,8 @@ def _basic(value: str) -> str:
         return value
 
 
-def _only(values: Iterable[str]) -> str | None:
+def _only(values: list[str]) -> str | None:
     """Return the value that all of them have, None if there is none."""
-    different = set(values)
-    return different.pop() or None if len(different) == 1 else None
+    if not values or values.count(values[0]) != len(values):
+        return None
+    return values[0] or None

@@ -14,11 +14,11 @@ segments, however many rules there are.
 
 A path is read in three ways, which differ only for odd ones:
 
-    as it came           ``//health/`` has three segments, two of them empty; Starlette routes it so,
-                         to another route than ``/health``
-    without extra        ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
-                         slashes, and the ``$`` of a pattern matches before a newline
-    with dots resolved   ``/a/../health`` is ``/health``: so a server behind a proxy may have it
+    as it came       ``//health/`` has three segments, two of them empty; to Starlette that is
+                     another route than ``/health``
+    without extra    ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
+                     slashes, and the ``$`` of a pattern matches before a newline
+    dots resolved    ``/a/../health`` is ``/health``, as a server behind this one may have it
 
 The rules of all count. A rule that exempts frees only requests that no other reading limits, so an
 odd spelling can tighten a limit and never lift one.
@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from rate_limiter.limit import Limit
 from rate_limiter.request_fields import credentials_key
@@ -153,7 +153,18 @@ def _resolved(segments: list[str]) -> list[str]:
     return found
 
 
-class _Reading(NamedTuple):
+def _plain_segments(path: str) -> list[str] | None:
+    """Return the segments of a path of which all readings are the same, None for another path."""
+    first, *segments = path.split("/")
+    if segments == [""]:
+        segments = []
+    if first or "" in segments or "." in segments or ".." in segments or "\n" in path:
+        return None
+    return segments
+
+
+@dataclass(slots=True)
+class _Reading:
     """A path as one of the two trees is asked for it.
 
     ``**`` stands for the segments from an index on: from `first_rest` to `last_rest`. For a path as
@@ -165,12 +176,8 @@ class _Reading(NamedTuple):
     first_rest: int
     last_rest: int
     may_be_empty: bool = True
-
-    def is_rest(self, at: int) -> bool:
-        """Return whether ``**`` stands for the segments from an index on."""
-        if not self.first_rest <= at <= self.last_rest:
-            return False
-        return self.may_be_empty or bool(self.segments[at])
+    was_nothing: bool = False
+    """Whether ``**`` stood for no segment in what was found."""
 
     @classmethod
     def tidy(cls, segments: Sequence[str]) -> _Reading:
@@ -182,6 +189,17 @@ class _Reading(NamedTuple):
         newline = path.rfind("\n", 0, None if like_werkzeug else -1)
         first_rest = path.count("/", 0, newline) if newline >= 0 else 0
         return cls(segments, first_rest, len(segments) - 1, not like_werkzeug)
+
+    def is_rest(self, at: int) -> bool:
+        """Return whether ``**`` stands for the segments from an index on."""
+        if at == 0:
+            return True
+        if not self.first_rest <= at <= self.last_rest:
+            return False
+        if at == len(self.segments):
+            self.was_nothing = True
+            return True
+        return self.may_be_empty or bool(self.segments[at])
 
 
 _Probe: TypeAlias = tuple[str | None, str | None]
@@ -239,6 +257,8 @@ class RuleTable:
         self.tiers = tuple(dict.fromkeys(named))
         self._rank = {tier: i for i, tier in enumerate(self.tiers)}
         self.uses_keys = bool(self._by_key)
+        paths = [path for rule in self.rules.values() for path in rule.paths]
+        self._has_plain_paths = all(_plain_segments(path) is not None for path in paths)
 
     def _add(self, rule: Rule) -> None:
         keys = [credentials_key(key) for key in rule.keys]
@@ -271,7 +291,10 @@ class RuleTable:
         *,
         like_werkzeug: bool = False,
     ) -> tuple[Rule, ...]:
-        """Return the rules that limit a request: one, but for odd paths. Arguments: see both()."""
+        """Return the rules that limit a request: one, but for odd paths.
+
+        Arguments are those of both().
+        """
         found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug)
         return tuple(rule for rule in found if rule is not None and not rule.exempt)
 
@@ -294,19 +317,23 @@ class RuleTable:
             like_werkzeug: the application routes as Werkzeug does, not as Starlette.
         """
         probes = self._probes(method, tiers)
-        segments = split_path(path)
-        exact = _Reading.exact(path, like_werkzeug=like_werkzeug)
-        found = [self._find(_Reading.tidy(segments), probes, key, is_exact=False)]
+        plain = _plain_segments(path) if self._has_plain_paths else None
+        segments = split_path(path) if plain is None else plain
+        tidy = _Reading.tidy(segments)
+        found = [self._find(tidy, probes, key, is_exact=False)]
+        if plain is not None and not tidy.was_nothing:
+            return tuple(found)
         resolved = _resolved(segments)
         if resolved is not segments:
             found.append(self._find(_Reading.tidy(resolved), probes, key, is_exact=False))
+        exact = _Reading.exact(path, like_werkzeug=like_werkzeug)
         found.append(self._find(exact, probes, key, is_exact=True))
         return tuple(dict.fromkeys(found))
 
     def match(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> Rule | None:
-        """Return the most specific rule, as if extra slashes were not there. Arguments: see both()."""
+        """Return the most specific rule for a path without extra slashes."""
         reading = _Reading.tidy(split_path(path))
         return self._find(reading, self._probes(method, tiers), key, is_exact=False)
 
@@ -365,7 +392,7 @@ def _descend(
         one = node.one if segments[at] else None
         if one is not None and _descend(one, reading, at + 1, probes, found, first_only):
             return True
-    if not node.rest or not (at == 0 or reading.is_rest(at)):
+    if not node.rest or not reading.is_rest(at):
         return False
     return _pick(node.rest, probes, found, first_only)
 
