@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
+from fastapi import FastAPI
 from flask import Blueprint, Flask
 from flask.views import MethodView
 from fronts import PEER, ask_asgi, ask_flask, on_asgi
@@ -276,6 +277,16 @@ def test_paths_below_a_mount() -> None:
     app = Starlette(routes=[Mount("/app", limited)])
     paths = ["/app/login", "/app//login", "/app/login/", "/app/x"]
     assert [ask_asgi(app, path=path)[0] for path in paths] == [200, 200, 429, 200]
+
+
+def test_paths_below_the_root_path_of_fastapi() -> None:
+    app = FastAPI(root_path="/api")
+    rules = {"login": {"path": "/login", "limits": "2/hour"}}
+    app.add_middleware(RateLimitMiddleware, rules=rules, clock=ManualClock())
+    app.get("/login")(lambda: "in")
+    found = [ask_asgi(app, path=path) for path in ("/login", "/api/login", "/api/login\n")]
+    assert found[:2] == [(200, '"in"')] * 2
+    assert found[2][0] == 429
 
 
 def test_the_distributed_middleware_counts_both_rules(server: RedisServer) -> None:
