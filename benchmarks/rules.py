@@ -43,9 +43,9 @@ def matching(n: int) -> Callable[[], None]:
     ]
 
     def run() -> None:
-        match = table.match
+        limiting = table.limiting
         for path, method, tiers in requests:
-            match(path, method, tiers)
+            limiting(path, method, tiers)
 
     return run
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from rate_limiter._core import client_key
 from rate_limiter.answers import Answer
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL
+from rate_limiter.rule_table import WEBSOCKET
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -57,6 +58,18 @@ def route_path(scope: Scope) -> str:
         return path
     rest = path[len(root) :]
     return rest if rest.startswith("/") else path if rest else "/"
+
+
+def method_of(scope: Scope) -> str:
+    """Return the method of a request as rules name it.
+
+    In capital letters, since some frameworks route ``post`` like ``POST``. Only a websocket is a
+    ``WEBSOCKET``, not an HTTP request with a method of that name.
+    """
+    if scope.get("type") == "websocket":
+        return WEBSOCKET
+    method: str = (scope.get("method") or "").upper()
+    return "" if method == WEBSOCKET else method
 
 
 def is_websocket(scope: Scope) -> bool:

@@ -34,7 +34,14 @@ from rate_limiter.config import RateLimitPolicy
 from rate_limiter.governed import GovernedApp
 from rate_limiter.governor import Active, CostAfter, Governor, Storage, rules_of_limits
 from rate_limiter.headers import HeaderStyle
-from rate_limiter.identity import BypassSpec, Identities, KeySpec, Source, TierSpec
+from rate_limiter.identity import (
+    BypassSpec,
+    Identities,
+    KeySpec,
+    Source,
+    TierSpec,
+    first_of,
+)
 from rate_limiter.limit import Limits, check_cost
 from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.measuring import checked_metrics, watch
@@ -394,9 +401,11 @@ def one_limiter(
 def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
     """Return what tells the key, None for the peer's address, which the engine finds itself."""
     address = identities.address
-    if key == "ip" and not address.reads_header and address.ipv6_prefix == 64:
-        return None
-    return key if callable(key) else identities.key(key)
+    is_peer = not address.reads_header and address.ipv6_prefix == 64
+    if not callable(key):
+        return None if is_peer and key == "ip" else identities.key(key)
+    # Where it returns None, the engine takes the peer's address.
+    return key if is_peer else first_of((key, identities.client))
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:

@@ -32,6 +32,12 @@ from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.measuring import checked_metrics, watch
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter.request_fields import (
+    Framework,
+    header_value,
+    header_values,
+    signed_value,
+)
 from rate_limiter.setup_checks import SetupChecks
 
 if TYPE_CHECKING:
@@ -74,6 +80,19 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
     },
 }
 """How the OpenAPI document describes the 429."""
+
+
+class FastApiFramework(Framework):
+    """Read requests as FastAPI does: of a repeated header the first value counts."""
+
+    def header(self, scope: Any, name: bytes) -> str | None:
+        """Return the value that ``connection.headers`` has."""
+        values = header_values(scope, name)
+        return header_value(name, values[0]) or None if values else None
+
+    def cookie(self, scope: Any, name: str) -> str | None:
+        """Return the value that ``connection.cookies`` has."""
+        return signed_value(HTTPConnection(scope).cookies.get(name, "")) or None
 
 
 class RateLimitHTTPException(RateLimitExceeded, HTTPException):
@@ -164,7 +183,7 @@ class RateLimit:
             watch(self.limiter, metrics)
         self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt)
+        self._identities = Identities(address, jwt, framework=FastApiFramework())
         self._key = _key_of_connection(key, self._identities)
         self._cost = checked_cost(cost, self.limiter)
         self._checks = SetupChecks(

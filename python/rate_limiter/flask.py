@@ -7,7 +7,7 @@
     def upload(): ...
 
 Which limits count for a request: those of the view's decorators, else those of its blueprint, else
-the default ones. Requests that no view answers (404, static files) are not limited.
+the default ones. Requests that no view answers (404) and Flask's own static files are not limited.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rate_limiter.flask_request import (
     EXEMPT,
     EXTENSION,
     LIMITS,
+    FlaskFramework,
     FlaskRateLimitExceeded,
     State,
     attach,
@@ -138,7 +139,7 @@ class FlaskRateLimiter:
         # What the configuration of an application may change is checked with that.
         check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt, blocking=True)
+        self._identities = Identities(address, jwt, blocking=True, framework=FlaskFramework())
         self._setup_checks = setup_checks
         self._shares_key = key == "all"
         self._key = _without_scope(key, "key")

@@ -19,12 +19,23 @@ from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.governor import Finished, Governor, Outcome, now, run_now
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
 from rate_limiter.identity import Identities, Source
+from rate_limiter.request_fields import Framework, signed_value
 from rate_limiter.setup_checks import SetupChecks
 
 EXTENSION = "rate_limiter"
 _REQUEST = "rate_limiter.request"  # in the WSGI environment of a request
 LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
 EXEMPT = "_rate_limiter_exempt"
+
+
+class FlaskFramework(Framework):
+    """Read requests as Flask does. A repeated header is one in WSGI, with commas."""
+
+    routes_like_werkzeug = True
+
+    def cookie(self, scope: Any, name: str) -> str | None:
+        """Return the value that ``request.cookies`` has."""
+        return signed_value(request.cookies.get(name, "")) or None
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ def _before_request() -> Any:
             state.checks.look(scope, outcome.key)
         if outcome.is_denial:
             for other, taken in decided.outcomes:
-                other.limiters()[taken.active.rule.name].refund(taken.key, taken.cost)
+                run_now(other.give_back(taken))
             decided.outcomes.clear()
             decided.told = outcome
             if outcome.wants_store:
@@ -189,9 +200,11 @@ def _status(state: State) -> Response:
 
 def _governors(state: State) -> tuple[Governor, ...]:
     """What decides about this request: see the top of this file."""
-    if request.endpoint is None or request.endpoint.rpartition(".")[2] == "static":
+    if request.endpoint is None:
         return ()
     view = current_app.view_functions.get(request.endpoint)
+    if _serves_static_files(request.endpoint, view) and not hasattr(view, LIMITS):
+        return ()
     blueprints = [current_app.blueprints[name] for name in request.blueprints]
     for sources in (_sources(view), *([blueprint] for blueprint in blueprints)):
         if any(getattr(source, EXEMPT, False) for source in sources):
@@ -200,6 +213,12 @@ def _governors(state: State) -> tuple[Governor, ...]:
         if own:
             return own
     return () if state.defaults is None else (state.defaults,)
+
+
+def _serves_static_files(endpoint: str, view: Any) -> bool:
+    """Return whether a view is the one that Flask itself adds for a ``static_folder``."""
+    is_flasks = (getattr(view, "__module__", None) or "").partition(".")[0] == "flask"
+    return is_flasks and endpoint.rpartition(".")[2] == "static"
 
 
 def _sources(view: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter._core import Decision
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, first_forwarded, route_path
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, first_forwarded, method_of, route_path
 from rate_limiter.asgi_middleware import RateLimitMiddleware
 from rate_limiter.limit import Limit
 from rate_limiter.redis_bucket import TokenBucket
@@ -73,8 +73,8 @@ class DistributedTokenBucketMiddleware:
         self.limit = Limit(capacity, refill_rate)
         self._default = Rule(DEFAULT_RULE, (self.limit,))
         self._source = _rules_of_environment() if rules is None else as_source(rules)
-        # By id of a client, which is kept alive, and rule.
-        self._gates: dict[tuple[int, Rule], tuple[object, _LoggingGate]] = {}
+        # By id of a client, which is kept alive, and rules.
+        self._gates: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
         rules = {} if self._source is None else self._source.current().rules
         for rule in rules.values():
             _warn_of(rule, "tiers", "keys")  # no request matches it
@@ -89,21 +89,28 @@ class DistributedTokenBucketMiddleware:
             logger.error("app.state.redis is missing: the request is not limited")
             await self.app(scope, receive, send)
             return
-        rule = self._rule(scope)
-        if rule.exempt:
-            await self.app(scope, receive, send)
-            return
-        which = (id(redis), rule)
-        _, gate = self._gates.get(which) or self._gates.setdefault(
-            which, (redis, _LoggingGate(self.app, redis, rule))
-        )
+        gate = self._gate(redis, self._rules(scope))
         await gate(scope, receive, send)
 
-    def _rule(self, scope: Scope) -> Rule:
+    def _rules(self, scope: Scope) -> tuple[Rule, ...]:
+        """Return the rules that limit a request: several for some odd paths."""
         if self._source is None:
-            return self._default
-        rule = self._source.current().match(route_path(scope), scope["method"])
-        return self._default if rule is None or rule.name == DEFAULT_RULE else rule
+            return (self._default,)
+        found = self._source.current().both(route_path(scope), method_of(scope))
+        rules = dict.fromkeys(
+            self._default if rule is None or rule.name == DEFAULT_RULE else rule for rule in found
+        )
+        return tuple(rule for rule in rules if not rule.exempt)
+
+    def _gate(self, redis: object, rules: tuple[Rule, ...]) -> ASGIApp:
+        """Return the application behind a gate for each rule."""
+        which = (id(redis), rules)
+        if which not in self._gates:
+            gate: ASGIApp = self.app
+            for rule in reversed(rules):
+                gate = _LoggingGate(gate, redis, rule)
+            self._gates.setdefault(which, (redis, gate))
+        return self._gates[which][1]
 
 
 class _LoggingGate(RateLimitMiddleware):

@@ -172,6 +172,8 @@ def _sender(send: Send, values: Mapping[str, str]) -> Send:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    return scope.get("method") == "OPTIONS" and any(
-        name == b"access-control-request-method" for name, _ in scope.get("headers", ())
-    )
+    """Return whether Starlette's CORSMiddleware answers a request as a preflight request."""
+    if scope.get("method") != "OPTIONS":
+        return False
+    names = {name for name, _ in scope.get("headers", ())}
+    return b"origin" in names and b"access-control-request-method" in names

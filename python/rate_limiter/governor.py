@@ -15,13 +15,13 @@ import os
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.answers import Denial
-from rate_limiter.asgi import route_path
+from rate_limiter.asgi import method_of, route_path
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec, Source
@@ -31,7 +31,7 @@ from rate_limiter.measuring import watch
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.rule_source import RuleSource
-from rate_limiter.rule_table import WEBSOCKET, Rule, RuleTable
+from rate_limiter.rule_table import Rule, RuleTable
 
 logger = logging.getLogger("rate_limiter")
 
@@ -107,6 +107,7 @@ class Outcome:
     cost: float
     told: Decision
     decisions: tuple[Decision, ...]
+    also: tuple[Outcome, ...] = ()  # by other rules, which left more or were shadow rules
     spread: float = field(default_factory=random.random)  # of Retry-After, the same all over
 
     @property
@@ -125,7 +126,8 @@ class Outcome:
     def each(self) -> list[Told]:
         """Return what was decided by each limit."""
         limits = self.active.rule.limits
-        return [Told(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)]
+        own = [Told(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)]
+        return own + [told for one in self.also if one.told.allowed for told in one.each()]
 
     def headers(self, style: HeaderStyle) -> dict[str, str]:
         """Return the headers that tell of it."""
@@ -277,43 +279,62 @@ class Governor:
 
     async def find(
         self, scope: Any, path: str | None = None, method: str | None = None
-    ) -> tuple[Active, str | bytes] | None:
-        """Return the rule of a request and the key it counts for; None: it is not limited."""
+    ) -> list[tuple[Active, str | bytes]]:
+        """Return the rules that limit a request, each with the key it counts for."""
         if self._bypass is not None and await now(self._bypass(scope)):
-            return None
+            return []
         table, active_rules = self._rules()
         tiers = None
         if self._tier is not None and table.tiers:
             tiers = await now(self._tier(scope))
         key = await now(self._key(scope)) if table.uses_keys else None
-        rule = table.match(
+        rules = table.limiting(
             route_path(scope) if path is None else path,
-            (scope.get("method") or WEBSOCKET) if method is None else method,
+            method_of(scope) if method is None else method,
             tiers,
             key if isinstance(key, str) else None,
+            like_werkzeug=self._identities.framework.routes_like_werkzeug,
         )
-        active = None if rule is None else active_rules.get(rule.name)
-        if active is None:
-            return None
-        if key is None or active.key is not self._key:
-            key = active.key(scope)
-            if hasattr(key, "__await__"):
-                key = await key
-        if key is None:
-            key = self._identities.client(scope)
-        return active, key
+        found: list[tuple[Active, str | bytes]] = []
+        for rule in rules:
+            active = active_rules[rule.name]
+            if key is None or active.key is not self._key:
+                found.append((active, await self._key_of(active, scope)))
+            else:
+                found.append((active, key))
+        return found
+
+    async def _key_of(self, active: Active, scope: Any) -> str | bytes:
+        key = active.key(scope)
+        if hasattr(key, "__await__"):
+            key = await key
+        counted: str | bytes = self._identities.client(scope) if key is None else key
+        return counted
 
     async def decide(self, scope: Any) -> Outcome | None:
         """Decide about a request; None: it is not limited.
+
+        Several rules are all or nothing: what one denies is given back to the others.
 
         Raises:
             TypeError, ValueError: a function of the user's returned what is no key or cost.
             StoreError: there is no store, and the policy is to raise.
         """
-        found = await self.find(scope)
-        if found is None:
-            return None
-        active, key = found
+        outcomes: list[Outcome] = []
+        for active, key in await self.find(scope):
+            outcome = await self._decide_by(active, key, scope)
+            if outcome.is_denial:
+                for other in outcomes:
+                    await self.give_back(other)
+                return outcome
+            outcomes.append(outcome)
+        if len(outcomes) < 2:
+            return outcomes[0] if outcomes else None
+        # A shadow rule that would have denied comes last: its headers are not shown.
+        first, *also = sorted(outcomes, key=lambda one: (not one.told.allowed, one.told.remaining))
+        return replace(first, also=tuple(also))
+
+    async def _decide_by(self, active: Active, key: str | bytes, scope: Any) -> Outcome:
         cost = await self._cost_of(active, scope)
         decided: Any = active.asked.hit_each(key, cost)
         if hasattr(decided, "__await__"):
@@ -332,27 +353,36 @@ class Governor:
     # --- After the answer ---
 
     def settles(self, outcome: Outcome) -> bool:
-        """Tell whether what a request has cost is known only after the answer."""
-        return outcome.told.allowed and bool(self._cost_after or outcome.active.rule.refund)
+        """Return whether the cost of a request is known only after the answer."""
+        return any(
+            one.told.allowed and bool(self._cost_after or one.active.rule.refund)
+            for one in (outcome, *outcome.also)
+        )
 
     async def settle(self, outcome: Outcome, finished: Finished) -> None:
         """Give back or charge what a request has cost less or more than was taken."""
-        cost = await self._final_cost(outcome, finished)
-        # The rules may have changed meanwhile, and the limiter with them.
+        status = 500 if finished.error is not None else finished.status
+        taken = [one for one in (outcome, *outcome.also) if one.told.allowed]
+        free = [one for one in taken if status is not None and one.active.rule.refunds(status)]
+        cost: float | None = None
+        if self._cost_after is not None and len(free) < len(taken):
+            cost = await now(self._cost_after(finished))
+        for one in taken:
+            await self._change_cost(one, 0 if one in free else one.cost if cost is None else cost)
+
+    async def give_back(self, outcome: Outcome) -> None:
+        """Give back what was taken for a request that something else denied."""
+        for one in (outcome, *outcome.also):
+            if one.told.allowed:
+                await self._change_cost(one, 0)
+
+    async def _change_cost(self, outcome: Outcome, cost: float) -> None:
+        # The rules may have changed since the decision, and the limiter with them.
         limiter = self._state[1].get(outcome.active.rule.name, outcome.active).asked
         if cost < outcome.cost:
             await now(limiter.refund(outcome.key, outcome.cost - cost))
         elif cost > outcome.cost:
             await now(limiter.charge(outcome.key, cost - outcome.cost))
-
-    async def _final_cost(self, outcome: Outcome, finished: Finished) -> float:
-        status = 500 if finished.error is not None else finished.status
-        if status is not None and outcome.active.rule.refunds(status):
-            return 0
-        if self._cost_after is None:
-            return outcome.cost
-        cost: float | None = await now(self._cost_after(finished))
-        return outcome.cost if cost is None else cost
 
     # --- The caller's own state ---
 
@@ -365,9 +395,9 @@ class Governor:
         path = query.get("path", ["/"])[0]
         method = query.get("method", ["GET"])[0].upper()
         found = await self.find(scope, path, method)
-        if found is None:
+        if not found:
             return {"limited": False, "rule": None, "limits": []}
-        active, key = found
+        active, key = found[0]
         told, *each = await now(active.asked.peek_each(key, 0))
         return {
             "limited": True,

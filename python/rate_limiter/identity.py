@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter.arguments import checked_several
 from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
+from rate_limiter.request_fields import Framework, header_values
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -31,6 +32,7 @@ BypassSpec: TypeAlias = str | Callable[..., Any] | Iterable[str | Callable[..., 
 Source: TypeAlias = Callable[[Any], Any]
 """From a scope to what it says, None where it says nothing; or an awaitable of that."""
 
+ANY_FRAMEWORK = Framework()
 _LONGEST = 128  # characters; of a longer value the digest stands in the key
 _KINDS = "'ip', 'all', 'user', 'header:NAME', 'cookie:NAME' or 'jwt:CLAIM'"
 
@@ -42,6 +44,7 @@ class Identities:
         address: how a client's address is found.
         jwt: what verifies tokens; needed for ``jwt:``.
         blocking: there is no event loop, so the keys of tokens are waited for.
+        framework: reads requests as the application does.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Identities:
         jwt: Jwt | None = None,
         *,
         blocking: bool = False,
+        framework: Framework = ANY_FRAMEWORK,
     ) -> None:
         self._blocking = blocking
+        self.framework = framework
         self.address = address if address is not None else ClientAddress()
         self.jwt = jwt
 
@@ -113,9 +118,10 @@ class Identities:
         if kind == "user" and not colon:
             return user_of
         if kind == "header" and name:
-            return header_source(name)
+            return header_source(name, self.framework)
         if kind == "cookie" and name:
-            return cookie_source(name)
+            framework = self.framework
+            return lambda scope: framework.cookie(scope, name)
         if kind == "jwt" and name:
             return self._claim(name, what)
         raise ValueError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
@@ -213,9 +219,10 @@ class Identities:
 
             return is_within
         name, equals, wanted = rest.partition("=")
+        name = name.strip()
         if kind not in ("header", "jwt") or not name or not equals or not wanted:
             raise ValueError(wrong)
-        source = self._source(f"{kind}:{name}", "bypass")
+        source = _secret_source(name) if kind == "header" else self._claim(name, "bypass")
         secret = wanted.encode()
         charset = "latin-1" if kind == "header" else "utf-8"  # what it was decoded from
 
@@ -253,32 +260,19 @@ def label_of(spec: str) -> str:
     return f"{kind}:{name.lower() if kind == 'header' else name}" if name else kind
 
 
-def header_source(name: str) -> Source:
-    """Return what tells a header's value; None where it is empty, missing or there twice."""
+def header_source(name: str, framework: Framework = ANY_FRAMEWORK) -> Source:
+    """Return a source of a header's value; None if it is empty, missing or ambiguous."""
+    wanted = name.lower().encode("latin-1")
+    return lambda scope: framework.header(scope, wanted)
+
+
+def _secret_source(name: str) -> Source:
+    """Return a source of a header's value as it came; None if it is missing or repeated."""
     wanted = name.lower().encode("latin-1")
 
     def source(scope: Any) -> str | None:
-        values = [value for header, value in scope.get("headers", ()) if header == wanted]
-        # Of two, the application might mean the other.
-        return values[0].decode("latin-1").strip() or None if len(values) == 1 else None
-
-    return source
-
-
-def cookie_source(name: str) -> Source:
-    """Return what tells a cookie's value; None where it is empty, missing or there twice."""
-
-    def source(scope: Any) -> str | None:
-        found = [
-            value.strip()
-            for header, line in scope.get("headers", ())
-            if header == b"cookie"
-            for cookie, _, value in (
-                part.partition("=") for part in line.decode("latin-1").split(";")
-            )
-            if cookie.strip() == name
-        ]
-        return found[0] or None if len(found) == 1 else None
+        values = header_values(scope, wanted)
+        return values[0].strip() if len(values) == 1 else None
 
     return source
 

@@ -170,25 +170,35 @@ def _explain(given: argparse.Namespace) -> int:
         is_source = ":" in given.tier and given.tier not in table.tiers
         tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")
     method = given.method.upper()
-    found = table.matches(given.path, method, list(tiers), key)
+    asked = (given.path, method, list(tiers), key)
+    found = table.matches(*asked)
+    counted = list(table.limiting(*asked)) or found[:1]
+    found = list(dict.fromkeys([*found, *counted]))
     if given.json:
-        rule = found[0].name if found else None
+        rule = counted[0].name if counted else None
         names = [one.name for one in found]
         print_json({"rule": rule, "key": key, "tiers": list(tiers), "matches": names})
         return DONE
-    _print_matches(f"{method} {given.path} of {key}", tiers, found)
+    _print_matches(f"{method} {given.path} of {key}", tiers, found, counted)
     return DONE
 
 
-def _print_matches(request: str, tiers: Iterable[str], found: list[Rule]) -> None:
+def _print_matches(
+    request: str, tiers: Iterable[str], found: list[Rule], counted: list[Rule]
+) -> None:
     tier = f", tier {' '.join(tiers)}" if tiers else ""
     print(f"{request}{tier}")
     if not found:
         print("no rule asks for it, so it is not limited")
-    for i, rule in enumerate(found):
-        mark = "=>" if i == 0 else "  "
+    for rule in found:
+        mark = "=>" if rule in counted else "  "
         print(f"{mark} {rule.name}: {_asks(rule)}: {_allows(rule)}")
-    if len(found) > 1:
+    if len(counted) > 1:
+        names = " and ".join(repr(rule.name) for rule in counted)
+        print(f"{names} count: the path can be read in several ways")
+    elif found and found[0] not in counted:
+        print(f"{counted[0].name!r} counts, as the path is not exactly one of {found[0].name!r}")
+    elif len(found) > 1:
         print(f"{found[0].name!r} wins over {found[1].name!r}: {_why(found[0], found[1])}")
 
 

@@ -8,9 +8,20 @@ A rule may ask for a client's key, a path, a method and a tier. The most specifi
     3. one for this method, before one for any
     4. one for this tier, before one for any
 
-So rules are kept in a tree of path segments for each key they name, and one for all others; where
+So rules are kept in trees of path segments for each key they name, and for all others; where
 a path ends stands a dict by method and tier. Looking one up takes as many steps as the path has
 segments, however many rules there are.
+
+A path is read in three ways, which differ only for odd ones:
+
+    as it came       ``//health/`` has three segments, two of them empty; to Starlette that is
+                     another route than ``/health``
+    without extra    ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
+                     slashes, and the ``$`` of a pattern matches before a newline
+    dots resolved    ``/a/../health`` is ``/health``, as a server behind this one may have it
+
+The rules of all count. A rule that exempts frees only requests that no other reading limits, so an
+odd spelling can tighten a limit and never lift one.
 """
 
 from __future__ import annotations
@@ -21,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rate_limiter.limit import Limit
+from rate_limiter.request_fields import credentials_key
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
 _REST = re.compile(r"\*\*|\{[A-Za-z_]\w*:path\}", re.ASCII)
@@ -97,13 +109,19 @@ def segments_of_pattern(pattern: str) -> tuple[str, ...]:
     Raises:
         ValueError: it is malformed.
     """
+    return tuple(segment for segment in _exact_segments_of_pattern(pattern) if segment)
+
+
+def _exact_segments_of_pattern(pattern: str) -> tuple[str, ...]:
+    """Return the segments of a pattern, with empty ones between and after slashes."""
     if not pattern.startswith("/"):
         raise ValueError(f"path: expected a pattern that begins with '/', got {pattern!r}")
     found: list[str] = []
-    for segment in split_path(pattern):
+    for segment in pattern[1:].split("/"):
         if found and found[-1] == "**":
-            raise ValueError(f"path: nothing may follow '**' or '{{x:path}}', got {pattern!r}")
-        if _ONE.fullmatch(segment):
+            if segment:
+                raise ValueError(f"path: nothing may follow '**' or '{{x:path}}', got {pattern!r}")
+        elif _ONE.fullmatch(segment):
             found.append(_ONE_SEGMENT)
         elif _REST.fullmatch(segment):
             found.append("**")
@@ -118,11 +136,75 @@ def segments_of_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def split_path(path: str) -> list[str]:
-    """Return the segments of a path. Extra slashes count for nothing, so they lift no limit."""
-    return [segment for segment in path.split("/") if segment]
+    """Return the segments of a path, without empty ones and without a newline at the end."""
+    return [segment for segment in path.removesuffix("\n").split("/") if segment]
 
 
-_Terminal: TypeAlias = "dict[tuple[str | None, str | None], Rule]"
+def _resolved(segments: list[str]) -> list[str]:
+    """Return segments without ``.`` and ``..``, as RFC 3986, section 5.2.4 removes them."""
+    if "." not in segments and ".." not in segments:
+        return segments
+    found: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del found[-1:]
+        elif segment != ".":
+            found.append(segment)
+    return found
+
+
+def _plain_segments(path: str) -> list[str] | None:
+    """Return the segments of a path of which all readings are the same, None for another path."""
+    first, *segments = path.split("/")
+    if segments == [""]:
+        segments = []
+    if first or "" in segments or "." in segments or ".." in segments or "\n" in path:
+        return None
+    return segments
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A path as one of the two trees is asked for it.
+
+    ``**`` stands for the segments from an index on: from `first_rest` to `last_rest`. For a path as
+    it came that is what ``.*`` of a framework matches: one segment at least, without a newline.
+    Starlette lets it be empty and end with a newline; Werkzeug (`like_werkzeug`) does not.
+    """
+
+    segments: Sequence[str]
+    first_rest: int
+    last_rest: int
+    may_be_empty: bool = True
+    was_nothing: bool = False
+    """Whether ``**`` stood for no segment in what was found."""
+
+    @classmethod
+    def tidy(cls, segments: Sequence[str]) -> _Reading:
+        return cls(segments, 0, len(segments))
+
+    @classmethod
+    def exact(cls, path: str, *, like_werkzeug: bool) -> _Reading:
+        segments = path[1:].split("/") if path.startswith("/") else ["", *path.split("/")]
+        newline = path.rfind("\n", 0, None if like_werkzeug else -1)
+        first_rest = path.count("/", 0, newline) if newline >= 0 else 0
+        return cls(segments, first_rest, len(segments) - 1, not like_werkzeug)
+
+    def is_rest(self, at: int) -> bool:
+        """Return whether ``**`` stands for the segments from an index on."""
+        if at == 0:
+            return True
+        if not self.first_rest <= at <= self.last_rest:
+            return False
+        if at == len(self.segments):
+            self.was_nothing = True
+            return True
+        return self.may_be_empty or bool(self.segments[at])
+
+
+_Probe: TypeAlias = tuple[str | None, str | None]
+"""A method and a tier; None: of any."""
+_Terminal: TypeAlias = "dict[_Probe, Rule]"
 
 
 @dataclass
@@ -138,6 +220,12 @@ class _Node:
         if self.one is None:
             self.one = _Node()
         return self.one
+
+
+@dataclass
+class _Trees:
+    tidy: _Node = field(default_factory=_Node)
+    exact: _Node = field(default_factory=_Node)
 
 
 class RuleTable:
@@ -158,8 +246,8 @@ class RuleTable:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules: dict[str, Rule] = {}
-        self._any_key = _Node()
-        self._by_key: dict[str, _Node] = {}
+        self._any_key = _Trees()
+        self._by_key: dict[str, _Trees] = {}
         for rule in rules:
             if rule.name in self.rules:
                 raise ValueError(f"two rules have the name {rule.name!r}")
@@ -169,12 +257,16 @@ class RuleTable:
         self.tiers = tuple(dict.fromkeys(named))
         self._rank = {tier: i for i, tier in enumerate(self.tiers)}
         self.uses_keys = bool(self._by_key)
+        paths = [path for rule in self.rules.values() for path in rule.paths]
+        self._has_plain_paths = all(_plain_segments(path) is not None for path in paths)
 
     def _add(self, rule: Rule) -> None:
-        roots = [self._by_key.setdefault(key, _Node()) for key in rule.keys] or [self._any_key]
-        for root in roots:
+        keys = [credentials_key(key) for key in rule.keys]
+        several = [self._by_key.setdefault(key, _Trees()) for key in keys] or [self._any_key]
+        for trees in several:
             for pattern in rule.paths or ("/**",):
-                self._add_path(root, rule, segments_of_pattern(pattern))
+                self._add_path(trees.tidy, rule, segments_of_pattern(pattern))
+                self._add_path(trees.exact, rule, _exact_segments_of_pattern(pattern))
 
     def _add_path(self, node: _Node, rule: Rule, segments: Sequence[str]) -> None:
         goes_on = bool(segments) and segments[-1] == "**"
@@ -190,39 +282,72 @@ class RuleTable:
                         f"let them differ in path, method, tier or key"
                     )
 
-    def match(
-        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
-    ) -> Rule | None:
-        """Return the rule of a request, None where there is none.
+    def limiting(
+        self,
+        path: str,
+        method: str,
+        tiers: Sequence[str] | None = None,
+        key: str | None = None,
+        *,
+        like_werkzeug: bool = False,
+    ) -> tuple[Rule, ...]:
+        """Return the rules that limit a request: one, but for odd paths.
+
+        Arguments are those of both().
+        """
+        found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug)
+        return tuple(rule for rule in found if rule is not None and not rule.exempt)
+
+    def both(
+        self,
+        path: str,
+        method: str,
+        tiers: Sequence[str] | None = None,
+        key: str | None = None,
+        *,
+        like_werkzeug: bool = False,
+    ) -> tuple[Rule | None, ...]:
+        """Return the different rules of all readings of a path, None for a reading without.
 
         Args:
             path: as the application gets it.
             method: in capital letters.
             tiers: those the client has; unknown ones count for nothing.
             key: the client's.
+            like_werkzeug: the application routes as Werkzeug does, not as Starlette.
         """
-        found: list[Rule] = []
-        self._visit(path, method, tiers, key, found, first_only=True)
-        return found[0] if found else None
+        probes = self._probes(method, tiers)
+        plain = _plain_segments(path) if self._has_plain_paths else None
+        segments = split_path(path) if plain is None else plain
+        tidy = _Reading.tidy(segments)
+        found = [self._find(tidy, probes, key, is_exact=False)]
+        if plain is not None and not tidy.was_nothing:
+            return tuple(found)
+        resolved = _resolved(segments)
+        if resolved is not segments:
+            found.append(self._find(_Reading.tidy(resolved), probes, key, is_exact=False))
+        exact = _Reading.exact(path, like_werkzeug=like_werkzeug)
+        found.append(self._find(exact, probes, key, is_exact=True))
+        return tuple(dict.fromkeys(found))
+
+    def match(
+        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+    ) -> Rule | None:
+        """Return the most specific rule for a path without extra slashes."""
+        reading = _Reading.tidy(split_path(path))
+        return self._find(reading, self._probes(method, tiers), key, is_exact=False)
 
     def matches(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> list[Rule]:
-        """Return all rules that ask for such a request, the most specific first."""
+        """Return all rules that ask for a path without extra slashes, the most specific first."""
+        reading, probes = _Reading.tidy(split_path(path)), self._probes(method, tiers)
         found: list[Rule] = []
-        self._visit(path, method, tiers, key, found, first_only=False)
+        for trees in self._trees_of(key):
+            _descend(trees.tidy, reading, 0, probes, found, first_only=False)
         return list(dict.fromkeys(found))
 
-    def _visit(
-        self,
-        path: str,
-        method: str,
-        tiers: Sequence[str] | None,
-        key: str | None,
-        found: list[Rule],
-        *,
-        first_only: bool,
-    ) -> None:
+    def _probes(self, method: str, tiers: Sequence[str] | None) -> list[_Probe]:
         methods: tuple[str | None, ...] = (method, None)
         if method == "HEAD":
             methods = ("HEAD", "GET", None)
@@ -230,40 +355,51 @@ class RuleTable:
         if tiers and self._rank:
             ranked = sorted((t for t in tiers if t in self._rank), key=self._rank.__getitem__)
             known = [*reversed(ranked), None]
-        probes = [(one, tier) for one in methods for tier in known]
-        segments = split_path(path)
-        if key is not None and self._by_key:
-            node = self._by_key.get(key)
-            if node is not None and _descend(node, segments, 0, probes, found, first_only):
-                return
-        _descend(self._any_key, segments, 0, probes, found, first_only)
+        return [(one, tier) for one in methods for tier in known]
+
+    def _trees_of(self, key: str | None) -> tuple[_Trees, ...]:
+        own = self._by_key.get(key) if key is not None else None
+        return (self._any_key,) if own is None else (own, self._any_key)
+
+    def _find(
+        self, reading: _Reading, probes: Sequence[_Probe], key: str | None, *, is_exact: bool
+    ) -> Rule | None:
+        found: list[Rule] = []
+        for trees in self._trees_of(key):
+            root = trees.exact if is_exact else trees.tidy
+            if _descend(root, reading, 0, probes, found, first_only=True):
+                return found[0]
+        return None
 
 
 def _descend(
     node: _Node,
-    segments: Sequence[str],
+    reading: _Reading,
     at: int,
-    probes: Sequence[tuple[str | None, str | None]],
+    probes: Sequence[_Probe],
     found: list[Rule],
     first_only: bool,
 ) -> bool:
-    """Collect rules from here on; tell whether that is all that was wanted."""
+    """Collect rules from here on; return whether that is all that was wanted."""
+    segments = reading.segments
     if at == len(segments):
         if node.end and _pick(node.end, probes, found, first_only):
             return True
     else:
         word = node.words.get(segments[at])
-        if word is not None and _descend(word, segments, at + 1, probes, found, first_only):
+        if word is not None and _descend(word, reading, at + 1, probes, found, first_only):
             return True
-        one = node.one
-        if one is not None and _descend(one, segments, at + 1, probes, found, first_only):
+        one = node.one if segments[at] else None
+        if one is not None and _descend(one, reading, at + 1, probes, found, first_only):
             return True
-    return bool(node.rest) and _pick(node.rest, probes, found, first_only)
+    if not node.rest or not reading.is_rest(at):
+        return False
+    return _pick(node.rest, probes, found, first_only)
 
 
 def _pick(
     terminal: _Terminal,
-    probes: Sequence[tuple[str | None, str | None]],
+    probes: Sequence[_Probe],
     found: list[Rule],
     first_only: bool,
 ) -> bool:
