@@ -14,6 +14,7 @@ from fake_redis import FakeConnection, Handler, fake_redis
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
+from rate_limiter.inspection import find_keys
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.store_errors import is_about_one_request
 from redis_asking import ALLOWED, is_back, limiter_on
@@ -193,6 +194,19 @@ def test_one_client_uses_up_no_probes(ask: Callable[..., Any], cause: str) -> No
         assert limiter.store.health()["status"] == "ok"
 
 
+def test_the_error_of_an_open_breaker_is_that_of_the_store(ask: Callable[..., Any]) -> None:
+    outage = Outage()
+    with fake_redis(outage.handle) as server:
+        limiter = limiter_on(server.url)
+        for _ in range(5):
+            ask(limiter)
+        outage.failing = False
+        wait_until(lambda: "CROSSSLOT" in str(ask(limiter, "bad")[0]), "a probe is due")
+        outage.failing = True
+        told = "left alone: LOADING"
+        wait_until(lambda: told in str(ask(limiter)[0]), "no probe is due")
+
+
 # --- A cluster ---
 
 ODD_KEYS = [
@@ -260,6 +274,15 @@ def test_names_of_keys_stay() -> None:
         "%": "rl:{%25}:100000/day",
         "": "rl:{%}:100000/day",
     }
+
+
+def test_the_search_finds_the_buckets_of_odd_keys(server: RedisServer) -> None:
+    limiter = limiter_on(server.url, limits="5/day; 9/day")
+    for key in ODD_KEYS:
+        if isinstance(key, str):
+            limiter.hit(key)
+            found = find_keys(limiter.store.connection, key, "rl")
+            assert found == sorted(limiter.redis_keys(key))
 
 
 def test_a_prefix_that_takes_the_hash_tag_away(cluster: RedisCluster) -> None:

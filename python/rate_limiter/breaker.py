@@ -36,11 +36,13 @@ class Breaker:
     Attributes:
         is_working: False from a first failure to the next success.
         is_open: whether the store is left alone.
+        last_failure: the text of the last failure of the store, None before the first.
     """
 
     def __init__(self, store: str) -> None:
         self.is_working = True
         self.is_open = False
+        self.last_failure: str | None = None
         self._store = store
         self._lock = threading.Lock()  # guards all but the two above, which are read without it
         self._failures = 0  # in a row
@@ -117,6 +119,7 @@ class Breaker:
     def _store_failed(self, message: str) -> None:
         with self._lock:
             self._failures += 1
+            self.last_failure = message
             if not self.is_open and self._failures >= FAILURES_TO_OPEN:
                 self.is_open = True
                 self._probe_at_s = time.monotonic() + self._pause_s

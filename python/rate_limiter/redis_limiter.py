@@ -247,9 +247,7 @@ class RedisRateLimiter(RateLimiter):
         return Decision(False, limit=limit.capacity, retry_after=DENIED_RETRY_S)
 
     def _unavailable(self) -> StoreError:
-        error = StoreError(
-            f"Redis has failed and is left alone: {self.store.health()['last_error']}"
-        )
+        error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
 
