@@ -27,6 +27,7 @@ REDIS_SOURCES = {
         "rl_cluster",
         "rl_guide",
         "rl_redis",
+        "rl_reply",
         "rl_resolve",
         "rl_tls",
         "rl_topology",

@@ -69,9 +69,18 @@ static bool is_from(const redisReply *reply, long long least, long long most)
     return reply->type == REDIS_REPLY_INTEGER && reply->integer >= least && reply->integer <= most;
 }
 
+/* A server of a cluster runs no script for keys in several slots, though each alone may be its own. */
+static bool is_refused(const rl_call *call)
+{
+    return call->fault == RL_FAULT_ANSWER && strncmp(call->error, "CROSSSLOT", 9) == 0;
+}
+
 bool redis_batch_decided(const redis_batch *batch, size_t i)
 {
     const redisReply *reply = batch->call.reply;
+    if (is_refused(&batch->call)) {
+        return false;
+    }
     return reply == NULL || reply->type != REDIS_REPLY_ARRAY ||
            reply->elements != 2 * batch->n || !is_from(reply->element[2 * i], 2, 2);
 }

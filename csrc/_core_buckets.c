@@ -28,7 +28,8 @@ static char *put_hex(char *out, const unsigned char *digest, size_t len)
     return out;
 }
 
-/* Between braces, which choose the slot in a cluster: so a client's own ones are escaped. */
+/* Between braces, which choose the slot in a cluster: so a client's own ones are escaped. Empty
+ * braces would choose none, so the empty key is a "%", which no other one is. */
 static char *put_tagged(char *out, const char *key, size_t len)
 {
     *out++ = '{';
@@ -37,6 +38,8 @@ static char *put_tagged(char *out, const char *key, size_t len)
         SHA256((const unsigned char *)key, len, digest);
         memcpy(out, "sha256:", 7);
         out = put_hex(out + 7, digest, sizeof digest);
+    } else if (len == 0) {
+        *out++ = '%';
     } else {
         for (size_t i = 0; i < len; i++) {
             if (memchr("{}%", key[i], 3) != NULL) {
@@ -53,7 +56,7 @@ static char *put_tagged(char *out, const char *key, size_t len)
 
 static size_t key_room(const buckets_object *self, size_t len)
 {
-    size_t widest = self->tagged ? 2 + (len > PLAIN_KEY_MAX ? 7 + HEX_SIZE : 3 * len) : len;
+    size_t widest = self->tagged ? 3 + (len > PLAIN_KEY_MAX ? 7 + HEX_SIZE : 3 * len) : len;
     size_t room = 0;
     for (size_t i = 0; i < self->n_limits; i++) {
         room += (size_t)PyBytes_GET_SIZE(self->before) + widest +

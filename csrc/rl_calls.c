@@ -71,11 +71,11 @@ rl_call *rl_topology_finished(rl_topology *topology)
     return call;
 }
 
-void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns,
-                      const char *error)
+void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns, rl_fault fault,
+                       const char *error)
 {
     if (++call->tries > TRIES_MAX) {
-        rl_call_finish(topology, call, NULL, RL_FAULT_ANSWER, error);
+        rl_call_finish(topology, call, NULL, fault, error);
         return;
     }
     call->not_before_ns = not_before_ns;

@@ -44,8 +44,8 @@ int rl_guide_find_node(rl_topology *topology, const rl_server *server)
 
 static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_server *from)
 {
-    bool any = false;
-    if (reply->type != REDIS_REPLY_ARRAY) {
+    int n_slots = 0;
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements > RL_SLOTS) {
         return false;
     }
     for (size_t i = 0; i < topology->n_nodes; i++) {
@@ -61,13 +61,16 @@ static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_
         if (at < 0) {
             continue;
         }
+        n_slots += range.last - range.first + 1;
+        if (n_slots > RL_SLOTS) {
+            return false; /* ranges overlap */
+        }
         topology->nodes[at].used = true;
-        any = true;
         for (int slot = range.first; slot <= range.last; slot++) {
             topology->slots[slot] = (uint16_t)at;
         }
     }
-    return any;
+    return n_slots > 0;
 }
 
 static void set_master(rl_topology *topology, const rl_server *server, int64_t now_ns)

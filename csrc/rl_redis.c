@@ -4,20 +4,20 @@
 #include <string.h>
 
 #include "rl_alloc.h"
+#include "rl_reply.h"
 
+/* Not less than a TLS record: then OpenSSL keeps nothing back that no poll would show. */
 #define READ_SIZE ((size_t)16 << 10)
+/* A step reads about so many bytes, and leaves the rest to the next one: other sockets and
+ * tasks of an event loop wait meanwhile. */
+#define STEP_SIZE ((size_t)64 << 10)
+/* What a read costs, in bytes: a server may send single ones. */
+#define READ_COST ((size_t)1 << 10)
 #define QUEUE_MIN 64
 /* A quiet connection is looked at before it is used again. */
 #define QUIET_NS INT64_C(10000000)
-/* No answer of ours is longer: CLUSTER SLOTS of a thousand nodes is not. */
-#define ELEMENTS_MAX 100000
 #define HANDSHAKE_MAX 4
-
-#if HIREDIS_MAJOR >= 1
-typedef size_t array_len;
-#else
-typedef int array_len;
-#endif
+#define UNASKED "it sent an answer that nobody waits for"
 
 typedef struct ticket {
     void *owner;  /* NULL: torn up */
@@ -30,9 +30,8 @@ struct rl_redis {
     rl_fault fault; /* of a connection that failed */
     char error[RL_ERROR_SIZE];
     rl_transport *transport; /* owned; NULL once it has failed */
+    rl_reply_scan scan;      /* what the reader gets passes here first */
     redisReader *reader;     /* owned */
-    redisReplyObjectFunctions functions; /* hiredis' own but for one */
-    void *(*create_array)(const redisReadTask *, array_len); /* hiredis' own */
     bool listening;
     bool was_ready;
 
@@ -47,7 +46,7 @@ struct rl_redis {
     char handshake[HANDSHAKE_MAX]; /* the letters of the answers that are due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
-    int64_t heard_ns; /* when an answer last came, or the first command left a quiet stream */
+    int64_t heard_ns; /* when answers last made progress, or the first command left a quiet stream */
 };
 
 /* ---- failing ---------------------------------------------------------------- */
@@ -138,26 +137,6 @@ static bool make_queue_room(rl_redis *redis)
     return true;
 }
 
-/* The server is trusted with answers, not with our memory. */
-static void *create_array(const redisReadTask *task, array_len elements)
-{
-    const rl_redis *redis = task->privdata;
-    return elements > ELEMENTS_MAX ? NULL : redis->create_array(task, elements);
-}
-
-static redisReader *new_reader(rl_redis *redis)
-{
-    redisReader *reader = redisReaderCreate();
-    if (reader != NULL) {
-        redis->functions = *reader->fn;
-        redis->create_array = redis->functions.createArray;
-        redis->functions.createArray = create_array;
-        reader->fn = &redis->functions;
-        reader->privdata = redis;
-    }
-    return reader;
-}
-
 rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns)
 {
     rl_redis *redis = rl_alloc_zeroed(sizeof *redis);
@@ -167,7 +146,7 @@ rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns)
     redis->config = *config;
     redis->opened_ns = now_ns;
     redis->heard_ns = now_ns;
-    redis->reader = new_reader(redis);
+    redis->reader = redisReaderCreate();
     redis->transport = rl_transport_new(&config->server, config->tls);
     if (redis->reader == NULL || redis->transport == NULL) {
         rl_redis_free(redis);
@@ -364,12 +343,35 @@ static void write_output(rl_redis *redis)
     }
 }
 
+/* Hand on to hiredis what is within bounds. */
+static void take_input(rl_redis *redis, const char *bytes, size_t len, int64_t now_ns)
+{
+    if (redis->state == RL_REDIS_READY && rl_redis_waiting(redis) == 0 && !redis->listening) {
+        fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
+        return;
+    }
+    const char *error;
+    uint64_t progress = rl_reply_progress(&redis->scan);
+    size_t good = rl_reply_scan_bytes(&redis->scan, bytes, len, &error);
+    if (rl_reply_progress(&redis->scan) != progress) {
+        redis->heard_ns = now_ns;
+    }
+    if (redisReaderFeed(redis->reader, bytes, good) != REDIS_OK) {
+        fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
+    } else if (error != NULL) {
+        check_handshake(redis); /* answers before the bad one may say more */
+        fail_at(redis, RL_FAULT_PROTOCOL, error);
+    }
+}
+
 static void read_input(rl_redis *redis, int64_t now_ns)
 {
     char buffer[READ_SIZE];
     size_t n = sizeof buffer;
-    /* A socket that gave less than it was asked for has no more; TLS may keep some. */
-    while (redis->state != RL_REDIS_FAILED && (n == sizeof buffer || redis->config.tls != NULL)) {
+    /* A socket that gave less than it was asked for has no more; TLS may have another record. */
+    for (size_t used = 0; redis->state != RL_REDIS_FAILED && used < STEP_SIZE &&
+                          (n == sizeof buffer || redis->config.tls != NULL);
+         used += n + READ_COST) {
         rl_io result = rl_transport_read(redis->transport, buffer, sizeof buffer, &n);
         if (result == RL_IO_AGAIN) {
             return;
@@ -380,10 +382,7 @@ static void read_input(rl_redis *redis, int64_t now_ns)
         } else if (result == RL_IO_FAILED) {
             fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         } else {
-            redis->heard_ns = now_ns;
-            if (redisReaderFeed(redis->reader, buffer, n) != REDIS_OK) {
-                fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
-            }
+            take_input(redis, buffer, n, now_ns);
         }
     }
 }
@@ -445,7 +444,7 @@ bool rl_redis_next(rl_redis *redis, void **owner, redisReply **reply)
         if (rl_redis_waiting(redis) != 0) {
             *owner = ticket_at(redis, redis->queue_head++)->owner;
         } else if (!redis->listening) {
-            fail_at(redis, RL_FAULT_PROTOCOL, "it sent an answer that nobody waits for");
+            fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
             freeReplyObject(*reply);
             return false;
         }

@@ -45,7 +45,8 @@ typedef struct rl_redis_config {
     char client_name[RL_NAME_SIZE];
     bool must_be_master; /* else the connection fails: Sentinel's answer may be old */
     const rl_tls *tls;   /* borrowed; NULL: not encrypted */
-    int64_t connect_timeout_ns; /* until it is ready; as long a silence while answers are due ends it */
+    /* Until it is ready. As long without progress (rl_reply.h) while answers are due ends it. */
+    int64_t connect_timeout_ns;
 } rl_redis_config;
 
 typedef struct rl_redis rl_redis; /* opaque: see rl_redis.c */
@@ -64,7 +65,8 @@ rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns);
 void rl_redis_free(rl_redis *redis);
 
 /* Do what can be done without waiting: connect, shake hands, write, read, and
- * fail where a deadline has passed. */
+ * fail where a deadline has passed or the server exceeds the bounds of rl_reply.h. Reads about
+ * 64 KB at most: the descriptor stays ready while there is more. */
 void rl_redis_step(rl_redis *redis, int64_t now_ns);
 
 /* Write what was appended, as far as there is room. */

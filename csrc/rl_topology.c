@@ -241,7 +241,7 @@ static bool redirect(rl_topology *topology, rl_call *call, const redisReply *rep
     } else {
         call->ask = i;
     }
-    rl_call_try_again(topology, call, 0, reply->str);
+    rl_call_try_again(topology, call, 0, RL_FAULT_ANSWER, reply->str);
     return true;
 }
 
@@ -250,20 +250,21 @@ static bool recover(rl_topology *topology, rl_call *call, const redisReply *repl
 {
     if (call->script != NULL && says(reply, "NOSCRIPT")) {
         fill_script(call, true);
-        rl_call_try_again(topology, call, 0, reply->str);
+        rl_call_try_again(topology, call, 0, RL_FAULT_ANSWER, reply->str);
         return true;
     }
     if (redirect(topology, call, reply, now_ns)) {
         return true;
     }
     if (says(reply, "TRYAGAIN")) {
-        rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, reply->str);
+        rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
     if (topology->options.kind == RL_SENTINEL && says(reply, "READONLY")) {
         topology->known = false;
         rl_guide_ask_soon(topology, now_ns);
-        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, reply->str);
+        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER,
+                          reply->str);
         return true;
     }
     if (says(reply, "CLUSTERDOWN") || says(reply, "READONLY")) {
@@ -309,7 +310,7 @@ void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns)
             rl_fault fault = failed ? rl_redis_fault(redis) : RL_FAULT_LOST;
             rl_call_finish(topology, owner, NULL, fault, error);
         } else {
-            rl_call_try_again(topology, owner, 0, error);
+            rl_call_try_again(topology, owner, 0, RL_FAULT_CONNECT, error);
         }
     }
     rl_call *next;

@@ -55,8 +55,9 @@ void rl_call_stop_waiting(rl_topology *topology, rl_call *call);
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
                     const char *error);
 
-/* It has not been executed, so let it be sent again: now, or after a pause. */
-void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns,
+/* It has not been executed, so let it be sent again: now, or after a pause. After too many
+ * tries it ends with the fault and the error of the last one. */
+void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns, rl_fault fault,
                        const char *error);
 
 /* End the calls whose deadlines have passed. */

@@ -1,13 +1,17 @@
 """What the Python tests share: Hypothesis profiles, a Redis, programs in a process of their own."""
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from redis_servers import RedisServer, redis_server
 
 # The same examples every time, so that a change is never blamed for an old mistake. Run
@@ -52,3 +56,23 @@ def server(redis_of_session: RedisServer) -> RedisServer:
         client.flushall()
         client.script_flush()
     return redis_of_session
+
+
+@pytest.fixture(params=["threads", "tasks"])
+def ask(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Return a function that hits a limiter, blocking or in one event loop, and times it."""
+    loop = asyncio.new_event_loop()
+
+    def call(limiter: RateLimiter, key: str = "k", cost: float = 1) -> tuple[Any, float]:
+        started = time.monotonic()
+        try:
+            if request.param == "threads":
+                answer: Any = limiter.hit(key, cost)
+            else:
+                answer = loop.run_until_complete(AsyncRateLimiter.of(limiter).hit(key, cost))
+        except StoreError as error:
+            answer = error
+        return answer, time.monotonic() - started
+
+    yield call
+    loop.close()

@@ -128,3 +128,16 @@ def answering(reply: bytes) -> Handler:
             connection.read_command()
 
     return handle
+
+
+def endless(begin: bytes, more: bytes) -> Handler:
+    """Return a handler that answers the first script with `begin`, and `more` without end."""
+    block = more * (65536 // len(more) + 1)
+
+    def handle(connection: FakeConnection) -> None:
+        connection.shake_hands()
+        connection.send(begin)
+        while True:
+            connection.send(block)
+
+    return handle

@@ -20,51 +20,11 @@ from typing import Any
 
 import pytest
 from fake_redis import FakeConnection, answering, fake_redis
-from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
-from rate_limiter.redis_limiter import RedisRateLimiter
+from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from rate_limiter.redis_store import RedisStore
+from redis_asking import ALLOWED, SCHEDULING_S, TIMEOUT_S, WORST_S, is_back, limiter_on
 from redis_servers import RedisServer, redis_server, wait_until
 from servers import free_port
-
-ALLOWED = b"*2\r\n:1\r\n:1000\r\n"
-TIMEOUT_S = 0.1
-# Beyond a deadline: what is allowed for, where the machine is not busy with something else, and
-# what a loaded machine may add to the worst of many.
-SCHEDULING_S = 0.010
-WORST_S = 0.5
-
-
-def limiter_on(url: str, policy: str = "raise", limits: str = "100000/day") -> RedisRateLimiter:
-    limiter = RateLimiter(limits, store=url, on_store_error=policy)
-    assert isinstance(limiter, RedisRateLimiter)
-    return limiter
-
-
-@pytest.fixture(params=["threads", "tasks"])
-def ask(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Return a function that hits a limiter, blocking or in one event loop, and times it."""
-    loop = asyncio.new_event_loop()
-
-    def call(limiter: RateLimiter, key: str = "k", cost: float = 1) -> tuple[Any, float]:
-        started = time.monotonic()
-        try:
-            if request.param == "threads":
-                answer: Any = limiter.hit(key, cost)
-            else:
-                answer = loop.run_until_complete(AsyncRateLimiter.of(limiter).hit(key, cost))
-        except StoreError as error:
-            answer = error
-        return answer, time.monotonic() - started
-
-    yield call
-    loop.close()
-
-
-def is_back(limiter: RateLimiter, ask: Callable[..., Any], timeout_s: float = 5) -> None:
-    """Wait until Redis decides again, and see that it says so."""
-    wait_until(lambda: isinstance(ask(limiter)[0], Decision), "the engine is back", timeout_s)
-    assert isinstance(limiter, RedisRateLimiter)
-    assert limiter.store.health()["status"] == "ok"
 
 
 @pytest.fixture

@@ -133,7 +133,8 @@ class AsyncRateLimiter:
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
-        return cast("list[bool]", await self._ask_redis("allow_many", tuple(keys), cost))
+        given = tuple(keys)
+        return cast("list[bool]", await self._ask_redis("allow_many", given, cost)) if given else []
 
     async def acquire(
         self, key: str | bytes, cost: float = 1, timeout: float | None = None

@@ -4,26 +4,27 @@
        ^                         │                         but for a probe now and then
        └──────── a success ──────┴──────────────────────────────┘
 
-Changes between working and degraded are logged, once each; everything is counted.
+Changes between working and degraded are logged, once each; errors that are about one request
+(see store_errors.py) change nothing and are logged once a minute. Everything is counted.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import Any
 
 from rate_limiter._core import StoreError
+from rate_limiter.store_errors import is_about_one_request
 
 logger = logging.getLogger("rate_limiter")
 
 FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
-
-# The store is well; there is something else at this one key.
-_ABOUT_THE_KEY = ("WRONGTYPE", "ERR rate_limiter:")
+REQUEST_LOG_PAUSE_S = 60.0
 
 
 class Breaker:
@@ -35,16 +36,19 @@ class Breaker:
     Attributes:
         is_working: False from a first failure to the next success.
         is_open: whether the store is left alone.
+        last_failure: the text of the last failure of the store, None before the first.
     """
 
     def __init__(self, store: str) -> None:
         self.is_working = True
         self.is_open = False
+        self.last_failure: str | None = None
         self._store = store
         self._lock = threading.Lock()  # guards all but the two above, which are read without it
         self._failures = 0  # in a row
         self._pause_s = FIRST_PAUSE_S
         self._probe_at_s = 0.0
+        self._log_request_at_s = -math.inf
         self._since_s = time.time()
         self._errors: dict[str, int] = {}
         self._last_error: str | None = None
@@ -83,14 +87,39 @@ class Breaker:
         )
 
     def failed(self, error: StoreError) -> None:
-        """The store has not answered, or with an error."""
+        """Count an error: the store gave no answer, or an error instead of one."""
         message = str(error)
         with self._lock:
             self._errors[error.kind] = self._errors.get(error.kind, 0) + 1
             self._last_error = message
-            if error.kind == "busy" or message.startswith(_ABOUT_THE_KEY):
+        if is_about_one_request(error):
+            self._request_failed(message)
+        else:
+            self._store_failed(message)
+
+    def give_back_probe(self) -> None:
+        """Let the next caller ask the store: this one's request says nothing about it."""
+        with self._lock:
+            self._probe_at_s = 0.0
+
+    def _request_failed(self, message: str) -> None:
+        self.give_back_probe()
+        now_s = time.monotonic()
+        with self._lock:
+            if now_s < self._log_request_at_s:
                 return
+            self._log_request_at_s = now_s + REQUEST_LOG_PAUSE_S
+        logger.warning(
+            "%s gave no decision for one request, which follows on_store_error; others are not "
+            "affected: %s",
+            self._store,
+            _escaped(message),
+        )
+
+    def _store_failed(self, message: str) -> None:
+        with self._lock:
             self._failures += 1
+            self.last_failure = message
             if not self.is_open and self._failures >= FAILURES_TO_OPEN:
                 self.is_open = True
                 self._probe_at_s = time.monotonic() + self._pause_s
@@ -98,7 +127,9 @@ class Breaker:
                 return
             self.is_working = False
             self._since_s = time.time()
-        logger.warning("%s failed; its limiters follow on_store_error now: %s", self._store, error)
+        logger.warning(
+            "%s failed; its limiters follow on_store_error now: %s", self._store, _escaped(message)
+        )
 
     def count_fallback(self) -> None:
         """A decision was made without the store."""
@@ -117,3 +148,11 @@ class Breaker:
                 "last_error": self._last_error,
                 "fallback_decisions": self._fallbacks,
             }
+
+
+def _escaped(text: str) -> str:
+    """Return a text that contains what others wrote, without line ends and control characters."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )

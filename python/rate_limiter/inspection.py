@@ -11,7 +11,7 @@ from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.connection import Connection, scripts
 from rate_limiter.limit import Limit
 
-_GLOB = re.compile(r"([*?\[\]\\^])")
+_GLOB = re.compile(rb"([*?\[\]\\^])")
 # A fixed window's key ends with the beginning of the window.
 _DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
 _WINDOW = re.compile(rb"\d+/\d+/\d+", re.ASCII)
@@ -70,6 +70,13 @@ def _buckets(client: _core.RedisClient, key: bytes, limit: Limit) -> _core.Redis
     return _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False, 0, is_dated)
 
 
+def _tagged_buckets(client: _core.RedisClient) -> _core.RedisBuckets:
+    """Return what writes a client key as it stands in any key of it in Redis."""
+    return _core.RedisBuckets(
+        client, (Limit(1, 1).for_engine,), scripts(), b"", (b"",), True, 0, False
+    )
+
+
 def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
     """Return the keys in Redis that belong to a client key, under any name and limit.
 
@@ -81,8 +88,8 @@ def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
     """
     if connection.client.kind == "cluster":
         raise ValueError("the keys of a cluster cannot be searched: give the limit, or a raw key")
-    escaped = re.sub(r"[{}%]", lambda found: f"%{ord(found[0]):02x}", key)
-    pattern = _GLOB.sub(r"\\\1", f"{prefix}:") + "*{" + _GLOB.sub(r"\\\1", escaped) + "}:*"
+    (tag,) = _tagged_buckets(connection.client).keys(key)
+    pattern = _GLOB.sub(rb"\\\1", f"{prefix}:".encode()) + b"*" + _GLOB.sub(rb"\\\1", tag) + b":*"
     found: list[bytes] = []
     cursor: Any = b"0"
     while True:

@@ -74,6 +74,8 @@ class RedisRateLimiter(RateLimiter):
                 "a fixed window under an exact prefix has the date in its key, which a cluster "
                 "cannot place: leave the prefix out, or take another algorithm"
             )
+        if self.store.connection.client.kind == "cluster" and len(as_limits(limits)) > 1:
+            _check_hash_tag(self.store.prefix)
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
         self._set_up(limits, max_keys, clock)
@@ -152,7 +154,8 @@ class RedisRateLimiter(RateLimiter):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
-        return cast("list[bool]", self._ask("allow_many", tuple(keys), cost))
+        given = tuple(keys)
+        return cast("list[bool]", self._ask("allow_many", given, cost)) if given else []
 
     def _ask(self, method: str, *args: Any) -> Any:
         if self._meter is None or method not in _DECISIONS:
@@ -170,6 +173,9 @@ class RedisRateLimiter(RateLimiter):
         except StoreError as error:
             self._breaker.failed(error)
             return self._instead(method, args, error)
+        except Exception:  # a wrong argument, for example: nothing was sent
+            self._breaker.give_back_probe()
+            raise
         if not self._breaker.is_working:
             self._breaker.succeeded()
         return answer
@@ -200,6 +206,9 @@ class RedisRateLimiter(RateLimiter):
         except StoreError as error:
             self._breaker.failed(error)
             return self._instead(method, args, error)
+        except Exception:  # a wrong argument, for example: nothing was sent
+            self._breaker.give_back_probe()
+            raise
         if not self._breaker.is_working:
             self._breaker.succeeded()
         return answer
@@ -238,9 +247,7 @@ class RedisRateLimiter(RateLimiter):
         return Decision(False, limit=limit.capacity, retry_after=DENIED_RETRY_S)
 
     def _unavailable(self) -> StoreError:
-        error = StoreError(
-            f"Redis has failed and is left alone: {self.store.health()['last_error']}"
-        )
+        error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
 
@@ -280,6 +287,16 @@ def _before(store: RedisStore, name: str) -> str:
     if not isinstance(name, str) or set("{}") & set(name):
         raise ValueError(f"name must be a str without braces, got {name!r}")
     return f"{store.prefix}:{name}:" if name else f"{store.prefix}:"
+
+
+def _check_hash_tag(prefix: str) -> None:
+    """Raise ValueError for a prefix with which the keys of one client differ in their slots."""
+    # The first brace begins the hash tag, and an empty tag is none: see the cluster specification.
+    if prefix.partition("{")[2].startswith("}"):
+        raise ValueError(
+            f"the prefix {prefix!r} has empty braces, so a cluster would put the several limits of "
+            "one client on different nodes: leave them out"
+        )
 
 
 def checked_keys(keys: tuple[object, ...]) -> tuple[str | bytes, ...]:

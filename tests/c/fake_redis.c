@@ -38,6 +38,34 @@ static int send_in_pieces(const fake_redis *server, int fd, const char *data, si
     return 0;
 }
 
+static int send_for_ever(int fd, const char *tail, size_t len)
+{
+    char block[1 << 16];
+    size_t n = sizeof block / len * len;
+    for (size_t i = 0; i < n; i += len) {
+        memcpy(block + i, tail, len);
+    }
+    for (size_t sent = 0;;) {
+        ssize_t put = send(fd, block + sent, n - sent, MSG_NOSIGNAL);
+        if (put <= 0) {
+            return -1;
+        }
+        sent = (sent + (size_t)put) % n;
+    }
+}
+
+static int send_answer(const fake_redis *server, int fd, const char *out, int answer)
+{
+    if (answer < 0) {
+        return -1;
+    }
+    size_t len = (unsigned)answer & 0xffff, tail = (unsigned)answer >> 16;
+    if (send_in_pieces(server, fd, out, len) < 0) {
+        return -1;
+    }
+    return tail != 0 ? send_for_ever(fd, out + len - tail, tail) : 0;
+}
+
 static void *serve(void *argument)
 {
     struct connection *connection = argument;
@@ -50,9 +78,9 @@ static void *serve(void *argument)
         redisReply *command = NULL;
         redisReaderFeed(reader, input, (size_t)got);
         while (redisReaderGetReply(reader, (void **)&command) == REDIS_OK && command != NULL) {
-            int len = server->answer(server->context, number++, command, out);
+            int answer = server->answer(server->context, number++, command, out);
             freeReplyObject(command);
-            if (len < 0 || send_in_pieces(server, connection->fd, out, (size_t)len) < 0) {
+            if (send_answer(server, connection->fd, out, answer) < 0) {
                 shutdown(connection->fd, SHUT_RDWR);
                 break;
             }

@@ -6,11 +6,14 @@
 #include <stdint.h>
 
 #define FAKE_CLOSE (-1) /* an answer: end the connection */
+/* An answer: `len` bytes, and then the last `tail` of them again and again until the client ends
+ * the connection. */
+#define FAKE_ENDLESS(len, tail) ((int)((unsigned)(len) | (unsigned)(tail) << 16))
 
 typedef struct fake_redis fake_redis;
 
 /* Answer command number `number` of its connection, counted from 0: put bytes into `out` (room for
- * 4096) and return how many, or FAKE_CLOSE. The thread of the connection calls it. */
+ * 4096) and return how many, FAKE_ENDLESS or FAKE_CLOSE. The thread of the connection calls it. */
 typedef int fake_answer(void *context, unsigned number, const redisReply *command, char *out);
 
 /* Listen on a free loopback port. Answers leave in pieces of at most `piece` bytes. */

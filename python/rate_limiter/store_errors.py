@@ -1,0 +1,43 @@
+"""What an error of a store is about: the store as a whole, or one request.
+
+A breaker counts only failures of the store. Otherwise one client whose key always fails could
+make every other client be decided without the store.
+
+    kind of StoreError, and what an answer begins with            about
+    connect, lost, timeout, protocol, memory                      the store
+    busy                                                          one request: this process asks
+                                                                  more than the store answers
+    answer  CROSSSLOT, MOVED, ASK, TRYAGAIN                       one request: its slot
+            WRONGTYPE, ERR rate_limiter:                          one request: what is at its key
+            ERR user_script, ERR Error running script             one request: a script failed on
+                                                                  what is at its key
+            all others: LOADING, CLUSTERDOWN, MASTERDOWN,         the store
+            READONLY, OOM, MISCONF, NOREPLICAS, BUSY, NOAUTH,
+            NOPERM, NOSCRIPT, ERR unknown command, ...
+
+Up to Redis 6 a script's error contains that of the command which failed in it, such as OOM. Then
+that one counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rate_limiter._core import StoreError
+
+_ABOUT_ONE_REQUEST = ("CROSSSLOT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "ERR rate_limiter:")
+_OF_A_SCRIPT = ("ERR user_script", "ERR Error running script")
+_COMMAND_IN_SCRIPT = re.compile(r".*user_script: ?\d+: -?([A-Z]{3,} .*)", re.DOTALL)
+
+
+def is_about_one_request(error: StoreError) -> bool:
+    """Return whether other requests may well succeed: the store itself has not failed."""
+    if error.kind != "answer":
+        return error.kind == "busy"
+    text = str(error)
+    if text.startswith(_OF_A_SCRIPT):
+        command = _COMMAND_IN_SCRIPT.match(text)
+        if command is None or command[1].startswith("ERR "):
+            return True
+        text = command[1]
+    return text.startswith(_ABOUT_ONE_REQUEST)

@@ -1,0 +1,30 @@
+"""What the tests of a failing Redis share: a limiter on it, and how long a decision may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rate_limiter import Decision, RateLimiter
+from rate_limiter.redis_limiter import RedisRateLimiter
+from redis_servers import wait_until
+
+ALLOWED = b"*2\r\n:1\r\n:1000\r\n"
+TIMEOUT_S = 0.1
+# Beyond a deadline: what is allowed for, where the machine is not busy with something else, and
+# what a loaded machine may add to the worst of many.
+SCHEDULING_S = 0.010
+WORST_S = 0.5
+
+
+def limiter_on(url: str, policy: str = "raise", limits: str = "100000/day") -> RedisRateLimiter:
+    limiter = RateLimiter(limits, store=url, on_store_error=policy)
+    assert isinstance(limiter, RedisRateLimiter)
+    return limiter
+
+
+def is_back(limiter: RateLimiter, ask: Callable[..., Any], timeout_s: float = 5) -> None:
+    """Wait until Redis decides again, and see that it says so."""
+    wait_until(lambda: isinstance(ask(limiter)[0], Decision), "the engine is back", timeout_s)
+    assert isinstance(limiter, RedisRateLimiter)
+    assert limiter.store.health()["status"] == "ok"
