@@ -73,9 +73,7 @@ class GatewayApp:
         self.policy = policy
         self._api_key = header_source(api_key_header)
         self._user_id = header_source(user_id_header)
-        self._allowed = metrics.rl_allowed.labels(dimension_label)
-        self._blocked = metrics.rl_blocked.labels(dimension_label)
-        self._latency = metrics.rl_latency.labels(dimension_label)
+        self._record = metrics.recorder(dimension_label)
         self._client = client
         self._conclude = conclude
         if isinstance(limiter, TokenBucketLimiter):
@@ -85,8 +83,9 @@ class GatewayApp:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began_s = time.perf_counter()
         decision = await self._decide(self._key(scope))
-        (self._allowed if decision.allowed else self._blocked).inc()
+        self._record(bool(decision.allowed), time.perf_counter() - began_s)
         await self._conclude(scope, receive, send, decision)
 
     def _key(self, scope: Scope) -> str:
@@ -96,14 +95,10 @@ class GatewayApp:
         )
 
     async def _decide(self, key: str) -> Decision:
-        began_s = time.perf_counter()
-        try:
-            if isinstance(self.limiter, TokenBucketLimiter):
-                return await self.limiter.check_async(key)
-            decision: Decision = await asyncio.to_thread(self.limiter.check, key)
-            return decision
-        finally:
-            self._latency.observe(time.perf_counter() - began_s)
+        if isinstance(self.limiter, TokenBucketLimiter):
+            return await self.limiter.check_async(key)
+        decision: Decision = await asyncio.to_thread(self.limiter.check, key)
+        return decision
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request."""
