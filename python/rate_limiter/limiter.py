@@ -80,7 +80,8 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
-            self._set_up(limits, max_keys, clock, path=shared_file(store, name, limits))
+            path = shared_file(store, name, limits, max_keys)
+            self._set_up(limits, max_keys, clock, path=path)
             return
         if store != MEMORY:
             raise TypeError(f"a subclass of RateLimiter keeps its buckets in memory, got {store!r}")
@@ -247,8 +248,11 @@ def is_shared(store: object) -> bool:
     return isinstance(store, str) and store.startswith(SHARED)
 
 
-def shared_file(store: object, name: str, limits: Limits) -> str:
-    """Return the file of a limiter: one for each name and limits, beside the path of the store.
+def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:
+    """Return the file of a limiter, beside the path of the store.
+
+    There is one for each name and limits, and for each layout and size: a process with another
+    version or another `max_keys` takes a new file, and running processes keep theirs.
 
     Raises:
         ValueError: the path is not an absolute one.
@@ -260,7 +264,8 @@ def shared_file(store: object, name: str, limits: Limits) -> str:
             f"'{SHARED}/dev/shm/app', got {store!r}"
         )
     told = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
-    return f"{path}.{sha256(told.encode()).hexdigest()[:16]}"
+    digest = sha256(told.encode()).hexdigest()[:16]
+    return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
 
 
 def check_store(store: object) -> None:
