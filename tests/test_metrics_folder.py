@@ -60,9 +60,7 @@ def test_requests_are_served_and_counted(kind: str, tmp_path: Path) -> None:
     words = (*odd.before, sys.executable, *("-m", "uvicorn", "app:app", "--port={port}"))
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(odd.path)}
     log = tmp_path / "log"
-    with serve(
-        log, *words[1:], program=words[0], cwd=tmp_path, environment=environment
-    ) as server:
+    with serve(log, *words[1:], program=words[0], cwd=tmp_path, environment=environment) as server:
         answers = [httpx.get(server.url + path) for path in ("/", "/route", "/health") * 3]
         shown = [httpx.get(f"{server.url}/metrics/") for _ in range(2)]
     assert [answer.status_code for answer in [*answers, *shown]] == [200] * 11

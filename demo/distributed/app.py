@@ -16,18 +16,20 @@ import redis.asyncio
 from fastapi import FastAPI
 from rate_limiter.middleware import DistributedTokenBucketMiddleware
 from rate_limiter.redis_store import RedisStore
+from rate_limiter.startup import exit_on_mistake
 
 from demo.distributed.config import load_rules, settings
 
 LOG_FILE = os.environ.get("RATE_LIMITER_LOG", "rate_limiter.log")
-logging.basicConfig(
-    level=settings.log_level.upper(),
-    format="%(asctime)s %(levelname)s %(message)s",
-    handlers=[
-        logging.StreamHandler(),
-        RotatingFileHandler(LOG_FILE, maxBytes=1_000_000, backupCount=3),
-    ],
-)
+with exit_on_mistake():
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[
+            logging.StreamHandler(),
+            RotatingFileHandler(LOG_FILE, maxBytes=1_000_000, backupCount=3),
+        ],
+    )
 
 
 logger = logging.getLogger("demo")
@@ -75,3 +77,8 @@ async def health() -> dict[str, str]:
 async def special_path() -> dict[str, str]:
     """Fall under the rule of this path."""
     return {"message": "This path has a limit of its own."}
+
+
+# Not with the first request: a mistake in the configuration ends the start.
+with exit_on_mistake():
+    app.middleware_stack = app.build_middleware_stack()

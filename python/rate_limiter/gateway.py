@@ -26,6 +26,7 @@ from rate_limiter.identity import header_source, shortened
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.measuring import checked_dimension, follow
 from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.redaction import shown
 
 EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
@@ -62,9 +63,9 @@ class GatewayApp:
         conclude: Callable[..., Any],
     ) -> None:
         if not isinstance(policy, RateLimitPolicy):
-            raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
+            raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
         if not hasattr(limiter, "check"):
-            raise TypeError(f"limiter must be a TokenBucketLimiter, got {limiter!r}")
+            raise TypeError(f"limiter must be a TokenBucketLimiter, got {shown(limiter)}")
         checked_dimension(dimension_label)
         from rate_limiter import metrics
 

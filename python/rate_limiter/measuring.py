@@ -29,6 +29,7 @@ from urllib.parse import quote, unquote
 from rate_limiter._core import METER_LAYOUT, Meter
 from rate_limiter.arguments import checked_text
 from rate_limiter.metrics_folder import is_unshared, reported, shared_folder
+from rate_limiter.redaction import shown
 from rate_limiter.slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
@@ -65,7 +66,7 @@ def watch(limiter: Any, dimension: str) -> None:
     """
     limiter = getattr(limiter, "_limiter", limiter)  # what an AsyncRateLimiter asks
     if not hasattr(limiter, "_measure"):
-        raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {limiter!r}")
+        raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
     limiter._measure(meter(dimension))
     follow(limiter, dimension)
 

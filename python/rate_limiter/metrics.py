@@ -135,8 +135,8 @@ class _OfAllProcesses(Collector):
 def _families(counted: Iterable[Metric]) -> Iterator[Metric]:
     """Return the metrics: what meters and limiters tell, and what was counted otherwise."""
     found = _Counts()
-    for dimension, meter in meters().items():
-        found.add_meter(dimension, *meter.read())
+    for dimension, each in meters().items():
+        found.add_meter(dimension, *each.read())
     for family in counted:
         found.add_samples(family)
     yield from found.families()
