@@ -45,7 +45,7 @@ async def storage(app: FastAPI) -> str:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Give the middleware its client of Redis."""
     app.state.redis = redis.asyncio.Redis.from_url(settings.redis_address)
-    where = f"{settings.redis_host or 'localhost'}:{settings.redis_port}"
+    where = RedisStore(app.state.redis).health()["servers"][0]
     logger.info("buckets are in: %s (Redis: %s)", await storage(app), where)
     yield
     await app.state.redis.aclose()

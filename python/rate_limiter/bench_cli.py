@@ -17,7 +17,7 @@ from rate_limiter.cli_common import (
     print_json,
 )
 from rate_limiter.limit import Limit
-from rate_limiter.redaction import redacted
+from rate_limiter.redaction import HIDDEN, redacted
 
 EXAMPLES = """\
   rate-limiter bench
@@ -93,7 +93,7 @@ def _run(given: argparse.Namespace) -> int:
             signal.signal(number, handler)
     told = {
         **about(),
-        "store": None if given.store is None else redacted(given.store),
+        "store": None if given.store is None else redacted(given.store).replace(f"{HIDDEN}@", ""),
         "limit": str(given.limit),
         "rounds": bench.rounds,
         "cases": bench.results(),

@@ -211,7 +211,8 @@ class Identities:
             f"number {place} is none of these"
         )
         if not isinstance(text, str):
-            raise TypeError(wrong)
+            is_plain = isinstance(text, (int, float))
+            raise TypeError(f"{wrong}, got {text if is_plain else type(text).__name__}")
         kind, _, rest = text.partition(":")
         if kind == "ip" and rest:
             try:

@@ -208,7 +208,7 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
         result = parse_limits(limits)
     elif isinstance(limits, Mapping):
         raise TypeError(
-            f"expected one limit or several, got a mapping {limits!r}: tiers are for the limits of "
+            f"expected one limit or several, got a mapping {shown(limits)}: tiers are for the limits of "
             f"RateLimitMiddleware and the default_limits of FlaskRateLimiter"
         )
     elif isinstance(limits, Iterable) and not isinstance(limits, bytes):

@@ -84,8 +84,11 @@ class LoadPlan:
             raise ValueError(f"the method must be a word such as POST, got {self.method!r}")
         key = [] if self.api_key is None else [(API_KEY_HEADER, self.api_key)]
         for name, value in [*self.headers, *key]:
-            if not _TOKEN.fullmatch(name) or _CONTROL.search(value):
-                raise ValueError(f"the header {name!r} cannot be sent: in its name or its value")
+            # Neither a value is shown nor what may be one, as in "Authorization: Bearer ...=".
+            if not _TOKEN.fullmatch(name):
+                raise ValueError("this cannot be sent as a header: its name is no word")
+            if _CONTROL.search(value):
+                raise ValueError(f"this cannot be sent as a header: the value of {name!r}")
         if self.users and self.api_key is not None:
             raise ValueError("an API key and users exclude each other")
         _check("users", self.users, 0, USERS_MAX)

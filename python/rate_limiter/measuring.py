@@ -135,7 +135,7 @@ def follow(limiter: Any, dimension: str) -> None:
         if folder is not None:
             with reported(folder):
                 _hold_slot(folder)
-    _publisher.start()
+                _publisher.start()
 
 
 def meters() -> dict[str, Meter]:

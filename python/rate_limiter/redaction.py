@@ -13,24 +13,45 @@ from typing import Any
 
 HIDDEN = "***"
 
-_SCHEME = r"\b[A-Za-z][\w+.-]*:/{1,2}"  # a Path has one slash
-# Up to the last '@': an unescaped '@' belongs to the password. Also where the scheme is mistyped.
-_LOGIN = re.compile(rf"""({_SCHEME}).*@|[^\s'"=]*:[^\s'"]*@""")
+# Nothing here looks at a character often: a text may be long, and from anywhere.
+_SCHEME = re.compile(r"\b[A-Za-z][\w+.-]{0,30}:/{1,2}")  # a Path has one slash
+_WORD = re.compile(r"""[^\s'"]+""")
 # user:password, with the host forgotten: what follows the colon is no port.
-_PORT = r"""\d{1,5}(?:[/?#,;:.)\]\s'"]|$)"""
-_LOGIN_ALONE = re.compile(rf"""({_SCHEME})[^\s/?#'"@,\[:]*:(?!{_PORT})[^\s'"]*""")
+_LOGIN_ALONE = re.compile(
+    rf"""({_SCHEME.pattern})[^\s/?#'"@,\[:]*:(?!\d{{1,5}}(?:[/?#,;:.)\]\s'"]|$))[^\s'"]*"""
+)
 # To the end of the address: an unescaped '&' belongs to the password.
 _OPTION = re.compile(
-    r"""([?&;](?:[\w.-]*(?:pass|pwd|secret|token|api[_-]?key|auth|cred|sig)[\w.-]*|key)=)[^\s'"]*""",
+    r"""([?&;](?:[\w.-]{0,40}(?:pass|pwd|secret|token|api[_-]?key|auth|cred|sig)[\w.-]{0,40}|key)=)"""
+    r"""[^\s'"]*""",
     re.IGNORECASE,
 )
 
 
 def redacted(text: str) -> str:
     """Return a text with the user names, passwords and tokens of its addresses hidden."""
-    text = _OPTION.sub(rf"\1{HIDDEN}", text)  # first: an '@' in a value ends no login
-    text = _LOGIN.sub(lambda found: f"{found[1] or ''}{HIDDEN}@", text)
-    return _LOGIN_ALONE.sub(rf"\1{HIDDEN}", text)
+    return "\n".join(map(_redacted_line, text.split("\n")))
+
+
+def _redacted_line(line: str) -> str:
+    line = _OPTION.sub(rf"\1{HIDDEN}", line)  # first: an '@' in a value ends no login
+    scheme, at = _SCHEME.search(line), line.rfind("@")
+    if scheme is None or scheme.end() > at:
+        line = _without_logins(line)
+    else:  # up to the last '@': one that is not escaped belongs to the password
+        before = _without_logins(line[: scheme.start()])
+        line = f"{before}{scheme[0]}{HIDDEN}{line[at:]}"
+    return _LOGIN_ALONE.sub(rf"\1{HIDDEN}", line)
+
+
+def _without_logins(text: str) -> str:
+    """Hide the logins of addresses whose scheme is missing or mistyped."""
+
+    def hide(word: re.Match[str]) -> str:
+        login, at, place = word[0].rpartition("@")
+        return f"{HIDDEN}@{place}" if at and ":" in login else word[0]
+
+    return _WORD.sub(hide, text)
 
 
 def shown(value: object) -> str:
