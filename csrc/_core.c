@@ -1,5 +1,6 @@
 /* _core.c -- the extension module rate_limiter._core: its types and constants. */
 #include "_core.h"
+#include "rl_shared.h"
 
 core_state *core_state_of(PyTypeObject *type)
 {
@@ -78,7 +79,9 @@ static int core_exec(PyObject *module)
         add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
         add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
-        PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0) {
+        PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0 ||
+        PyModule_AddIntConstant(module, "METER_LAYOUT", RL_METER_LAYOUT) < 0 ||
+        PyModule_AddIntConstant(module, "SHARED_LAYOUT", RL_SHARED_LAYOUT) < 0) {
         return -1;
     }
     return 0;

@@ -107,8 +107,8 @@ static int open_table(limiter_object *self, size_t max_keys, PyObject *path)
         break;
     case RL_SHARED_EOTHER:
         PyErr_Format(PyExc_ValueError,
-                     "%R was made for other limits, another max_keys or another version, or is "
-                     "something else: remove it, or take another path",
+                     "%R was made for other limits or another max_keys, or is something else: "
+                     "remove it, or take another path",
                      path);
         break;
     case RL_SHARED_ENOWHERE:

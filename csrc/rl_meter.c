@@ -7,8 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* "rlmeter" and the number of bounds, so that another layout is another file. */
-#define MAGIC (UINT64_C(0x726574656d6c7200) | RL_METER_BOUNDS)
+/* "meter", the number of the layout and that of bounds. */
+#define MAGIC (UINT64_C(0x726574656d000000) | RL_METER_LAYOUT << 8 | RL_METER_BOUNDS)
 
 #define US INT64_C(1000)
 #define MS INT64_C(1000000)
@@ -37,7 +37,7 @@ static rl_meter_status reserve(int fd)
     return errno == 0 ? RL_METER_OK : RL_METER_ESYSTEM;
 }
 
-static rl_meter_status inspect(int fd)
+static rl_meter_status inspect(const char *path, int fd)
 {
     struct stat found;
     if (fstat(fd, &found) != 0) {
@@ -47,7 +47,13 @@ static rl_meter_status inspect(int fd)
         return RL_METER_EOWNER;
     }
     if (found.st_size == 0) {
-        return reserve(fd);
+        rl_meter_status status = reserve(fd);
+        if (status != RL_METER_OK) { /* of what was reserved, a part may be left */
+            int kept = errno;
+            unlink(path);
+            errno = kept;
+        }
+        return status;
     }
     return found.st_size == sizeof(meter_file) ? RL_METER_OK : RL_METER_EOTHER;
 }
@@ -74,7 +80,7 @@ rl_meter_status rl_meter_open(const char *path, rl_meter **out)
     if (fd < 0) {
         return RL_METER_ESYSTEM;
     }
-    rl_meter_status status = inspect(fd);
+    rl_meter_status status = inspect(path, fd);
     if (status == RL_METER_OK) {
         status = attach(fd, out);
     }

@@ -15,6 +15,10 @@
 
 #define RL_METER_BOUNDS 15
 
+/* The number of the layout of a file. Count it up when rl_meter or a bound changes: it goes into
+ * the names of files, so that processes of two versions never count into one. */
+#define RL_METER_LAYOUT 1
+
 typedef struct rl_meter {
     _Atomic uint64_t decisions[2][RL_METER_BOUNDS + 1]; /* [0]: denied, [1]: allowed */
     _Atomic uint64_t sum_ns;                            /* of all of them */
@@ -31,7 +35,7 @@ typedef enum rl_meter_status {
 } rl_meter_status;
 
 /* Open the meter in a file, which is made where there is none. Close with
- * rl_meter_close. Other than RL_METER_OK: *out is NULL. */
+ * rl_meter_close. Other than RL_METER_OK: *out is NULL, and no new file is left. */
 rl_meter_status rl_meter_open(const char *path, rl_meter **out);
 
 /* NULL is fine. Only for a meter that rl_meter_open gave. */

@@ -295,6 +295,19 @@ static bool is_good(char letter, const redisReply *reply)
     }
 }
 
+/* What is wrong with an answer. A server that does not know AUTH may repeat its words, of which
+ * one is the password. */
+static const char *complaint(const rl_redis *redis, char letter, const redisReply *reply)
+{
+    const char *password = redis->config.credentials.password;
+    if (reply->type != REDIS_REPLY_ERROR) {
+        return letter == 'R' ? "it is no master" : "it answered the handshake with something else";
+    }
+    bool repeats = strstr(reply->str, "with args") != NULL ||
+                   (password[0] != 0 && strstr(reply->str, password) != NULL);
+    return letter == 'A' && repeats ? "it refused the command AUTH" : reply->str;
+}
+
 static void check_handshake(rl_redis *redis)
 {
     redisReply *reply = NULL;
@@ -308,11 +321,7 @@ static void check_handshake(rl_redis *redis)
         }
         char letter = redis->handshake[redis->handshake_done++];
         if (!is_good(letter, reply)) {
-            bool is_error = reply->type == REDIS_REPLY_ERROR;
-            fail_at(redis, RL_FAULT_ANSWER,
-                    is_error        ? reply->str
-                    : letter == 'R' ? "it is no master"
-                                    : "it answered the handshake with something else");
+            fail_at(redis, RL_FAULT_ANSWER, complaint(redis, letter, reply));
         }
         freeReplyObject(reply);
     }

@@ -13,7 +13,8 @@
 #include "rl_alloc.h"
 #include "rl_shard.h"
 
-#define MAGIC UINT64_C(0x31656c6261746c72) /* "rltable1" */
+/* "rltable" and the number of the layout. */
+#define MAGIC (UINT64_C(0x00656c6261746c72) | ((uint64_t)('0' + RL_SHARED_LAYOUT) << 56))
 #define BOOT_ID_SIZE 40
 #define PAGE 4096
 

@@ -15,6 +15,11 @@
 
 #include "rl_table.h"
 
+/* The number of the layout of a file. Count it up when the header, a shard or an entry changes: it
+ * goes into the names of files, so that a new version takes a new file and leaves running
+ * processes theirs. */
+#define RL_SHARED_LAYOUT 1
+
 typedef enum rl_shared_status {
     RL_SHARED_OK,
     RL_SHARED_ENOMEM,

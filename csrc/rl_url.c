@@ -22,12 +22,11 @@ static bool read_port(const rl_url_reader *in, rl_url_part text, rl_server *serv
     uint64_t port;
     if (!rl_url_read_number(text, 65535, &port) || port == 0) {
         /* "redis://user:password", with the host forgotten, must not show the password. */
-        bool is_number = text.len != 0 && text.at[0] >= '0' && text.at[0] <= '9';
-        return is_number
-                   ? rl_url_complain(in, "the port must be a number from 1 to 65535, got '%.*s'",
-                                     rl_url_shown(text), text.at)
-                   : rl_url_complain(in, "the port must be a number from 1 to 65535; a password "
-                                         "stands before an '@', as in redis://:password@host");
+        bool is_number = text.len <= 5 && rl_url_read_number(text, UINT64_MAX, &port);
+        return is_number ? rl_url_complain(in, "the port must be a number from 1 to 65535, got '%.*s'",
+                                           rl_url_shown(text), text.at)
+                         : rl_url_complain(in, "the port must be a number from 1 to 65535; after a "
+                                               "password, '@' and the host follow");
     }
     server->port = (uint16_t)port;
     return true;

@@ -231,6 +231,12 @@ static bool set_option(const rl_url_reader *in, option which, rl_url_part value)
 
 static bool complain_unknown(const rl_url_reader *in, rl_url_part name)
 {
+    /* It may be a piece of a password in which '&' is not written %26. */
+    const uint64_t passwords = UINT64_C(1) << O_PASSWORD | UINT64_C(1) << O_SENTINEL_PASSWORD;
+    if (in->seen & passwords) {
+        return rl_url_complain(in, "an option behind the password is not known; in a password '&' "
+                                   "must be written %%26");
+    }
     char known[RL_URL_ERROR_SIZE] = "";
     size_t len = 0;
     for (size_t i = 0; i < O_IGNORED; i++) {

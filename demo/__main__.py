@@ -92,6 +92,7 @@ def serve(demo: Demo, port: int) -> None:
     print("\nIt runs with and without Redis, and says which; Ctrl-C stops it.\n", flush=True)
     # The programs of this interpreter's environment come first: uvicorn, and python itself.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ.setdefault("UVICORN_LIFESPAN", "on")  # an error there ends the start
     os.chdir(FOLDER.parent)
     os.execvp("env", ["env", *shlex.split(demo.commands(port)[0])])
 

@@ -6,11 +6,14 @@ workers serve it. rate_limiter.settings reads the rest of the environment, and .
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from rate_limiter.settings import Settings
+from rate_limiter.startup import exit_on_mistake
+from uvicorn_worker import UvicornWorker
 
 ROOT = Path(__file__).resolve().parent.parent
 WSGI = {"flaskapp"}  # the other demos are ASGI
@@ -29,7 +32,8 @@ demos = sorted(path.parent.name for path in ROOT.glob("demo/*/app.py"))
 demo = os.environ.get("DEMO") or "service"
 if demo not in demos:
     sys.exit(f"DEMO={demo!r} is not a demo: expected one of {', '.join(demos)}")
-settings = Settings()
+with exit_on_mistake():
+    settings = Settings()
 
 chdir = str(ROOT)
 wsgi_app = f"demo.{demo}.app:app"
@@ -38,9 +42,18 @@ bind = (
     f"[{settings.api_host}]:{port}" if ":" in settings.api_host else f"{settings.api_host}:{port}"
 )
 
+
+class AsgiWorker(UvicornWorker):
+    """A worker that ends the start when the application's own start fails."""
+
+    # With "auto", uvicorn would take that for an application without a lifespan, and every path
+    # would answer 500.
+    CONFIG_KWARGS = UvicornWorker.CONFIG_KWARGS | {"lifespan": "on"}
+
+
 # An event loop serves many clients, a WSGI worker one for each thread. With a memory:// store
 # each worker has buckets of its own, so several workers want shared:// or Redis.
-worker_class = "gthread" if demo in WSGI else "uvicorn_worker.UvicornWorker"
+worker_class = "gthread" if demo in WSGI else AsgiWorker
 threads = number("THREADS", 8) if demo in WSGI else 1
 workers = number("WEB_CONCURRENCY", 2)
 
@@ -70,14 +83,16 @@ def forget_metrics() -> None:
     """Forget the metrics of workers that an earlier gunicorn had.
 
     Now, because the application that is preloaded opens files there before any hook is called; but
-    not when a running gunicorn reads its settings again.
+    not when a running gunicorn reads its settings again. A folder that cannot be used is logged by
+    the application, and never ends the start.
     """
     folder, asked_by = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), str(os.getpid())
     if folder and os.environ.get("RATE_LIMITER_METRICS_FORGOTTEN_BY") != asked_by:
         os.environ["RATE_LIMITER_METRICS_FORGOTTEN_BY"] = asked_by
-        for pattern in ("*.db", "*.rate_limiter_*"):
-            for file in Path(folder).glob(pattern):
-                file.unlink()
+        with suppress(OSError):
+            for pattern in ("*.db", "*.rate_limiter_*"):
+                for file in Path(folder).glob(pattern):
+                    file.unlink()
 
 
 forget_metrics()
@@ -88,4 +103,5 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         from prometheus_client.multiprocess import mark_process_dead
 
-        mark_process_dead(worker.pid)
+        with suppress(OSError):
+            mark_process_dead(worker.pid)

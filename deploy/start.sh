@@ -255,7 +255,7 @@ start_demo() {
     if [ "$server" = gunicorn ]; then
         launch "$demo" "$port" "$python" -m gunicorn --config "$root/deploy/gunicorn.conf.py"
     else
-        UVICORN_PROXY_HEADERS=false launch "$demo" "$port" "$python" -m uvicorn --app-dir "$root" \
+        UVICORN_PROXY_HEADERS=false UVICORN_LIFESPAN=on launch "$demo" "$port" "$python" -m uvicorn --app-dir "$root" \
             --host 127.0.0.1 --port "$port" --workers "$workers" "demo.$demo.app:app"
     fi
     wait_until "the demo is healthy" healthy

@@ -283,7 +283,7 @@ def test_settings_without_words(settings: dict[str, Any], message: str) -> None:
         ("http://localhost", "the scheme must be redis, rediss, unix, .* got 'http'"),
         ("redis://h:0", "the port must be a number from 1 to 65535, got '0'"),
         ("redis://h:65536", "the port must be a number from 1 to 65535, got '65536'"),
-        ("redis://h:6379x", "the port must be .* got '6379x'"),
+        ("redis://h:6379x", "the port must be .* after a password, '@' and the host follow"),
         ("redis://h/x", "the database must be a whole number from 0, got 'x'"),
         ("redis://h/-1", "the database must be a whole number from 0, got '-1'"),
         ("redis://a,b", "several hosts need redis"),

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +21,12 @@ from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter
+from rate_limiter._core import SHARED_LAYOUT
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.limiter import SHARED, shared_file
 from rate_limiter.middleware import RateLimitMiddleware
+from redis_servers import wait_until
 from servers import serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
@@ -113,7 +117,7 @@ def test_it_agrees_with_memory(
         else:
             assert asyncio.run(awaited(method, *arguments)) == expected
         clock.advance(pause_s)
-    Path(shared_file(store, name, limits)).unlink()
+    Path(shared_file(store, name, limits, max_keys=10)).unlink()
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/dev/shm/"])
@@ -124,9 +128,11 @@ def test_bad_paths(path: str) -> None:
 
 def test_odd_files(store: str, tmp_path: Path) -> None:
     RateLimiter("5/s", store=store, max_keys=100)
-    file = Path(shared_file(store, "", "5/s"))
+    file = Path(shared_file(store, "", "5/s", max_keys=100))
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ValueError, match="was made for other limits, another max_keys"):
+    of_another_size = Path(shared_file(store, "", "5/s", max_keys=100_000))
+    shutil.copy(file, of_another_size)
+    with pytest.raises(ValueError, match="was made for other limits or another max_keys"):
         RateLimiter("5/s", store=store, max_keys=100_000)
     file.chmod(0o644)
     with pytest.raises(PermissionError, match="its user alone can read and write"):
@@ -135,6 +141,21 @@ def test_odd_files(store: str, tmp_path: Path) -> None:
         RateLimiter("5/s", store=f"shared://{tmp_path}/none/x", max_keys=100)
     with pytest.raises(OSError, match=r"No space left|File too large"):
         RateLimiter("5/s", store=store, name="vast", max_keys=2**36)
+
+
+def test_another_size_or_layout_is_another_file(store: str) -> None:
+    """Processes that run go on with theirs."""
+    before = RateLimiter("2/hour", store=store, max_keys=100)
+    file = Path(shared_file(store, "", "2/hour", max_keys=100))
+    assert before.allow("k")
+    old_layout = file.with_name(file.name.replace(f".{SHARED_LAYOUT}-", ".0-"))
+    old_layout.write_text("of another version")
+    inode = file.stat().st_ino
+    after = RateLimiter("2/hour", store=store, max_keys=100_000)
+    assert [after.allow("k") for _ in range(3)] == [True, True, False]
+    assert [before.allow("k") for _ in range(2)] == [True, False]
+    assert file.stat().st_ino == inode
+    assert old_layout.read_text() == "of another version"
 
 
 def test_it_has_no_other_limits(store: str) -> None:
@@ -170,6 +191,40 @@ def test_everything_takes_it(store: str, caplog: pytest.LogCaptureFixture) -> No
     assert [both[i % 2].get("/").status_code for i in range(3)] == [200, 200, 429]
     with caplog.at_level(logging.WARNING, "rate_limiter"):
         assert not caplog.records
+
+
+RESIZED = """
+import os
+from pathlib import Path
+from fastapi import FastAPI
+from rate_limiter.middleware import RateLimitMiddleware
+app = FastAPI()
+app.get("/")(os.getpid)
+app.add_middleware(
+    RateLimitMiddleware, limits="100/day", store={store!r}, max_keys=int(Path("size").read_text())
+)
+"""
+
+
+def test_a_reload_with_another_size(store: str, tmp_path: Path) -> None:
+    (tmp_path / "resized.py").write_text(RESIZED.format(store=store))
+    (tmp_path / "size").write_text("100")
+    command = ("-m", "gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", "resized:app")
+    bind = ("--bind=127.0.0.1:{port}", "--keep-alive=0")
+    with serve(tmp_path / "log", *command, *bind, cwd=tmp_path) as server:
+        first = httpx.get(server.url)
+
+        def is_another() -> bool:
+            try:
+                return httpx.get(server.url).text != first.text
+            except httpx.TransportError:  # of the worker that ends
+                return False
+
+        (tmp_path / "size").write_text("100000")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(is_another, "another worker answers", 60)
+        codes = [httpx.get(server.url).status_code for _ in range(5)]
+    assert (first.status_code, codes) == (200, [200] * 5)
 
 
 def test_workers_share_a_limit(store: str, tmp_path: Path) -> None:

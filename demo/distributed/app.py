@@ -16,18 +16,20 @@ import redis.asyncio
 from fastapi import FastAPI
 from rate_limiter.middleware import DistributedTokenBucketMiddleware
 from rate_limiter.redis_store import RedisStore
+from rate_limiter.startup import exit_on_mistake
 
 from demo.distributed.config import load_rules, settings
 
 LOG_FILE = os.environ.get("RATE_LIMITER_LOG", "rate_limiter.log")
-logging.basicConfig(
-    level=settings.log_level.upper(),
-    format="%(asctime)s %(levelname)s %(message)s",
-    handlers=[
-        logging.StreamHandler(),
-        RotatingFileHandler(LOG_FILE, maxBytes=1_000_000, backupCount=3),
-    ],
-)
+with exit_on_mistake():
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[
+            logging.StreamHandler(),
+            RotatingFileHandler(LOG_FILE, maxBytes=1_000_000, backupCount=3),
+        ],
+    )
 
 
 logger = logging.getLogger("demo")
@@ -43,7 +45,7 @@ async def storage(app: FastAPI) -> str:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Give the middleware its client of Redis."""
     app.state.redis = redis.asyncio.Redis.from_url(settings.redis_address)
-    where = f"{settings.redis_host or 'localhost'}:{settings.redis_port}"
+    where = RedisStore(app.state.redis).health()["servers"][0]
     logger.info("buckets are in: %s (Redis: %s)", await storage(app), where)
     yield
     await app.state.redis.aclose()
@@ -75,3 +77,8 @@ async def health() -> dict[str, str]:
 async def special_path() -> dict[str, str]:
     """Fall under the rule of this path."""
     return {"message": "This path has a limit of its own."}
+
+
+# Not with the first request: a mistake in the configuration ends the start.
+with exit_on_mistake():
+    app.middleware_stack = app.build_middleware_stack()

@@ -7,12 +7,14 @@ from rate_limiter import Limit
 from rate_limiter.rule_source import RuleSource, as_source
 from rate_limiter.rules import RulesError
 from rate_limiter.settings import Settings
+from rate_limiter.startup import exit_on_mistake
 
 logger = logging.getLogger("demo")
 
 DEFAULT = Limit(capacity=10, refill_rate=1)
 
-settings = Settings()
+with exit_on_mistake():
+    settings = Settings()
 
 
 def rules_file() -> str:

@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from rate_limiter import AsyncTokenBucketRateLimiter, RateLimitConfig
 from rate_limiter.redis_store_async import AsyncRedisStore
+from rate_limiter.startup import exit_on_mistake
 
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 config = RateLimitConfig(capacity=5, refill_rate=1.0)
-store = AsyncRedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
+with exit_on_mistake():
+    store = AsyncRedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 limiter = AsyncTokenBucketRateLimiter(config, store)
 
 

@@ -16,6 +16,7 @@ from flask import Flask, Response, jsonify, make_response, request
 from rate_limiter import RateLimitConfig, TokenBucketRateLimiter
 from rate_limiter.memory_store import InMemoryStore
 from rate_limiter.redis_store import RedisStore
+from rate_limiter.startup import exit_on_mistake
 
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -29,7 +30,8 @@ def make_limiter(use_redis: bool) -> TokenBucketRateLimiter:
     if not use_redis:
         logger.info("buckets are in: regular (memory; no Redis was asked for)")
         return TokenBucketRateLimiter(config, InMemoryStore())
-    store = RedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
+    with exit_on_mistake():
+        store = RedisStore(os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
     where = "redis" if store.ping() else "regular"
     logger.info("buckets are in: %s (Redis: %s)", where, store.health()["servers"][0])
     return TokenBucketRateLimiter(config, store)

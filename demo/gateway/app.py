@@ -19,16 +19,18 @@ from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.redis_client import get_redis
 from rate_limiter.settings import Settings
+from rate_limiter.startup import exit_on_mistake
 
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
-settings = Settings()
-limit = settings.limit()
-policy = RateLimitPolicy(
-    rate_per_sec=limit.refill_rate if limit else 5.0, burst=int(limit.capacity) if limit else 10
-)
-limiter = TokenBucketLimiter(get_redis(), policy)
+with exit_on_mistake():
+    settings = Settings()
+    limit = settings.limit()
+    policy = RateLimitPolicy(
+        rate_per_sec=limit.refill_rate if limit else 5.0, burst=int(limit.capacity) if limit else 10
+    )
+    limiter = TokenBucketLimiter(get_redis(), policy)
 
 store = limiter.limiter.store
 
@@ -67,9 +69,14 @@ def metrics() -> Response:
     return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 
 
+# Not with the first request: a mistake in the configuration ends the start.
+with exit_on_mistake():
+    app.middleware_stack = app.build_middleware_stack()
+
 if __name__ == "__main__":
     uvicorn.run(
         app,
+        lifespan="on",
         host=settings.api_host,
         port=settings.api_port if "api_port" in settings.model_fields_set else 8080,
     )

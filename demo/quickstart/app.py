@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import redis
 from fastapi import FastAPI
 from rate_limiter import RateLimiterMiddleware, __version__
+from rate_limiter.redis_client import get_redis
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.settings import Settings
+from rate_limiter.startup import exit_on_mistake
 
 CAPACITY = 10
 REFILL_RATE = 2.0  # tokens per second
@@ -23,9 +24,10 @@ REFILL_RATE = 2.0  # tokens per second
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
-settings = Settings()
-redis_client = redis.Redis.from_url(settings.store or settings.redis_address)
-store = RedisStore(redis_client)  # on the same connection as the middleware
+with exit_on_mistake():
+    settings = Settings()
+    redis_client = get_redis(settings.store or settings.redis_address)
+    store = RedisStore(redis_client)  # on the same connection as the middleware
 
 
 async def storage() -> str:
@@ -71,3 +73,8 @@ async def submit(received: dict[str, Any]) -> dict[str, Any]:
 async def health() -> dict[str, str]:
     """Tell how the application fares and where buckets are; not limited."""
     return {"status": "healthy", "storage": await storage()}
+
+
+# Not with the first request: a mistake in the configuration ends the start.
+with exit_on_mistake():
+    app.middleware_stack = app.build_middleware_stack()

@@ -36,6 +36,7 @@ from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.settings import Settings
+from rate_limiter.startup import exit_on_mistake
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAME = "Distributed Rate Limiting Service"
@@ -348,8 +349,16 @@ def _now() -> str:
 
 
 logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-app = create_app()
+with exit_on_mistake():
+    app = create_app()
+    app.middleware_stack = app.build_middleware_stack()
 
 if __name__ == "__main__":
     found = Settings()
-    uvicorn.run(app, host=found.api_host, port=found.api_port, log_level=found.log_level.lower())
+    uvicorn.run(
+        app,
+        lifespan="on",
+        host=found.api_host,
+        port=found.api_port,
+        log_level=found.log_level.lower(),
+    )

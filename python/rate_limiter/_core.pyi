@@ -88,6 +88,8 @@ class Meter:
     def read(self) -> tuple[tuple[int, ...], tuple[int, ...], int]: ...
 
 METER_BOUNDS_NS: Final[tuple[int, ...]]
+METER_LAYOUT: Final[int]
+SHARED_LAYOUT: Final[int]
 
 @disjoint_base
 class AsgiGate:

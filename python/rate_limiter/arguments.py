@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from rate_limiter._core import ManualClock
 from rate_limiter.limit import check_cost, checked_number
+from rate_limiter.redaction import shown
 
 Values: TypeAlias = Mapping[str, Any]
 """Arguments by name. A front adds ``source``: the RuleSource made of them, or None."""
@@ -109,7 +110,7 @@ def checked_switch(name: str, value: object) -> bool:
         TypeError: it is something else.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return value
 
 
@@ -121,7 +122,7 @@ def checked_policy(on_store_error: str) -> str:
     """
     if on_store_error not in POLICIES:
         known = ", ".join(map(repr, POLICIES))
-        raise ValueError(f"on_store_error must be one of {known}, got {on_store_error!r}")
+        raise ValueError(f"on_store_error must be one of {known}, got {shown(on_store_error)}")
     return on_store_error
 
 
@@ -132,7 +133,7 @@ def checked_whole(name: str, value: object) -> int:
         TypeError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}")
     return value
 
 
@@ -143,7 +144,7 @@ def checked_seconds(name: str, value: float) -> float:
         TypeError, ValueError: it is something else.
     """
     if not 0 <= checked_number(name, value) < math.inf:
-        raise ValueError(f"{name} must be a number of seconds >= 0, got {value!r}")
+        raise ValueError(f"{name} must be a number of seconds >= 0, got {shown(value)}")
     return value
 
 
@@ -154,7 +155,7 @@ def checked_text(name: str, value: object) -> str:
         TypeError: it is something else.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, got {value!r}")
+        raise TypeError(f"{name} must be a str, got {shown(value)}")
     return value
 
 
@@ -183,7 +184,7 @@ def checked_path(name: str, value: object) -> str:
         ValueError: it is something else.
     """
     if not isinstance(value, str) or not value.startswith("/"):
-        raise ValueError(f"{name} must be a str that begins with '/', got {value!r}")
+        raise ValueError(f"{name} must be a str that begins with '/', got {shown(value)}")
     return value
 
 
@@ -204,13 +205,13 @@ def _check_cost(name: str, cost: Any) -> None:
 
 def _check_callable(name: str, value: object) -> None:
     if not callable(value):
-        raise TypeError(f"{name} must be a callable, got {value!r}")
+        raise TypeError(f"{name} must be a callable, got {shown(value)}")
 
 
 def _check_header(name: str, value: object) -> None:
     text = checked_text(name, value)
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(f"{name} must be the name of a header, got {value!r}")
+        raise ValueError(f"{name} must be the name of a header, got {shown(value)}")
 
 
 def _check_jwt(name: str, value: object) -> None:
@@ -227,7 +228,7 @@ def _check_clock(name: str, value: object) -> None:
     if value not in ("monotonic", "coarse") and not isinstance(value, ManualClock):
         raise ValueError(
             f"{name} must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
-            f"got {value!r}"
+            f"got {shown(value)}"
         )
 
 
@@ -300,8 +301,8 @@ def _headers(name: str, given: Values) -> str | None:
     if name != "retry_jitter_s" or given.get("headers") != "off":
         return None
     denied = given.get("denied")
-    shown = denied == "problem" or (not callable(denied) and "{retry_after}" in str(denied))
-    return None if shown else "with headers='off'"
+    tells = denied == "problem" or (not callable(denied) and "{retry_after}" in str(denied))
+    return None if tells else "with headers='off'"
 
 
 def _address(name: str, given: Values) -> str | None:
@@ -311,7 +312,7 @@ def _address(name: str, given: Values) -> str | None:
     by_address = any(one.startswith("ip:") for one in _words(given.get("bypass")))
     if by_address or _may_change(given) or any(map(uses_address, _keys_of_rules(given))):
         return None
-    return f"with key={given['key']!r}, which uses no address"
+    return f"with key={shown(given['key'])}, which uses no address"
 
 
 def _jwt(name: str, given: Values) -> str | None:

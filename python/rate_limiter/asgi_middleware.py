@@ -47,6 +47,7 @@ from rate_limiter.limiter import MEMORY, RateLimiter
 from rate_limiter.measuring import checked_metrics, watch
 from rate_limiter.policy_limiter import TokenBucketLimiter
 from rate_limiter.proxies import ClientAddress
+from rate_limiter.redaction import shown
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.rule_source import RuleSource, as_source
 from rate_limiter.rule_table import Rule, RuleTable
@@ -394,7 +395,7 @@ def one_limiter(
         )
     if not isinstance(limiter, RateLimiter):
         with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
-        raise TypeError(f"limiter must be a RateLimiter, got {limiter!r}{with_policy}")
+        raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
     return limiter
 
 

@@ -6,7 +6,6 @@ import argparse
 import signal
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 from rate_limiter.cli_common import (
     DONE,
@@ -18,6 +17,7 @@ from rate_limiter.cli_common import (
     print_json,
 )
 from rate_limiter.limit import Limit
+from rate_limiter.redaction import HIDDEN, redacted
 
 EXAMPLES = """\
   rate-limiter bench
@@ -93,7 +93,7 @@ def _run(given: argparse.Namespace) -> int:
             signal.signal(number, handler)
     told = {
         **about(),
-        "store": None if given.store is None else _without_password(given.store),
+        "store": None if given.store is None else redacted(given.store).replace(f"{HIDDEN}@", ""),
         "limit": str(given.limit),
         "rounds": bench.rounds,
         "cases": bench.results(),
@@ -103,12 +103,6 @@ def _run(given: argparse.Namespace) -> int:
     else:
         _print(told)
     return stopped or DONE
-
-
-def _without_password(store: str) -> str:
-    host = urlsplit(store).netloc.rpartition("@")[2]
-    scheme = store.partition("://")[0]
-    return f"{scheme}://{host}{urlsplit(store).path}"
 
 
 def _print(told: dict[str, Any]) -> None:

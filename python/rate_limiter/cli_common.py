@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from rate_limiter._core import StoreError
 from rate_limiter.connection import Connection, connect
+from rate_limiter.redaction import redacted
 
 DONE = 0
 FAILED = 1
@@ -63,7 +64,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave."""
-        text = " ".join(message.split())
+        unknown, found, words = message.partition("unrecognized arguments: ")
+        if found:  # a value among them may be a secret
+            names = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
+            message = f"{unknown}{found}{' '.join(names) or 'more than expected'}"
+        text = redacted(" ".join(message.split()))
         self.exit(WRONG_USAGE, f"rate-limiter: {text} (see {self.prog} --help)\n")
 
 
@@ -93,7 +98,7 @@ def name_and_value(text: str) -> tuple[str, str]:
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ValueError(f"must be NAME=VALUE, got {text!r}")
+        raise ValueError("must be NAME=VALUE")
     return name.strip(), value
 
 
@@ -165,7 +170,8 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
     except ImportError as error:
         return _fail(_missing(error))
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        named = error.filename and redacted(str(error.filename))
+        return _fail(f"{named}: {error.strerror}" if named else str(error))
     except (StoreError, TypeError, RuntimeError) as error:
         return _fail(" ".join(str(error).split()))
     except ValueError as error:
@@ -181,6 +187,6 @@ def _missing(error: ImportError) -> str:
 
 def _fail(message: str, status: int = FAILED) -> int:
     # Several lines are several findings, such as the mistakes in a file of rules.
-    for line in message.splitlines() or [""]:
+    for line in redacted(message).splitlines() or [""]:
         print(f"rate-limiter: {line}", file=sys.stderr)
     return status

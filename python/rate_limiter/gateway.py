@@ -26,6 +26,7 @@ from rate_limiter.identity import header_source, shortened
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.measuring import checked_dimension, follow
 from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.redaction import shown
 
 EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
@@ -62,9 +63,9 @@ class GatewayApp:
         conclude: Callable[..., Any],
     ) -> None:
         if not isinstance(policy, RateLimitPolicy):
-            raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
+            raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
         if not hasattr(limiter, "check"):
-            raise TypeError(f"limiter must be a TokenBucketLimiter, got {limiter!r}")
+            raise TypeError(f"limiter must be a TokenBucketLimiter, got {shown(limiter)}")
         checked_dimension(dimension_label)
         from rate_limiter import metrics
 
@@ -73,9 +74,7 @@ class GatewayApp:
         self.policy = policy
         self._api_key = header_source(api_key_header)
         self._user_id = header_source(user_id_header)
-        self._allowed = metrics.rl_allowed.labels(dimension_label)
-        self._blocked = metrics.rl_blocked.labels(dimension_label)
-        self._latency = metrics.rl_latency.labels(dimension_label)
+        self._record = metrics.recorder(dimension_label)
         self._client = client
         self._conclude = conclude
         if isinstance(limiter, TokenBucketLimiter):
@@ -85,8 +84,9 @@ class GatewayApp:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began_s = time.perf_counter()
         decision = await self._decide(self._key(scope))
-        (self._allowed if decision.allowed else self._blocked).inc()
+        self._record(bool(decision.allowed), time.perf_counter() - began_s)
         await self._conclude(scope, receive, send, decision)
 
     def _key(self, scope: Scope) -> str:
@@ -96,14 +96,10 @@ class GatewayApp:
         )
 
     async def _decide(self, key: str) -> Decision:
-        began_s = time.perf_counter()
-        try:
-            if isinstance(self.limiter, TokenBucketLimiter):
-                return await self.limiter.check_async(key)
-            decision: Decision = await asyncio.to_thread(self.limiter.check, key)
-            return decision
-        finally:
-            self._latency.observe(time.perf_counter() - began_s)
+        if isinstance(self.limiter, TokenBucketLimiter):
+            return await self.limiter.check_async(key)
+        decision: Decision = await asyncio.to_thread(self.limiter.check, key)
+        return decision
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request."""

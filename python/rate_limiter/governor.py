@@ -42,7 +42,7 @@ Value = TypeVar("Value")
 class Storage:
     """Say where the buckets of rules live. The fields are arguments of RateLimiter."""
 
-    store: object = MEMORY
+    store: object = field(default=MEMORY, repr=False)  # which may hold a password
     name: str = ""
     on_store_error: str = "memory"
     max_keys: int = 1_000_000

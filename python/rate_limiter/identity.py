@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter.arguments import checked_several
 from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
+from rate_limiter.redaction import shown
 from rate_limiter.request_fields import Framework, header_values
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Identities:
             return first_of((self._part(spec), self._named("ip", self.client)))
         parts = list(spec) if isinstance(spec, Sequence) else None
         if not parts:
-            raise TypeError(f"key must be {_KINDS}, a callable, or several of them, got {spec!r}")
+            raise TypeError(
+                f"key must be {_KINDS}, a callable, or several of them, got {shown(spec)}"
+            )
         chain = [self._part(one) for one in parts]
         if parts[-1] != "ip":
             chain.append(self._named("ip", self.client))
@@ -107,7 +110,7 @@ class Identities:
 
     def _source(self, spec: object, what: str) -> Source:
         if not isinstance(spec, str):
-            raise TypeError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
+            raise TypeError(f"{what} must be {_KINDS}, or a callable, got {shown(spec)}")
         kind, colon, name = spec.partition(":")
         kind = kind.strip().lower()
         name = name.strip()
@@ -124,7 +127,7 @@ class Identities:
             return lambda scope: framework.cookie(scope, name)
         if kind == "jwt" and name:
             return self._claim(name, what)
-        raise ValueError(f"{what} must be {_KINDS}, or a callable, got {spec!r}")
+        raise ValueError(f"{what} must be {_KINDS}, or a callable, got {shown(spec)}")
 
     def _claim(self, name: str, what: str) -> Source:
         from rate_limiter.jwt import claim_texts
@@ -196,16 +199,20 @@ class Identities:
         """
         is_one = isinstance(spec, str) or callable(spec)
         parts = [spec] if is_one else checked_several("bypass", spec, "texts", "ip:10.0.0.0/8")
-        tests = [one if callable(one) else self._bypass(one) for one in parts]
+        tests = [
+            one if callable(one) else self._bypass(one, place) for place, one in enumerate(parts, 1)
+        ]
         return any_of(tests) if tests else None
 
-    def _bypass(self, text: object) -> Source:
+    def _bypass(self, text: object, place: int) -> Source:
+        # It may be a secret, so the message does not show it.
         wrong = (
-            f"bypass must be 'ip:NETWORK', 'header:NAME=VALUE', 'jwt:CLAIM=VALUE' or a callable, "
-            f"got {text!r}"
+            "bypass must be 'ip:NETWORK', 'header:NAME=VALUE', 'jwt:CLAIM=VALUE' or a callable; "
+            f"number {place} is none of these"
         )
         if not isinstance(text, str):
-            raise TypeError(wrong)
+            is_plain = isinstance(text, (int, float))
+            raise TypeError(f"{wrong}, got {text if is_plain else type(text).__name__}")
         kind, _, rest = text.partition(":")
         if kind == "ip" and rest:
             try:

@@ -22,6 +22,7 @@ import jwt
 from jwt.exceptions import InvalidTokenError, PyJWTError
 
 from rate_limiter.arguments import check_arguments, checked_several
+from rate_limiter.redaction import redacted, shown
 
 logger = logging.getLogger("rate_limiter")
 
@@ -228,8 +229,10 @@ class _Keys:
         else:
             try:
                 self._fetch(time.monotonic())
+            except OSError as error:
+                raise type(error)(error.errno, error.strerror, redacted(str(source))) from None
             except (PyJWTError, ValueError) as error:
-                raise ValueError(f"jwks: {source}: {error}") from None
+                raise ValueError(f"jwks: {redacted(str(source))}: {error}") from None
 
     def must_fetch(self, kid: str | None) -> bool:
         """Tell whether get() would have to wait for the source."""
@@ -248,7 +251,8 @@ class _Keys:
                     self._failing = False
                 except (OSError, ValueError, PyJWTError) as error:
                     if not self._failing:
-                        logger.error("the key set %s cannot be read: %s", self._source, error)
+                        source = redacted(str(self._source))
+                        logger.error("the key set %s cannot be read: %s", source, error)
                     self._failing = True
             return self._found(kid)
         finally:
@@ -295,4 +299,4 @@ def _check_url(url: str) -> None:
     parts = urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise ValueError(f"jwks must be a file or a URL of https, got {url!r}")
+        raise ValueError(f"jwks must be a file or a URL of https, got {shown(url)}")

@@ -20,6 +20,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from rate_limiter import _core
+from rate_limiter.redaction import redacted, shown
 
 TOKEN_BUCKET = "token_bucket"
 FIXED_WINDOW = "fixed_window"
@@ -160,7 +161,7 @@ class Limit:
         """
         limits = parse_limits(text)
         if len(limits) != 1:
-            raise ValueError(f"expected one limit, got {len(limits)} in {text!r}")
+            raise ValueError(f"expected one limit, got {len(limits)} in {shown(text)}")
         return limits[0]
 
     def __str__(self) -> str:
@@ -207,15 +208,17 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
         result = parse_limits(limits)
     elif isinstance(limits, Mapping):
         raise TypeError(
-            f"expected one limit or several, got a mapping {limits!r}: tiers are for the limits of "
+            f"expected one limit or several, got a mapping {shown(limits)}: tiers are for the limits of "
             f"RateLimitMiddleware and the default_limits of FlaskRateLimiter"
         )
     elif isinstance(limits, Iterable) and not isinstance(limits, bytes):
         result = tuple(one for item in limits for one in _as_limits_item(item))
     else:
-        raise TypeError(f"expected a Limit, a str or an iterable of them, got {limits!r}")
+        raise TypeError(f"expected a Limit, a str or an iterable of them, got {shown(limits)}")
     if not 1 <= len(result) <= _core.MAX_LIMITS:
-        raise ValueError(f"expected 1 to {_core.MAX_LIMITS} limits, got {len(result)}: {limits!r}")
+        raise ValueError(
+            f"expected 1 to {_core.MAX_LIMITS} limits, got {len(result)}: {shown(limits)}"
+        )
     return result
 
 
@@ -269,10 +272,10 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
         ValueError: `text` is malformed (the message shows where), or a number is out of range.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a limit must be a str such as '100/minute', got {text!r}")
+        raise TypeError(f"a limit must be a str such as '100/minute', got {shown(text)}")
     if len(text) > _TEXT_MAX:
         raise ValueError(
-            f"a limit has at most {_TEXT_MAX} characters, got {len(text)}: {text[:40]!r}..."
+            f"a limit has at most {_TEXT_MAX} characters, got {len(text)}: {shown(text)[:40]}..."
         )
     return _Parser(text).limits()
 
@@ -377,9 +380,10 @@ class _Parser:
         if found:
             at = self._text.rindex(found, 0, self._at)
         why = f" ({reason})" if reason else ""
+        # An address may have been given in place of limits.
         return ValueError(
-            f"invalid limit {self._text!r}: expected {expected} at position {at}{why}\n"
-            f"    {_printable(self._text)}\n"
+            f"invalid limit {shown(self._text)}: expected {expected} at position {at}{why}\n"
+            f"    {redacted(_printable(self._text))}\n"
             f"    {' ' * at}^"
         )
 

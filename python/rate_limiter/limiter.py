@@ -11,6 +11,7 @@ from rate_limiter._core import Decision, ManualClock
 from rate_limiter.arguments import DEFAULT_STORE, NoEffectError, check_arguments
 from rate_limiter.bucket_info import BucketInfo
 from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.redaction import shown
 from rate_limiter.setup_checks import limiter_was_made
 from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
 
@@ -80,10 +81,13 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
-            self._set_up(limits, max_keys, clock, path=shared_file(store, name, limits))
+            path = shared_file(store, name, limits, max_keys)
+            self._set_up(limits, max_keys, clock, path=path)
             return
         if store != MEMORY:
-            raise TypeError(f"a subclass of RateLimiter keeps its buckets in memory, got {store!r}")
+            raise TypeError(
+                f"a subclass of RateLimiter keeps its buckets in memory, got {shown(store)}"
+            )
         self._set_up(limits, max_keys, clock)
 
     def _set_up(
@@ -235,7 +239,7 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
             raise NoEffectError("on_store_error", "beside store, a RedisStore that has its own")
         return store
     if isinstance(store, str) and "://" not in store:
-        raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {store!r}")
+        raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {shown(store)}")
     try:
         return RedisStore(store, prefix, on_store_error=on_store_error)
     except TypeError as error:
@@ -247,8 +251,11 @@ def is_shared(store: object) -> bool:
     return isinstance(store, str) and store.startswith(SHARED)
 
 
-def shared_file(store: object, name: str, limits: Limits) -> str:
-    """Return the file of a limiter: one for each name and limits, beside the path of the store.
+def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:
+    """Return the file of a limiter, beside the path of the store.
+
+    There is one for each name and limits, and for each layout and size: a process with another
+    version or another `max_keys` takes a new file, and running processes keep theirs.
 
     Raises:
         ValueError: the path is not an absolute one.
@@ -257,10 +264,11 @@ def shared_file(store: object, name: str, limits: Limits) -> str:
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError(
             f"store must be '{SHARED}' and the absolute path of a file, such as "
-            f"'{SHARED}/dev/shm/app', got {store!r}"
+            f"'{SHARED}/dev/shm/app', got {shown(store)}"
         )
     told = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
-    return f"{path}.{sha256(told.encode()).hexdigest()[:16]}"
+    digest = sha256(told.encode()).hexdigest()[:16]
+    return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
 
 
 def check_store(store: object) -> None:

@@ -19,7 +19,7 @@ import asyncio
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -66,10 +66,10 @@ class LoadPlan:
         ValueError: a value that is wrong or out of bounds.
     """
 
-    url: str
+    url: str = field(repr=False)
     method: str = "GET"
-    headers: tuple[tuple[str, str], ...] = ()
-    api_key: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    api_key: str | None = field(default=None, repr=False)
     users: int = 0
     concurrency: int = 20
     seconds: float = 10.0
@@ -84,8 +84,11 @@ class LoadPlan:
             raise ValueError(f"the method must be a word such as POST, got {self.method!r}")
         key = [] if self.api_key is None else [(API_KEY_HEADER, self.api_key)]
         for name, value in [*self.headers, *key]:
-            if not _TOKEN.fullmatch(name) or _CONTROL.search(value):
-                raise ValueError(f"this cannot be sent as a header: {name!r}: {value!r}")
+            # Neither a value is shown nor what may be one, as in "Authorization: Bearer ...=".
+            if not _TOKEN.fullmatch(name):
+                raise ValueError("this cannot be sent as a header: its name is no word")
+            if _CONTROL.search(value):
+                raise ValueError(f"this cannot be sent as a header: the value of {name!r}")
         if self.users and self.api_key is not None:
             raise ValueError("an API key and users exclude each other")
         _check("users", self.users, 0, USERS_MAX)

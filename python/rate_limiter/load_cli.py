@@ -26,6 +26,7 @@ from rate_limiter.cli_common import (
     guarded,
     print_json,
 )
+from rate_limiter.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -278,7 +279,7 @@ async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResu
 
 def _as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
     return {
-        "url": plan.url,
+        "url": redacted(plan.url),
         "method": plan.method,
         "loop": "closed" if plan.rate is None else "open",
         "rate": plan.rate,

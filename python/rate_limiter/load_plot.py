@@ -10,6 +10,7 @@ from matplotlib.ticker import LogFormatter
 
 from rate_limiter.load import LoadPlan, LoadResult
 from rate_limiter.load_result import COLUMNS, KINDS
+from rate_limiter.redaction import redacted
 
 _COLOURS = {"allowed": "#2a9d5c", "limited": "#e0a100", "other": "#c8553d", "errors": "#7a1f1f"}
 _PERCENTS = [*range(100), 99.5, 99.9, 99.95, 99.99, 100]
@@ -28,7 +29,7 @@ def save_plot(plan: LoadPlan, result: LoadResult, path: str | Path) -> None:
         ValueError: no such format is known.
     """
     figure = Figure(figsize=(9, 7), layout="constrained")
-    figure.suptitle(f"{plan.method} {plan.url}", parse_math=False)
+    figure.suptitle(f"{plan.method} {redacted(plan.url)}", parse_math=False)
     over_time, by_percentile = figure.subplots(2, 1)
     _draw_timeline(over_time, result)
     _draw_percentiles(by_percentile, result)

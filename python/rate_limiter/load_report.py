@@ -14,6 +14,7 @@ from rate_limiter.load import LoadPlan, LoadResult
 from rate_limiter.load_histogram import LatencyHistogram
 from rate_limiter.load_result import KINDS, PERCENTILES
 from rate_limiter.load_target import parse_url
+from rate_limiter.redaction import redacted
 
 STYLES = {"allowed": "green", "limited": "yellow", "other": "red"}
 _NAMES = {"allowed": "allowed (2xx)", "limited": "limited (429)", "other": "other answers"}
@@ -38,7 +39,7 @@ def headline(plan: LoadPlan) -> Text:
     )
     bounds = f"at most {plan.seconds:g} s and {plan.requests:,} requests"
     users = f", {plan.users:,} users" if plan.users else ""
-    line = Text(f"{plan.method} {parse_url(plan.url)}", style="bold")
+    line = Text(f"{plan.method} {redacted(str(parse_url(plan.url)))}", style="bold")
     return line.append(f"\n{how}{users}; {bounds}", style="dim not bold")
 
 

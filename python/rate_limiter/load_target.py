@@ -16,6 +16,8 @@ from typing import Any
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from rate_limiter.redaction import shown
+
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -46,9 +48,11 @@ def parse_url(text: str) -> URL:
         url = URL(text)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"the URL {text!r} is wrong: {error}") from None
+        raise ValueError(f"the URL {shown(text)} is wrong: {error}") from None
     if url.scheme not in ("http", "https") or not url.raw_host or not port:
-        raise ValueError(f"the URL must be http://HOST[:PORT]/PATH or https://..., got {text!r}")
+        raise ValueError(
+            f"the URL must be http://HOST[:PORT]/PATH or https://..., got {shown(text)}"
+        )
     if url.raw_user is not None or url.raw_password is not None:
         raise ValueError("the URL must have no user or password: give an Authorization header")
     return url

@@ -6,15 +6,15 @@
 
 A dimension is a name of yours for what is limited, such as "api". Keys of clients never get here.
 
-Where ``PROMETHEUS_MULTIPROC_DIR`` is set, as it is for gunicorn's workers, the processes tell each
-other through that folder: meters lie in files there, into which all of them count, and each writes
-the rest of its readings beside them, once a second and when it ends: see slots.py.
+Where ``PROMETHEUS_MULTIPROC_DIR`` is set, as it is for gunicorn's workers, processes share their
+numbers through that folder: meters are files there, into which all of them count, and each writes
+the rest of its readings beside them, once a second and when it ends: see slots.py. What cannot be
+kept there is counted in the memory of this process: see metrics_folder.py.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib
 import json
 import os
@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from rate_limiter._core import Meter
+from rate_limiter._core import METER_LAYOUT, Meter
 from rate_limiter.arguments import checked_text
+from rate_limiter.metrics_folder import is_unshared, reported, shared_folder
+from rate_limiter.redaction import shown
 from rate_limiter.slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
 _DIMENSION_MAX = 200  # percent-encoded, as it is in the name of a file
-_METER_ENDING = ".rate_limiter_meter"
+_METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has files of its own
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,6 @@ class Reading:
     common: str = ""
 
 
-def shared_folder() -> Path | None:
-    """Return the folder through which processes tell each other their numbers; None: they do not.
-
-    The variable is that of prometheus_client: its documentation, "Multiprocess Mode".
-    """
-    named = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(named) if named else None
-
-
 def watch(limiter: Any, dimension: str) -> None:
     """Measure a limiter from now on: its decisions, and what else there is to know of it.
 
@@ -70,11 +63,10 @@ def watch(limiter: Any, dimension: str) -> None:
     Raises:
         TypeError: `limiter` or `dimension` is something else.
         ValueError: `dimension` is empty or too long; or the limiter is measured under another one.
-        OSError: the files in the folder of the processes cannot be used.
     """
     limiter = getattr(limiter, "_limiter", limiter)  # what an AsyncRateLimiter asks
     if not hasattr(limiter, "_measure"):
-        raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {limiter!r}")
+        raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
     limiter._measure(meter(dimension))
     follow(limiter, dimension)
 
@@ -141,17 +133,19 @@ def follow(limiter: Any, dimension: str) -> None:
         _followed[limiter] = _Followed(dimension, evicted)
         folder = shared_folder()
         if folder is not None:
-            _hold_slot(folder)
-    _publisher.start()
+            with reported(folder):
+                _hold_slot(folder)
+                _publisher.start()
 
 
 def meters() -> dict[str, Meter]:
     """Return all meters by their dimensions, those of other processes included."""
     folder = shared_folder()
     if folder is not None:
-        for file in folder.glob(f"*{_METER_ENDING}"):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                meter(unquote(file.name.removesuffix(_METER_ENDING)))
+        with reported(folder):
+            for file in folder.glob(f"*{_METER_ENDING}"):
+                with reported(folder):
+                    meter(unquote(file.name.removesuffix(_METER_ENDING)))
     with _lock:
         return dict(_meters)
 
@@ -165,7 +159,7 @@ def readings() -> list[Reading]:
             if _slot.is_of(folder):
                 found += _left
                 # Else a count would fall, if another process is asked next or this one is killed.
-                with contextlib.suppress(OSError):
+                with reported(folder):
                     _slot.write(_written(_joined(found)))
             found += _of_others(folder)
     together = [replace(one, common="") for one in _joined(found)]
@@ -192,13 +186,14 @@ _evicted_active: dict[str, int] = {}  # of limiters that are gone too: a counter
 
 def _made_meter(dimension: str) -> Meter:
     folder = shared_folder()
-    if folder is None:
-        return Meter()
-    return Meter(folder / f"{quote(dimension, safe='')}{_METER_ENDING}")
+    if folder is not None:
+        with reported(folder):
+            return Meter(f"{folder}/{quote(dimension, safe='')}{_METER_ENDING}")
+    return Meter()
 
 
 def _own_readings() -> list[Reading]:
-    found: list[Reading] = []
+    found = [Reading("metrics_unshared", {}, float(is_unshared()), True)]
     connections: dict[int, Any] = {}
     with _lock:
         for limiter, followed in list(_followed.items()):
@@ -255,8 +250,10 @@ _left: list[Reading] = []  # counts of processes that held the slot before
 
 
 def _of_others(folder: Path) -> Iterable[Reading]:
-    for text, is_alive in _slot.others(folder):
-        yield from (one for one in _read(text) if is_alive or not one.is_gauge)
+    with reported(folder):
+        for text, is_alive in _slot.others(folder):
+            with reported(folder):
+                yield from [one for one in _read(text) if is_alive or not one.is_gauge]
 
 
 def _read(text: str) -> list[Reading]:
@@ -264,8 +261,8 @@ def _read(text: str) -> list[Reading]:
         return [Reading(**one) for one in json.loads(text)]
     except (ValueError, TypeError):
         raise ValueError(
-            "a *.rate_limiter_readings in PROMETHEUS_MULTIPROC_DIR is something else, or of "
-            f"another version: empty the folder before a start; it is {text[:80]!r}"
+            "a *.rate_limiter_readings there is something else, or of another version: empty the "
+            f"folder before a start; it is {text[:80]!r}"
         ) from None
 
 
@@ -276,7 +273,9 @@ def _hold_slot(folder: Path) -> None:
         return
     text = _slot.left()
     if text is not None:
-        _left[:] = [one for one in _read(text) if not one.is_gauge]
+        _left.clear()
+        with reported(folder):
+            _left[:] = [one for one in _read(text) if not one.is_gauge]
         _slot.write(_written(_left))  # the gauges of the one before are no longer true
 
 
@@ -289,7 +288,7 @@ def publish() -> None:
     folder = shared_folder()
     if folder is None:
         return
-    with _lock:
+    with _lock, reported(folder):
         _hold_slot(folder)
         _slot.write(_written(_joined([*_own_readings(), *_left])))
 
@@ -317,8 +316,7 @@ class _Publisher:
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(PUBLISHED_EVERY_S):
-            with contextlib.suppress(OSError):  # of a full disk; the next one may do
-                publish()
+            publish()
 
     def end(self) -> None:
         """Publish for the last time."""
@@ -326,8 +324,7 @@ class _Publisher:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            with contextlib.suppress(OSError):
-                publish()
+            publish()
 
 
 _publisher = _Publisher()

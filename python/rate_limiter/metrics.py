@@ -7,14 +7,16 @@
 C, and read when they are scraped. See docs/metrics.md.
 
 A gateway (``RateLimitMiddleware(app, limiter, policy)``) counts by the three objects here whose
-names begin with ``rl_``. They may be used by others too: what they count is shown with the rest.
+names begin with ``rl_``; where processes share their metrics, by a meter, which works without the
+files of prometheus_client. Others may use the three too: what they count is shown with the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -25,7 +27,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from rate_limiter._core import METER_BOUNDS_NS
-from rate_limiter.measuring import Reading, meters, readings, shared_folder, watch
+from rate_limiter.measuring import Reading, meter, meters, readings, watch
+from rate_limiter.metrics_folder import reported, shared_folder
 
 __all__ = ["registry", "rl_allowed", "rl_blocked", "rl_latency", "watch"]
 
@@ -56,6 +59,10 @@ _READINGS = {
         "rate_limiter_fallback_decisions",
         "Decisions that were made without the store.",
     ),
+    "metrics_unshared": (
+        "rate_limiter_metrics_unshared",
+        "Processes that count alone, because PROMETHEUS_MULTIPROC_DIR cannot be used.",
+    ),
 }
 
 # Not registered: the collector below shows what they count.
@@ -72,13 +79,29 @@ def registry() -> CollectorRegistry:
     The latter where ``PROMETHEUS_MULTIPROC_DIR`` is set; it holds every metric that the processes
     share through prometheus_client, not only those of rate limiters.
     """
-    if shared_folder() is None:
+    folder = shared_folder()
+    if folder is None:
         with contextlib.suppress(ValueError):  # it is there; but who clears a registry takes it out
             REGISTRY.register(_of_this_process)
         return REGISTRY
     made = CollectorRegistry()
-    made.register(_OfAllProcesses())
+    made.register(_OfAllProcesses(folder))
     return made
+
+
+def recorder(dimension: str) -> Callable[[bool, float], None]:
+    """Return what counts a decision of a gateway, from whether it allowed and its seconds."""
+    if shared_folder() is not None:
+        shared = meter(dimension)
+        return lambda allowed, seconds: shared.record(allowed, not allowed, int(seconds * 1e9))
+    counters = rl_blocked.labels(dimension), rl_allowed.labels(dimension)
+    latency = rl_latency.labels(dimension)
+
+    def record(allowed: bool, seconds: float) -> None:
+        counters[allowed].inc()
+        latency.observe(seconds)
+
+    return record
 
 
 class _OfThisProcess(Collector):
@@ -98,21 +121,22 @@ class _OfThisProcess(Collector):
 class _OfAllProcesses(Collector):
     """Show what all processes tell through their folder."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
     def collect(self) -> Iterator[Metric]:
-        counted = []
-        for family in MultiProcessCollector(None).collect():  # type: ignore[no-untyped-call]
-            if family.name in _DOCUMENTATION:
-                counted.append(family)
-            else:
-                yield family
-        yield from _families(counted)
+        found: list[Metric] = []
+        with reported(self._folder):  # what this package counted is shown all the same
+            found = [*MultiProcessCollector(None, str(self._folder)).collect()]  # type: ignore[no-untyped-call]
+        yield from (family for family in found if family.name not in _DOCUMENTATION)
+        yield from _families(family for family in found if family.name in _DOCUMENTATION)
 
 
 def _families(counted: Iterable[Metric]) -> Iterator[Metric]:
     """Return the metrics: what meters and limiters tell, and what was counted otherwise."""
     found = _Counts()
-    for dimension, meter in meters().items():
-        found.add_meter(dimension, *meter.read())
+    for dimension, each in meters().items():
+        found.add_meter(dimension, *each.read())
     for family in counted:
         found.add_samples(family)
     yield from found.families()

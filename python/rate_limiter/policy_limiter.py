@@ -5,6 +5,7 @@ from __future__ import annotations
 from rate_limiter._core import Decision
 from rate_limiter.config import RateLimitPolicy
 from rate_limiter.limit import Limit
+from rate_limiter.redaction import shown
 from rate_limiter.redis_bucket import time_to_fill_s
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
@@ -25,7 +26,7 @@ class TokenBucketLimiter:
 
     def __init__(self, r: object, policy: RateLimitPolicy) -> None:
         if not isinstance(policy, RateLimitPolicy):
-            raise TypeError(f"policy must be a RateLimitPolicy, got {policy!r}")
+            raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
         self.policy = policy
         limit = Limit(policy.burst, policy.rate_per_sec)
         self.limiter = RedisRateLimiter(

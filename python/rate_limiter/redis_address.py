@@ -9,7 +9,7 @@ import inspect
 import os
 import ssl
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
@@ -34,7 +34,7 @@ class _Link:
     """How a client reaches one server: the class of its connections, and their settings."""
 
     connection: Any
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, pool: Any) -> _Link:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rate_limiter.redaction import shown
+
 if TYPE_CHECKING:
     import redis
 
@@ -20,6 +22,7 @@ def get_redis(url: str | None = None) -> redis.Redis:
 
     Raises:
         ImportError: redis-py is not installed.
+        ValueError: the address is wrong.
     """
     try:
         import redis
@@ -27,5 +30,12 @@ def get_redis(url: str | None = None) -> redis.Redis:
         raise ImportError(
             "get_redis() needs redis-py: pip install 'rate_limiter[redis]'"
         ) from error
-    client: redis.Redis = redis.Redis.from_url(url or os.environ.get("REDIS_URL") or DEFAULT_URL)
+    address = url or os.environ.get("REDIS_URL") or DEFAULT_URL
+    try:
+        client: redis.Redis = redis.Redis.from_url(address)
+    except ValueError:  # its text may show a piece of the password
+        raise ValueError(
+            f"the address of the Redis is wrong, got {shown(address)}: "
+            f"expected one such as {DEFAULT_URL!r}"
+        ) from None
     return client

@@ -11,6 +11,7 @@ from rate_limiter.arguments import checked_policy, checked_text
 from rate_limiter.connection import Connection, connect
 from rate_limiter.interfaces import BucketState, IRateLimitStore
 from rate_limiter.limit import Limit
+from rate_limiter.redaction import hidden_address
 from rate_limiter.redis_address import redis_address
 from rate_limiter.stored_bucket import checked_state
 
@@ -48,7 +49,7 @@ class RedisStore(IRateLimitStore):
     ) -> None:
         self.prefix = checked_text("prefix", prefix)
         self.on_store_error = checked_policy(on_store_error)
-        self.address = redis_address(redis_client)
+        self.address: str = hidden_address(redis_address(redis_client))
         self.connection: Connection = connect(self.address)
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state
 

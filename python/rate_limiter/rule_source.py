@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rate_limiter.arguments import checked_seconds, checked_text
+from rate_limiter.redaction import shown
 from rate_limiter.rule_table import RuleTable
 
 if TYPE_CHECKING:
@@ -276,5 +277,5 @@ def as_source(rules: object) -> RuleSource:
 
         return RuleSource(check_rules(rules))
     raise TypeError(
-        f"rules must be a file, a dict, the address of a Redis or a RuleSource, got {rules!r}"
+        f"rules must be a file, a dict, the address of a Redis or a RuleSource, got {shown(rules)}"
     )

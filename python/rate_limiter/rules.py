@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rate_limiter.limit import Limit, as_limits, check_cost
+from rate_limiter.redaction import redacted
 from rate_limiter.rule_table import Rule, RuleTable
 
 DEFAULT = "default"
@@ -140,14 +141,14 @@ def load_rules(path: str | Path) -> RuleTable:
         RulesError: it cannot be read, or is wrong; the message tells file, line, field, and what
             was expected.
     """
-    path = Path(path)
+    path, name = Path(path), redacted(str(path))  # which may be an address, by mistake
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RulesError(f"{path}: {error.strerror or error}") from None
+        raise RulesError(f"{name}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise RulesError(f"{path}: expected UTF-8: {error}") from None
-    return parse_rules(text, path.suffix.lower() or ".json", str(path))
+        raise RulesError(f"{name}: expected UTF-8: {error}") from None
+    return parse_rules(text, path.suffix.lower() or ".json", name)
 
 
 def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> RuleTable:

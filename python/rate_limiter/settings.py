@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rate_limiter.limit import Limit
 from rate_limiter.limiter import MEMORY
+from rate_limiter.redaction import Hidden, dumped, hidden_address
 
 
 def _words(value: object) -> object:
@@ -23,7 +24,18 @@ def _words(value: object) -> object:
     return value
 
 
+def _hidden_bypass(text: str) -> str:
+    return text if text.startswith(("ip:", "jwt:")) else Hidden(text)
+
+
+# Plain text to a program; hidden in reprs and dumps.
+Secret = Annotated[str, AfterValidator(Hidden), PlainSerializer(dumped)]
+Address = Annotated[str, AfterValidator(hidden_address), PlainSerializer(dumped)]
+Bypass = Annotated[str, AfterValidator(_hidden_bypass), PlainSerializer(dumped)]
+
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_words)]
+Bypasses = Annotated[list[Bypass], NoDecode, BeforeValidator(_words)]
 
 
 def _either(*names: str) -> Any:
@@ -37,15 +49,22 @@ class Settings(BaseSettings):
     Lists are separated by commas. ``.env`` in the working directory counts where the
     environment says nothing.
 
+    Attributes are plain text. The repr and the dumps hide passwords, keys, the logins and passwords
+    in addresses, and the values of a bypass by header.
+
     Raises:
         pydantic.ValidationError: a value is wrong; the message names the variable.
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
-    store: str | None = Field(
+    store: Address | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_STORE", "REDIS_URL"),
         description="Address of the store; memory:// where nothing names a Redis.",
@@ -53,7 +72,7 @@ class Settings(BaseSettings):
     limits: str | None = Field(
         default=None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
     )
-    rules: str | None = Field(
+    rules: Address | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
         description="A file of rules, or the address of a Redis that holds some.",
@@ -68,7 +87,7 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_TIER",
         description="What tells a client's tier.",
     )
-    bypass: Words = Field(
+    bypass: Bypasses = Field(
         default=[],
         validation_alias="RATE_LIMITER_BYPASS",
         description="Who is not limited.",
@@ -139,17 +158,18 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_MAX_KEYS",
         description="About how many clients may be active at once.",
     )
-    jwt_secret: str | None = Field(
+    jwt_secret: Secret | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_SECRET",
         description="Of HMAC-signed tokens.",
     )
-    jwt_public_key: str | None = Field(
+    # A private key there is refused later, and must not be shown before.
+    jwt_public_key: Secret | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_PUBLIC_KEY",
         description="In PEM form.",
     )
-    jwt_jwks: str | None = Field(
+    jwt_jwks: Address | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_JWKS",
         description="A key set: file or URL.",
@@ -170,7 +190,7 @@ class Settings(BaseSettings):
         description="What iss must be.",
     )
 
-    redis_host: str | None = Field(
+    redis_host: Address | None = Field(
         default=None,
         validation_alias="REDIS_HOST",
         description="Of a Redis.",
@@ -188,12 +208,12 @@ class Settings(BaseSettings):
         validation_alias="REDIS_DB",
         description="Its database.",
     )
-    redis_password: str | None = Field(
+    redis_password: Secret | None = Field(
         default=None,
         validation_alias="REDIS_PASSWORD",
         description="Its password.",
     )
-    redis_sentinel_hosts: Words = Field(
+    redis_sentinel_hosts: Addresses = Field(
         default=[],
         validation_alias="REDIS_SENTINEL_HOSTS",
         description="host:port of the sentinels; then REDIS_HOST means nothing.",
@@ -243,7 +263,7 @@ class Settings(BaseSettings):
         """The address of the store."""
         if self.redis_sentinel_hosts and self.store is None:
             hosts = ",".join(self.redis_sentinel_hosts)
-            return (
+            return hidden_address(
                 f"redis+sentinel://{self._login}{hosts}/{quote(self.redis_master_name, safe='')}"
                 f"/{self.redis_db}"
             )
@@ -254,7 +274,7 @@ class Settings(BaseSettings):
         """The address of the Redis at REDIS_HOST, which is localhost where nothing is said."""
         host = self.redis_host or "localhost"
         host = f"[{host}]" if ":" in host else host
-        return f"redis://{self._login}{host}:{self.redis_port}/{self.redis_db}"
+        return hidden_address(f"redis://{self._login}{host}:{self.redis_port}/{self.redis_db}")
 
     @property
     def _login(self) -> str:

@@ -17,6 +17,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rate_limiter.metrics_folder import reported
+
 _LOCK_ENDING = ".rate_limiter_lock"
 _TEXT_ENDING = ".rate_limiter_readings"
 
@@ -76,9 +78,10 @@ class Slot:
             number = file.name.removesuffix(_TEXT_ENDING)
             if self.is_of(folder) and number == str(self._number):
                 continue
-            text = _text(file)
-            if text is not None:
-                yield text, _is_held(file.with_suffix(_LOCK_ENDING))
+            with reported(folder):
+                text = _text(file)
+                if text is not None:
+                    yield text, _is_held(file.with_suffix(_LOCK_ENDING))
 
     def _unlock(self) -> None:
         if self._fd is not None:

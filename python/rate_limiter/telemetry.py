@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from rate_limiter import __version__
-from rate_limiter.measuring import meters, readings, shared_folder, watch
+from rate_limiter.measuring import meters, readings, watch
+from rate_limiter.metrics_folder import shared_folder
 
 __all__ = ["instrument", "watch"]
 
@@ -27,6 +28,10 @@ _GAUGES = {
     "keys": ("{key}", "Clients whose buckets in memory are not full."),
     "table_bytes": ("By", "Memory that buckets are in."),
     "fallback_active": ("1", "1 while decisions are made without the store, else 0."),
+    "metrics_unshared": (
+        "{process}",
+        "Processes that count alone, because PROMETHEUS_MULTIPROC_DIR cannot be used.",
+    ),
 }
 _COUNTERS = {
     "evicted_active": ("{key}", "Buckets that gave way to others while they were not full."),

@@ -13,6 +13,7 @@ from rate_limiter.limit import Limit
 from rate_limiter.limiter import RateLimiter
 from rate_limiter.memory_store import InMemoryStore
 from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.redaction import shown
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
 from rate_limiter.stored_bucket import StoredBucket
@@ -155,16 +156,16 @@ def check_config_and_store(config: object, store: object, *, asynchronous: bool)
         TypeError: it is something else, or of the other colour.
     """
     if not isinstance(config, RateLimitConfig):
-        raise TypeError(f"config must be a RateLimitConfig, got {config!r}")
+        raise TypeError(f"config must be a RateLimitConfig, got {shown(config)}")
     for name in _METHODS:
         method = getattr(store, name, None)
         if not callable(method):
-            raise TypeError(f"store must have a method {name}, got {store!r}")
+            raise TypeError(f"store must have a method {name}, got {shown(store)}")
         if inspect.iscoroutinefunction(method) != asynchronous:
             limiter, other = "TokenBucketRateLimiter", "AsyncTokenBucketRateLimiter"
             if asynchronous:
                 limiter, other = other, limiter
-            raise TypeError(f"{limiter} cannot use {store!r}; it is for {other}")
+            raise TypeError(f"{limiter} cannot use {shown(store)}; it is for {other}")
 
 
 def _decimals(number: float) -> str:

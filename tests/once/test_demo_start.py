@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from demo_servers import ASKING, DEMOS, environment
-from servers import ROOT, serve
+from servers import ROOT, free_port, serve
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -93,6 +94,31 @@ def test_a_demo_by_name_or_number(given: str, name: str, tmp_path: Path) -> None
 def test_what_cannot_be_started(words: list[str], message: str) -> None:
     done = run(sys.executable, "-m", "demo", *words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{message}\n")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "fastapi", "gateway", "service"])
+def test_a_mistake_in_the_environment(name: str, tmp_path: Path) -> None:
+    """The start ends with one line, which does not show the password."""
+    port = str(free_port())
+    done = run(
+        *(sys.executable, "-m", "demo", name, port),
+        **environment(None, tmp_path) | {"REDIS_URL": "redis://:secret@127.0.0.1:x"},
+    )
+    assert done.returncode == 3
+    assert re.fullmatch("cannot start: the address of the (store|Redis) is wrong.*\n", done.stderr)
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("name", "words"), [("distributed", ()), ("service", ("--workers", "2"))])
+def test_a_wrong_setting(name: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Also with several workers of uvicorn, which gives up instead of starting them again."""
+    server = ("-m", "uvicorn", f"demo.{name}.app:app", "--port", str(free_port()), *words)
+    variables = environment(None, tmp_path) | {"REDIS_DB": "-1", "UVICORN_LIFESPAN": "on"}
+    done = run(sys.executable, *server, **variables)
+    assert done.returncode == (0 if words else 3)  # uvicorn stops several in an orderly way
+    found = [line for line in done.stderr.splitlines() if "REDIS_DB" in line]
+    assert set(found) == {"cannot start: REDIS_DB: Input should be greater than or equal to 0"}
+    assert "Traceback" not in done.stderr
 
 
 def test_a_port_in_use() -> None:

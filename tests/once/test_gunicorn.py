@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from odd_folders import ODD_FOLDERS
 from redis_servers import wait_until
-from servers import ROOT, Server, serve
+from servers import ROOT, Server, free_port, serve
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 FINAL = re.sub(r"\\\n\s*", "", DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :])
@@ -60,7 +61,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder for metrics, with those of a worker of long ago."""
     folder = tmp_path_factory.mktemp("metrics")
     (folder / "counter_1.db").write_bytes(b"")
-    (folder / "1.rate_limiter_readings").write_text("[]")
+    (folder / "99.rate_limiter_readings").write_text("[]")
     return folder
 
 
@@ -121,7 +122,7 @@ def test_our_own_proxies_decide_who_the_client_is(server: Server) -> None:
 
 def test_metrics_of_dead_workers_go(server: Server, metrics: Path) -> None:
     assert not (metrics / "counter_1.db").exists()
-    assert not (metrics / "1.rate_limiter_readings").exists()
+    assert not (metrics / "99.rate_limiter_readings").exists()
     worker = psutil.Process(server.process.pid).children()[0]
     live = metrics / f"gauge_livesum_{worker.pid}.db"
     kept = metrics / f"counter_{worker.pid}.db"
@@ -148,6 +149,9 @@ def test_nobody_is_believed_by_default(image: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
+        ("REDIS_PORT", "x", "cannot start: REDIS_PORT: Input should be a valid integer"),
+        ("RATE_LIMITER_TRUSTED_PROXIES", "x", "cannot start: trusted_proxies: expected an address"),
+        ("REDIS_URL", "redis://user:9secret", "cannot start: the address of the store is wrong: "),
         ("DEMO", "nothing", "DEMO='nothing' is not a demo: expected one of distributed, fastapi"),
         ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY='0' is wrong: expected a whole number from 1"),
     ],
@@ -163,4 +167,70 @@ def test_wrong_settings(variable: str, value: str, reason: str) -> None:
     )
     assert done.returncode != 0
     assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+    lines = [line for line in done.stderr.splitlines() if "[INFO]" not in line]  # of gunicorn
+    assert len(lines) == 1
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("demo", ["service", "gateway"])
+@pytest.mark.parametrize("kind", ODD_FOLDERS)
+def test_a_metrics_folder_that_cannot_be_used(
+    kind: str, demo: str, image: Path, tmp_path: Path
+) -> None:
+    """Every path answers, and metrics show what the process has counted."""
+    odd = ODD_FOLDERS[kind](tmp_path)
+    environment = variables() | {
+        "DEMO": demo,
+        "API_HOST": "127.0.0.1",
+        "API_PORT": "{port}",
+        "WEB_CONCURRENCY": "1",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "PROMETHEUS_MULTIPROC_DIR": str(odd.path),
+    }
+    method, path = ("GET", "/v1/hello") if demo == "gateway" else ("POST", "/api/resource")
+    command = (*odd.before, sys.executable, "-m", *words_of("CMD"))
+    log = tmp_path / "log"
+    with serve(log, *command[1:], program=command[0], cwd=image, environment=environment) as server:
+        limited = [httpx.request(method, server.url + path).status_code for _ in range(3)]
+        others = [httpx.get(server.url + one).status_code for one in ("/health", "/docs")]
+        metrics = httpx.get(f"{server.url}/metrics")
+    assert (limited, others, metrics.status_code) == ([200] * 3, [200] * 2, 200)
+    # What an application has not limited is not counted; the gateway also limits /docs.
+    counted = 3 if demo == "service" else 4
+    assert f'rate_limiter_allowed_total{{dimension="{demo}"}} {counted}.0' in metrics.text
+    if kind != "of another version":  # which the configuration removes before the start
+        assert "rate_limiter_metrics_unshared 1.0" in metrics.text
+        assert log.read_text().count(f"PROMETHEUS_MULTIPROC_DIR={odd.path} cannot be used: ") == 1
+    assert "Traceback" not in log.read_text()
+
+
+FAILING = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+
+@asynccontextmanager
+async def lifespan(app):
+    raise ValueError("nothing works")
+    yield
+
+app = FastAPI(lifespan=lifespan)
+app.get("/health")(lambda: "ok")
+"""
+
+
+def test_an_application_that_cannot_start(image: Path, tmp_path: Path) -> None:
+    """The start ends; with uvicorn's own default every path would answer 500."""
+    folder = tmp_path / "app"
+    shutil.copytree(image, folder)
+    (folder / "demo" / "service" / "app.py").write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, "-m", *words_of("CMD")],
+        cwd=folder,
+        env=os.environ | variables() | {"API_HOST": "127.0.0.1", "API_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "ValueError: nothing works" in done.stderr

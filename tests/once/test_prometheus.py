@@ -187,6 +187,7 @@ def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:
         "RateLimiterDecisionsSlow": "inactive",
         "RateLimiterMostRequestsDenied": "firing",
         "RateLimiterTableFull": "inactive",
+        "RateLimiterMetricsUnshared": "inactive",
         "RateLimiterGone": "inactive",
     }
     deadline_s = time.monotonic() + 60

@@ -1,0 +1,41 @@
+"""End the start of a program with one readable line when its configuration is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from rate_limiter._core import StoreError
+from rate_limiter.redaction import redacted
+
+EXIT_STATUS = 3
+"""At which gunicorn and uvicorn stop, instead of starting the worker again."""
+
+
+@contextlib.contextmanager
+def exit_on_mistake() -> Iterator[None]:
+    """End the process if the block raises for a mistake in the configuration.
+
+        with exit_on_mistake():
+            app.add_middleware(RateLimitMiddleware, **Settings().middleware())
+            app.middleware_stack = app.build_middleware_stack()  # now, not with the first request
+
+    The text of the exception is printed to stderr in one line, without the secrets of addresses.
+
+    Raises:
+        SystemExit: the block raised ImportError, OSError, StoreError, TypeError or ValueError. The
+            status is 3.
+    """
+    try:
+        yield
+    except (ImportError, OSError, StoreError, TypeError, ValueError) as error:
+        print(f"cannot start: {redacted(_one_line(error))}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_STATUS) from error
+
+
+def _one_line(error: Exception) -> str:
+    if hasattr(error, "errors"):  # of pydantic, whose own text has several lines for each
+        findings = error.errors(include_input=False, include_url=False)
+        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in findings)
+    return "; ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
