@@ -1,22 +1,26 @@
-"""Install the older versions of packages that docs/migration tells of beside the newer ones.
+"""Install older versions of packages that the tests use beside the newer ones.
 
-They go into folders of their own in the environment that runs this; tests/guides.py finds them
-there.
+They go into folders of their own in the environment that runs this. tests/guides.py runs the
+version that docs/migration describes, tests/once/test_differential.py the oldest FastAPI that the
+package supports, with its Starlette.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = {"fastapi-limiter-0.1": "fastapi-limiter==0.1.6"}
+PACKAGES = {
+    "fastapi-limiter-0.1": ["fastapi-limiter==0.1.6"],
+    "fastapi-0.116": ["fastapi==0.116.*", "starlette>=0.40.0,<0.49.0"],
+}
 
 
 def main() -> None:
     """Install all of them."""
-    for folder, requirement in PACKAGES.items():
+    for folder, requirements in PACKAGES.items():
         target = Path(sys.prefix) / folder
         command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--upgrade"]
-        subprocess.run([*command, "--target", target, requirement], check=True)
+        subprocess.run([*command, "--target", target, *requirements], check=True)
 
 
 if __name__ == "__main__":
