@@ -208,8 +208,8 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
         result = parse_limits(limits)
     elif isinstance(limits, Mapping):
         raise TypeError(
-            f"expected one limit or several, got a mapping {shown(limits)}: tiers are for the limits of "
-            f"RateLimitMiddleware and the default_limits of FlaskRateLimiter"
+            f"expected one limit or several, got a mapping {shown(limits)}: tiers are for the "
+            f"limits of RateLimitMiddleware and the default_limits of FlaskRateLimiter"
         )
     elif isinstance(limits, Iterable) and not isinstance(limits, bytes):
         result = tuple(one for item in limits for one in _as_limits_item(item))
