@@ -386,10 +386,31 @@ def test_async_key_is_refused() -> None:
         limiter_of(default_limits="1/minute", key=key)
 
 
-def test_one_limiter_for_an_application() -> None:
-    app = app_of(limiter_of())
-    with pytest.raises(RuntimeError, match="has a FlaskRateLimiter already"):
-        limiter_of().init_app(app)
+def test_one_limiter_counts_once_for_an_application() -> None:
+    limiter = limiter_of(default_limits="2/minute")
+    app = app_of(limiter)
+    app.get("/")(lambda: "ok")
+    with pytest.raises(RuntimeError, match="has this FlaskRateLimiter already"):
+        limiter.init_app(app)
+    assert statuses(app, "/", 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize("is_decorated", [False, True])
+def test_an_endpoint_with_dots_but_without_a_blueprint(is_decorated: bool) -> None:
+    limiter = limiter_of(default_limits=None if is_decorated else "1/minute")
+    app = app_of(limiter)
+    view = limiter.limit("1/minute")(lambda: "ok") if is_decorated else lambda: "ok"
+    app.add_url_rule("/x", "_teapot.iam.here", view)
+    assert statuses(app, "/x", 2) == [200, 429]
+
+
+def test_an_endpoint_with_dots_below_a_blueprint() -> None:
+    limiter = limiter_of()
+    app = app_of(limiter)
+    blueprint = limiter.limit("1/minute")(Blueprint("b", __name__))
+    app.register_blueprint(blueprint)
+    app.add_url_rule("/x", "b.iam.here", lambda: "ok")
+    assert statuses(app, "/x", 2) == [200, 429]
 
 
 @pytest.fixture

@@ -308,6 +308,33 @@ def test_cost_after_of_an_application_that_fails() -> None:
     assert all(isinstance(one.error, RuntimeError) for one in seen)
 
 
+TWO_RULES = {
+    "default": {"limits": "9/hour"},
+    "login": {"path": "/login", "limits": "5/hour", "refund": "2xx"},
+}
+
+
+def left_of_two_rules(client: Client) -> dict[str, float]:
+    """Return what is left after requests that both rules count, because of the last slash."""
+    assert client.gate.governor is not None
+    limiters = client.gate.governor.limiters()
+    return {name: one.peek("192.0.2.1").remaining for name, one in limiters.items()}
+
+
+def test_a_cost_that_raises_takes_nothing_of_another_rule() -> None:
+    costs = iter([2, "much"])
+    client = Client(rules=TWO_RULES, cost=lambda scope: next(costs))
+    assert client.ask("/login/").status_code == 500
+    assert left_of_two_rules(client) == {"default": 9, "login": 5}
+
+
+def test_a_cost_after_that_fails_keeps_no_refund_back(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(rules=TWO_RULES, cost_after=lambda finished: 1 / 0)
+    assert client.ask("/login/").status_code == 200
+    assert left_of_two_rules(client) == {"default": 8, "login": 5}
+    assert "could not be settled" in caplog.text
+
+
 def test_a_cost_after_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = Client(limits="2/minute", cost_after=lambda finished: 1 / 0)
     assert client.statuses(1) == [200]

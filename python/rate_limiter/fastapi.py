@@ -2,29 +2,34 @@
 
     @app.post("/upload", dependencies=[Depends(RateLimit("5/minute", cost=3))])
 
-FastAPI documents the responses of a route, but a dependency has no means to add to them. So that
-the 429 appears in the OpenAPI document by itself, importing this module extends
-`FastAPI.openapi`: in the document it makes, each route that depends on a RateLimit gets the 429,
-unless it describes one of its own.
+A dependency can neither add to the documented responses of its route, nor see the response that
+is sent. So importing this module extends two methods of FastAPI:
+
+- `openapi`: each route that depends on a RateLimit gets the 429 in the document, unless it
+  describes a 429 itself;
+- `build_middleware_stack`: applications get a SettlingMiddleware when they start, for `cost_after`.
 """
 
 # No `from __future__ import annotations`: FastAPI reads those of RateLimit.__call__ as they are.
 
 import copy
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import FastAPI, HTTPException, Response, WebSocketException, routing
 from fastapi.dependencies.models import Dependant
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
+from rate_limiter.asgi import ASGIApp, Receive, Scope, Send
 from rate_limiter.asgi_middleware import checked_cost, one_limiter
 from rate_limiter.async_limiter import AsyncRateLimiter
 from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.governor import CostAfter, Finished, correct, errors_logged, now
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
 from rate_limiter.identity import Identities, KeySpec
 from rate_limiter.limit import Limits
@@ -39,6 +44,7 @@ from rate_limiter.request_fields import (
     signed_value,
 )
 from rate_limiter.setup_checks import SetupChecks
+from rate_limiter.watching import Watch
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -46,7 +52,11 @@ if TYPE_CHECKING:
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
 
+_CONNECTION = "rate_limiter.connection"
 _TAKEN = "rate_limiter.taken"
+"""The key of a list of _Taken in the scope of a request."""
+_WATCH = "rate_limiter.watch"
+"""The key of what SettlingMiddleware sees of a request."""
 
 RATE_LIMITED_RESPONSE: dict[str, Any] = {
     "description": "Rate limit exceeded",
@@ -125,6 +135,9 @@ class RateLimit:
             WebSocket).
         cost: tokens a request takes: a number, or a callable, sync or async, that gets the
             HTTPConnection.
+        cost_after: a callable, sync or async, that gets a Finished when the response has been sent
+            and returns what the request has cost; less is given back, more is charged. None: as
+            before.
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
         trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
         metrics: what its decisions are shown under in metrics, such as ``"upload"``.
@@ -144,6 +157,7 @@ class RateLimit:
         limiter: RateLimiter | None = None,
         key: KeySpec | Key = "ip",
         cost: float | Cost = 1,
+        cost_after: CostAfter | None = None,
         headers: str = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
@@ -186,6 +200,7 @@ class RateLimit:
         self._identities = Identities(address, jwt, framework=FastApiFramework())
         self._key = _key_of_connection(key, self._identities)
         self._cost = checked_cost(cost, self.limiter)
+        self._cost_after = cost_after
         self._checks = SetupChecks(
             in_memory=store == MEMORY and not isinstance(self.limiter, RedisRateLimiter),
             uses_address=not callable(key) and uses_address(key),
@@ -221,30 +236,51 @@ class RateLimit:
         """
         if not self.enabled:
             return _all_there(self.limiter)
-        key = await self._key_of(connection)
-        cost = await _value(self._cost, connection)
-        if not self._checks.is_done:
-            self._checks.look(connection.scope, key)
-        decision, *each = await self._async.hit_each(key, cost)
-        told = [Told(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)]
-        taken: list[tuple[AsyncRateLimiter, str | bytes, float, Decision, list[Told]]]
-        taken = connection.scope.setdefault(_TAKEN, [])
-        if not decision:
-            for limiter, taken_key, taken_cost, *_ in taken:
-                await limiter.refund(taken_key, taken_cost)
-            taken.clear()
-            raise self._denied(connection, decision, key, told)
-        if self._style.style != "off":
-            taken.append((self._async, key, cost, decision, told))
-            tightest = min((one[3] for one in taken if one[4]), key=lambda one: one.remaining)
-            every = [one for *_, several in taken for one in several]
+        taken: list[_Taken] = connection.scope.setdefault(_TAKEN, [])
+        if self._cost_after is not None:
+            self._watch(connection)
+        try:
+            key = await self._key_of(connection)
+            cost = await now(self._cost(connection) if callable(self._cost) else self._cost)
+            if not self._checks.is_done:
+                self._checks.look(connection.scope, key)
+            decision, *each = await self._async.hit_each(key, cost)
+            told = [Told(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)]
+            if not decision:
+                raise self._denied(connection, decision, key, told)
+        except Exception:
+            await _give_back(taken)
+            raise
+        has_headers = self._style.style != "off"
+        taken.append(_Taken(self, key, cost, decision, told if has_headers else []))
+        if has_headers:
+            tightest = min(
+                (one.decision for one in taken if one.told), key=lambda one: one.remaining
+            )
+            every = [told for one in taken for told in one.told]
             response.headers.update(self._style.values(tightest, every))
-        else:
-            taken.append((self._async, key, cost, decision, []))
         return decision
 
+    def _watch(self, connection: HTTPConnection) -> None:
+        """Have the response watched, for `cost_after`."""
+        watch: Watch | None = connection.scope.get(_WATCH)
+        if watch is None:
+            raise RuntimeError(
+                "cost_after of a RateLimit needs SettlingMiddleware, which FastAPI applications "
+                "have by default: app.add_middleware(rate_limiter.fastapi.SettlingMiddleware)"
+            )
+        watch.start()
+
+    async def _settle(self, taken: "_Taken", finished: Finished) -> None:
+        """Give back or charge what the request has cost less or more than was taken."""
+        if self._cost_after is None:
+            return
+        cost = await now(self._cost_after(replace(finished, cost=taken.cost, key=taken.key)))
+        if cost is not None:
+            await correct(self._async, taken.key, taken.cost, cost)
+
     async def _key_of(self, connection: HTTPConnection) -> str | bytes:
-        key: str | bytes | None = await _value(self._key, connection)
+        key: str | bytes | None = await now(self._key(connection))
         return self._identities.client(connection.scope) if key is None else key
 
     def _denied(
@@ -265,21 +301,23 @@ def _all_there(limiter: RateLimiter) -> Decision:
     return Decision(True, capacity, limit=capacity)
 
 
-_CONNECTION = "rate_limiter.connection"
-
-
 def _key_of_connection(key: Any, identities: Identities) -> Callable[[HTTPConnection], Any]:
     """Return what tells the key of a connection, which the user's callables get."""
     if callable(key):
         given: Callable[[HTTPConnection], Any] = key
         return given
-    if isinstance(key, Iterable) and not isinstance(key, str):
-        key = [_with_connection(one) if callable(one) else one for one in key]
-    source = identities.key(key)
+    parts = [] if isinstance(key, str) or not isinstance(key, Iterable) else list(key)
+    if not any(map(callable, parts)):
+        words = identities.key(parts or key)
+        return lambda connection: words(connection.scope)
+    chain = identities.key([_with_connection(one) if callable(one) else one for one in parts])
 
-    def of_connection(connection: HTTPConnection) -> Any:
+    async def of_connection(connection: HTTPConnection) -> Any:
         connection.scope[_CONNECTION] = connection
-        return source(connection.scope)
+        try:
+            return await now(chain(connection.scope))
+        finally:  # or else each would refer to the other for ever
+            del connection.scope[_CONNECTION]
 
     return of_connection
 
@@ -288,12 +326,73 @@ def _with_connection(function: Callable[[HTTPConnection], Any]) -> Callable[[Any
     return lambda scope: function(scope[_CONNECTION])
 
 
-async def _value(source: Any, connection: HTTPConnection) -> Any:
-    """Return a constant, or what a callable makes of the connection."""
-    if not callable(source):
-        return source
-    value = source(connection)
-    return await value if inspect.isawaitable(value) else value
+# --- After the response --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What one RateLimit has taken for a request."""
+
+    by: RateLimit
+    key: str | bytes
+    cost: float
+    decision: Decision
+    told: list[Told]  # what headers say of it
+
+
+async def _give_back(taken: list[_Taken]) -> None:
+    for one in taken:
+        with errors_logged():
+            await correct(one.by._async, one.key, one.cost, 0)
+    taken.clear()
+
+
+async def _settle(taken: list[_Taken], finished: Finished) -> None:
+    for one in taken:
+        with errors_logged():
+            await one.by._settle(one, finished)
+
+
+class SettlingMiddleware:
+    """Settle what the RateLimits of a request have taken, when its response is over.
+
+    FastAPI applications get it when they start. It is for other applications that call routes
+    of FastAPI.
+
+    Args:
+        app: the ASGI application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or _WATCH in scope:
+            await self.app(scope, receive, send)
+            return
+        taken: list[_Taken] = scope.setdefault(_TAKEN, [])
+        scope[_WATCH] = watch = Watch(scope, receive, send)
+        try:
+            await watch.run(self.app, functools.partial(_settle, taken))
+        finally:  # or else each would refer to the other for ever
+            del scope[_WATCH]
+
+
+def _settling(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIApp]:
+    @functools.wraps(build)
+    def settling(app: FastAPI) -> ASGIApp:
+        classes: list[object] = [middleware.cls for middleware in app.user_middleware]
+        if SettlingMiddleware not in classes:
+            app.user_middleware.insert(0, Middleware(SettlingMiddleware))
+        return build(app)
+
+    return settling
+
+
+FastAPI.build_middleware_stack = _settling(FastAPI.build_middleware_stack)  # type: ignore[method-assign,assignment]
+
+
+# --- OpenAPI -------------------------------------------------------------------------------------
 
 
 def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:

@@ -29,7 +29,7 @@ from rate_limiter.flask_request import (
     FlaskFramework,
     FlaskRateLimitExceeded,
     State,
-    attach,
+    attached,
 )
 from rate_limiter.governor import (
     Active,
@@ -61,7 +61,9 @@ class FlaskRateLimiter:
     """Limit the views of Flask applications, per client.
 
     Holds no application: it may serve several, each with default limits of its own. The buckets
-    of a decorator belong to the decorator.
+    of a decorator belong to the decorator. An application may have several limiters, for example
+    one per user and one per address: all of them count, and a request that one denies takes
+    nothing from the others.
 
     Args:
         app: an application to limit at once; else call `init_app`.
@@ -73,9 +75,10 @@ class FlaskRateLimiter:
             nothing is there, the address counts, so leaving a header out lifts no limit.
         cost: tokens that a request takes of the default limits: a number, or a callable without
             arguments.
-        cost_after: a callable that gets a Finished when the answer is known and returns what the
-            request has cost; less is given back, more is charged. Of default limits and rules.
-            Its `body_bytes` are what the response says it has, 0 for one that is streamed.
+        cost_after: a callable, not async, that gets a Finished when the response has been sent
+            and returns what the request has cost; less is given back, more is charged. Of default
+            limits and rules. `request` and `g` are as the view left them, but what the
+            application closes at the end of a request is closed.
         tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
         trusted_proxies: see ClientAddress. Behind Werkzeug's ProxyFix the peer is the client
             already, and no proxy is to be trusted.
@@ -145,7 +148,7 @@ class FlaskRateLimiter:
         self._key = _without_scope(key, "key")
         self._cost = _without_scope(cost, "cost")
         self._identities.key(self._key)  # tell mistakes here
-        self._cost_after = cost_after
+        self._cost_after = _not_async(cost_after, "cost_after")
         self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
         self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
@@ -167,21 +170,27 @@ class FlaskRateLimiter:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Limit an application.
+        """Limit an application, which may have other limiters too: then all of them count.
 
         Raises:
             ValueError: a ``RATE_LIMITER_`` setting is wrong, or unknown; the message names it.
-            RuntimeError: the application has a limiter already.
+            RuntimeError: it limits this application already.
         """
-        if EXTENSION in app.extensions:
-            raise RuntimeError(f"{app!r} has a FlaskRateLimiter already")
-        attach(app, self._state(self._settings | _read_settings(app), app.name))
+        settings = self._settings | _read_settings(app)
+        states = app.extensions[EXTENSION].states if EXTENSION in app.extensions else []
+        if any(state.owner is self for state in states):
+            raise RuntimeError(f"{app!r} has this FlaskRateLimiter already")
+        # Several limiters of one application must not share buckets in a store.
+        name = f"{app.name}:{len(states) + 1}" if states else app.name
+        state = self._state(settings, name)
+        attached(app).states.append(state)
 
     def limit(
         self,
         limits: Limits,
         *,
         cost: float | Cost = 1,
+        cost_after: CostAfter | None = None,
         key: KeySpec | None = None,
         name: str | None = None,
     ) -> Callable[[View], View]:
@@ -195,6 +204,7 @@ class FlaskRateLimiter:
         Args:
             limits: a text, a Limit, or several.
             cost: tokens a request takes: a number, or a callable without arguments.
+            cost_after: as for FlaskRateLimiter, for these limits.
             key: as for FlaskRateLimiter. None: what it says there.
             name: what its buckets are called in Redis; the name of the view by default.
 
@@ -203,7 +213,8 @@ class FlaskRateLimiter:
         """
         check_arguments(FlaskRateLimiter.limit, dict(locals()))
         made: list[Governor] = []
-        self._governor(limits, cost, self._settings | {"STORE": MEMORY}, key)  # tell mistakes here
+        in_memory = self._settings | {"STORE": MEMORY}
+        self._governor(limits, cost, cost_after, in_memory, key)  # raise for mistakes here
 
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
@@ -211,21 +222,23 @@ class FlaskRateLimiter:
             others = getattr(view, LIMITS, ())
             if not made:
                 own_name = name or f"{_name_of(view)}:{len(others)}"
-                made.append(self._governor(limits, cost, self._settings, key, own_name))
+                settings = self._settings
+                made.append(self._governor(limits, cost, cost_after, settings, key, own_name))
             setattr(view, LIMITS, (made[0], *others))
             return view
 
         return decorate
 
     def exempt(self, view: View) -> View:
-        """Lift all limits from a view, a MethodView or a blueprint; usable as a decorator."""
-        setattr(view, EXEMPT, True)
+        """Lift this limiter's limits from a view, a MethodView or a blueprint; a decorator."""
+        setattr(view, EXEMPT, (self, *getattr(view, EXEMPT, ())))
         return view
 
     def _governor(
         self,
         limits: Limits,
         cost: Any,
+        cost_after: CostAfter | None,
         settings: dict[str, Any],
         key: KeySpec | None,
         name: str | None = None,
@@ -238,8 +251,10 @@ class FlaskRateLimiter:
             self._identities,
             key=self._key if key is None else _without_scope(key, "key"),
             cost=_without_scope(cost, "cost"),
+            cost_after=_not_async(cost_after, "cost_after"),
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
+            owner=self,
         )
 
     def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
@@ -271,6 +286,7 @@ class FlaskRateLimiter:
             cost_after=self._cost_after,
             blocking=True,
             dimension=dimension if is_measured else None,
+            owner=self,
         )
 
     def _storage(self, kind: type[Storage], settings: dict[str, Any], name: str) -> Storage:
@@ -297,6 +313,7 @@ class FlaskRateLimiter:
         effective["source"] = None if defaults is None else defaults.source
         check_arguments(FlaskRateLimiter.__init__, self._arguments | effective)
         return State(
+            owner=self,
             enabled=settings["ENABLED"],
             style=replace(self._style, style=settings["HEADERS"]),
             identities=self._identities,
@@ -394,10 +411,14 @@ def _name_of(view: Any) -> str:
 def _without_scope(spec: Any, what: str) -> Any:
     """Return what callables of a request are here: they have no arguments, and are not async."""
     if callable(spec):
-        if inspect.iscoroutinefunction(spec):
-            raise TypeError(f"{what} must be a plain function, not an async one, got {spec!r}")
-        plain: Callable[[], Any] = spec
+        plain: Callable[[], Any] = _not_async(spec, what)
         return lambda scope: plain()
     if isinstance(spec, Iterable) and not isinstance(spec, str):
         return [_without_scope(one, what) for one in spec]
     return spec
+
+
+def _not_async(function: Any, what: str) -> Any:
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{what} must be a plain function, not an async one, got {function!r}")
+    return function

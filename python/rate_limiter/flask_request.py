@@ -1,29 +1,32 @@
 """What happens to a request of a Flask application that has a FlaskRateLimiter.
 
 before: which limits? ──> decide ──> denied: 429
-after:  headers, and what is known of the answer
-teardown: settle what the request has cost
+after:  headers
+settle: when the response has been sent, see rate_limiter.wsgi_settling
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Flask, Response, abort, current_app, jsonify, request
-from werkzeug.exceptions import TooManyRequests
+from flask import Flask, Response, current_app, jsonify, request
+from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 
 from rate_limiter._core import Decision
 from rate_limiter.answers import Answer, Answerer
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.governor import Finished, Governor, Outcome, now, run_now
+from rate_limiter.governor import Finished, Governor, Outcome, errors_logged, now, run_now
 from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
 from rate_limiter.identity import Identities, Source
 from rate_limiter.request_fields import Framework, signed_value
 from rate_limiter.setup_checks import SetupChecks
+from rate_limiter.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
 
 EXTENSION = "rate_limiter"
-_REQUEST = "rate_limiter.request"  # in the WSGI environment of a request
+_TAKEN = "rate_limiter.taken"  # in the WSGI environment of a request: a list of _Taken
 LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
 EXEMPT = "_rate_limiter_exempt"
 
@@ -40,8 +43,9 @@ class FlaskFramework(Framework):
 
 @dataclass(frozen=True)
 class State:
-    """What one application is configured to do."""
+    """What one limiter is configured to do in one application."""
 
+    owner: object  # the FlaskRateLimiter
     enabled: bool
     style: HeaderStyle
     identities: Identities
@@ -53,12 +57,23 @@ class State:
 
 
 @dataclass
-class _Request:
-    """What was decided about a request, by each of the limits it falls under."""
+class Attached:
+    """The limiters of one application, in the order of their `init_app`."""
 
-    outcomes: list[tuple[Governor, Outcome]]
-    finished: Finished
-    told: Outcome | None = None  # the one that the headers tell of
+    states: list[State] = field(default_factory=list)
+
+    def state_of(self, owner: object) -> State:
+        """Return the state of a limiter; of one that has no `init_app` here, the first one."""
+        return next((state for state in self.states if state.owner is owner), self.states[0])
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What one limit decided about a request."""
+
+    state: State
+    governor: Governor
+    outcome: Outcome
 
 
 class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
@@ -73,6 +88,7 @@ class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignor
 
     def get_response(self, *args: Any, **kwargs: Any) -> Any:
         """Return the default answer: 429, with a JSON body unless `denied=` says otherwise."""
+        _forget_traceback(self)
         if self._answer is not None:
             answer = self._answer
             return Response(answer.body, answer.status, content_type=answer.media_type)
@@ -81,17 +97,31 @@ class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignor
         return response
 
 
-def attach(app: Flask, state: State) -> None:
-    """Limit the requests of an application from now on."""
-    app.extensions[EXTENSION] = state
-    app.before_request(_before_request)
-    app.after_request(_after_request)
-    app.teardown_request(_teardown_request)
+class _StoreIsUnavailable(ServiceUnavailable):
+    """Answer 503: no store, and so no decision."""
+
+    description = NO_STORE_DETAIL
+
+    def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        _forget_traceback(self)
+        return super().get_response(*args, **kwargs)
 
 
-def _state_of_app() -> State:
-    state: State = current_app.extensions[EXTENSION]
-    return state
+def _forget_traceback(error: BaseException) -> None:
+    """Break the cycle of an error that becomes the response: Flask's frames refer to it then."""
+    error.__traceback__ = None
+
+
+def attached(app: Flask) -> Attached:
+    """Return the limiters of an application, whose requests are limited from now on."""
+    if EXTENSION not in app.extensions:
+        app.extensions[EXTENSION] = Attached()
+        app.before_request(_before_request)
+        app.after_request(_after_request)
+        app.teardown_request(_teardown_request)
+        app.wsgi_app = SettlingApp(app.wsgi_app)  # type: ignore[method-assign]
+    limiters: Attached = app.extensions[EXTENSION]
+    return limiters
 
 
 def _scope() -> dict[str, Any]:
@@ -111,83 +141,97 @@ def _scope() -> dict[str, Any]:
 
 
 def _before_request() -> Any:
-    state = _state_of_app()
-    if not state.enabled:
-        return None
-    if state.status_path is not None and request.path == state.status_path:
-        return _status(state)
-    governors = _governors(state)
-    if not governors:
+    limiters: Attached = current_app.extensions[EXTENSION]
+    enabled = [state for state in limiters.states if state.enabled]
+    for state in enabled:
+        if state.status_path is not None and request.path == state.status_path:
+            return _status(state)
+    limits = [(state, _governors(state, limiters)) for state in enabled]
+    if not any(governors for _, governors in limits):
         return None
     scope = _scope()
-    if state.bypass is not None and run_now(now(state.bypass(scope))):
-        return None
-    decided = _Request([], Finished(scope, 0, ""))
-    request.environ[_REQUEST] = decided
-    for governor in governors:
-        outcome = run_now(governor.decide(scope))
-        if outcome is None:
-            continue
-        if state.checks is not None and not state.checks.is_done:
-            state.checks.look(scope, outcome.key)
-        if outcome.is_denial:
-            for other, taken in decided.outcomes:
-                run_now(other.give_back(taken))
-            decided.outcomes.clear()
-            decided.told = outcome
-            if outcome.wants_store:
-                abort(503, NO_STORE_DETAIL)
-            answer = None if state.answer is None else state.answer(outcome.denial(state.style))
-            raise FlaskRateLimitExceeded(outcome.told, outcome.key, answer)
-        decided.outcomes.append((governor, outcome))
-    if decided.outcomes:
-        tightest = min(decided.outcomes, key=lambda one: one[1].told.remaining)
-        decided.told = tightest[1]
+    taken: list[_Taken] = []
+    try:
+        for state, governors in limits:
+            if governors and not _is_bypassed(state, scope):
+                for governor in governors:
+                    _decide(state, governor, scope, taken)
+    except Exception:
+        for one in taken:
+            run_now(one.governor.give_back(one.outcome))
+        raise
+    request.environ[_TAKEN] = taken
+    if any(one.governor.settles(one.outcome) for one in taken):
+        request.environ[SETTLEMENT] = _settlement(scope, taken)
     return None
 
 
+def _is_bypassed(state: State, scope: dict[str, Any]) -> bool:
+    return state.bypass is not None and bool(run_now(now(state.bypass(scope))))
+
+
+def _decide(state: State, governor: Governor, scope: dict[str, Any], taken: list[_Taken]) -> None:
+    """Decide by one limit, and add to `taken`; a denial raises."""
+    outcome = run_now(governor.decide(scope))
+    if outcome is None:
+        return
+    if state.checks is not None and not state.checks.is_done:
+        state.checks.look(scope, outcome.key)
+    one = _Taken(state, governor, outcome)
+    if not outcome.is_denial:
+        taken.append(one)
+        return
+    request.environ[_TAKEN] = [one]
+    if outcome.wants_store:
+        raise _StoreIsUnavailable
+    answer = None if state.answer is None else state.answer(outcome.denial(state.style))
+    raise FlaskRateLimitExceeded(outcome.told, outcome.key, answer)
+
+
+def _settlement(scope: dict[str, Any], taken: Iterable[_Taken]) -> Settlement:
+    """Return what settles this request later, outside of it.
+
+    `cost_after` finds `request`, `g` and `current_app` there as the view left them.
+    """
+    context = copy_context()
+
+    def settle(finished: Finished) -> None:
+        for one in taken:
+            if one.governor.settles(one.outcome):
+                with errors_logged():
+                    context.run(run_now, one.governor.settle(one.outcome, finished))
+
+    return Settlement(Finished(scope, 0, ""), settle)
+
+
 def _after_request(response: Response) -> Response:
-    decided: _Request | None = request.environ.get(_REQUEST)
-    if decided is None:
-        return response
-    finished = decided.finished
-    finished.status = response.status_code
-    finished.body_bytes = response.content_length or response.calculate_content_length() or 0
-    finished.headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in response.headers.items()
-    ]
-    if decided.told is not None:
+    taken: list[_Taken] | None = request.environ.pop(_TAKEN, None)
+    if taken:
         own_limit = "X-RateLimit-Limit" in response.headers
-        for name, value in _header_values(decided).items():
+        for name, value in _header_values(taken).items():
             if name not in response.headers and not (own_limit and name.startswith("X-")):
                 response.headers[name] = value
     return response
 
 
-def _header_values(decided: _Request) -> dict[str, str]:
-    """Return the headers that tell of all limits, and most of the most constrained one."""
-    style = _state_of_app().style
-    assert decided.told is not None
-    every: list[Told] = [one for _, outcome in decided.outcomes for one in outcome.each()]
-    if decided.told.active.rule.shadow and not decided.told.told.allowed:
+def _header_values(taken: Iterable[_Taken]) -> dict[str, str]:
+    """Return the headers of all limits that have some, in the style of the tightest one."""
+    told = [
+        one
+        for one in taken
+        if one.state.style.style != "off"
+        and (one.outcome.told.allowed or not one.outcome.active.rule.shadow)
+    ]
+    if not told:
         return {}
-    return style.values(decided.told.told, every or decided.told.each())
+    tightest = min(told, key=lambda one: one.outcome.told.remaining)
+    every: list[Told] = [each for one in told for each in one.outcome.each()]
+    return tightest.state.style.values(tightest.outcome.told, every)
 
 
 def _teardown_request(error: BaseException | None) -> None:
-    decided: _Request | None = request.environ.pop(_REQUEST, None)
-    if decided is None:
-        return
-    decided.finished.error = error
-    for governor, outcome in decided.outcomes:
-        if governor.settles(outcome):
-            run_now(governor.settle(outcome, replace_cost(decided.finished, outcome)))
-
-
-def replace_cost(finished: Finished, outcome: Outcome) -> Finished:
-    """Return what is known of a request, for one of its limits."""
-    return replace(finished, cost=outcome.cost, key=outcome.key)
+    if error is not None:
+        settle_failed(request.environ, error)
 
 
 def _status(state: State) -> Response:
@@ -198,18 +242,20 @@ def _status(state: State) -> Response:
     return response
 
 
-def _governors(state: State) -> tuple[Governor, ...]:
-    """What decides about this request: see the top of this file."""
+def _governors(state: State, limiters: Attached) -> tuple[Governor, ...]:
+    """Return what one limiter decides by about this request: see the top of flask.py."""
     if request.endpoint is None:
         return ()
     view = current_app.view_functions.get(request.endpoint)
     if _serves_static_files(request.endpoint, view) and not hasattr(view, LIMITS):
         return ()
-    blueprints = [current_app.blueprints[name] for name in request.blueprints]
-    for sources in (_sources(view), *([blueprint] for blueprint in blueprints)):
-        if any(getattr(source, EXEMPT, False) for source in sources):
+    # An endpoint may have dots without a blueprint.
+    blueprints = map(current_app.blueprints.get, request.blueprints)
+    for sources in (_sources(view), *([one] for one in blueprints if one is not None)):
+        if any(limiters.state_of(owner) is state for owner in _marks(sources, EXEMPT)):
             return ()
-        own: tuple[Governor, ...] = sum((getattr(one, LIMITS, ()) for one in sources), ())
+        marks = _marks(sources, LIMITS)
+        own = tuple(one for one in marks if limiters.state_of(one.owner) is state)
         if own:
             return own
     return () if state.defaults is None else (state.defaults,)
@@ -219,6 +265,12 @@ def _serves_static_files(endpoint: str, view: Any) -> bool:
     """Return whether a view is the one that Flask itself adds for a ``static_folder``."""
     is_flasks = (getattr(view, "__module__", None) or "").partition(".")[0] == "flask"
     return is_flasks and endpoint.rpartition(".")[2] == "static"
+
+
+def _marks(sources: Iterable[Any], name: str) -> tuple[Any, ...]:
+    """Return what decorators have left on any of several objects."""
+    marks: tuple[Any, ...] = sum((getattr(one, name, ()) for one in sources), ())
+    return marks
 
 
 def _sources(view: Any) -> list[Any]:

@@ -6,9 +6,9 @@ headers, and what it costs is settled when it is over: answered, failed, or left
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rate_limiter.answers import Answer, Answerer
@@ -27,9 +27,10 @@ from rate_limiter.asgi import (
     turned_away,
     with_headers,
 )
-from rate_limiter.governor import Finished, Governor, Outcome, run_to_the_end
+from rate_limiter.governor import Governor, Outcome
 from rate_limiter.headers import HeaderStyle
 from rate_limiter.setup_checks import SetupChecks
+from rate_limiter.watching import Watch
 
 
 class GovernedApp:
@@ -85,27 +86,13 @@ class GovernedApp:
         if outcome.is_denial:
             await self._deny(outcome, scope, receive, send)
         elif self.governor.settles(outcome):
-            await self._run_and_settle(outcome, scope, receive, send)
+            watch = Watch(scope, receive, _sender(send, outcome.headers(self.style)))
+            watch.start()
+            await watch.run(self.app, partial(self.governor.settle, outcome))
         elif self._conclude is not None and outcome.told.allowed:
             await self._conclude(scope, receive, send, outcome.told)
         else:
             await self.app(scope, receive, _sender(send, outcome.headers(self.style)))
-
-    async def _run_and_settle(
-        self, outcome: Outcome, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        finished = Finished(scope, outcome.cost, outcome.key)
-        watch = _Watch(finished, receive, _sender(send, outcome.headers(self.style)))
-        try:
-            await self.app(scope, watch.receive, watch.send)
-        except asyncio.CancelledError:  # by the server, whose client is gone
-            finished.disconnected = True
-            raise
-        except BaseException as error:
-            finished.error = None if finished.disconnected else error
-            raise
-        finally:
-            await run_to_the_end(self.governor.settle(outcome, finished))
 
     async def _deny(self, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
         sender = _sender(send, outcome.headers(self.style))
@@ -127,38 +114,6 @@ class GovernedApp:
         body = json.dumps(await self.governor.status(scope)).encode()
         answer = Answer(200, "application/json", body)
         await send_answer(answer, scope, _sender(send, {"Cache-Control": "no-store"}))
-
-
-class _Watch:
-    """See what becomes of a request."""
-
-    def __init__(self, finished: Finished, receive: Receive, send: Send) -> None:
-        self._finished = finished
-        self._receive = receive
-        self._send = send
-        self._is_over = False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] in ("http.disconnect", "websocket.disconnect"):
-            self._finished.disconnected |= not self._is_over
-        return message
-
-    async def send(self, message: Message) -> None:
-        finished = self._finished
-        if starts_response(message):
-            finished.status = message.get("status", 101)
-            finished.headers = list(message.get("headers") or ())
-        elif message["type"].endswith("http.response.body"):
-            self._is_over = not message.get("more_body", False)
-        elif message["type"] == "websocket.close":
-            self._is_over = True
-        try:
-            await self._send(message)
-        except OSError:  # what servers raise when the client is gone (ASGI, "Disconnected client")
-            finished.disconnected = True
-            raise
-        finished.body_bytes += len(message.get("body", b""))
 
 
 def _sender(send: Send, values: Mapping[str, str]) -> Send:

@@ -10,11 +10,12 @@ suspend only where something is awaited: `run_now` runs them where there is no e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
@@ -34,6 +35,7 @@ from rate_limiter.rule_source import RuleSource
 from rate_limiter.rule_table import Rule, RuleTable
 
 logger = logging.getLogger("rate_limiter")
+_NOT_SETTLED = "the cost of a request could not be settled"
 
 Value = TypeVar("Value")
 
@@ -146,17 +148,19 @@ class Outcome:
 
 @dataclass
 class Finished:
-    """What is known of a request when it has been answered; `cost_after` gets it.
+    """What is known of a request after its response; `cost_after` gets it.
 
     Attributes:
-        scope: of ASGI.
-        status: of the answer; None where the application gave none.
-        headers: of the answer.
-        body_bytes: how many were sent.
-        disconnected: the client was gone before the end.
+        scope: the request's ASGI scope; in Flask a dict with the same type, method, path,
+            query_string, headers and client.
+        status: of the response; None if the application sent none.
+        headers: of the response.
+        body_bytes: size of the body that was given to the server, 0 for responses that have
+            none: to HEAD, and with status 204 or 304.
+        disconnected: the client left before the end.
         error: what the application raised.
-        cost: tokens that were taken before.
-        key: whom they were taken from.
+        cost: tokens taken before the response.
+        key: whose tokens.
     """
 
     scope: Any
@@ -172,6 +176,19 @@ class Finished:
     def failed(self) -> bool:
         """Whether the application raised, or answered with 400 or more."""
         return self.error is not None or (self.status is not None and self.status >= 400)
+
+    @property
+    def is_bodyless(self) -> bool:
+        """Whether HTTP gives the response no body, whatever the application says."""
+        status = self.status or 0
+        is_head = self.scope.get("method") == "HEAD"
+        return is_head or 100 <= status < 200 or status in (204, 304)
+
+    @property
+    def content_length(self) -> int | None:
+        """The response's Content-Length; None if it has none."""
+        lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
+        return int(lengths[0]) if lengths and lengths[0].isdigit() else None
 
 
 CostAfter = Callable[[Finished], "float | Awaitable[float | None] | None"]
@@ -193,6 +210,7 @@ class Governor:
         blocking: there is no event loop, so a store is waited for.
         dimension: tells what the decisions of a rule are shown under in metrics; None: they are
             not measured.
+        owner: the object that the limits belong to, if any.
 
     Attributes:
         shadow_denied: how many requests a shadow rule would have denied.
@@ -211,9 +229,11 @@ class Governor:
         cost_after: CostAfter | None = None,
         blocking: bool = False,
         dimension: Callable[[Rule], str] | None = None,
+        owner: object = None,
     ) -> None:
         self.source = source
         self.storage = storage
+        self.owner = owner
         self.shadow_denied = 0
         self._identities = identities
         self._key = identities.key(key)
@@ -322,10 +342,13 @@ class Governor:
         """
         outcomes: list[Outcome] = []
         for active, key in await self.find(scope):
-            outcome = await self._decide_by(active, key, scope)
+            try:
+                outcome = await self._decide_by(active, key, scope)
+            except Exception:
+                await self.give_back(*outcomes)
+                raise
             if outcome.is_denial:
-                for other in outcomes:
-                    await self.give_back(other)
+                await self.give_back(*outcomes)
                 return outcome
             outcomes.append(outcome)
         if len(outcomes) < 2:
@@ -364,25 +387,28 @@ class Governor:
         status = 500 if finished.error is not None else finished.status
         taken = [one for one in (outcome, *outcome.also) if one.told.allowed]
         free = [one for one in taken if status is not None and one.active.rule.refunds(status)]
-        cost: float | None = None
-        if self._cost_after is not None and len(free) < len(taken):
-            cost = await now(self._cost_after(finished))
+        for one in free:
+            await self._change_cost(one, 0)
+        if self._cost_after is None or len(free) == len(taken):
+            return
+        known = replace(finished, cost=outcome.cost, key=outcome.key)
+        cost: float | None = await now(self._cost_after(known))
         for one in taken:
-            await self._change_cost(one, 0 if one in free else one.cost if cost is None else cost)
+            if one not in free and cost is not None:
+                await self._change_cost(one, cost)
 
-    async def give_back(self, outcome: Outcome) -> None:
+    async def give_back(self, *outcomes: Outcome) -> None:
         """Give back what was taken for a request that something else denied."""
-        for one in (outcome, *outcome.also):
-            if one.told.allowed:
-                await self._change_cost(one, 0)
+        for outcome in outcomes:
+            for one in (outcome, *outcome.also):
+                if one.told.allowed:
+                    with errors_logged():
+                        await self._change_cost(one, 0)
 
     async def _change_cost(self, outcome: Outcome, cost: float) -> None:
         # The rules may have changed since the decision, and the limiter with them.
         limiter = self._state[1].get(outcome.active.rule.name, outcome.active).asked
-        if cost < outcome.cost:
-            await now(limiter.refund(outcome.key, outcome.cost - cost))
-        elif cost > outcome.cost:
-            await now(limiter.charge(outcome.key, cost - outcome.cost))
+        await correct(limiter, outcome.key, outcome.cost, cost)
 
     # --- The caller's own state ---
 
@@ -467,6 +493,23 @@ def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
     raise TypeError("an async function cannot be used here, where there is no event loop")
 
 
+async def correct(limiter: Any, key: str | bytes, taken: float, cost: float) -> None:
+    """Give back or charge the difference between what was taken and what it has cost."""
+    if cost < taken:
+        await now(limiter.refund(key, taken - cost))
+    elif cost > taken:
+        await now(limiter.charge(key, cost - taken))
+
+
+@contextlib.contextmanager
+def errors_logged() -> Iterator[None]:
+    """Log what a settlement raises, instead of raising it: the response stands by then."""
+    try:
+        yield
+    except Exception:
+        logger.exception(_NOT_SETTLED)
+
+
 _unfinished: set[asyncio.Future[None]] = set()
 
 
@@ -484,4 +527,4 @@ async def run_to_the_end(steps: Coroutine[Any, Any, None]) -> None:
 def _finished(task: asyncio.Future[None]) -> None:
     _unfinished.discard(task)
     if not task.cancelled() and task.exception() is not None:
-        logger.error("the cost of a request could not be settled", exc_info=task.exception())
+        logger.error(_NOT_SETTLED, exc_info=task.exception())
