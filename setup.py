@@ -22,6 +22,7 @@ REDIS_SOURCES = {
         "_core_buckets",
         "_core_loop",
         "_core_redis",
+        "_core_watch",
         "rl_client",
         "rl_calls",
         "rl_cluster",
