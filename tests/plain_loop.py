@@ -75,17 +75,17 @@ class PlainLoop:
         return False
 
     def step(self, most_s: float = 0.05) -> None:
-        """Call back once what is ready, waiting so long at most."""
-        ready, self.ready = self.ready, []
-        for callback in ready:
-            callback()
+        """Call back once what is ready, waiting so long at most. An exception leaves the rest."""
+        was_idle = not self.ready
+        for _ in range(len(self.ready)):
+            self.ready.pop(0)()
         now_s = time.monotonic()
         due = [timer for timer in self.timers if timer.is_cancelled or timer.at_s <= now_s]
-        self.timers = [timer for timer in self.timers if timer not in due]
         for timer in due:
+            self.timers.remove(timer)
             if not timer.is_cancelled:
                 timer.callback()
-        found = select.select(list(self.readers), list(self.writers), [], 0 if ready else most_s)
+        found = select.select(list(self.readers), list(self.writers), [], most_s if was_idle else 0)
         for watched, fds in zip((self.readers, self.writers), found[:2], strict=True):
             for fd in fds:
                 if fd in watched:
