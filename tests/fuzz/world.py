@@ -135,6 +135,8 @@ class World:
         self.hook.mischief = lambda: None
         for loop in self.objects.get("RedisLoop", ()):
             loop.close()
+            if loop.pending:
+                self._fault = self._fault or f"a closed RedisLoop has {loop.pending} calls"
         for child in self._children:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if code != 0:
@@ -203,7 +205,7 @@ class World:
             return
         buckets = self.one("RedisBuckets")
         submit = self.rng.choice(("allow", "hit", "hit_each", "peek"))
-        for i in range(self.rng.choice((2, 8, 70))):
+        for i in range(self.rng.choice((2, 8, 64))):
             self._attempt(f"RedisLoop.{submit}", lambda i=i: getattr(loop, submit)(buckets, str(i)))
         for plain in self.loops[-2:]:
             self._spin(plain)
@@ -355,6 +357,7 @@ MISCHIEF = (
     World.call_again,
     World.close_loops,
     World.spin_loops,
+    World._submit_many,
     World.forget,
     World.collect,
     World.fail,
