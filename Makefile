@@ -33,8 +33,8 @@ demo-name:
 		END { if (!found) { print "there is no demo \"" name "\": expected one of " all; exit 1 } }' demo/demos.txt >&2
 
 test: test-packages ## lint, C tests, sanitizers, Python tests
-	@$(MAKE) --no-print-directory -j$(JOBS) c-test sanitize lint
-	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory -j$(JOBS) c-test c-sanitize lint
+	@$(MAKE) --no-print-directory fuzz fuzz-binding
 	@$(MAKE) --no-print-directory pytest
 
 test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
@@ -127,10 +127,10 @@ C_HEADERS := $(wildcard csrc/*.h tests/c/*.h)
 
 passed_in = $(foreach variant,$(1),$(C_TESTS:%=build/c/$(variant)/%.passed))
 
-.PHONY: c-test sanitize test-packages
+.PHONY: c-test c-sanitize test-packages
 c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIANTS)) ## C tests with gcc and clang
 	@:
-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
+c-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
 	@:
 
 # Fuzz targets, each run so long: make fuzz FUZZ_SECONDS=600
@@ -151,6 +151,32 @@ fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a ser
 build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)
 	@clang $(FUZZ_FLAGS) -o $@ $< tests/fuzz/no_network.c $(C_CORE) $(C_LIBRARIES)
+
+# --- The binding under ASan+UBSan ------------------------------------------------------------
+
+# A copy of the environment, in which the package is built with sanitizers. Nothing is preloaded on
+# macOS, so what needs that is left out there.
+SANITIZED := build/sanitized/venv
+CAN_PRELOAD := $(if $(filter Darwin,$(shell uname)),,yes)
+
+.PHONY: sanitize fuzz-binding pytest-sanitized
+sanitize: c-sanitize fuzz-binding pytest-sanitized ## all that runs under sanitizers
+
+fuzz-binding: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## hostile calls of the binding (FUZZ_SECONDS=30)
+	@$(if $(CAN_PRELOAD),PYTHONPATH=tests .ci/sanitized $(SANITIZED)/bin/python -m fuzz.fuzz_binding --seconds $(FUZZ_SECONDS))
+
+pytest-sanitized: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## the Python tests under ASan+UBSan
+	@$(if $(CAN_PRELOAD),.ci/sanitized $(SANITIZED)/bin/pytest --quiet --ignore=tests/once \
+		--numprocesses $(JOBS) --dist loadfile -m 'not unsanitized')
+
+$(SANITIZED).stamp: $(PACKAGE) $(VENV)/check.stamp Makefile | test-packages
+	@rm -rf $(SANITIZED) && mkdir -p $(@D) && cp -al $(VENV) $(SANITIZED)
+	@grep -rlI '$(CURDIR)/$(VENV)' $(SANITIZED)/bin $(SANITIZED)/pyvenv.cfg \
+		| xargs sed -i 's|$(CURDIR)/$(VENV)|$(CURDIR)/$(SANITIZED)|g'
+	@rm -rf $(SANITIZED)/lib/python*/site-packages/rate_limiter $(@D)/build
+	@RATE_LIMITER_SANITIZE=1 CC=clang LDSHARED='clang -shared' $(SANITIZED)/bin/python setup.py --quiet \
+		build --build-base $(@D)/build --build-lib $(SANITIZED)/lib/python*/site-packages
+	@touch $@
 
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test

@@ -2,6 +2,8 @@
 
 RATE_LIMITER_NO_REDIS=1 builds it without Redis, and then without hiredis and OpenSSL.
 RATE_LIMITER_WERROR=1 makes a compiler's warning an error.
+RATE_LIMITER_SANITIZE=1 builds it with clang's address and undefined-behaviour sanitizers, whose
+library must then be preloaded: see .ci/sanitized.
 """
 
 import os
@@ -22,6 +24,7 @@ REDIS_SOURCES = {
         "_core_buckets",
         "_core_loop",
         "_core_redis",
+        "_core_watch",
         "rl_client",
         "rl_calls",
         "rl_cluster",
@@ -80,6 +83,12 @@ link_args = [] if sys.platform == "darwin" else ["-pthread"]  # macOS has thread
 if "gcc" in os.environ.get("CC", sysconfig.get_config_var("CC") or ""):
     compile_args.append("-flto")
     link_args += ["-flto", "-O3"]
+
+if os.environ.get("RATE_LIMITER_SANITIZE") == "1":
+    # Python's own flags let signed integers wrap, which would hide an overflow.
+    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
+    compile_args += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    link_args += ["-fsanitize=address,undefined", "-shared-libsan"]
 
 sources = set(glob("csrc/*.c"))
 if os.environ.get("RATE_LIMITER_NO_REDIS") == "1":

@@ -261,7 +261,8 @@ done:
 
 static PyObject *gate_decide(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5 || !PyDict_Check(args[0]) || gate_of(object)->limiter == NULL) {
+    if (nargs != 5 || !PyDict_Check(args[0]) || gate_of(object)->app == NULL ||
+        gate_of(object)->limiter == NULL) {
         PyErr_SetString(PyExc_TypeError, "_decide(scope: dict, receive, send, key, cost)");
         return NULL;
     }

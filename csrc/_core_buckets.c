@@ -383,9 +383,8 @@ static int set_bucket(redis_limit *limit, PyObject *pair)
     return 0;
 }
 
-static int set_limit(buckets_object *self, size_t i, PyObject *given, uint64_t min_ttl_ms)
+static int set_limit(redis_limit *limit, PyObject *given, uint64_t min_ttl_ms, bool dated)
 {
-    redis_limit *limit = &self->limits[i];
     print_number(limit->min_ttl_ms, min_ttl_ms);
     if (PyTuple_Check(given) && PyTuple_GET_SIZE(given) == 2) {
         return set_bucket(limit, given);
@@ -393,12 +392,11 @@ static int set_limit(buckets_object *self, size_t i, PyObject *given, uint64_t m
     if (core_parse_limit(given, &limit->window) < 0) {
         return -1;
     }
-    const char *fixed = self->dated ? "-3" : "-1";
+    const char *fixed = dated ? "-3" : "-1";
     snprintf(limit->scale, NUMBER_SIZE, "%s",
              limit->window.kind == RL_FIXED_WINDOW ? fixed : "-2");
     print_number(limit->token, (uint64_t)(limit->window.window_ns / 1000000000));
     print_number(limit->cap, limit->window.cap);
-    self->n_windows++;
     return 0;
 }
 
@@ -417,8 +415,18 @@ static int set_scripts(buckets_object *self, PyObject *sources)
         SHA1((const unsigned char *)script->body, script->body_len, digest);
         *put_hex(script->sha1, digest, sizeof digest) = 0;
     }
-    self->sources = Py_NewRef(sources);
     return 0;
+}
+
+static int are_bytes(PyObject *texts)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(texts); i++) {
+        if (!PyBytes_Check(PyTuple_GET_ITEM(texts, i))) {
+            PyErr_SetString(PyExc_TypeError, "the endings of keys must be bytes");
+            return 0;
+        }
+    }
+    return 1;
 }
 
 static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -437,29 +445,33 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(limits);
-    if (self->client != NULL || self->n_windows != 0 || n < 1 || n > RL_TABLE_LIMITS_MAX ||
-        PyTuple_GET_SIZE(after) != n ||
+    if (n < 1 || n > RL_TABLE_LIMITS_MAX || PyTuple_GET_SIZE(after) != n ||
         PyTuple_GET_SIZE(scripts) != N_SCRIPTS) {
-        PyErr_Format(PyExc_ValueError,
-                     "expected, once, 1 to %d limits, as many endings and %d scripts",
+        PyErr_Format(PyExc_ValueError, "expected 1 to %d limits, as many endings and %d scripts",
                      RL_TABLE_LIMITS_MAX, N_SCRIPTS);
         return -1;
     }
-    self->tagged = tagged != 0;
-    self->dated = dated != 0;
+    redis_limit made[RL_TABLE_LIMITS_MAX];
+    size_t n_windows = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (!PyBytes_Check(PyTuple_GET_ITEM(after, i))) {
-            PyErr_SetString(PyExc_TypeError, "the endings of keys must be bytes");
+        if (set_limit(&made[i], PyTuple_GET_ITEM(limits, i), min_ttl_ms, dated != 0) < 0) {
             return -1;
         }
-        if (set_limit(self, (size_t)i, PyTuple_GET_ITEM(limits, i), min_ttl_ms) < 0) {
-            return -1;
-        }
+        n_windows += rl_is_window(&made[i].window);
     }
-    self->n_limits = (size_t)n;
-    if (set_scripts(self, scripts) < 0) {
+    /* Checked here: the numbers of a limit are Python code, which may have called __init__. */
+    if (self->client != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "buckets cannot be initialised twice");
         return -1;
     }
+    if (!are_bytes(after) || set_scripts(self, scripts) < 0) {
+        return -1;
+    }
+    memcpy(self->limits, made, (size_t)n * sizeof made[0]);
+    self->n_limits = (size_t)n;
+    self->n_windows = n_windows;
+    self->tagged = tagged != 0;
+    self->sources = Py_NewRef(scripts);
     self->before = Py_NewRef(before);
     self->after = Py_NewRef(after);
     self->client = (client_object *)Py_NewRef(client);

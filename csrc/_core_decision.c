@@ -99,6 +99,16 @@ static int ns_from_seconds(double seconds, const char *name, int64_t *ns)
     return 0;
 }
 
+/* 0, or -1 with an exception set: headers show tokens as whole numbers. */
+static int check_tokens(double tokens, const char *name)
+{
+    if (!isfinite(tokens)) {
+        PyErr_Format(PyExc_ValueError, "%s must be a finite number of tokens", name);
+        return -1;
+    }
+    return 0;
+}
+
 static int64_t ms_from_ns(int64_t ns)
 {
     return ns == RL_NEVER ? RL_NEVER : ns / NS_PER_MS + (ns % NS_PER_MS != 0);
@@ -124,7 +134,8 @@ static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *k
         retry_after = (double)retry_after_ms / 1e3;
     }
     rl_decision value = {.allowed = allowed != 0, .limit = limit, .remaining = remaining};
-    if (ns_from_seconds(retry_after, "retry_after", &value.retry_after_ns) < 0 ||
+    if (check_tokens(remaining, "remaining") < 0 || check_tokens(limit, "limit") < 0 ||
+        ns_from_seconds(retry_after, "retry_after", &value.retry_after_ns) < 0 ||
         ns_from_seconds(reset_after, "reset_after", &value.reset_after_ns) < 0) {
         return NULL;
     }
@@ -140,7 +151,12 @@ PyObject *decision_restore(PyObject *module, PyObject *args)
     long long retry_after_ns;
     long long reset_after_ns;
     if (!PyArg_ParseTuple(args, "pddLL:_restore_decision", &allowed, &value.limit, &value.remaining,
-                          &retry_after_ns, &reset_after_ns)) {
+                          &retry_after_ns, &reset_after_ns) ||
+        check_tokens(value.limit, "limit") < 0 || check_tokens(value.remaining, "remaining") < 0) {
+        return NULL;
+    }
+    if (retry_after_ns < 0 || reset_after_ns < 0) {
+        PyErr_SetString(PyExc_ValueError, "times must be >= 0");
         return NULL;
     }
     value.allowed = allowed != 0;
@@ -278,7 +294,8 @@ static PyType_Slot decision_slots[] = {
                "         reset_after=0.0)\n--\n\n"
                "Tell what became of one request. Immutable, and true when it was allowed.\n\n"
                "Tokens are floats, times seconds; retry_after, where given, counts and not\n"
-               "retry_after_ms. Raises ValueError for a negative or NaN time.")},
+               "retry_after_ms. Raises ValueError for a negative or NaN time, and for tokens that\n"
+               "are not finite.")},
     {Py_tp_new, decision_tp_new},
     {Py_tp_dealloc, decision_dealloc},
     {Py_tp_repr, decision_repr},

@@ -10,7 +10,6 @@ static limiter_object *limiter_of(PyObject *self)
 
 static int set_clock(limiter_object *self, PyObject *clock)
 {
-    Py_CLEAR(self->clock); /* of a first try that failed */
     if (clock == NULL) {
         self->clock_kind = CLOCK_KIND_MONOTONIC;
         return 0;
@@ -58,7 +57,6 @@ static int set_limits(limiter_object *self, PyObject *limits)
     }
     Py_ssize_t n = PyTuple_GET_SIZE(pairs);
     int status = 0;
-    self->has_windows = false;
     if (n < 1 || n > RL_TABLE_LIMITS_MAX) {
         PyErr_Format(PyExc_ValueError, "expected 1 to %d limits, got %zd", RL_TABLE_LIMITS_MAX, n);
         status = -1;
@@ -70,7 +68,9 @@ static int set_limits(limiter_object *self, PyObject *limits)
             self->has_windows |= rl_is_window(&self->limits[i]);
         }
     }
-    self->n_limits = (size_t)n;
+    if (status == 0) {
+        self->n_limits = (size_t)n;
+    }
     Py_DECREF(pairs);
     return status;
 }
@@ -152,6 +152,39 @@ static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
     return 0;
 }
 
+static int make_any_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
+{
+    if (path == Py_None) {
+        return make_table(self, max_keys, keep);
+    }
+    if (keep != Py_None) {
+        PyErr_SetString(PyExc_ValueError, "give keep or path, not both");
+        return -1;
+    }
+    return open_table(self, max_keys, path);
+}
+
+static int refuse_second_init(const limiter_object *self)
+{
+    if (self->table != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a limiter cannot be initialised twice");
+        return -1;
+    }
+    return 0;
+}
+
+/* Become what was made, which is no longer used. */
+static void adopt(limiter_object *self, const limiter_object *made)
+{
+    self->n_limits = made->n_limits;
+    memcpy(self->limits, made->limits, sizeof self->limits);
+    memcpy(self->one, made->one, sizeof self->one);
+    self->has_windows = made->has_windows;
+    self->clock_kind = made->clock_kind;
+    self->clock = made->clock;
+    self->table = made->table;
+}
+
 static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"limits", "max_keys", "clock", "keep", "path", NULL};
@@ -165,8 +198,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
                                      &clock, &keep, &path)) {
         return -1;
     }
-    if (self->table != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a limiter cannot be initialised twice");
+    if (refuse_second_init(self) < 0) {
         return -1;
     }
     if (max_keys < 1 || (size_t)max_keys > RL_TABLE_KEYS_MAX) {
@@ -179,17 +211,17 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
                      Py_TYPE(keep)->tp_name);
         return -1;
     }
-    if (set_limits(self, limits) < 0 || set_clock(self, clock) < 0) {
+    /* Limits and paths are converted by Python code, which may call __init__ again: so all is made
+     * beside the limiter, which is checked once more in the end. */
+    limiter_object made = {.state = self->state};
+    if (set_limits(&made, limits) < 0 || set_clock(&made, clock) < 0 ||
+        make_any_table(&made, (size_t)max_keys, keep, path) < 0 || refuse_second_init(self) < 0) {
+        rl_table_free(made.table);
+        Py_XDECREF(made.clock);
         return -1;
     }
-    if (path == Py_None) {
-        return make_table(self, (size_t)max_keys, keep);
-    }
-    if (keep != Py_None) {
-        PyErr_SetString(PyExc_ValueError, "give keep or path, not both");
-        return -1;
-    }
-    return open_table(self, (size_t)max_keys, path);
+    adopt(self, &made);
+    return 0;
 }
 
 static int limiter_traverse(PyObject *self, visitproc visit, void *arg)

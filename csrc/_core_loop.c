@@ -6,101 +6,34 @@
  *
  * Only the thread of the loop may use it. A task that is cancelled cancels its future; the
  * answer is read and dropped, so the others stay in step. */
-#include "_core_redis.h"
+#include "_core_loop.h"
 
 #include <structmember.h>
-
-typedef struct loop_object {
-    PyObject_HEAD
-    core_state *state;     /* borrowed from the type */
-    PyObject *weakrefs;
-    client_object *client; /* strong: where, and the TLS context */
-    PyObject *loop;        /* strong; NULL when closed */
-    PyObject *create_future, *call_soon, *call_later; /* strong: methods of the loop */
-    PyObject *on_turn, *on_ready, *on_timer;          /* strong: methods of ours */
-    PyObject *timer;         /* strong; the handle of call_later, NULL: none */
-    int64_t timer_ns;        /* when it will ring */
-    rl_topology *topology;   /* owned; NULL when closed */
-    redis_call *first;       /* owned; all calls that have no result yet, the newest first */
-    redis_batch *first_batch; /* owned; those that are under way */
-    redis_call **asked;      /* owned; the calls of this turn, in order; borrowed each */
-    size_t n_asked, asked_room;
-    bool turning;            /* on_turn is on its way */
-    size_t n_watched;
-    rl_want watched[RL_WANTS_MAX]; /* what the loop watches for us */
-    rl_want wanted[RL_WANTS_MAX];
-} loop_object;
 
 static loop_object *loop_of(PyObject *self)
 {
     return (loop_object *)self;
 }
 
-/* ---- watching descriptors ---------------------------------------------------------------- */
+/* ---- exceptions --------------------------------------------------------------------------- */
 
-static int watch(const loop_object *self, const char *method, int fd, bool with_callback)
+void loop_failed(loop_failure *failure, PyObject *where)
 {
-    PyObject *result = with_callback
-                           ? PyObject_CallMethod(self->loop, method, "iOi", fd, self->on_ready, fd)
-                           : PyObject_CallMethod(self->loop, method, "i", fd);
-    Py_XDECREF(result);
-    return result != NULL ? 0 : -1;
+    if (failure->type == NULL) {
+        PyErr_Fetch(&failure->type, &failure->error, &failure->trace);
+    } else {
+        PyErr_WriteUnraisable(where);
+    }
 }
 
-/* What is wanted of the same descriptor: not of another one that has got its number. */
-static unsigned wants_of(const rl_want *wants, size_t n, const rl_want *same)
+/* None, or NULL with the first exception set. */
+static PyObject *none_or(loop_failure failure)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (wants[i].fd == same->fd && wants[i].serial == same->serial) {
-            return wants[i].wants;
-        }
+    if (failure.type == NULL) {
+        Py_RETURN_NONE;
     }
-    return 0;
-}
-
-static int change(const loop_object *self, int fd, unsigned before, unsigned after)
-{
-    static const struct {
-        unsigned want;
-        const char *add, *remove;
-    } ways[] = {{RL_WANT_READ, "add_reader", "remove_reader"},
-                {RL_WANT_WRITE, "add_writer", "remove_writer"}};
-    for (int i = 0; i < 2; i++) {
-        unsigned was = before & ways[i].want, is = after & ways[i].want;
-        if (was == is || watch(self, is ? ways[i].add : ways[i].remove, fd, is != 0) == 0) {
-            continue;
-        }
-        /* The core has closed it by now. A selector that was watching for two things complains,
-         * and forgets it all the same. */
-        if (is != 0 || !PyErr_ExceptionMatches(PyExc_OSError)) {
-            return -1;
-        }
-        PyErr_Clear();
-    }
-    return 0;
-}
-
-/* Tell the loop what has changed. */
-static int update_watched(loop_object *self)
-{
-    size_t n = rl_topology_wants(self->topology, self->wanted);
-    if (n == self->n_watched && memcmp(self->wanted, self->watched, n * sizeof(rl_want)) == 0) {
-        return 0;
-    }
-    int status = 0;
-    for (size_t i = 0; i < self->n_watched; i++) {
-        if (wants_of(self->wanted, n, &self->watched[i]) == 0) {
-            status |= change(self, self->watched[i].fd, self->watched[i].wants, 0);
-        }
-    }
-    for (size_t i = 0; i < n; i++) {
-        status |= change(self, self->wanted[i].fd,
-                         wants_of(self->watched, self->n_watched, &self->wanted[i]),
-                         self->wanted[i].wants);
-    }
-    memcpy(self->watched, self->wanted, n * sizeof(rl_want));
-    self->n_watched = n;
-    return status;
+    PyErr_Restore(failure.type, failure.error, failure.trace);
+    return NULL;
 }
 
 /* ---- results -------------------------------------------------------------------------------- */
@@ -113,9 +46,10 @@ static void take_out(loop_object *self, redis_call *call)
     }
 }
 
-/* A future that is done was cancelled: nobody waits. Steals `result`, which may be NULL with an
- * exception set. */
-static int resolve(const loop_object *self, const redis_call *call, PyObject *result)
+/* A future that is done was cancelled: nobody waits. The call is the caller's. Steals `result`,
+ * which may be NULL with an exception set. */
+static void resolve(const loop_object *self, const redis_call *call, PyObject *result,
+                    loop_failure *failure)
 {
     PyObject *type = NULL, *error = NULL, *trace = NULL;
     if (result == NULL) {
@@ -125,29 +59,33 @@ static int resolve(const loop_object *self, const redis_call *call, PyObject *re
 
     PyObject *const *names = self->state->names;
     PyObject *done = PyObject_CallMethodNoArgs(call->future, names[NAME_DONE]);
-    int cancelled = done != NULL ? PyObject_IsTrue(done) : -1;
+    int status = done != NULL ? PyObject_IsTrue(done) : -1;
     Py_XDECREF(done);
-    int status = cancelled;
-    if (cancelled == 0) {
+    if (status == 0) {
         PyObject *told = PyObject_CallMethodOneArg(
             call->future, names[result != NULL ? NAME_SET_RESULT : NAME_SET_EXCEPTION],
             result != NULL ? result : error);
         status = told != NULL ? 0 : -1;
         Py_XDECREF(told);
     }
+    if (status < 0) {
+        loop_failed(failure, call->future);
+    }
     Py_XDECREF(result);
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(trace);
-    return status < 0 ? -1 : 0;
 }
 
-static int end(loop_object *self, redis_call *call, PyObject *result)
+/* Tell the future of a call that is done, as number `i` of a batch (NULL: alone). Taken out first:
+ * a close frees the calls that it finds, and Python code that closes may run from here on. */
+static void end(loop_object *self, redis_call *call, const redis_batch *batch, size_t i,
+                loop_failure *failure)
 {
     take_out(self, call);
-    int status = resolve(self, call, result);
+    PyObject *result = batch != NULL ? redis_batch_result(batch, i) : redis_call_result(call);
+    resolve(self, call, result, failure);
     redis_call_free(call);
-    return status;
 }
 
 static void submit_call(loop_object *self, rl_call *call)
@@ -157,29 +95,28 @@ static void submit_call(loop_object *self, rl_call *call)
     rl_topology_submit(self->topology, call, now_ns);
 }
 
-static void drop_batch(loop_object *self, redis_batch *batch)
+static void take_out_batch(loop_object *self, redis_batch *batch)
 {
     *(batch->previous != NULL ? &batch->previous->next : &self->first_batch) = batch->next;
     if (batch->next != NULL) {
         batch->next->previous = batch->previous;
     }
-    redis_batch_free(batch);
 }
 
-static int end_batch(loop_object *self, redis_batch *batch)
+/* As end(), of all its calls: a close in between has freed those that are left. */
+static void end_batch(loop_object *self, redis_batch *batch, loop_failure *failure)
 {
-    int status = 0;
-    for (size_t i = 0; i < batch->n; i++) {
+    take_out_batch(self, batch);
+    for (size_t i = 0; i < batch->n && self->topology != NULL; i++) {
         redis_call *call = batch->calls[i];
         if (redis_batch_decided(batch, i)) {
-            status |= end(self, call, redis_batch_result(batch, i));
-        } else if (self->topology != NULL) {
+            end(self, call, batch, i, failure);
+        } else {
             call->alone = true;
             submit_call(self, &call->thread.call);
         }
     }
-    drop_batch(self, batch);
-    return status;
+    redis_batch_free(batch);
 }
 
 /* Both kinds begin with their call, so that is what tells them apart. */
@@ -193,70 +130,33 @@ static redis_batch *batch_of(const loop_object *self, const rl_call *call)
     return NULL;
 }
 
-static int resolve_all(loop_object *self)
+static void resolve_all(loop_object *self, loop_failure *failure)
 {
     rl_call *finished;
-    int status = 0;
     while (self->topology != NULL && (finished = rl_topology_finished(self->topology)) != NULL) {
         redis_batch *batch = batch_of(self, finished);
         if (batch != NULL) {
-            status |= end_batch(self, batch);
+            end_batch(self, batch, failure);
         } else {
-            redis_call *call = (redis_call *)(void *)finished;
-            status |= end(self, call, redis_call_result(call));
+            end(self, (redis_call *)(void *)finished, NULL, 0, failure);
         }
     }
-    return status;
 }
 
 /* ---- turns, descriptors, deadlines ------------------------------------------------------------- */
 
-static void cancel_timer(loop_object *self)
-{
-    if (self->timer != NULL) {
-        PyObject *result = PyObject_CallMethod(self->timer, "cancel", NULL);
-        if (result == NULL) {
-            PyErr_Clear();
-        }
-        Py_XDECREF(result);
-        Py_CLEAR(self->timer);
-    }
-}
-
-/* One timer for all deadlines: it rings at the earliest one, or before. */
-static int set_timer(loop_object *self)
-{
-    int64_t deadline_ns = rl_topology_deadline_ns(self->topology);
-    if (deadline_ns == INT64_MAX || (self->timer != NULL && self->timer_ns <= deadline_ns)) {
-        return 0;
-    }
-    cancel_timer(self);
-    int64_t left_ns = deadline_ns - rl_now_ns();
-    self->timer_ns = deadline_ns;
-    self->timer = PyObject_CallFunction(self->call_later, "dO",
-                                        left_ns > 0 ? (double)left_ns / 1e9 : 0.0, self->on_timer);
-    return self->timer != NULL ? 0 : -1;
-}
-
 static PyObject *go_on(loop_object *self, bool step)
 {
-    if (self->topology == NULL) {
-        Py_RETURN_NONE;
-    }
-    if (step) {
+    loop_failure failure = {NULL, NULL, NULL};
+    if (self->topology != NULL && step) {
         rl_topology_step(self->topology, rl_now_ns());
-    } else {
+    } else if (self->topology != NULL) {
         rl_topology_flush(self->topology);
     }
-    int status = resolve_all(self);
-    if (self->topology != NULL) {
-        status |= update_watched(self);
-        status |= set_timer(self);
-    }
-    if (status < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    resolve_all(self, &failure);
+    loop_watch(self, &failure);
+    loop_set_timer(self, &failure);
+    return none_or(failure);
 }
 
 /* How many of the calls, from the first on, go into one script. */
@@ -327,17 +227,27 @@ static PyObject *loop_timer(PyObject *object, PyObject *Py_UNUSED(ignored))
 
 /* ---- calls ---------------------------------------------------------------------------------------- */
 
+static int is_open(const loop_object *self)
+{
+    if (self->topology == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this connection is closed, or was never initialised");
+        return 0;
+    }
+    return 1;
+}
+
 static int turn_soon(loop_object *self)
 {
     if (self->turning) {
         return 0;
     }
+    self->turning = true;
     PyObject *handle = PyObject_CallOneArg(self->call_soon, self->on_turn);
     if (handle == NULL) {
+        self->turning = false;
         return -1;
     }
     Py_DECREF(handle);
-    self->turning = true;
     return 0;
 }
 
@@ -361,8 +271,7 @@ static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *
                         Py_ssize_t nargs)
 {
     loop_object *self = loop_of(object);
-    if (self->topology == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this connection is closed, or was never initialised");
+    if (!is_open(self)) {
         return NULL;
     }
     if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
@@ -375,8 +284,9 @@ static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *
     if (call == NULL) {
         return NULL;
     }
+    /* The loop's methods may have closed this, and the cost's; or have filled the room. */
     call->future = PyObject_CallNoArgs(self->create_future);
-    if (call->future == NULL || make_room(self) < 0 || turn_soon(self) < 0) {
+    if (call->future == NULL || turn_soon(self) < 0 || !is_open(self) || make_room(self) < 0) {
         redis_call_free(call);
         return NULL;
     }
@@ -432,13 +342,14 @@ static PyObject *loop_reset(PyObject *self, PyObject *const *args, Py_ssize_t na
 
 /* ---- life -------------------------------------------------------------------------------------------- */
 
-static void drop(loop_object *self)
+/* Free what is left of calls. Closed by now, as Python code runs when a future is freed. */
+static void drop_calls(loop_object *self)
 {
-    rl_topology_free(self->topology);
-    self->topology = NULL;
     self->n_asked = 0;
     while (self->first_batch != NULL) {
-        drop_batch(self, self->first_batch);
+        redis_batch *batch = self->first_batch;
+        take_out_batch(self, batch);
+        redis_batch_free(batch);
     }
     while (self->first != NULL) {
         redis_call *call = self->first;
@@ -447,20 +358,26 @@ static void drop(loop_object *self)
     }
 }
 
+static void drop(loop_object *self)
+{
+    rl_topology *topology = self->topology;
+    self->topology = NULL;
+    rl_topology_free(topology);
+    drop_calls(self);
+}
+
+/* Closed first, and then what the loop watches is taken back, while it is open descriptors. */
 static PyObject *loop_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     loop_object *self = loop_of(object);
-    if (self->topology == NULL) {
-        Py_RETURN_NONE;
+    rl_topology *topology = self->topology;
+    self->topology = NULL;
+    if (topology != NULL) {
+        loop_cancel_timer(self);
+        loop_unwatch(self);
+        rl_topology_free(topology);
+        drop_calls(self);
     }
-    cancel_timer(self);
-    for (size_t i = 0; i < self->n_watched; i++) {
-        if (change(self, self->watched[i].fd, self->watched[i].wants, 0) < 0) {
-            PyErr_Clear(); /* the loop is closed, and watches nothing any more */
-        }
-    }
-    self->n_watched = 0;
-    drop(self);
     Py_RETURN_NONE;
 }
 
@@ -491,33 +408,43 @@ static int loop_init(PyObject *object, PyObject *args, PyObject *kwargs)
                                      self->state->redis_client_type, &client, &loop)) {
         return -1;
     }
-    if (self->client != NULL || ((client_object *)client)->client == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "cannot be initialised twice, nor for a client that is not");
-        return -1;
-    }
     const struct {
-        PyObject **slot;
         PyObject *of;
         const char *name;
-    } methods[] = {
-        {&self->create_future, loop, "create_future"}, {&self->call_soon, loop, "call_soon"},
-        {&self->call_later, loop, "call_later"},       {&self->on_turn, object, "_turn"},
-        {&self->on_ready, object, "_ready"},           {&self->on_timer, object, "_timer"},
-    };
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
-        *methods[i].slot = PyObject_GetAttrString(methods[i].of, methods[i].name);
-        if (*methods[i].slot == NULL) {
-            return -1;
+    } wanted[] = {{loop, "create_future"}, {loop, "call_soon"}, {loop, "call_later"},
+                  {object, "_turn"},       {object, "_ready"},  {object, "_timer"}};
+    enum { N_METHODS = sizeof wanted / sizeof wanted[0] };
+    PyObject *methods[N_METHODS] = {NULL}; /* strong */
+    const client_object *of = (client_object *)client;
+    for (size_t i = 0; i < N_METHODS; i++) {
+        methods[i] = PyObject_GetAttrString(wanted[i].of, wanted[i].name);
+        if (methods[i] == NULL) {
+            goto fail;
         }
+    }
+    /* Checked here, because any of the above may have called this method. */
+    if (self->client != NULL || of->client == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot be initialised twice, nor for a client that is not");
+        goto fail;
+    }
+    self->topology = rl_topology_new(&of->options, of->tls);
+    if (self->topology == NULL) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    PyObject **slots[N_METHODS] = {&self->create_future, &self->call_soon, &self->call_later,
+                                   &self->on_turn,       &self->on_ready,  &self->on_timer};
+    for (size_t i = 0; i < N_METHODS; i++) {
+        *slots[i] = methods[i];
     }
     self->client = (client_object *)Py_NewRef(client);
     self->loop = Py_NewRef(loop);
-    self->topology = rl_topology_new(&self->client->options, self->client->tls);
-    if (self->topology == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
     return 0;
+fail:
+    for (size_t i = 0; i < N_METHODS; i++) {
+        Py_XDECREF(methods[i]);
+    }
+    return -1;
 }
 
 static int loop_traverse(PyObject *object, visitproc visit, void *arg)

@@ -33,31 +33,59 @@ rl_meter *meter_value(core_state *state, PyObject *meter)
     return ready(meter);
 }
 
-static int open_meter(meter_object *self, PyObject *path)
+/* The meter in a file, or NULL with an exception set. */
+static rl_meter *open_meter(PyObject *path)
 {
     PyObject *name = NULL; /* strong; bytes */
+    rl_meter *meter;
     if (!PyUnicode_FSConverter(path, &name)) {
-        return -1;
+        return NULL;
     }
-    rl_meter_status status = rl_meter_open(PyBytes_AS_STRING(name), &self->meter);
+    rl_meter_status status = rl_meter_open(PyBytes_AS_STRING(name), &meter);
     Py_DECREF(name);
     switch (status) {
     case RL_METER_OK:
-        self->is_in_file = true;
-        return 0;
+        return meter;
     case RL_METER_EOWNER:
         PyErr_Format(PyExc_PermissionError,
                      "%R must be a plain file of this user that nobody else can write", path);
-        return -1;
+        return NULL;
     case RL_METER_EOTHER:
         PyErr_Format(PyExc_ValueError,
                      "%R is something else, or of another version: remove it, or take another path",
                      path);
-        return -1;
+        return NULL;
     default:
         PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+        return NULL;
+    }
+}
+
+static rl_meter *make_meter(void)
+{
+    rl_meter *meter = rl_alloc_zeroed(sizeof *meter);
+    if (meter == NULL) {
+        PyErr_NoMemory();
+    }
+    return meter;
+}
+
+static void free_meter(rl_meter *meter, bool is_in_file)
+{
+    if (is_in_file) {
+        rl_meter_close(meter);
+    } else {
+        rl_free(meter);
+    }
+}
+
+static int refuse_second_init(const meter_object *self)
+{
+    if (self->meter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a meter cannot be initialised twice");
         return -1;
     }
+    return 0;
 }
 
 static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -68,29 +96,26 @@ static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Meter", names, &path)) {
         return -1;
     }
-    if (self->meter != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a meter cannot be initialised twice");
+    if (refuse_second_init(self) < 0) {
         return -1;
     }
-    if (path != Py_None) {
-        return open_meter(self, path);
-    }
-    self->meter = rl_alloc_zeroed(sizeof *self->meter);
-    if (self->meter == NULL) {
-        PyErr_NoMemory();
+    rl_meter *meter = path != Py_None ? open_meter(path) : make_meter();
+    if (meter == NULL) {
         return -1;
     }
+    if (refuse_second_init(self) < 0) { /* a path is Python code, which may have called __init__ */
+        free_meter(meter, path != Py_None);
+        return -1;
+    }
+    self->meter = meter;
+    self->is_in_file = path != Py_None;
     return 0;
 }
 
 static void meter_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    if (meter_of(object)->is_in_file) {
-        rl_meter_close(meter_of(object)->meter);
-    } else {
-        rl_free(meter_of(object)->meter);
-    }
+    free_meter(meter_of(object)->meter, meter_of(object)->is_in_file);
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -37,6 +37,17 @@ PyObject *redis_raise(core_state *state, rl_fault fault, const char *message)
 
 /* ---- any command --------------------------------------------------------------------- */
 
+/* Append `item`, which is stolen, as is the list. The list, or NULL with an exception set: `item`
+ * may be NULL with one. */
+static PyObject *appended(PyObject *list, PyObject *item)
+{
+    if (item == NULL || PyList_Append(list, item) < 0) {
+        Py_CLEAR(list);
+    }
+    Py_XDECREF(item);
+    return list;
+}
+
 static PyObject *python_of(const redisReply *reply)
 {
     switch (reply->type) {
@@ -45,14 +56,10 @@ static PyObject *python_of(const redisReply *reply)
     case REDIS_REPLY_NIL:
         Py_RETURN_NONE;
     case REDIS_REPLY_ARRAY: {
-        PyObject *list = PyList_New((Py_ssize_t)reply->elements);
+        /* Never with items that are not set: the garbage collector may run, and show it. */
+        PyObject *list = PyList_New(0);
         for (size_t i = 0; list != NULL && i < reply->elements; i++) {
-            PyObject *element = python_of(reply->element[i]);
-            if (element == NULL) {
-                Py_CLEAR(list);
-                break;
-            }
-            PyList_SET_ITEM(list, (Py_ssize_t)i, element);
+            list = appended(list, python_of(reply->element[i]));
         }
         return list;
     }
@@ -61,18 +68,21 @@ static PyObject *python_of(const redisReply *reply)
     }
 }
 
-/* Wait with the GIL released, but for a look at signals now and then. 0, or -1 with an
- * exception set and the call left. */
-static int run(client_object *self, rl_thread_call *call)
+/* Without the GIL: a thread that forks holds the client's lock, and needs the GIL to go on. */
+static void leave(const client_object *self, rl_thread_call *call)
 {
-    bool done;
     Py_BEGIN_ALLOW_THREADS
-    rl_client_submit(self->client, call);
-    done = rl_client_wait(self->client, call, SLICE_NS);
+    rl_client_leave(self->client, call);
     Py_END_ALLOW_THREADS
+}
+
+/* Wait with the GIL released, but for a look at signals now and then, for a call that may be done
+ * already. 0, or -1 with an exception set and the call left. */
+static int wait_for(const client_object *self, rl_thread_call *call, bool done)
+{
     while (!done) {
         if (PyErr_CheckSignals() < 0) {
-            rl_client_leave(self->client, call);
+            leave(self, call);
             return -1;
         }
         Py_BEGIN_ALLOW_THREADS
@@ -80,6 +90,30 @@ static int run(client_object *self, rl_thread_call *call)
         Py_END_ALLOW_THREADS
     }
     return 0;
+}
+
+/* A thread between before_fork() and after_fork_...() would wait for itself. Return 1 if it is not,
+ * else 0 with StoreError set. */
+static int is_not_forking(const client_object *self)
+{
+    if (self->forking_thread == PyThread_get_thread_ident()) {
+        redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process");
+        return 0;
+    }
+    return 1;
+}
+
+static int run(const client_object *self, rl_thread_call *call)
+{
+    bool done;
+    if (!is_not_forking(self)) {
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rl_client_submit(self->client, call);
+    done = rl_client_wait(self->client, call, SLICE_NS);
+    Py_END_ALLOW_THREADS
+    return wait_for(self, call, done);
 }
 
 static int ready(const client_object *self)
@@ -207,34 +241,24 @@ static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t 
 }
 
 /* Wait for all of them; those before one that failed have counted. */
-static PyObject *run_many(client_object *self, redis_call **calls, Py_ssize_t n)
+static PyObject *run_many(const client_object *self, redis_call **calls, Py_ssize_t n)
 {
-    PyObject *result = PyList_New(n);
-    Py_ssize_t submitted = 0;
+    if (!is_not_forking(self)) {
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
-    for (; submitted < n; submitted++) {
-        rl_client_submit(self->client, &calls[submitted]->thread);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        rl_client_submit(self->client, &calls[i]->thread);
     }
     Py_END_ALLOW_THREADS
+    PyObject *result = PyList_New(0);
     for (Py_ssize_t i = 0; i < n; i++) {
-        bool done = false;
-        while (!done && result != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            done = rl_client_wait(self->client, &calls[i]->thread, SLICE_NS);
-            Py_END_ALLOW_THREADS
-            if (!done && PyErr_CheckSignals() < 0) {
-                Py_CLEAR(result);
-            }
-        }
-        if (!done) {
-            rl_client_leave(self->client, &calls[i]->thread);
-            continue;
-        }
-        PyObject *one = result != NULL ? redis_call_result(calls[i]) : NULL;
-        if (one == NULL) {
+        if (result == NULL) {
+            leave(self, &calls[i]->thread);
+        } else if (wait_for(self, &calls[i]->thread, false) < 0) {
             Py_CLEAR(result);
         } else {
-            PyList_SET_ITEM(result, i, one);
+            result = appended(result, redis_call_result(calls[i]));
         }
     }
     return result;
@@ -281,28 +305,41 @@ done:
 
 /* ---- fork -------------------------------------------------------------------------------- */
 
-static PyObject *client_before_fork(PyObject *self, PyObject *Py_UNUSED(ignored))
+/* Python code of other at-fork hooks runs between these, and may use the client. */
+
+static PyObject *client_before_fork(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    if (client_of(self)->client != NULL) {
-        rl_client_before_fork(client_of(self)->client);
+    client_object *self = client_of(object);
+    if (!ready(self) || !is_not_forking(self)) {
+        return NULL;
     }
+    Py_BEGIN_ALLOW_THREADS
+    rl_client_before_fork(self->client);
+    Py_END_ALLOW_THREADS
+    self->forking_thread = PyThread_get_thread_ident();
+    Py_RETURN_NONE;
+}
+
+static PyObject *end_fork(PyObject *object, void (*after)(rl_client *))
+{
+    client_object *self = client_of(object);
+    if (self->forking_thread != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError, "before_fork() was not called in this thread");
+        return NULL;
+    }
+    self->forking_thread = 0;
+    after(self->client);
     Py_RETURN_NONE;
 }
 
 static PyObject *client_after_fork_in_parent(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (client_of(self)->client != NULL) {
-        rl_client_after_fork_in_parent(client_of(self)->client);
-    }
-    Py_RETURN_NONE;
+    return end_fork(self, rl_client_after_fork_in_parent);
 }
 
 static PyObject *client_after_fork_in_child(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (client_of(self)->client != NULL) {
-        rl_client_after_fork_in_child(client_of(self)->client);
-    }
-    Py_RETURN_NONE;
+    return end_fork(self, rl_client_after_fork_in_child);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -322,14 +359,18 @@ static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"address", NULL};
     client_object *self = client_of(object);
-    const char *address;
+    PyObject *text;
     Py_ssize_t len;
     char error[RL_URL_ERROR_SIZE];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s#:RedisClient", names, &address, &len)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U:RedisClient", names, &text)) {
         return -1;
     }
     if (self->client != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a client cannot be initialised twice");
+        return -1;
+    }
+    const char *address = PyUnicode_AsUTF8AndSize(text, &len);
+    if (address == NULL) {
         return -1;
     }
     if (rl_url_parse(address, (size_t)len, &self->options, error) != RL_OK) {

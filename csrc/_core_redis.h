@@ -24,6 +24,7 @@ typedef struct client_object {
     rl_options options;
     rl_tls *tls;       /* owned; NULL: not encrypted */
     rl_client *client; /* owned; NULL before __init__ */
+    _Atomic unsigned long forking_thread; /* between before_fork and after_fork_...; 0: none */
 } client_object;
 
 typedef enum bucket_operation {
@@ -61,7 +62,6 @@ typedef struct buckets_object {
     PyObject *before; /* strong; bytes before a client key, */
     PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
     bool tagged;      /* the client key is put between braces, its own ones escaped */
-    bool dated;       /* a fixed window's key ends with its beginning */
 } buckets_object;
 
 /* One decision under way, with the room for its texts behind it. */

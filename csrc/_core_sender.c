@@ -61,8 +61,14 @@ bool asgi_is_name(const core_state *state, PyObject *text, core_name name)
 
 PyObject *asgi_get(const core_state *state, PyObject *dict, core_name name)
 {
+#if PY_VERSION_HEX >= 0x030D0000 /* a thread without the GIL may change the dict meanwhile */
+    PyObject *value;
+    (void)PyDict_GetItemRef(dict, state->names[name], &value); /* NULL where it fails */
+    return value;
+#else
     PyObject *value = PyDict_GetItemWithError(dict, state->names[name]); /* borrowed */
     return Py_XNewRef(value);
+#endif
 }
 
 /* ---- headers for a response ------------------------------------------------ */
@@ -128,6 +134,15 @@ static PyObject *decimal(uint64_t number)
     return PyBytes_FromStringAndSize(digits + i, (Py_ssize_t)(sizeof digits - i));
 }
 
+/* Rounded down. A Decision that a user made may have any finite number. */
+static uint64_t whole_tokens(double tokens)
+{
+    if (!(tokens > 0)) {
+        return 0;
+    }
+    return tokens < 0x1p64 ? (uint64_t)tokens : UINT64_MAX;
+}
+
 static uint64_t whole_seconds(int64_t ns)
 {
     const int64_t ns_per_s = 1000000000;
@@ -141,9 +156,9 @@ static int append_all(const sender_object *self, PyObject *headers)
     const rl_decision *decision = &self->decision;
     present found = find_present(state, headers);
     if (!found.limit) {
-        if (append(state, headers, NAME_HEADER_LIMIT, decimal((uint64_t)decision->limit)) < 0 ||
+        if (append(state, headers, NAME_HEADER_LIMIT, decimal(whole_tokens(decision->limit))) < 0 ||
             append(state, headers, NAME_HEADER_REMAINING,
-                   decimal((uint64_t)decision->remaining)) < 0) {
+                   decimal(whole_tokens(decision->remaining))) < 0) {
             return -1;
         }
         if (decision->reset_after_ns != RL_NEVER &&

@@ -59,6 +59,13 @@ void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_
     topology->last_finished = call;
 }
 
+void rl_topology_lose_all(rl_topology *topology, const char *error)
+{
+    while (topology->first != NULL) {
+        rl_call_finish(topology, topology->first, NULL, RL_FAULT_LOST, error);
+    }
+}
+
 rl_call *rl_topology_finished(rl_topology *topology)
 {
     rl_call *call = topology->finished;

@@ -97,9 +97,24 @@ void rl_client_after_fork_in_parent(rl_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
+/* The forking thread may wait for calls below a signal handler, which goes on in the child. Others
+ * do not exist there, so nobody is woken. */
+static void lose_calls(rl_client *client)
+{
+    rl_call *lost;
+    if (client->topology == NULL) {
+        return;
+    }
+    rl_topology_lose_all(client->topology, "the process was forked meanwhile");
+    while ((lost = rl_topology_finished(client->topology)) != NULL) {
+        ((rl_thread_call *)(void *)lost)->done = true;
+    }
+}
+
 void rl_client_after_fork_in_child(rl_client *client)
 {
     pthread_mutex_unlock(&client->lock);
+    lose_calls(client);
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);
     close_nudge(client);

@@ -44,8 +44,8 @@ bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns);
 void rl_client_leave(rl_client *client, rl_thread_call *call);
 
 /* A process that forks holds the client still meanwhile, so that the child gets a
- * consistent one. The child closes what it inherited, without a word to the servers, and
- * forgets the parent's threads. */
+ * consistent one. The child closes what it inherited, without a word to the servers, loses
+ * the calls that were under way, and forgets the parent's threads. */
 void rl_client_before_fork(rl_client *client);
 void rl_client_after_fork_in_parent(rl_client *client);
 void rl_client_after_fork_in_child(rl_client *client);

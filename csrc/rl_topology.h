@@ -75,6 +75,9 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns);
 /* Take a call out that nobody waits for any more. */
 void rl_topology_forget(rl_topology *topology, rl_call *call);
 
+/* Finish all calls as lost: they may have been executed. */
+void rl_topology_lose_all(rl_topology *topology, const char *error);
+
 /* Write what was submitted, where there is a connection for it. */
 void rl_topology_flush(rl_topology *topology);
 
