@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,22 @@ from redis_servers import RedisServer, redis_server
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("thorough", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def catch_ignored_signals() -> None:
+    """Give the programs that tests start the default action of every signal.
+
+    ``nohup`` and the background of a script ignore SIGHUP and SIGINT, and a program inherits what
+    is ignored. What is caught is reset for it, so this process catches them and does nothing.
+    """
+    # Python itself ignores these two, and resets them for what it starts.
+    by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
+    for number in signal.valid_signals() - by_python:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+catch_ignored_signals()
 
 
 @pytest.fixture
