@@ -103,7 +103,7 @@ class FakeRedis:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         if self._errors:
             raise self._errors[0]
 

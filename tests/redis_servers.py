@@ -21,7 +21,9 @@ import redis
 from servers import free_port
 
 PROGRAM = os.environ.get("RATE_LIMITER_TEST_SERVER", "redis-server")
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
+# Limiters give a decision 0.1 s, which is not enough on a busy machine. redis-py reads this too.
+PATIENT = "socket_timeout=30&socket_connect_timeout=30"
 
 
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -52,12 +54,17 @@ class RedisServer:
     process: subprocess.Popen[bytes] | None = None
 
     @property
-    def url(self) -> str:
-        """Return the address for a limiter."""
+    def address(self) -> str:
+        """Return the address for a limiter that is to keep its usual deadline."""
         who = f":{self.password}@" if self.password else ""
         if self.tls is not None:
             return f"rediss://{who}127.0.0.1:{self.port}/0?ssl_ca_certs={self.tls.ca}"
         return f"redis://{who}127.0.0.1:{self.port}/0"
+
+    @property
+    def url(self) -> str:
+        """Return the address for a limiter that waits for an answer, however busy the machine."""
+        return f"{self.address}{'&' if '?' in self.address else '?'}{PATIENT}"
 
     @property
     def socket_path(self) -> Path:

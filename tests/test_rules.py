@@ -585,7 +585,7 @@ def _async_take(governor: Governor) -> Any:
 
 
 def _until(done: Any) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)

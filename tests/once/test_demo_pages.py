@@ -16,7 +16,7 @@ from demo_servers import (
     running_demo,
     wait_for_room_in_the_minute,
 )
-from redis_servers import RedisServer
+from redis_servers import RedisServer, wait_until
 from servers import ROOT
 
 PAGES = {name: demo.readme for name, demo in DEMOS.items()}
@@ -107,13 +107,13 @@ def test_what_a_page_says_of_redis(name: str, tmp_path: Path, server: RedisServe
 
 def settle(running: RunningDemo) -> None:
     """Return when decisions are made in Redis, which a busy machine may need several for."""
-    for _ in range(100):
+
+    def is_in_redis() -> bool:
         answer = ASKING.get(f"{running.server.url}/")
         path = "/api/ping" if answer.status_code == 404 else "/"
-        answer = ASKING.get(f"{running.server.url}{path}")
-        if running.storage(answer) == "redis":
-            return
-    raise TimeoutError("the demo does not find its Redis")
+        return running.storage(ASKING.get(f"{running.server.url}{path}")) == "redis"
+
+    wait_until(is_in_redis, "the demo finds its Redis")
 
 
 @pytest.mark.parametrize(("name", "which"), OTHER_COMMANDS)
