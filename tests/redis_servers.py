@@ -129,14 +129,6 @@ class RedisServer:
             self.process = None
 
 
-def _free_port_of_cluster() -> int:
-    """A port whose neighbour 10000 higher, which the cluster bus takes, is a port too."""
-    while True:
-        port = free_port()
-        if port < 55000:
-            return port
-
-
 @contextlib.contextmanager
 def redis_server(folder: Path, *options: str, **settings: Any) -> Iterator[RedisServer]:
     """Run one redis-server until the block ends, with options such as ``"--maxclients", "5"``."""
@@ -386,7 +378,7 @@ def redis_cluster(folder: Path) -> Iterator[RedisCluster]:
     nodes: list[RedisServer] = []
     try:
         for _ in range(6):
-            node = RedisServer(folder, _free_port_of_cluster())
+            node = RedisServer(folder, free_port())
             node.options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             node.options += ["--cluster-config-file", f"nodes-{node.port}.conf"]
             node.options += ["--repl-diskless-sync-delay", "0"]
