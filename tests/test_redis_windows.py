@@ -174,7 +174,7 @@ def test_processes_admit_the_count(server: RedisServer, make: Callable[[int, int
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(200)
     assert admitted.value == 123
 
 

@@ -66,7 +66,7 @@ def test_processes_admit_what_one_would(store: str, text: str, method: str) -> N
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(200)
     assert admitted.value == 1234
 
 
