@@ -607,7 +607,7 @@ def test_what_a_process_counted_outlives_it(
         meter.__globals__["_meters"].pop("flooded")
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid()])
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "this one"])
 def test_a_dead_process_whose_id_is_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int
 ) -> None:

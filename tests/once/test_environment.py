@@ -9,17 +9,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from servers import ROOT
 
 # What every machine sets.
 BARE = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
-# Tests that send signals to what they started, and one that says what a server may write.
-SENSITIVE = (
-    "tests/once/test_gunicorn.py",
+# What a developer's machine may set, and what the programs that tests start would go by.
+MUCH = BARE | {
+    "REDIS_URL": "redis://nowhere.invalid:1/0",
+    "RATE_LIMITER_ENABLED": "false",
+    "DEMO": "nothing",
+    "WEB_CONCURRENCY": "7",
+    "LOG_LEVEL": "CRITICAL",
+    "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+    "UVICORN_WORKERS": "3",
+    "http_proxy": "http://127.0.0.1:1",
+    "COLUMNS": "20",
+    "FORCE_COLOR": "1",
+    "PYTHONIOENCODING": "ascii",
+}
+GUNICORN = "tests/once/test_gunicorn.py"  # says what a server may write
+# Tests that send signals to what they started.
+SIGNALS = (
     "tests/once/test_stack.py::test_other_demos",
     "tests/test_cli.py::test_ctrl_c",
     "tests/test_load.py::test_ctrl_c_prints_the_results_so_far",
 )
+# Tests of what is set by default, and of servers over HTTP.
+DEFAULTS = ("tests/test_settings.py", "tests/test_servers.py")
 
 
 def in_the_background() -> None:
@@ -28,11 +45,18 @@ def in_the_background() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def test_without_variables_and_in_the_background(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variables", "tests"),
+    [(BARE, (GUNICORN, *SIGNALS)), (MUCH, (GUNICORN, *DEFAULTS))],
+    ids=["bare", "much"],
+)
+def test_tests_in_the_background(
+    variables: dict[str, str], tests: tuple[str, ...], tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--quiet", "-o", f"cache_dir={tmp_path}", *SENSITIVE],
+        [sys.executable, "-m", "pytest", "--quiet", "-o", f"cache_dir={tmp_path}", *tests],
         cwd=ROOT,
-        env=BARE,
+        env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
