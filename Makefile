@@ -155,10 +155,13 @@ build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Make
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test
 
+# Back from a folder of object files. The name of the folder that this file is in may have spaces.
+UP := ../../../../
+
 # The core is built with the seam through which the tests make allocations fail.
 build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@rm -rf $(@D)/objects && mkdir -p $(@D)/objects
-	@cd $(@D)/objects && $(C_COMPILE) -I$(CURDIR)/csrc -DRL_TEST_ALLOC -c $(abspath $(C_CORE) $(C_SUPPORT))
+	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c $(addprefix $(UP),$(C_CORE) $(C_SUPPORT))
 	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
 
 build/c/%.bin: tests/c/$$(*F).c $$(@D)/core.a
@@ -172,6 +175,6 @@ build/c/%.passed: build/c/%.bin
 # The binding has no C tests, but it must please both compilers.
 build/c/%/binding.o: $(C_BINDING) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)/binding
-	@cd $(@D)/binding && $(C_COMPILE) -I$(CURDIR)/csrc -fPIC -c $(abspath $(C_BINDING)) \
+	@cd $(@D)/binding && $(C_COMPILE) -I$(UP)csrc -fPIC -c $(addprefix $(UP),$(C_BINDING)) \
 		-isystem "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')"
 	@touch $@
