@@ -41,7 +41,7 @@ test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found h
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
-	@$(VENV)/bin/pytest --quiet
+	@$(VENV)/bin/pytest --quiet --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/check.stamp ## ruff, mypy, and the stubs against the extension
 	@$(VENV)/bin/ruff check --quiet
