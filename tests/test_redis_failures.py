@@ -221,7 +221,7 @@ def test_restart_under_load(own: RedisServer) -> None:
 )
 def test_answers(ask: Callable[..., Any], reply: bytes, kind: str, message: str) -> None:
     with fake_redis(answering(reply)) as server:
-        limiter = limiter_on(server.url if kind == "timeout" else f"{server.url}?{PATIENT}")
+        limiter = limiter_on(server.address if kind == "timeout" else server.url)
         for _ in range(3):
             answer, took_s = ask(limiter)
             assert isinstance(answer, StoreError)
@@ -238,7 +238,7 @@ def test_slow_and_trickled_answers(ask: Callable[..., Any]) -> None:
             connection.read_command()
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(f"{server.url}?{PATIENT}")
+        limiter = limiter_on(server.url)
         for _ in range(3):
             assert ask(limiter)[0].allowed is True
 
@@ -252,7 +252,7 @@ def test_an_answer_that_comes_too_late_goes_to_nobody(ask: Callable[..., Any]) -
         connection.send(b"*2\r\n:1\r\n:1000\r\n" + b"*2\r\n:0\r\n:86400000000\r\n")
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(f"{server.url}?timeout=0.5", limits="1/day")
+        limiter = limiter_on(f"{server.address}?timeout=0.5", limits="1/day")
         assert ask(limiter)[0].kind == "timeout"
         second, _ = ask(limiter)
         assert second.allowed is False
@@ -270,7 +270,7 @@ def test_half_an_answer_then_silence(ask: Callable[..., Any]) -> None:
             connection.read_command()
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(server.url + "?connect_timeout=0.3")
+        limiter = limiter_on(server.address + "?connect_timeout=0.3")
         assert ask(limiter)[0].kind == "timeout"
         is_back(limiter, ask)
         assert server.connections >= 2
@@ -292,7 +292,7 @@ def test_connections_that_end(ask: Callable[..., Any], moment: str) -> None:
             connection.reset()
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(f"{server.url}?{PATIENT}")
+        limiter = limiter_on(server.url)
         for _ in range(4):
             answer, took_s = ask(limiter)
             assert isinstance(answer, StoreError)
@@ -308,7 +308,7 @@ def test_unasked_answers_end_a_connection(ask: Callable[..., Any]) -> None:
         connection.send(ALLOWED)
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(f"{server.url}?{PATIENT}")
+        limiter = limiter_on(server.url)
         assert ask(limiter)[0].allowed is True
         time.sleep(0.05)
         answer, _ = ask(limiter)
@@ -451,7 +451,7 @@ def test_too_many_calls_are_refused_not_queued_for_ever() -> None:
         return errors
 
     with fake_redis(handle) as server:
-        errors = asyncio.run(main(server.url))
+        errors = asyncio.run(main(server.address))
     assert errors["busy"] >= 5_000
     assert errors["timeout"] > 0
 
