@@ -41,7 +41,7 @@ test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found h
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
-	@$(VENV)/bin/pytest --quiet
+	@$(VENV)/bin/pytest --quiet --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/check.stamp ## ruff, mypy, and the stubs against the extension
 	@$(VENV)/bin/ruff check --quiet
@@ -181,10 +181,13 @@ $(SANITIZED).stamp: $(PACKAGE) $(VENV)/check.stamp Makefile | test-packages
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test
 
+# Back from a folder of object files. The name of the folder that this file is in may have spaces.
+UP := ../../../../
+
 # The core is built with the seam through which the tests make allocations fail.
 build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@rm -rf $(@D)/objects && mkdir -p $(@D)/objects
-	@cd $(@D)/objects && $(C_COMPILE) -I$(CURDIR)/csrc -DRL_TEST_ALLOC -c $(abspath $(C_CORE) $(C_SUPPORT))
+	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c $(addprefix $(UP),$(C_CORE) $(C_SUPPORT))
 	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
 
 build/c/%.bin: tests/c/$$(*F).c $$(@D)/core.a
@@ -198,6 +201,6 @@ build/c/%.passed: build/c/%.bin
 # The binding has no C tests, but it must please both compilers.
 build/c/%/binding.o: $(C_BINDING) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)/binding
-	@cd $(@D)/binding && $(C_COMPILE) -I$(CURDIR)/csrc -fPIC -c $(abspath $(C_BINDING)) \
+	@cd $(@D)/binding && $(C_COMPILE) -I$(UP)csrc -fPIC -c $(addprefix $(UP),$(C_BINDING)) \
 		-isystem "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')"
 	@touch $@

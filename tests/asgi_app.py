@@ -31,7 +31,7 @@ async def slow_stream() -> StreamingResponse:
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(3):
             yield b"%d" % number
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)  # far more than a busy machine takes to read a chunk
 
     return StreamingResponse(chunks())
 

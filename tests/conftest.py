@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from environment import catch_ignored_signals, forget_other_variables
+from hypothesis import HealthCheck, settings
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from redis_servers import RedisServer, redis_server
 
+forget_other_variables()
+catch_ignored_signals()
+
 # The same examples every time, so that a change is never blamed for an old mistake. Run
-# HYPOTHESIS_PROFILE=thorough now and then, to look for new ones.
-settings.register_profile("steady", derandomize=True, deadline=None, max_examples=100)
-settings.register_profile("thorough", deadline=None, max_examples=5_000, print_blob=True)
+# HYPOTHESIS_PROFILE=thorough now and then, to look for new ones. A slow machine is no mistake.
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("steady", **patient, derandomize=True, max_examples=100)
+settings.register_profile("thorough", **patient, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 

@@ -66,7 +66,11 @@ def shell(line: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def running_demo(
-    name: str, folder: Path, redis: RedisServer | None = None, which: int = 0
+    name: str,
+    folder: Path,
+    redis: RedisServer | None = None,
+    which: int = 0,
+    variables: dict[str, str] | None = None,
 ) -> Iterator[RunningDemo]:
     """Run a demo by a command of its page until the block ends; it must end well.
 
@@ -75,12 +79,12 @@ def running_demo(
         folder: for its log.
         redis: its Redis; by default none answers.
         which: the number of the command under "By hand".
+        variables: of its environment, beside those that name the Redis.
     """
     demo = DEMOS[name]
     command = shell(demo.commands("{port}")[which])
-    with serve(
-        folder / "log", *command, program="/bin/sh", environment=environment(redis, folder)
-    ) as server:
+    variables = environment(redis, folder) | (variables or {})
+    with serve(folder / "log", *command, program="/bin/sh", environment=variables) as server:
         yield RunningDemo(demo, server)
     # Some servers end as they were told, others by the signal; neither had to be killed.
     assert server.process.returncode in (0, -signal.SIGTERM)

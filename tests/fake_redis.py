@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from redis_servers import PATIENT
+
 Handler = Callable[["FakeConnection"], None]
 
 
@@ -65,7 +67,8 @@ class FakeRedis:
         self._handler = handler
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.address = f"redis://127.0.0.1:{self.port}/0"  # for the usual deadline
+        self.url = f"{self.address}?{PATIENT}"
         self.connections = 0
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
@@ -103,7 +106,7 @@ class FakeRedis:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         if self._errors:
             raise self._errors[0]
 

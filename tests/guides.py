@@ -86,7 +86,7 @@ class Guide:
 
     def __init__(self, page: Path, folder: Path, server: RedisServer) -> None:
         self.page, self.folder, self.server = page, folder, server
-        self.redis_url = server.url
+        self.redis_url = server.address
         self.ran: list[int] = []
         self._apps: list[tuple[Block, Any]] = []
 

@@ -11,10 +11,9 @@ from redis_servers import wait_until
 
 ALLOWED = b"*2\r\n:1\r\n:1000\r\n"
 TIMEOUT_S = 0.1
-# Beyond a deadline: what is allowed for, where the machine is not busy with something else, and
-# what a loaded machine may add to the worst of many.
-SCHEDULING_S = 0.010
-WORST_S = 0.5
+# What a busy machine may add to the best of some calls, and to the worst of them.
+BEST_S = 0.1
+WORST_S = 3.0
 
 
 def limiter_on(url: str, policy: str = "raise", limits: str = "100000/day") -> RedisRateLimiter:
@@ -23,8 +22,8 @@ def limiter_on(url: str, policy: str = "raise", limits: str = "100000/day") -> R
     return limiter
 
 
-def is_back(limiter: RateLimiter, ask: Callable[..., Any], timeout_s: float = 5) -> None:
+def is_back(limiter: RateLimiter, ask: Callable[..., Any]) -> None:
     """Wait until Redis decides again, and see that it says so."""
-    wait_until(lambda: isinstance(ask(limiter)[0], Decision), "the engine is back", timeout_s)
+    wait_until(lambda: isinstance(ask(limiter)[0], Decision), "the engine is back")
     assert isinstance(limiter, RedisRateLimiter)
     assert limiter.store.health()["status"] == "ok"

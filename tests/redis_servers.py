@@ -21,7 +21,9 @@ import redis
 from servers import free_port
 
 PROGRAM = os.environ.get("RATE_LIMITER_TEST_SERVER", "redis-server")
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
+# Limiters give a decision 0.1 s, which is not enough on a busy machine. redis-py reads this too.
+PATIENT = "socket_timeout=30&socket_connect_timeout=30"
 
 
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -52,12 +54,17 @@ class RedisServer:
     process: subprocess.Popen[bytes] | None = None
 
     @property
-    def url(self) -> str:
-        """Return the address for a limiter."""
+    def address(self) -> str:
+        """Return the address for a limiter that is to keep its usual deadline."""
         who = f":{self.password}@" if self.password else ""
         if self.tls is not None:
             return f"rediss://{who}127.0.0.1:{self.port}/0?ssl_ca_certs={self.tls.ca}"
         return f"redis://{who}127.0.0.1:{self.port}/0"
+
+    @property
+    def url(self) -> str:
+        """Return the address for a limiter that waits for an answer, however busy the machine."""
+        return f"{self.address}{'&' if '?' in self.address else '?'}{PATIENT}"
 
     @property
     def socket_path(self) -> Path:
@@ -120,14 +127,6 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-def _free_port_of_cluster() -> int:
-    """A port whose neighbour 10000 higher, which the cluster bus takes, is a port too."""
-    while True:
-        port = free_port()
-        if port < 55000:
-            return port
 
 
 @contextlib.contextmanager
@@ -379,7 +378,7 @@ def redis_cluster(folder: Path) -> Iterator[RedisCluster]:
     nodes: list[RedisServer] = []
     try:
         for _ in range(6):
-            node = RedisServer(folder, _free_port_of_cluster())
+            node = RedisServer(folder, free_port())
             node.options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             node.options += ["--cluster-config-file", f"nodes-{node.port}.conf"]
             node.options += ["--repl-diskless-sync-delay", "0"]

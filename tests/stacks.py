@@ -16,7 +16,7 @@ import psutil
 from servers import ROOT, Server, free_port
 
 START = ROOT / "deploy" / "start.sh"
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 200
 ENVIRONMENT = os.environ | {"PYTHON": sys.executable}
 
 

@@ -12,8 +12,8 @@ from rate_limiter import AsyncRateLimiter, ManualClock, RateLimiter, RateLimitEx
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fail after five seconds."""
-    deadline_s = time.monotonic() + 5
+    """Wait until a condition holds; fail after a minute."""
+    deadline_s = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.001)
@@ -147,7 +147,7 @@ async def test_other_keys_do_not_wait() -> None:
     await limiter.acquire("busy")
     waiter = asyncio.create_task(limiter.acquire("busy"))
     await asyncio.sleep(0)
-    assert (await asyncio.wait_for(limiter.acquire("free"), 5)).allowed
+    assert (await asyncio.wait_for(limiter.acquire("free"), 60)).allowed
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
@@ -159,7 +159,7 @@ def test_str_and_bytes_stand_in_one_line() -> None:
     thread = start(lambda: limiter.acquire("é".encode()))
     eventually(lambda: waiting(limiter, "é".encode()) == 1)
     limiter.reset("é")
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -176,7 +176,7 @@ async def test_cancelled_waiter_takes_nothing_and_delays_nobody() -> None:
     await asyncio.sleep(0)
     clock.advance(3600)  # enough for the third, but it is the first one's turn
     first.cancel()
-    assert (await asyncio.wait_for(third, 5)).remaining == 0
+    assert (await asyncio.wait_for(third, 60)).remaining == 0
     assert first.cancelled()
     assert second.cancelled()
     assert (await limiter.peek("k")).remaining == 0
@@ -184,7 +184,7 @@ async def test_cancelled_waiter_takes_nothing_and_delays_nobody() -> None:
 
 
 def test_timed_out_waiter_lets_the_next_one_pass() -> None:
-    limiter = RateLimiter("10/second; burst=2")
+    limiter = RateLimiter("1/hour; burst=2")
     limiter.acquire("k", 2)
     results: list[bool] = []
 
@@ -197,10 +197,14 @@ def test_timed_out_waiter_lets_the_next_one_pass() -> None:
     head = start(lambda: wait(2, None))
     eventually(lambda: waiting(limiter) == 1)
     behind = start(lambda: wait(1, 0.02))
-    eventually(lambda: waiting(limiter) == 2 or results == [False])
+    eventually(lambda: results == [False])
     last = start(lambda: wait(1, None))
+    eventually(lambda: waiting(limiter) == 2)
+    limiter.refund("k", 2)
+    eventually(lambda: results == [False, True])
+    limiter.refund("k", 1)
     for thread in (head, behind, last):
-        thread.join(5)
+        thread.join(60)
     assert results == [False, True, True]
 
 
@@ -243,7 +247,7 @@ def test_tasks_of_a_closed_loop_do_not_block_the_line() -> None:
         waiter = asyncio.create_task(limiter.acquire("k"))
         await asyncio.sleep(0)
         await limiter.reset("k")
-        return (await asyncio.wait_for(waiter, 5)).allowed
+        return (await asyncio.wait_for(waiter, 60)).allowed
 
     assert asyncio.run(next_one())
     del task
@@ -261,7 +265,7 @@ def test_reset_and_refund_wake_the_first_in_line(how: str) -> None:
     thread = start(lambda: limiter.acquire("k"))
     eventually(lambda: waiting(limiter) == 1)
     getattr(limiter, how)("k")
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert not limiter.allow("k")
 
@@ -278,6 +282,6 @@ def test_one_line_for_threads_and_event_loops() -> None:
     for _ in range(5):
         limiter._limiter.acquire("k")
     for thread in loops:
-        thread.join(10)
+        thread.join(60)
     assert passed == [5, 5, 5]
     assert limiter.stats()["allowed"] == 20

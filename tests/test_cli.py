@@ -314,4 +314,4 @@ def test_bench_does_not_print_a_password(
         admin.close()
     shown = capsys.readouterr()
     assert "secret" not in shown.out + shown.err
-    assert f"store {server.url}" in shown.out
+    assert f"store {server.address}" in shown.out

@@ -22,8 +22,8 @@ import pytest
 from fake_redis import FakeConnection, answering, fake_redis
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from rate_limiter.redis_store import RedisStore
-from redis_asking import ALLOWED, SCHEDULING_S, TIMEOUT_S, WORST_S, is_back, limiter_on
-from redis_servers import RedisServer, redis_server, wait_until
+from redis_asking import ALLOWED, BEST_S, TIMEOUT_S, WORST_S, is_back, limiter_on
+from redis_servers import PATIENT, RedisServer, redis_server, wait_until
 from servers import free_port
 
 
@@ -39,7 +39,7 @@ def own(tmp_path: Path) -> Iterator[RedisServer]:
 
 def test_nothing_listens_at_start(tmp_path: Path, ask: Callable[..., Any]) -> None:
     server = RedisServer(tmp_path, free_port())
-    limiter = limiter_on(server.url)
+    limiter = limiter_on(server.address)
     answer, took_s = ask(limiter)
     assert isinstance(answer, StoreError)
     assert (answer.kind, "Connection refused" in str(answer)) == ("connect", True)
@@ -52,7 +52,7 @@ def test_nothing_listens_at_start(tmp_path: Path, ask: Callable[..., Any]) -> No
 
 
 def test_killed_and_restarted(own: RedisServer, ask: Callable[..., Any]) -> None:
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     assert ask(limiter)[0]
     own.kill()
     answers = [ask(limiter) for _ in range(20)]
@@ -64,7 +64,7 @@ def test_killed_and_restarted(own: RedisServer, ask: Callable[..., Any]) -> None
 
 
 def test_a_restart_while_idle_is_not_noticed(own: RedisServer, ask: Callable[..., Any]) -> None:
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     assert ask(limiter)[0]
     own.kill()
     own.start()
@@ -75,14 +75,14 @@ def test_a_restart_while_idle_is_not_noticed(own: RedisServer, ask: Callable[...
 
 
 def test_silence(own: RedisServer, ask: Callable[..., Any]) -> None:
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     assert ask(limiter)[0]
     own.pause()
     try:
         answers = [ask(limiter) for _ in range(5)]
         assert {answer.kind for answer, _ in answers} == {"timeout"}
         times = [took_s for _, took_s in answers]
-        assert TIMEOUT_S <= min(times) < TIMEOUT_S + SCHEDULING_S
+        assert TIMEOUT_S <= min(times) < TIMEOUT_S + BEST_S
         assert max(times) < TIMEOUT_S + WORST_S
         # The breaker is open by now: nobody waits but for a probe now and then.
         quick = [ask(limiter)[1] for _ in range(20)]
@@ -95,7 +95,7 @@ def test_silence(own: RedisServer, ask: Callable[..., Any]) -> None:
 
 
 def test_client_pause(own: RedisServer, ask: Callable[..., Any]) -> None:
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     assert ask(limiter)[0]
     with contextlib.closing(own.admin()) as client:
         client.execute_command("CLIENT", "PAUSE", 1000, "ALL")
@@ -108,7 +108,7 @@ def test_client_pause(own: RedisServer, ask: Callable[..., Any]) -> None:
 
 
 def test_client_kill(own: RedisServer, ask: Callable[..., Any]) -> None:
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     for _ in range(5):
         is_back(limiter, ask)
         with contextlib.closing(own.admin()) as client:
@@ -144,7 +144,7 @@ def test_name_that_does_not_resolve(ask: Callable[..., Any]) -> None:
 
 def test_restart_under_load(own: RedisServer) -> None:
     """Threads and tasks go on through kill, silence and restarts, and nothing gets out of step."""
-    limiter = limiter_on(own.url + "?connect_timeout=0.5", "memory")
+    limiter = limiter_on(own.address + "?connect_timeout=0.5", "memory")
     stop = threading.Event()
     wrong: list[Any] = []
     worst_s = [0.0]
@@ -184,12 +184,12 @@ def test_restart_under_load(own: RedisServer) -> None:
         own.pause()
         time.sleep(0.7)
         own.resume()
-    wait_until(lambda: limiter.store.health()["status"] == "ok", "Redis decides again", 10)
+    wait_until(lambda: limiter.store.health()["status"] == "ok", "Redis decides again")
     stop.set()
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert worst_s[0] < TIMEOUT_S + 4 * WORST_S
+    assert worst_s[0] < TIMEOUT_S + WORST_S
     assert limiter.store.health()["fallback_decisions"] > 0
 
 
@@ -221,7 +221,7 @@ def test_restart_under_load(own: RedisServer) -> None:
 )
 def test_answers(ask: Callable[..., Any], reply: bytes, kind: str, message: str) -> None:
     with fake_redis(answering(reply)) as server:
-        limiter = limiter_on(server.url)
+        limiter = limiter_on(server.address if kind == "timeout" else server.url)
         for _ in range(3):
             answer, took_s = ask(limiter)
             assert isinstance(answer, StoreError)
@@ -252,7 +252,7 @@ def test_an_answer_that_comes_too_late_goes_to_nobody(ask: Callable[..., Any]) -
         connection.send(b"*2\r\n:1\r\n:1000\r\n" + b"*2\r\n:0\r\n:86400000000\r\n")
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(server.url, limits="1/day")
+        limiter = limiter_on(f"{server.address}?timeout=0.5", limits="1/day")
         assert ask(limiter)[0].kind == "timeout"
         second, _ = ask(limiter)
         assert second.allowed is False
@@ -270,7 +270,7 @@ def test_half_an_answer_then_silence(ask: Callable[..., Any]) -> None:
             connection.read_command()
 
     with fake_redis(handle) as server:
-        limiter = limiter_on(server.url + "?connect_timeout=0.3")
+        limiter = limiter_on(server.address + "?connect_timeout=0.3")
         assert ask(limiter)[0].kind == "timeout"
         is_back(limiter, ask)
         assert server.connections >= 2
@@ -317,7 +317,7 @@ def test_unasked_answers_end_a_connection(ask: Callable[..., Any]) -> None:
 
 def test_wrong_password(tmp_path: Path, ask: Callable[..., Any]) -> None:
     with redis_server(tmp_path, password="right") as server:
-        limiter = limiter_on(f"redis://:wrong@127.0.0.1:{server.port}/0")
+        limiter = limiter_on(f"redis://:wrong@127.0.0.1:{server.port}/0?{PATIENT}")
         answer, _ = ask(limiter)
         assert (answer.kind, "WRONGPASS" in str(answer)) == ("connect", True)
         assert "wrong@" not in str(answer)
@@ -328,7 +328,7 @@ def test_wrong_password(tmp_path: Path, ask: Callable[..., Any]) -> None:
 
 def test_no_password(tmp_path: Path, ask: Callable[..., Any]) -> None:
     with redis_server(tmp_path, password="right") as server:
-        answer, _ = ask(limiter_on(f"redis://127.0.0.1:{server.port}/0"))
+        answer, _ = ask(limiter_on(f"redis://127.0.0.1:{server.port}/0?{PATIENT}"))
         assert "NOAUTH" in str(answer)
 
 
@@ -451,7 +451,7 @@ def test_too_many_calls_are_refused_not_queued_for_ever() -> None:
         return errors
 
     with fake_redis(handle) as server:
-        errors = asyncio.run(main(server.url))
+        errors = asyncio.run(main(server.address))
     assert errors["busy"] >= 5_000
     assert errors["timeout"] > 0
 
@@ -461,7 +461,7 @@ def test_nothing_leaks(own: RedisServer, ask: Callable[..., Any]) -> None:
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    limiter = limiter_on(own.url)
+    limiter = limiter_on(own.address)
     is_back(limiter, ask)
     before = descriptors()
     for _ in range(5):

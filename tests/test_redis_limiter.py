@@ -30,7 +30,7 @@ from rate_limiter import (
 )
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.redis_store import RedisStore
-from redis_servers import RedisServer, make_tls, redis_server
+from redis_servers import PATIENT, RedisServer, make_tls, redis_server
 
 # A bucket that does not refill while a test runs.
 SLOW = "/day; burst="
@@ -218,9 +218,8 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(("program", "processes"), [(THREADS, 8), (TASKS, 4)])
 def test_exact_total_of_processes(server: RedisServer, program: str, processes: int) -> None:
-    address = f"{server.url}?timeout=20"
     running = [
-        subprocess.Popen([sys.executable, "-c", program, address], stdout=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", program, server.url], stdout=subprocess.PIPE)
         for _ in range(processes)
     ]
     totals = [int(each.communicate(timeout=120)[0]) for each in running]
@@ -341,9 +340,7 @@ async def test_tasks_with_odd_keys_among_others(server: RedisServer) -> None:
 
 
 async def test_the_loop_is_never_blocked(server: RedisServer) -> None:
-    limiter = AsyncRateLimiter(
-        f"10{SLOW}10", store=server.url + "?timeout=2", on_store_error="raise"
-    )
+    limiter = AsyncRateLimiter(f"10{SLOW}10", store=server.url, on_store_error="raise")
     await limiter.allow("k")
     server.pause()
     try:
@@ -361,7 +358,7 @@ async def test_the_loop_is_never_blocked(server: RedisServer) -> None:
 
 def test_one_connection_for_all_threads(server: RedisServer) -> None:
     limiter = on_redis(f"100000{SLOW}100000", server, name="threads")
-    address = f"{server.url}?client_name=all-threads"
+    address = f"{server.url}&client_name=all-threads"
     limiter = RateLimiter("100000/day", store=address, on_store_error="raise")  # type: ignore[assignment]
     threads = [
         threading.Thread(target=lambda: [limiter.allow("k") for _ in range(50)]) for _ in range(8)
@@ -391,7 +388,7 @@ def test_keyboard_interrupt(server: RedisServer, tmp_path: Path) -> None:
     )
     with redis_server(tmp_path) as own:
         process = subprocess.Popen(
-            [sys.executable, "-c", program, own.url + "?timeout=30&connect_timeout=60"],
+            [sys.executable, "-c", program, own.url],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -402,7 +399,7 @@ def test_keyboard_interrupt(server: RedisServer, tmp_path: Path) -> None:
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
         own.resume()
         assert process.communicate(timeout=30)[0] == "and well\n"
 
@@ -438,7 +435,7 @@ print(codes, limiter.store.health()["errors"])
 
 def test_fork_under_load(server: RedisServer) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORK, server.url + "?timeout=20"],
+        [sys.executable, "-c", FORK, server.url],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{[0] * 8} {{}}\n", "")
@@ -449,7 +446,7 @@ def test_fork_under_load(server: RedisServer) -> None:
 
 def test_unix_socket(server: RedisServer) -> None:
     limiter = RateLimiter(
-        "2/day", store=f"unix://{server.socket_path}?db=1", on_store_error="raise"
+        "2/day", store=f"unix://{server.socket_path}?db=1&{PATIENT}", on_store_error="raise"
     )
     assert [limiter.allow("k") for _ in range(3)] == [True, True, False]
     with contextlib.closing(server.admin(db=1)) as client:
@@ -478,7 +475,7 @@ def documented_rights() -> list[str]:
 def test_the_fewest_rights(tmp_path: Path) -> None:
     """What docs/stores.md recommends is enough for all but a search of keys."""
     with redis_server(tmp_path, "--user", "limiter", *documented_rights()) as own:
-        address = f"redis://limiter:secret@127.0.0.1:{own.port}/0"
+        address = f"redis://limiter:secret@127.0.0.1:{own.port}/0?{PATIENT}"
         limiter = RateLimiter("2/day", store=address, on_store_error="raise")
         assert isinstance(limiter, RedisRateLimiter)
         assert [limiter.allow("k") for _ in range(3)] == [True, True, False]
@@ -505,23 +502,23 @@ def tls_server(tls: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 def test_tls(tls_server: RedisServer, tls: Any, ask: Callable[..., Any]) -> None:
     for host in ("127.0.0.1", "localhost"):
-        address = f"rediss://{host}:{tls_server.port}/0?ssl_ca_certs={tls.ca}&client_name={host}"
-        store = RedisStore(address, uuid.uuid4().hex, on_store_error="raise")
+        address = f"rediss://{host}:{tls_server.port}/0?ssl_ca_certs={tls.ca}&{PATIENT}"
+        store = RedisStore(
+            f"{address}&client_name={host}", uuid.uuid4().hex, on_store_error="raise"
+        )
         limiter = RateLimiter("2/day", store=store)
         assert [ask(limiter, "allow", "k") for _ in range(3)] == [True, True, False]
 
 
 def test_tls_many(tls_server: RedisServer) -> None:
     """Answers of many records come through whole."""
-    limiter = RateLimiter(
-        "100000/day", store=tls_server.url + "&timeout=20", on_store_error="raise"
-    )
+    limiter = RateLimiter("100000/day", store=tls_server.url, on_store_error="raise")
     assert limiter.allow_many([f"{i}" * 20 for i in range(3000)]) == [True] * 3000
 
 
 def test_client_certificate(tls: Any, tmp_path: Path) -> None:
     with redis_server(tmp_path, "--tls-auth-clients", "yes", tls=tls) as own:
-        own_url = f"rediss://127.0.0.1:{own.port}/0?ssl_ca_certs={tls.ca}"
+        own_url = f"rediss://127.0.0.1:{own.port}/0?ssl_ca_certs={tls.ca}&{PATIENT}"
         files = f"&ssl_certfile={tls.certificate('client')}&ssl_keyfile={tls.key('client')}"
         assert RateLimiter("2/day", store=own_url + files, on_store_error="raise").allow("k")
         with pytest.raises(StoreError, match=r"certificate required|closed|broke"):
@@ -546,10 +543,11 @@ def test_refused_certificates(
         stack.callback(server.kill)
         server.port = free_tls_port(server)
         for host in ("127.0.0.1", "localhost"):
-            address = f"rediss://{host}:{server.port}/0?ssl_ca_certs={tls.folder / authority}"
+            files = f"ssl_ca_certs={tls.folder / authority}"
+            address = f"rediss://{host}:{server.port}/0?{files}&{PATIENT}"
             with pytest.raises(StoreError, match=message):
                 RateLimiter("2/day", store=address, on_store_error="raise").allow("k")
-        lax = f"rediss://127.0.0.1:{server.port}/0?ssl_cert_reqs=none"
+        lax = f"rediss://127.0.0.1:{server.port}/0?ssl_cert_reqs=none&{PATIENT}"
         assert RateLimiter("2/day", store=lax, on_store_error="raise").allow("k")
 
 
@@ -583,7 +581,7 @@ def test_fork_while_the_breaker_is_locked(server: RedisServer) -> None:
         "limiter.store.connection.breaker._lock.acquire()  # as another thread might\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    signal.alarm(10)\n"
+        "    signal.alarm(60)\n"
         "    limiter.store.health()\n"
         "    os._exit(0 if limiter.allow('k') else 1)\n"
         "sys.exit(os.waitpid(child, 0)[1])\n"

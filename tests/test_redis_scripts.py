@@ -226,7 +226,10 @@ def test_far_ahead_is_no_overflow(client: redis.Redis) -> None:
         assert client.get("k") == value
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     capacity=st.integers(1, 1000),
     rate=st.fractions(Fraction(1, 1000), 1000, max_denominator=1000),

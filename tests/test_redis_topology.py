@@ -13,6 +13,7 @@ import redis.sentinel
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from rate_limiter.redis_limiter import RedisRateLimiter
 from redis_servers import (
+    PATIENT,
     RedisCluster,
     RedisServer,
     SentinelGroup,
@@ -23,9 +24,9 @@ from redis_servers import (
 from servers import free_port
 
 # From the moment at which the servers agree on another master.
-RECOVERY_S = 5.0
-# A call's deadline is 0.1 s; a loaded machine may add to it.
-WORST_S = 1.0
+RECOVERY_S = 30.0
+# A call's deadline is 0.1 s; a busy machine may add to it.
+WORST_S = 3.0
 
 
 def limiter_on(url: object, limits: str = "100000/day") -> RedisRateLimiter:
@@ -85,7 +86,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
 
 
 async def test_sentinel(group: SentinelGroup) -> None:
-    limiter = limiter_on(group.url, "3/day")
+    limiter = limiter_on(f"{group.url}?{PATIENT}", "3/day")
     assert [limiter.allow("k") for _ in range(2)] == [True, True]
     assert [await AsyncRateLimiter.of(limiter).allow("k") for _ in range(2)] == [True, False]
     sentinel = redis.sentinel.Sentinel([("127.0.0.1", each.port) for each in group.sentinels])
@@ -97,7 +98,7 @@ async def test_sentinel(group: SentinelGroup) -> None:
 def test_sentinels_that_are_silent_or_gone_are_passed_over(group: SentinelGroup) -> None:
     group.sentinels[0].kill()
     group.sentinels[1].pause()
-    limiter = limiter_on(group.url + "?timeout=2")
+    limiter = limiter_on(f"{group.url}?timeout=5")
     try:
         assert limiter.allow("k") is True
     finally:
@@ -106,9 +107,9 @@ def test_sentinels_that_are_silent_or_gone_are_passed_over(group: SentinelGroup)
 
 def test_unknown_master_and_no_sentinel(group: SentinelGroup) -> None:
     with pytest.raises(StoreError, match="no sentinel knows the master"):
-        limiter_on(group.url.replace("mymaster", "other")).allow("k")
+        limiter_on(f"{group.url}?{PATIENT}".replace("mymaster", "other")).allow("k")
     with pytest.raises(StoreError, match="no sentinel knows the master; cannot connect to"):
-        limiter_on(f"redis+sentinel://127.0.0.1:{free_port()}/mymaster").allow("k")
+        limiter_on(f"redis+sentinel://127.0.0.1:{free_port()}/mymaster?{PATIENT}").allow("k")
 
 
 def test_failover_on_request(group: SentinelGroup) -> None:
@@ -166,7 +167,7 @@ KEYS = [f"user{i}" for i in range(30)]
 
 
 async def test_cluster(cluster: RedisCluster) -> None:
-    limiter = limiter_on(cluster.url, "3/day; 5/hour")
+    limiter = limiter_on(f"{cluster.url}?{PATIENT}", "3/day; 5/hour")
     assert [limiter.allow(key) for key in KEYS] == [True] * 30
     waiting = AsyncRateLimiter.of(limiter)
     assert await waiting.allow_many(KEYS) == [True] * 30
@@ -188,7 +189,7 @@ def test_a_users_braces_choose_no_slot(cluster: RedisCluster) -> None:
 
 def test_resharding_under_load(cluster: RedisCluster) -> None:
     """Not one call fails while a slot moves, and the bucket stays exact."""
-    limiter = limiter_on(cluster.url + "?timeout=2", "300/day; 1000/hour")
+    limiter = limiter_on(f"{cluster.url}?{PATIENT}", "300/day; 1000/hour")
     slot = cluster.slot(limiter.redis_keys("hot")[0].decode())
     source = cluster.master_of(slot)
     target = next(node for node in cluster.nodes[:3] if node is not source)
@@ -201,7 +202,7 @@ def test_resharding_under_load(cluster: RedisCluster) -> None:
             source, target = target, source
         time.sleep(0.2)
         load.keys[:] = ["hot"]
-        wait_until(lambda: not limiter.peek("hot"), "the bucket is empty", 20)
+        wait_until(lambda: not limiter.peek("hot"), "the bucket is empty")
     assert load.errors == []
     assert limiter.peek("hot", 0).remaining < 1
     taken = sum(1000 - round(limiter.inspect(key)[1].tokens or 0) for key in ["hot", *KEYS[:3]])
@@ -228,7 +229,7 @@ def test_master_of_the_cluster_killed_under_load(cluster: RedisCluster) -> None:
 def test_no_cluster(server: RedisServer) -> None:
     expected = r"no node knows the cluster.*cluster support disabled"
     with pytest.raises(StoreError, match=expected):
-        limiter_on(f"redis+cluster://127.0.0.1:{server.port}").allow("k")
+        limiter_on(f"redis+cluster://127.0.0.1:{server.port}?{PATIENT}").allow("k")
 
 
 def test_a_cluster_that_is_down(cluster: RedisCluster) -> None:
@@ -238,7 +239,7 @@ def test_a_cluster_that_is_down(cluster: RedisCluster) -> None:
     for node in cluster.nodes:
         if node is not keeper:
             node.kill()
-    wait_until(lambda: _fails(limiter, "CLUSTERDOWN"), "the cluster says that it is down", 15)
+    wait_until(lambda: _fails(limiter, "CLUSTERDOWN"), "the cluster says that it is down")
 
 
 def _fails(limiter: RateLimiter, word: str) -> bool:

@@ -106,10 +106,10 @@ async def test_five_pass_then_none_async(async_store: IAsyncRateLimitStore) -> N
 
 
 def test_tokens_come_back(store: IRateLimitStore) -> None:
-    limiter = TokenBucketRateLimiter(RateLimitConfig(2, 50.0), store)
+    limiter = TokenBucketRateLimiter(RateLimitConfig(2, 5.0), store)
     assert limiter.allow_request("k", 2)
     assert not limiter.allow_request("k", 2)
-    time.sleep(0.05)
+    time.sleep(0.4)
     assert limiter.allow_request("k", 2)
 
 
@@ -209,7 +209,7 @@ async def test_cancelled_request_lets_the_others_pass() -> None:
     await asyncio.sleep(0)
     tasks[0].cancel()
     tasks[1].cancel()
-    assert await asyncio.wait_for(tasks[2], 5)
+    assert await asyncio.wait_for(tasks[2], 60)
     assert await limiter.get_remaining_tokens("k") == 4
 
 
@@ -297,7 +297,7 @@ def test_request_waits_until_a_state_set_by_hand_counts() -> None:
     store._engines[limit] = Slow()  # type: ignore[assignment]
     store.set_state("k", 0, time.time())
     assert not limiter.allow_request("k")
-    thread.join(10)
+    thread.join(60)
     assert second == [False]
 
 

@@ -70,7 +70,7 @@ def test_processes_admit_what_one_would(store: str, text: str, method: str) -> N
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(200)
     assert admitted.value == 1234
 
 
@@ -96,7 +96,10 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(limits=st.lists(kinds, min_size=1, max_size=3), steps=steps)
 def test_it_agrees_with_memory(
     store: str, limits: list[Limit], steps: list[tuple[str, str, int, float]]

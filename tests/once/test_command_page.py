@@ -35,7 +35,7 @@ def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple
         serve(tmp_path / "s", *uvicorn, "demo.service.app:app", environment=nobody) as service,
     ):
         places = {
-            "redis://localhost:6379/0": server.url,
+            "redis://localhost:6379/0": server.address,
             "localhost:8080": f"localhost:{gateway.port}",
             "localhost:8000": f"localhost:{service.port}",
             "localhost:1": f"localhost:{free_port()}",

@@ -126,18 +126,18 @@ def test_a_failover_under_way(service: Server, group: SentinelGroup) -> None:
         def is_connected() -> bool:
             return bool(client.get("/health").json()["redis"] == "connected")
 
-        wait_until(is_connected, "the service finds the master", 10)
+        wait_until(is_connected, "the service finds the master")
         before = group.master()
         ask(0)
         before.kill()
         asked = 0
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while not counts(group, before, asked):
             assert time.monotonic() < deadline_s, "no other master counts"
             asked += 1
             ask(asked)
         assert asked > 1
-        wait_until(is_connected, "the service says that it is connected", 10)
+        wait_until(is_connected, "the service says that it is connected")
     assert "answers again" in service.log
 
 

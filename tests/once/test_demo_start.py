@@ -78,7 +78,7 @@ def test_a_demo_by_name_or_number(given: str, name: str, tmp_path: Path) -> None
         path = "/api/ping" if name == "fastapi" else "/health"
         assert ASKING.get(f"{server.url}{path}").status_code == 200
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) in (0, -signal.SIGINT)
+        assert server.process.wait(60) in (0, -signal.SIGINT)
     assert "Traceback" not in server.log
 
 

@@ -121,7 +121,7 @@ def test_every_block(
     page: str, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with PageRun(tmp_path, server.url, SPECIAL) as run:
+    with PageRun(tmp_path, server.address, SPECIAL) as run:
         if page in BEFORE:
             BEFORE[page](run, monkeypatch)
         for block in blocks_of(PAGES[page]):
@@ -133,7 +133,7 @@ def test_every_block(
 def test_commands_of_the_readme(server: RedisServer, tmp_path: Path) -> None:
     found = [block for block in blocks_of(ROOT / "README.md") if block.language == "console"]
     assert found
-    with PageRun(tmp_path, server.url) as run:
+    with PageRun(tmp_path, server.address) as run:
         for block in found:
             run.run(block)
 

@@ -29,11 +29,13 @@ def words_of(instruction: str) -> list[str]:
     return re.findall(r'"([^"]+)"', found[1])
 
 
-def variables() -> dict[str, str]:
-    """Return what the image sets."""
+def variables(**added: str) -> dict[str, str]:
+    """Return what the image sets, and what a container adds; by default there is no Redis."""
     found = re.search(r"^ENV (.*)$", FINAL, re.MULTILINE)
     assert found is not None
-    return dict(word.split("=", 1) for word in found[1].split() if not word.startswith("PATH="))
+    set_by_image = dict(word.split("=", 1) for word in found[1].split() if word[:5] != "PATH=")
+    here = {"API_HOST": "127.0.0.1", "API_PORT": "{port}", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    return set_by_image | here | added
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def contents(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for metrics, with those of a worker of long ago."""
+    """Return a folder for metrics, with those of a worker of long ago, which had a high slot."""
     folder = tmp_path_factory.mktemp("metrics")
     (folder / "counter_1.db").write_bytes(b"")
     (folder / "99.rate_limiter_readings").write_text("[]")
@@ -70,13 +72,9 @@ def server(
     image: Path, metrics: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     program, *arguments = words_of("CMD")
-    environment = variables() | {
-        "API_HOST": "127.0.0.1",
-        "API_PORT": "{port}",
-        "REDIS_URL": "redis://127.0.0.1:1/0",
-        "RATE_LIMITER_TRUSTED_PROXIES": "127.0.0.0/8",
-        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-    }
+    environment = variables(
+        RATE_LIMITER_TRUSTED_PROXIES="127.0.0.0/8", PROMETHEUS_MULTIPROC_DIR=str(metrics)
+    )
     log_file = tmp_path_factory.mktemp("log") / "log"
     before = contents(image)
     command = ("-m", program, *arguments)
@@ -90,7 +88,7 @@ def server(
 def test_two_workers_serve(server: Server) -> None:
     answer = httpx.post(f"{server.url}/api/resource", headers={"X-API-Key": "a"})
     assert answer.status_code == 200
-    assert len(psutil.Process(server.process.pid).children()) == 2
+    wait_until(lambda: len(psutil.Process(server.process.pid).children()) == 2, "two workers run")
 
 
 def test_health_check(server: Server, image: Path) -> None:
@@ -100,7 +98,7 @@ def test_health_check(server: Server, image: Path) -> None:
     def check(port: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *arguments],
-            env=os.environ | {"API_PORT": str(port)},
+            env=os.environ | variables(API_PORT=str(port)),
             cwd=image,
             capture_output=True,
             text=True,
@@ -137,8 +135,7 @@ def test_metrics_of_dead_workers_go(server: Server, metrics: Path) -> None:
 
 def test_nobody_is_believed_by_default(image: Path, tmp_path: Path) -> None:
     """uvicorn itself would believe what comes from this host."""
-    environment = {"API_PORT": "{port}", "WEB_CONCURRENCY": "1"}
-    environment |= {"REDIS_URL": "redis://127.0.0.1:1/0"}
+    environment = variables(WEB_CONCURRENCY="1")
     command = ("-m", "gunicorn", "--config", "deploy/gunicorn.conf.py")
     with serve(tmp_path / "log", *command, cwd=image, environment=environment) as server:
         forwarded = {"X-Forwarded-For": "203.0.113.9"}

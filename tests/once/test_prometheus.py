@@ -91,10 +91,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         knocking.start()
         try:
             allowed = "sum(rate(rate_limiter_allowed_total[10s])) > 0"
-            wait_until(lambda: started.ask(allowed), "it has seen a rate", 60)
+            wait_until(lambda: started.ask(allowed), "it has seen a rate")
             redis.kill()
             failing = "sum(rate(rate_limiter_store_errors_total[10s])) > 0"
-            wait_until(lambda: started.ask(failing), "it has seen Redis fail", 60)
+            wait_until(lambda: started.ask(failing), "it has seen Redis fail")
             yield started
         finally:
             over.set()
@@ -138,11 +138,11 @@ def running_prometheus(folder: Path, port_of_gateway: int) -> Iterator[Prometheu
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        wait_until(lambda: is_ready(port), "Prometheus answers", 60)
+        wait_until(lambda: is_ready(port), "Prometheus answers")
         yield Prometheus(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def is_ready(port: int) -> bool:
@@ -190,7 +190,7 @@ def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:
         "RateLimiterMetricsUnshared": "inactive",
         "RateLimiterGone": "inactive",
     }
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 120
     while (states := prometheus.states_of_alerts()) != expected and time.monotonic() < deadline_s:
         time.sleep(0.5)
     assert states == expected

@@ -32,7 +32,7 @@ def client_of_redis(server: RedisServer) -> redis.Redis:
 
 def settled(bucket: TokenBucket) -> TokenBucket:
     """Return the bucket when Redis decides, for which a busy machine may need more than one try."""
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while bucket.limiter.store.health()["status"] != "ok" or not bucket.limiter.store.ping():
         assert time.monotonic() < deadline_s
         bucket.get_remaining("nobody")
@@ -48,7 +48,7 @@ def test_a_bucket_is_emptied_and_refilled(client_of_redis: redis.Redis) -> None:
     assert passed[:10] == [True] * 10
     assert sum(passed) <= 10 + refilled
     while not bucket.consume("client"):
-        assert time.monotonic() < began_s + 10
+        assert time.monotonic() < began_s + 60
         time.sleep(0.05)
 
 

@@ -100,7 +100,7 @@ def test_demo_that_ends(tmp_path: Path) -> None:
         )
         workers = demo.children()
         demo.kill()
-        assert stack.process.wait(20) == 1
+        assert stack.process.wait(60) == 1
         assert "start.sh: service ended: " in stack.log
         wait_until(
             lambda: not any(worker.is_running() for worker in workers),
