@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from python_middleware import PythonMiddleware
 from rate_limiter import ManualClock, RateLimiter, __version__
-from rate_limiter.bench import SLICE, PythonBucket, machine, slice_s
+from rate_limiter.cli.bench.measure import SLICE, PythonBucket, machine, slice_s
 from rate_limiter.middleware import RateLimitMiddleware
 
 MILLION = 1_000_000
@@ -127,7 +127,7 @@ async def measure_middleware(rounds: int) -> tuple[list[Ratio], dict[str, float]
 BYTES_PROGRAM = """
 import sys
 from rate_limiter import ManualClock, RateLimiter
-from rate_limiter.bench import PythonBucket
+from rate_limiter.cli.bench.measure import PythonBucket
 
 def resident_bytes():
     with open("/proc/self/statm") as statm:

@@ -16,8 +16,8 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from rate_limiter import RateLimiter
-from rate_limiter.measuring import watch
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.observe.registry import watch
 from ratios import ratios
 
 LIMITS = "1000000000/second"

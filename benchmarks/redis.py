@@ -33,7 +33,7 @@ import rate_limiter
 import redis
 import redis.asyncio
 from rate_limiter import AsyncRateLimiter, RateLimiter
-from rate_limiter.connection import scripts
+from rate_limiter.stores.connection import scripts
 
 CLIENTS = 100_000
 TASKS = 50

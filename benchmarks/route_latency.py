@@ -20,9 +20,9 @@ from urllib.request import urlopen
 from fastapi import Depends, FastAPI, Response
 from fastapi.requests import HTTPConnection
 from rate_limiter import __version__
-from rate_limiter.bench import machine
+from rate_limiter.cli.bench.measure import machine
+from rate_limiter.cli.load.generator import LoadPlan, LoadRun
 from rate_limiter.fastapi import RateLimit
-from rate_limiter.load import LoadPlan, LoadRun
 from service import ROOT, free_port, running, wait_for
 
 CONNECTIONS = 20

@@ -28,9 +28,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from rate_limiter import StoreError, __version__
-from rate_limiter.bench import machine
-from rate_limiter.connection import connect
-from rate_limiter.load import LoadPlan, LoadResult, LoadRun
+from rate_limiter.cli.bench.measure import machine
+from rate_limiter.cli.load.generator import LoadPlan, LoadResult, LoadRun
+from rate_limiter.stores.connection import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS = 10_000

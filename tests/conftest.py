@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from environment import catch_ignored_signals, forget_other_variables
 from hypothesis import HealthCheck, settings
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
-from redis_servers import RedisServer, redis_server
+from support.environment import catch_ignored_signals, forget_other_variables
+from support.redis_servers import RedisServer, redis_server
 
 forget_other_variables()
 catch_ignored_signals()

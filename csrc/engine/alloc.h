@@ -1,9 +1,9 @@
-/* rl_alloc.h -- the only names under which the core allocates memory.
+/* engine/alloc.h -- the only names under which the core allocates memory.
  *
  * Built with RL_TEST_ALLOC they lead to functions of the test program, which
  * makes any chosen allocation fail. Nothing else in the core may call malloc. */
-#ifndef RL_ALLOC_H
-#define RL_ALLOC_H
+#ifndef RL_ENGINE_ALLOC_H
+#define RL_ENGINE_ALLOC_H
 
 #include <stddef.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
-#include "rl_bucket.h"
+#include "engine/bucket.h"
 
 #include <math.h>
 
-#include "rl_rate.h"
+#include "engine/rate.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 #define FRAC_BITS_MIN 10u
 #define FRAC_BITS_MAX 52u
 
-/* Leaves room for one step of the clock below 2^62, see rl_table.c on wrapping. */
+/* Leaves room for one step of the clock below 2^62, see table.c on wrapping. */
 #define CAP_UNITS_MAX 0x1p62 * (1 - 0x1p-50)
 
 /* Over a thousand units a nanosecond: what V loses by being a whole number is then

@@ -1,4 +1,4 @@
-/* rl_bucket.h -- token-bucket arithmetic: no clock, no lock, no memory.
+/* engine/bucket.h -- token-bucket arithmetic: no clock, no lock, no memory.
  *
  * A bucket is one 64-bit word. Count in units of 2^-f tokens and imagine a tap
  * that has been open for ever; by time t it has delivered
@@ -26,8 +26,8 @@
  * and the tap below 2^41 units a second, 10 to 52: one unit is refilled in less
  * than a thousandth of a nanosecond, or is 2^-52 tokens, or 2^-62 of the
  * capacity. */
-#ifndef RL_BUCKET_H
-#define RL_BUCKET_H
+#ifndef RL_ENGINE_BUCKET_H
+#define RL_ENGINE_BUCKET_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -54,7 +54,7 @@ typedef enum rl_status {
 
 typedef enum rl_kind {
     RL_BUCKET,       /* this file */
-    RL_FIXED_WINDOW, /* rl_window.h */
+    RL_FIXED_WINDOW, /* engine/window.h */
     RL_SLIDING_WINDOW,
 } rl_kind;
 

@@ -1,4 +1,4 @@
-#include "rl_entry.h"
+#include "engine/entry.h"
 
 #include <math.h>
 

@@ -1,18 +1,18 @@
-/* rl_entry.h -- what a table keeps of one key: a bucket or a window for each limit.
+/* engine/entry.h -- what a table keeps of one key: a bucket or a window for each limit.
  *
  * An entry is a few words, one for a bucket and two for a window, in the order of
  * the limits. Whatever kind a limit is, a request meets it as a deficit: the units
  * that are missing (a bucket) or used (a window), of which at most `cap` may be.
  * These functions are the only ones that know the kinds apart. On the hot path, so
  * in a header. */
-#ifndef RL_ENTRY_H
-#define RL_ENTRY_H
+#ifndef RL_ENGINE_ENTRY_H
+#define RL_ENGINE_ENTRY_H
 
 #include <stddef.h>
 #include <string.h>
 
-#include "rl_bucket.h"
-#include "rl_window.h"
+#include "engine/bucket.h"
+#include "engine/window.h"
 
 #define RL_LIMITS_MAX 8
 

@@ -1,4 +1,4 @@
-/* rl_hash.h -- keyed hash of a client key: SipHash-1-3 with a 128-bit result.
+/* engine/hash.h -- keyed hash of a client key: SipHash-1-3 with a 128-bit result.
  *
  * The hash is keyed with a random secret, so nobody who does not know the
  * secret can choose keys that meet in one place of the table.
@@ -7,8 +7,8 @@
  * (2012), and the 128-bit output variant of its reference implementation.
  * The numbers of rounds are arguments so that tests can hold the same code to
  * the published SipHash-2-4 vectors. */
-#ifndef RL_HASH_H
-#define RL_HASH_H
+#ifndef RL_ENGINE_HASH_H
+#define RL_ENGINE_HASH_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,9 +1,9 @@
-/* rl_line.h -- find a tag among the eight of one line, which is one cache line.
+/* engine/line.h -- find a tag among the eight of one line, which is one cache line.
  *
  * Both functions return a mask: bit i is set where tags[i] == tag. They must
  * agree; tests hold one against the other. */
-#ifndef RL_LINE_H
-#define RL_LINE_H
+#ifndef RL_ENGINE_LINE_H
+#define RL_ENGINE_LINE_H
 
 #include <stdint.h>
 

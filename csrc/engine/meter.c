@@ -1,4 +1,4 @@
-#include "rl_meter.h"
+#include "engine/meter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +37,7 @@ static rl_meter_status reserve(int fd)
     return errno == 0 ? RL_METER_OK : RL_METER_ESYSTEM;
 }
 
-static rl_meter_status inspect(const char *path, int fd)
+static rl_meter_status meter_inspect(const char *path, int fd)
 {
     struct stat found;
     if (fstat(fd, &found) != 0) {
@@ -58,7 +58,7 @@ static rl_meter_status inspect(const char *path, int fd)
     return found.st_size == sizeof(meter_file) ? RL_METER_OK : RL_METER_EOTHER;
 }
 
-static rl_meter_status attach(int fd, rl_meter **out)
+static rl_meter_status meter_attach(int fd, rl_meter **out)
 {
     meter_file *file = mmap(NULL, sizeof *file, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (file == MAP_FAILED) {
@@ -80,9 +80,9 @@ rl_meter_status rl_meter_open(const char *path, rl_meter **out)
     if (fd < 0) {
         return RL_METER_ESYSTEM;
     }
-    rl_meter_status status = inspect(path, fd);
+    rl_meter_status status = meter_inspect(path, fd);
     if (status == RL_METER_OK) {
-        status = attach(fd, out);
+        status = meter_attach(fd, out);
     }
     int kept = errno;
     close(fd);

@@ -1,4 +1,4 @@
-/* rl_meter.h -- how many decisions there were, how they ended, and how long they took.
+/* engine/meter.h -- how many decisions there were, how they ended, and how long they took.
  *
  * A histogram for what was denied and one for what was allowed. Recording is two
  * atomic additions, without a lock, from any thread. A meter may lie in a file: all
@@ -6,8 +6,8 @@
  *
  *     decisions[allowed][i]    took at most rl_meter_bounds_ns[i], and more than the bound before
  *     decisions[allowed][RL_METER_BOUNDS]    took longer than the last bound */
-#ifndef RL_METER_H
-#define RL_METER_H
+#ifndef RL_ENGINE_METER_H
+#define RL_ENGINE_METER_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

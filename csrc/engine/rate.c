@@ -1,8 +1,8 @@
-#include "rl_rate.h"
+#include "engine/rate.h"
 
 #include <math.h>
 
-#include "rl_bucket.h"
+#include "engine/bucket.h"
 
 #define DENOMINATOR_MAX 10000000u
 

@@ -1,6 +1,6 @@
-/* rl_rate.h -- the exact number that a rate, given as a double, stands for. */
-#ifndef RL_RATE_H
-#define RL_RATE_H
+/* engine/rate.h -- the exact number that a rate, given as a double, stands for. */
+#ifndef RL_ENGINE_RATE_H
+#define RL_ENGINE_RATE_H
 
 #include <stdint.h>
 

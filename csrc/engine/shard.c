@@ -1,4 +1,4 @@
-#include "rl_shard.h"
+#include "engine/shard.h"
 
 /* ---- full entries ---------------------------------------------------------- */
 

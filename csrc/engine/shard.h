@@ -1,15 +1,15 @@
-/* rl_shard.h -- one shard of a table: entries in lines, and the room for them.
+/* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
- * What rl_table.c and rl_shard.c share, and nobody else includes. Every function
+ * What table.c and shard.c share, and nobody else includes. Every function
  * here is called with the shard's lock held. */
-#ifndef RL_SHARD_H
-#define RL_SHARD_H
+#ifndef RL_ENGINE_SHARD_H
+#define RL_ENGINE_SHARD_H
 
 #include <pthread.h>
 
-#include "rl_alloc.h"
-#include "rl_line.h"
-#include "rl_table.h"
+#include "engine/alloc.h"
+#include "engine/line.h"
+#include "engine/table.h"
 
 /* Two choices among lines of eight stay collision-free to about this load. */
 #define LOAD_NUM 7u
@@ -27,7 +27,7 @@ typedef struct shard {
 
 /* Immutable but for the shards. */
 struct rl_table {
-    shard *shards;      /* those of this block, or in a file: see rl_shared.h */
+    shard *shards;      /* those of this block, or in a file: see engine/shared.h */
     uint64_t *region;   /* the lines of all shards in a file; NULL: each shard has its own */
     void *mapping;      /* owned; the whole file, NULL for none */
     size_t mapping_bytes;
@@ -42,7 +42,7 @@ struct rl_table {
 
 typedef struct slot {
     uint64_t *tag;   /* NULL: there is none */
-    uint64_t *words; /* see rl_entry.h */
+    uint64_t *words; /* see engine/entry.h */
 } slot;
 
 typedef struct moment {
@@ -55,7 +55,7 @@ static inline size_t rl_table_shards(const rl_table *table)
     return (size_t)1 << table->shard_bits;
 }
 
-/* Limits and geometry of a table that is to be made. In rl_table.c. */
+/* Limits and geometry of a table that is to be made. In table.c. */
 void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys);
 
 /* ---- places ---------------------------------------------------------------- */
@@ -133,7 +133,7 @@ static inline void rl_shard_release(shard *shard, slot entry)
     shard->used--;
 }
 
-/* Visit the entries of a shard that nobody has visited for a horizon: see rl_shard.c. */
+/* Visit the entries of a shard that nobody has visited for a horizon: see shard.c. */
 void rl_shard_visit(const moment *moment, shard *shard);
 
 /* Called before every access. */

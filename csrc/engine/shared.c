@@ -1,4 +1,4 @@
-#include "rl_shared.h"
+#include "engine/shared.h"
 
 #ifdef __linux__
 
@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "rl_alloc.h"
-#include "rl_shard.h"
+#include "engine/alloc.h"
+#include "engine/shard.h"
 
 /* "rltable" and the number of the layout. */
 #define MAGIC (UINT64_C(0x00656c6261746c72) | ((uint64_t)('0' + RL_SHARED_LAYOUT) << 56))
@@ -117,7 +117,7 @@ static void point_into(rl_table *table, void *mapping, size_t bytes)
 }
 
 /* With the file's lock: fill an empty file, or check what is there. */
-static rl_shared_status attach(int fd, bool is_new, rl_table *table)
+static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
 {
     size_t bytes = file_bytes(table);
     header wanted;
@@ -151,7 +151,7 @@ static rl_shared_status attach(int fd, bool is_new, rl_table *table)
 }
 
 /* Whether the file must be filled: it is empty, half made, or from before the last boot. */
-static rl_shared_status inspect(int fd, size_t bytes, bool *is_new)
+static rl_shared_status shared_inspect(int fd, size_t bytes, bool *is_new)
 {
     struct stat found;
     header head;
@@ -192,9 +192,9 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     bool is_new = false;
     rl_shared_status status = RL_SHARED_ESYSTEM;
     if (fd >= 0 && flock(fd, LOCK_EX) == 0) {
-        status = inspect(fd, file_bytes(table), &is_new);
+        status = shared_inspect(fd, file_bytes(table), &is_new);
         if (status == RL_SHARED_OK) {
-            status = attach(fd, is_new, table);
+            status = shared_attach(fd, is_new, table);
         }
         if (status != RL_SHARED_OK && is_new) {
             int kept = errno;

@@ -1,4 +1,4 @@
-/* rl_shared.h -- a table in a file, that the processes of one host share.
+/* engine/shared.h -- a table in a file, that the processes of one host share.
  *
  *     file: header | shards, each with its lock | lines of every shard
  *
@@ -10,10 +10,10 @@
  *
  * Time is CLOCK_MONOTONIC, the same in all processes of a host; a file that is left
  * from before the last boot starts anew. On Linux alone. */
-#ifndef RL_SHARED_H
-#define RL_SHARED_H
+#ifndef RL_ENGINE_SHARED_H
+#define RL_ENGINE_SHARED_H
 
-#include "rl_table.h"
+#include "engine/table.h"
 
 /* The number of the layout of a file. Count it up when the header, a shard or an entry changes: it
  * goes into the names of files, so that a new version takes a new file and leaves running

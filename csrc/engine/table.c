@@ -1,4 +1,4 @@
-#include "rl_table.h"
+#include "engine/table.h"
 
 #include <stdatomic.h>
 #include <unistd.h>
@@ -6,9 +6,9 @@
 #include <sys/random.h>
 #endif
 
-#include "rl_alloc.h"
-#include "rl_shard.h"
-#include "rl_shared.h"
+#include "engine/alloc.h"
+#include "engine/shard.h"
+#include "engine/shared.h"
 
 #define KEYS_PER_SHARD 8192u
 #define SHARD_BITS_MAX 8u
@@ -48,7 +48,7 @@ static void occupy(shard *shard, slot entry, uint64_t tag)
 }
 
 /* Take the costs, where they are there or `always`. With the shard's lock. */
-static rl_status take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
+static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
                       bool always, bool *allowed, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
@@ -82,7 +82,7 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
 
     rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = take(&moment, shard, key_tag(key), costs, false, allowed, &found);
+    rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
         shard->counts.denied += !*allowed;
@@ -108,7 +108,7 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
 
     rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
+    rl_status status = table_take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
     rl_shard_unlock(shard);
 
     if (status == RL_OK) {
@@ -210,7 +210,7 @@ static void choose_geometry(rl_table *table, size_t max_keys)
 }
 
 /* A table without keys, like `plan`. NULL: out of memory. */
-static rl_table *make_table(const rl_table *plan)
+static rl_table *table_make(const rl_table *plan)
 {
     rl_table *table = rl_alloc_zeroed(table_bytes(plan));
     if (table != NULL) {
@@ -236,7 +236,7 @@ rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
     rl_table plan;
     rl_table_plan(&plan, limits, n_limits, max_keys);
     plan.secret = secret;
-    return make_table(&plan);
+    return table_make(&plan);
 }
 
 /* ---- the same keys under other limits ---------------------------------------- */
@@ -279,7 +279,7 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
 {
     rl_table plan = *table;
     rl_limit_set_init(&plan.set, limits, table->set.n);
-    rl_table *made = make_table(&plan);
+    rl_table *made = table_make(&plan);
     if (made == NULL) {
         return NULL;
     }

@@ -1,4 +1,4 @@
-/* rl_table.h -- many buckets, one entry per key, safe to share between threads.
+/* engine/table.h -- many buckets, one entry per key, safe to share between threads.
  *
  * The table is made for one set of limits; an entry holds one bucket or window for
  * each of them, and a request passes all of them or takes from none.
@@ -20,18 +20,18 @@
  * The table never stores a key and never calls back, so its locks are always
  * held for a short, bounded time. Time is an argument; costs come from
  * rl_limit_cost, one per limit. */
-#ifndef RL_TABLE_H
-#define RL_TABLE_H
+#ifndef RL_ENGINE_TABLE_H
+#define RL_ENGINE_TABLE_H
 
 #include <stddef.h>
 
-#include "rl_entry.h"
-#include "rl_hash.h"
+#include "engine/entry.h"
+#include "engine/hash.h"
 
 #define RL_TABLE_LIMITS_MAX RL_LIMITS_MAX
 #define RL_TABLE_KEYS_MAX ((size_t)1 << 36)
 
-typedef struct rl_table rl_table; /* opaque: see rl_table.c */
+typedef struct rl_table rl_table; /* opaque: see table.c */
 
 typedef struct rl_table_stats {
     uint64_t keys;           /* entries that are not full now */
@@ -60,7 +60,7 @@ void rl_table_free(rl_table *table);
  * NULL: out of memory, nothing is lost. */
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now);
 
-/* Is it in a file that processes share? See rl_shared.h. */
+/* Is it in a file that processes share? See engine/shared.h. */
 bool rl_table_is_shared(const rl_table *table);
 
 /* Hash a client key for use with this table. */

@@ -1,4 +1,4 @@
-#include "rl_window.h"
+#include "engine/window.h"
 
 #include <math.h>
 
@@ -76,7 +76,7 @@ rl_window rl_window_subtract(rl_window window, uint64_t cost)
 
 /* The shortest time after which a count of which `overlap / window` counts is at most
  * `room`, the overlap being so long now and getting shorter. */
-static int64_t wait_ns(const rl_limit *limit, uint64_t count, int64_t overlap, uint64_t room)
+static int64_t window_wait_ns(const rl_limit *limit, uint64_t count, int64_t overlap, uint64_t room)
 {
     rl_u128 bearable = (rl_u128)room * (uint64_t)limit->window_ns / count;
     return bearable < (rl_u128)overlap ? overlap - (int64_t)bearable : 0;
@@ -95,9 +95,9 @@ static int64_t retry_after_ns(const rl_limit *limit, rl_window window, int64_t o
     }
     if (window.current <= room) {
         return window.previous == 0 ? 0
-                                    : wait_ns(limit, window.previous, overlap, room - window.current);
+                                    : window_wait_ns(limit, window.previous, overlap, room - window.current);
     }
-    return wait_ns(limit, window.current, overlap + limit->window_ns, room);
+    return window_wait_ns(limit, window.current, overlap + limit->window_ns, room);
 }
 
 static int64_t reset_after_ns(const rl_limit *limit, rl_window window, int64_t overlap)

@@ -1,4 +1,4 @@
-/* rl_window.h -- fixed and sliding windows: counters by the clock on the wall.
+/* engine/window.h -- fixed and sliding windows: counters by the clock on the wall.
  *
  * Time is cut into windows of equal length, aligned to the epoch, so windows of a
  * minute begin with the minute (UTC). A fixed window allows a count in each:
@@ -23,10 +23,10 @@
  * Both share rl_limit with the bucket: its unit is one request, its cap the count.
  * In a table a window takes two words: its number, and current | previous << 32.
  * A window that nothing was counted in is the same as no window. */
-#ifndef RL_WINDOW_H
-#define RL_WINDOW_H
+#ifndef RL_ENGINE_WINDOW_H
+#define RL_ENGINE_WINDOW_H
 
-#include "rl_bucket.h"
+#include "engine/bucket.h"
 
 #define RL_WINDOW_WORDS 2
 #define RL_WINDOW_COUNT_MAX 2e9    /* requests in a window */

@@ -1,4 +1,4 @@
-#include "rl_address.h"
+#include "http/client_address.h"
 
 #include <arpa/inet.h>
 #include <string.h>
@@ -9,7 +9,7 @@ static bool is_v4_mapped(const unsigned char bytes[16])
     return memcmp(bytes, prefix, sizeof prefix) == 0;
 }
 
-bool rl_address_client(const char *text, size_t len, char out[RL_ADDRESS_MAX])
+bool rl_client_address(const char *text, size_t len, char out[RL_CLIENT_ADDRESS_MAX])
 {
     char address[INET6_ADDRSTRLEN];
     unsigned char bytes[16];
@@ -24,10 +24,10 @@ bool rl_address_client(const char *text, size_t len, char out[RL_ADDRESS_MAX])
         return false;
     }
     if (is_v4_mapped(bytes)) {
-        return inet_ntop(AF_INET, bytes + 12, out, RL_ADDRESS_MAX) != NULL;
+        return inet_ntop(AF_INET, bytes + 12, out, RL_CLIENT_ADDRESS_MAX) != NULL;
     }
     memset(bytes + 8, 0, 8);
-    if (inet_ntop(AF_INET6, bytes, out, RL_ADDRESS_MAX) == NULL) {
+    if (inet_ntop(AF_INET6, bytes, out, RL_CLIENT_ADDRESS_MAX) == NULL) {
         return false;
     }
     strcat(out, "/64"); /* at most 45 characters so far */

@@ -1,5 +1,5 @@
-/* _core_arguments.c -- the arguments that most methods take: a key and a cost. */
-#include "_core.h"
+/* arguments.c -- the arguments that most methods take: a key and a cost. */
+#include "python/core.h"
 
 #include <math.h>
 

@@ -1,4 +1,4 @@
-/* _core_asgi.c -- the ASGI side of a limiter: AsgiGate decides, Sender adds headers.
+/* asgi.c -- the ASGI side of a limiter: AsgiMiddleware decides, Sender adds headers.
  *
  *     server ── gate(scope, receive, send) ── allowed ──> app(scope, receive, Sender(send))
  *                                          └─ denied ───> gate._deny(scope, receive, Sender(send), decision)
@@ -9,14 +9,14 @@
  * machine) it goes through gate._resolve, in Python. A governed gate leaves all but
  * exempt paths to gate._govern; one that is probing shows gate._probe its requests.
  * See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages. */
-#include "_core_asgi.h"
+#include "python/asgi.h"
 
 #include <structmember.h>
 
-#include "rl_address.h"
+#include "http/client_address.h"
 
 /* Immutable after __init__, but for `probing`. */
-typedef struct gate_object {
+typedef struct asgi_object {
     PyObject_HEAD
     core_state *state;       /* borrowed from the type */
     PyObject *app;           /* strong; NULL before __init__ */
@@ -27,7 +27,7 @@ typedef struct gate_object {
     bool headers;
     bool remote; /* the limiter must be awaited */
     _Atomic bool probing;
-} gate_object;
+} asgi_object;
 
 /* ---- the client of a request ----------------------------------------------- */
 
@@ -36,14 +36,14 @@ static PyObject *client_of_address(const core_state *state, PyObject *address)
     if (!PyUnicode_Check(address) || PyUnicode_GET_LENGTH(address) == 0) {
         return Py_NewRef(state->names[NAME_UNKNOWN]);
     }
-    char client[RL_ADDRESS_MAX];
+    char client[RL_CLIENT_ADDRESS_MAX];
     Py_ssize_t len;
     const char *text = PyUnicode_AsUTF8AndSize(address, &len);
     if (text == NULL) {
         PyErr_Clear(); /* no address, so it stands for itself */
         return Py_NewRef(address);
     }
-    if (memchr(text, ':', (size_t)len) == NULL || !rl_address_client(text, (size_t)len, client)) {
+    if (memchr(text, ':', (size_t)len) == NULL || !rl_client_address(text, (size_t)len, client)) {
         return Py_NewRef(address);
     }
     return PyUnicode_FromString(client);
@@ -80,11 +80,11 @@ static PyObject *client_of_scope(const core_state *state, PyObject *scope)
     return key;
 }
 
-/* ---- AsgiGate: the decision ------------------------------------------------ */
+/* ---- AsgiMiddleware: the decision ------------------------------------------------ */
 
-static gate_object *gate_of(PyObject *self)
+static asgi_object *asgi_of(PyObject *self)
 {
-    return (gate_object *)self;
+    return (asgi_object *)self;
 }
 
 static PyObject *call3(PyObject *callable, PyObject *scope, PyObject *receive, PyObject *send)
@@ -93,7 +93,7 @@ static PyObject *call3(PyObject *callable, PyObject *scope, PyObject *receive, P
     return PyObject_Vectorcall(callable, args, 3, NULL);
 }
 
-static PyObject *deny(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
+static PyObject *deny(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
                       const rl_decision *value)
 {
     PyObject *decision = decision_new(self->state, value);
@@ -107,7 +107,7 @@ static PyObject *deny(gate_object *self, PyObject *scope, PyObject *receive, PyO
 }
 
 /* Go on as the decision says. */
-static PyObject *conclude(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
+static PyObject *asgi_answer(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
                           const rl_decision *decision)
 {
     PyObject *sender = self->headers ? asgi_sender_new(self->state, send, decision) : Py_NewRef(send);
@@ -121,7 +121,7 @@ static PyObject *conclude(gate_object *self, PyObject *scope, PyObject *receive,
 }
 
 /* Decide for a key (None: the peer) and a cost (NULL: 1), and go on accordingly. */
-static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, PyObject *send,
+static PyObject *asgi_check(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
                         PyObject *key, PyObject *cost)
 {
     bool allowed;
@@ -133,12 +133,12 @@ static PyObject *decide(gate_object *self, PyObject *scope, PyObject *receive, P
     if (status < 0) {
         return NULL;
     }
-    return conclude(self, scope, receive, send, &decision);
+    return asgi_answer(self, scope, receive, send, &decision);
 }
 
 /* The path by which the application finds a route: without its root_path, where it begins with
  * that. New reference, or NULL with an exception set or (it has none) without. */
-static PyObject *route_path(const gate_object *self, PyObject *scope)
+static PyObject *route_path(const asgi_object *self, PyObject *scope)
 {
     PyObject *path = asgi_get(self->state, scope, NAME_PATH);
     PyObject *root = path != NULL ? asgi_get(self->state, scope, NAME_ROOT_PATH) : NULL;
@@ -162,7 +162,7 @@ static PyObject *route_path(const gate_object *self, PyObject *scope)
 }
 
 /* 1, 0, or -1 with an exception set. */
-static int is_limited(const gate_object *self, PyObject *scope)
+static int is_limited(const asgi_object *self, PyObject *scope)
 {
     PyObject *type = asgi_get(self->state, scope, NAME_TYPE);
     if (type == NULL) {
@@ -184,7 +184,7 @@ static int is_limited(const gate_object *self, PyObject *scope)
 }
 
 /* Show a request to Python, which tells whether it wants to see the next one. */
-static int probe(gate_object *self, PyObject *scope, PyObject *key)
+static int probe(asgi_object *self, PyObject *scope, PyObject *key)
 {
     PyObject *args[] = {(PyObject *)self, scope, key};
     PyObject *more = PyObject_VectorcallMethod(self->state->names[NAME_PROBE], args, 3, NULL);
@@ -203,9 +203,9 @@ static bool is_awaited_first(PyObject *key, PyObject *cost)
     return !key_is_known || !cost_is_known;
 }
 
-static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
+static PyObject *asgi_call(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    gate_object *self = gate_of(object);
+    asgi_object *self = asgi_of(object);
     if (self->app == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this gate was not initialised: call __init__ first");
         return NULL;
@@ -228,7 +228,7 @@ static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     if (self->limiter == NULL) {
         PyObject *call[] = {object, scope, receive, send};
-        return PyObject_VectorcallMethod(self->state->names[NAME_GOVERN], call, 4, NULL);
+        return PyObject_VectorcallMethod(self->state->names[NAME_FORWARD], call, 4, NULL);
     }
     PyObject *result = NULL;
     PyObject *cost = self->cost;
@@ -251,7 +251,7 @@ static PyObject *gate_call(PyObject *object, PyObject *args, PyObject *kwargs)
         PyObject *call[] = {object, scope, receive, send, key, cost != NULL ? cost : Py_None};
         result = PyObject_VectorcallMethod(self->state->names[NAME_RESOLVE], call, 6, NULL);
     } else {
-        result = decide(self, scope, receive, send, key, cost);
+        result = asgi_check(self, scope, receive, send, key, cost);
     }
     Py_XDECREF(cost);
 done:
@@ -259,37 +259,37 @@ done:
     return result;
 }
 
-static PyObject *gate_decide(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *asgi_decide(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5 || !PyDict_Check(args[0]) || gate_of(object)->app == NULL ||
-        gate_of(object)->limiter == NULL) {
+    if (nargs != 5 || !PyDict_Check(args[0]) || asgi_of(object)->app == NULL ||
+        asgi_of(object)->limiter == NULL) {
         PyErr_SetString(PyExc_TypeError, "_decide(scope: dict, receive, send, key, cost)");
         return NULL;
     }
     PyObject *cost = args[4] == Py_None ? NULL : args[4];
-    return decide(gate_of(object), args[0], args[1], args[2], args[3], cost);
+    return asgi_check(asgi_of(object), args[0], args[1], args[2], args[3], cost);
 }
 
-static PyObject *gate_conclude(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *asgi_conclude(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 4 || !PyDict_Check(args[0]) || gate_of(object)->app == NULL) {
+    if (nargs != 4 || !PyDict_Check(args[0]) || asgi_of(object)->app == NULL) {
         PyErr_SetString(PyExc_TypeError, "_conclude(scope: dict, receive, send, decision)");
         return NULL;
     }
-    const rl_decision *decision = decision_value(gate_of(object)->state, args[3]);
+    const rl_decision *decision = decision_value(asgi_of(object)->state, args[3]);
     return decision == NULL ? NULL
-                            : conclude(gate_of(object), args[0], args[1], args[2], decision);
+                            : asgi_answer(asgi_of(object), args[0], args[1], args[2], decision);
 }
 
-/* ---- AsgiGate: life -------------------------------------------------------- */
+/* ---- AsgiMiddleware: life -------------------------------------------------------- */
 
-static PyObject *gate_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+static PyObject *asgi_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
                           PyObject *Py_UNUSED(kwargs))
 {
     core_state *state = core_state_of(type);
     PyObject *self = state == NULL ? NULL : type->tp_alloc(type, 0);
     if (self != NULL) {
-        gate_of(self)->state = state;
+        asgi_of(self)->state = state;
     }
     return self;
 }
@@ -299,11 +299,11 @@ static PyObject *none_is_null(PyObject *object)
     return object == Py_None ? NULL : Py_NewRef(object);
 }
 
-static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
+static int asgi_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"app",     "limiter", "key",     "cost", "exempt_paths",
                             "headers", "remote",  "probing", NULL};
-    gate_object *self = gate_of(object);
+    asgi_object *self = asgi_of(object);
     PyObject *app;
     PyObject *limiter;
     PyObject *key;
@@ -312,7 +312,7 @@ static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
     int headers;
     int remote;
     int probing;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$OOO!ppp:AsgiGate", names, &app, &limiter,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$OOO!ppp:AsgiMiddleware", names, &app, &limiter,
                                      &key, &cost, &PyFrozenSet_Type, &exempt_paths, &headers,
                                      &remote, &probing)) {
         return -1;
@@ -337,9 +337,9 @@ static int gate_init(PyObject *object, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static int gate_traverse(PyObject *object, visitproc visit, void *arg)
+static int asgi_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    gate_object *self = gate_of(object);
+    asgi_object *self = asgi_of(object);
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->limiter);
     Py_VISIT(self->app);
@@ -349,9 +349,9 @@ static int gate_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
-static int gate_clear(PyObject *object)
+static int asgi_clear(PyObject *object)
 {
-    gate_object *self = gate_of(object);
+    asgi_object *self = asgi_of(object);
     Py_CLEAR(self->limiter);
     Py_CLEAR(self->app);
     Py_CLEAR(self->key);
@@ -360,51 +360,51 @@ static int gate_clear(PyObject *object)
     return 0;
 }
 
-static void gate_dealloc(PyObject *self)
+static void asgi_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    gate_clear(self);
+    asgi_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyMemberDef gate_members[] = {
-    {"app", T_OBJECT_EX, offsetof(gate_object, app), READONLY,
+static PyMemberDef asgi_members[] = {
+    {"app", T_OBJECT_EX, offsetof(asgi_object, app), READONLY,
      PyDoc_STR("The ASGI application behind the gate.")},
-    {"limiter", T_OBJECT_EX, offsetof(gate_object, limiter), READONLY,
+    {"limiter", T_OBJECT_EX, offsetof(asgi_object, limiter), READONLY,
      PyDoc_STR("The limiter that decides.")},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyMethodDef gate_methods[] = {
-    {"_decide", (PyCFunction)(void (*)(void))gate_decide, METH_FASTCALL,
+static PyMethodDef asgi_methods[] = {
+    {"_decide", (PyCFunction)(void (*)(void))asgi_decide, METH_FASTCALL,
      PyDoc_STR("_decide($self, scope, receive, send, key, cost, /)\n--\n\n"
                "Decide for a key and a cost that are known now; return an awaitable.")},
-    {"_conclude", (PyCFunction)(void (*)(void))gate_conclude, METH_FASTCALL,
+    {"_conclude", (PyCFunction)(void (*)(void))asgi_conclude, METH_FASTCALL,
      PyDoc_STR("_conclude($self, scope, receive, send, decision, /)\n--\n\n"
                "Go on as a Decision says; return an awaitable.")},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot gate_slots[] = {
-    {Py_tp_doc, PyDoc_STR("AsgiGate(app, limiter, *, key, cost, exempt_paths, headers, remote, probing)\n--\n\n"
+static PyType_Slot asgi_slots[] = {
+    {Py_tp_doc, PyDoc_STR("AsgiMiddleware(app, limiter, *, key, cost, exempt_paths, headers, remote, probing)\n--\n\n"
                           "Call an ASGI app behind a limiter: the C half of RateLimitMiddleware.")},
-    {Py_tp_new, gate_new},
-    {Py_tp_init, gate_init},
-    {Py_tp_dealloc, gate_dealloc},
-    {Py_tp_traverse, gate_traverse},
-    {Py_tp_clear, gate_clear},
-    {Py_tp_call, gate_call},
-    {Py_tp_members, gate_members},
-    {Py_tp_methods, gate_methods},
+    {Py_tp_new, asgi_new},
+    {Py_tp_init, asgi_init},
+    {Py_tp_dealloc, asgi_dealloc},
+    {Py_tp_traverse, asgi_traverse},
+    {Py_tp_clear, asgi_clear},
+    {Py_tp_call, asgi_call},
+    {Py_tp_members, asgi_members},
+    {Py_tp_methods, asgi_methods},
     {0, NULL},
 };
 
-PyType_Spec gate_spec = {
-    .name = "rate_limiter._core.AsgiGate",
-    .basicsize = sizeof(gate_object),
+PyType_Spec asgi_spec = {
+    .name = "rate_limiter._core.AsgiMiddleware",
+    .basicsize = sizeof(asgi_object),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
              Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = gate_slots,
+    .slots = asgi_slots,
 };

@@ -1,8 +1,8 @@
-/* _core_asgi.h -- what AsgiGate and Sender share. */
-#ifndef RL_CORE_ASGI_H
-#define RL_CORE_ASGI_H
+/* python/asgi.h -- what AsgiMiddleware and Sender share. */
+#ifndef RL_PYTHON_ASGI_H
+#define RL_PYTHON_ASGI_H
 
-#include "_core.h"
+#include "python/core.h"
 
 /* Is a text this name? */
 bool asgi_is_name(const core_state *state, PyObject *text, core_name name);

@@ -1,5 +1,5 @@
-/* _core_sender.c -- Sender: the `send` of an ASGI request, that adds headers to the response. */
-#include "_core_asgi.h"
+/* asgi_sender.c -- Sender: the `send` of an ASGI request, that adds headers to the response. */
+#include "python/asgi.h"
 
 #include <structmember.h>
 
@@ -27,7 +27,7 @@ static const char *const NAMES[NAME_COUNT] = {
     [NAME_ACCEPT] = "websocket.accept",
     [NAME_DENIAL_START] = "websocket.http.response.start",
     [NAME_DENY] = "_deny",
-    [NAME_GOVERN] = "_govern",
+    [NAME_FORWARD] = "_forward",
     [NAME_PROBE] = "_probe",
     [NAME_RESOLVE] = "_resolve",
     [NAME_DONE] = "done",
@@ -114,7 +114,7 @@ static present find_present(const core_state *state, PyObject *headers)
 }
 
 /* Append (name, value). Steals the value, which may be NULL with an exception set. */
-static int append(const core_state *state, PyObject *headers, core_name name, PyObject *value)
+static int sender_append(const core_state *state, PyObject *headers, core_name name, PyObject *value)
 {
     PyObject *pair = value != NULL ? PyTuple_Pack(2, state->names[name], value) : NULL;
     int status = pair != NULL ? PyList_Append(headers, pair) : -1;
@@ -156,13 +156,13 @@ static int append_all(const sender_object *self, PyObject *headers)
     const rl_decision *decision = &self->decision;
     present found = find_present(state, headers);
     if (!found.limit) {
-        if (append(state, headers, NAME_HEADER_LIMIT, decimal(whole_tokens(decision->limit))) < 0 ||
-            append(state, headers, NAME_HEADER_REMAINING,
+        if (sender_append(state, headers, NAME_HEADER_LIMIT, decimal(whole_tokens(decision->limit))) < 0 ||
+            sender_append(state, headers, NAME_HEADER_REMAINING,
                    decimal(whole_tokens(decision->remaining))) < 0) {
             return -1;
         }
         if (decision->reset_after_ns != RL_NEVER &&
-            append(state, headers, NAME_HEADER_RESET,
+            sender_append(state, headers, NAME_HEADER_RESET,
                    decimal(whole_seconds(decision->reset_after_ns))) < 0) {
             return -1;
         }
@@ -171,12 +171,12 @@ static int append_all(const sender_object *self, PyObject *headers)
         return 0;
     }
     if (!found.retry_after && decision->retry_after_ns != RL_NEVER &&
-        append(state, headers, NAME_HEADER_RETRY_AFTER,
+        sender_append(state, headers, NAME_HEADER_RETRY_AFTER,
                decimal(whole_seconds(decision->retry_after_ns))) < 0) {
         return -1;
     }
     if (!found.cache_control) {
-        return append(state, headers, NAME_HEADER_CACHE_CONTROL,
+        return sender_append(state, headers, NAME_HEADER_CACHE_CONTROL,
                       Py_NewRef(state->names[NAME_NO_STORE]));
     }
     return 0;

@@ -1,5 +1,5 @@
-/* _core_clock.c -- ManualClock: a clock that tests move by hand. */
-#include "_core.h"
+/* clock.c -- ManualClock: a clock that tests move by hand. */
+#include "python/core.h"
 
 #include <math.h>
 #include <stdatomic.h>

@@ -1,22 +1,22 @@
-/* _core.h -- what the files of the extension module share.
+/* python/core.h -- what the files of the extension module share.
  *
  * The binding turns Python arguments into calls of the C core and results into
  * Python objects. For memory it holds the GIL throughout, where there is one: a
  * decision is shorter than handing the GIL over. While it waits for Redis it does not. It never calls Python with a lock of the
  * core held, so a fork by Python (which stops other threads in a free-threaded
  * build, and needs the GIL in the other) never happens while one is held. */
-#ifndef RL_CORE_H
-#define RL_CORE_H
+#ifndef RL_PYTHON_CORE_H
+#define RL_PYTHON_CORE_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdatomic.h>
 #include <time.h>
 
-#include "rl_meter.h"
-#include "rl_table.h"
+#include "engine/meter.h"
+#include "engine/table.h"
 
-/* Strings and bytes that are needed at every request: see _core_sender.c. */
+/* Strings and bytes that are needed at every request: see asgi_sender.c. */
 typedef enum core_name {
     NAME_TYPE,
     NAME_HTTP,
@@ -30,7 +30,7 @@ typedef enum core_name {
     NAME_ACCEPT,
     NAME_DENIAL_START,
     NAME_DENY,
-    NAME_GOVERN,
+    NAME_FORWARD,
     NAME_PROBE,
     NAME_RESOLVE,
     NAME_DONE,
@@ -51,7 +51,7 @@ typedef struct core_state {
     PyTypeObject *decision_type; /* strong */
     PyTypeObject *clock_type;    /* strong */
     PyTypeObject *meter_type;    /* strong */
-    PyTypeObject *gate_type;     /* strong */
+    PyTypeObject *asgi_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
@@ -67,7 +67,7 @@ extern PyType_Spec limiter_spec;
 extern PyType_Spec decision_spec;
 extern PyType_Spec clock_spec;
 extern PyType_Spec meter_spec;
-extern PyType_Spec gate_spec;
+extern PyType_Spec asgi_spec;
 extern PyType_Spec sender_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;

@@ -1,5 +1,5 @@
-/* _core_decision.c -- Decision: what became of one request, as a Python value. */
-#include "_core.h"
+/* decision.c -- Decision: what became of one request, as a Python value. */
+#include "python/core.h"
 
 #include <math.h>
 #include <structmember.h>

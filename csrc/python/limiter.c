@@ -1,7 +1,7 @@
-/* _core_limiter.c -- Limiter: limits, a clock and a table, as a Python type. Its methods are in
- * _core_ask.c. */
-#include "_core.h"
-#include "rl_shared.h"
+/* limiter.c -- Limiter: limits, a clock and a table, as a Python type. Its methods are in
+ * limiter_ask.c. */
+#include "python/core.h"
+#include "engine/shared.h"
 
 static limiter_object *limiter_of(PyObject *self)
 {
@@ -120,7 +120,7 @@ static int open_table(limiter_object *self, size_t max_keys, PyObject *path)
     return -1;
 }
 
-static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
+static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *keep)
 {
     rl_secret secret;
     if (keep != Py_None) {
@@ -155,7 +155,7 @@ static int make_table(limiter_object *self, size_t max_keys, PyObject *keep)
 static int make_any_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
 {
     if (path == Py_None) {
-        return make_table(self, max_keys, keep);
+        return limiter_make_table(self, max_keys, keep);
     }
     if (keep != Py_None) {
         PyErr_SetString(PyExc_ValueError, "give keep or path, not both");

@@ -1,7 +1,7 @@
-/* _core_ask.c -- what a Limiter is asked: its clock, its arguments, its methods. */
-#include "_core.h"
+/* limiter_ask.c -- what a Limiter is asked: its clock, its arguments, its methods. */
+#include "python/core.h"
 
-static limiter_object *limiter_of(PyObject *self)
+static limiter_object *limiter_from(PyObject *self)
 {
     return (limiter_object *)self;
 }
@@ -95,7 +95,7 @@ static int64_t began_ns(const limiter_object *self, rl_time now)
 }
 
 /* Decide, and measure it where a meter was given. As rl_table_take. */
-static rl_status take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
+static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
                       rl_decision *out, rl_decision *each)
 {
     rl_time now = limiter_now(self);
@@ -121,7 +121,7 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
         (costs = cost_units(self, cost, units)) == NULL) {
         return -1;
     }
-    if (take(self, hash, costs, allowed, out, NULL) != RL_OK) {
+    if (limiter_take(self, hash, costs, allowed, out, NULL) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -134,7 +134,7 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
     core_key_cost given;
     bool allowed;
     if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
+        limiter_decide(limiter_from(self), given.key, given.cost, &allowed, NULL) < 0) {
         return NULL;
     }
     return PyBool_FromLong(allowed);
@@ -147,10 +147,10 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     bool allowed;
     rl_decision decision;
     if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
+        limiter_decide(limiter_from(self), given.key, given.cost, &allowed, &decision) < 0) {
         return NULL;
     }
-    return decision_new(limiter_of(self)->state, &decision);
+    return decision_new(limiter_from(self)->state, &decision);
 }
 
 /* What the methods below begin with: a limiter that is ready, a key, and costs. */
@@ -166,7 +166,7 @@ static int read_asked(const char *function, PyObject *object, PyObject *const *a
                       Py_ssize_t nargs, PyObject *kwnames, cost_converter convert, asked *out)
 {
     core_key_cost given;
-    out->limiter = limiter_of(object);
+    out->limiter = limiter_from(object);
     if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0 ||
         !limiter_ready(out->limiter) || hash_key(out->limiter, given.key, &out->key) < 0) {
         return -1;
@@ -199,7 +199,7 @@ static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ss
     if (read_asked("hit_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
         return NULL;
     }
-    if (take(asked.limiter, asked.key, asked.costs, &allowed, &told, each) != RL_OK) {
+    if (limiter_take(asked.limiter, asked.key, asked.costs, &allowed, &told, each) != RL_OK) {
         return PyErr_NoMemory();
     }
     return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
@@ -247,7 +247,7 @@ static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssiz
 
 static PyObject *limiter_reset(PyObject *object, PyObject *key)
 {
-    limiter_object *self = limiter_of(object);
+    limiter_object *self = limiter_from(object);
     rl_key hash;
     if (!limiter_ready(self) || hash_key(self, key, &hash) < 0) {
         return NULL;
@@ -306,7 +306,7 @@ static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_
 static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                     PyObject *kwnames)
 {
-    limiter_object *self = limiter_of(object);
+    limiter_object *self = limiter_from(object);
     core_key_cost given;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
@@ -330,7 +330,7 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
 
 static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
 {
-    limiter_object *self = limiter_of(object);
+    limiter_object *self = limiter_from(object);
     rl_meter *meter = meter_value(self->state, measured_by);
     if (meter == NULL) {
         return NULL;
@@ -349,7 +349,7 @@ static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
 
 static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    limiter_object *self = limiter_of(object);
+    limiter_object *self = limiter_from(object);
     if (!limiter_ready(self)) {
         return NULL;
     }

@@ -1,7 +1,7 @@
-/* _core_meter.c -- Meter: the counts of decisions, as a Python type. */
-#include "_core.h"
+/* meter.c -- Meter: the counts of decisions, as a Python type. */
+#include "python/core.h"
 
-#include "rl_alloc.h"
+#include "engine/alloc.h"
 
 /* Immutable after __init__ but for the numbers. */
 typedef struct meter_object {
@@ -16,7 +16,7 @@ static meter_object *meter_of(PyObject *self)
 }
 
 /* Its numbers, or NULL with an exception set. */
-static rl_meter *ready(PyObject *object)
+static rl_meter *meter_ready(PyObject *object)
 {
     if (meter_of(object)->meter == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
@@ -30,7 +30,7 @@ rl_meter *meter_value(core_state *state, PyObject *meter)
         PyErr_Format(PyExc_TypeError, "meter must be a Meter, not %.200s", Py_TYPE(meter)->tp_name);
         return NULL;
     }
-    return ready(meter);
+    return meter_ready(meter);
 }
 
 /* The meter in a file, or NULL with an exception set. */
@@ -125,7 +125,7 @@ static PyObject *meter_record(PyObject *object, PyObject *args)
     unsigned long long allowed;
     unsigned long long blocked;
     long long elapsed_ns;
-    rl_meter *meter = ready(object);
+    rl_meter *meter = meter_ready(object);
     if (meter == NULL ||
         !PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
         return NULL;
@@ -156,7 +156,7 @@ static PyObject *counts_of(rl_meter *meter, bool allowed)
 
 static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    rl_meter *meter = ready(object);
+    rl_meter *meter = meter_ready(object);
     if (meter == NULL) {
         return NULL;
     }

@@ -1,6 +1,6 @@
-/* _core.c -- the extension module rate_limiter._core: its types and constants. */
-#include "_core.h"
-#include "rl_shared.h"
+/* module.c -- the extension module rate_limiter._core: its types and constants. */
+#include "python/core.h"
+#include "engine/shared.h"
 
 core_state *core_state_of(PyTypeObject *type)
 {
@@ -74,7 +74,7 @@ static int core_exec(PyObject *module)
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
         add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
-        add_type(module, &gate_spec, &state->gate_type) < 0 ||
+        add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 || asgi_names_init(state) < 0 ||
         add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
         add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
@@ -94,7 +94,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->decision_type);
     Py_VISIT(state->clock_type);
     Py_VISIT(state->meter_type);
-    Py_VISIT(state->gate_type);
+    Py_VISIT(state->asgi_type);
     Py_VISIT(state->sender_type);
     Py_VISIT(state->store_error);
 #ifndef RL_NO_REDIS
@@ -112,7 +112,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->decision_type);
     Py_CLEAR(state->clock_type);
     Py_CLEAR(state->meter_type);
-    Py_CLEAR(state->gate_type);
+    Py_CLEAR(state->asgi_type);
     Py_CLEAR(state->sender_type);
     Py_CLEAR(state->store_error);
 #ifndef RL_NO_REDIS

@@ -1,4 +1,4 @@
-#include "rl_client.h"
+#include "redis/client.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "rl_alloc.h"
+#include "engine/alloc.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)

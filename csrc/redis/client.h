@@ -1,4 +1,4 @@
-/* rl_client.h -- one client of Redis for all threads of a process.
+/* redis/client.h -- one client of Redis for all threads of a process.
  *
  * Callers share the connections of one topology. Whoever waits first becomes the
  * leader: it polls, reads and writes for all, and wakes those whose answers have
@@ -9,18 +9,18 @@
  *     thread C      submit ─ sleep ─────────────── lead: poll, step ─ done
  *
  * There is no thread of its own: a client that nobody calls does nothing. */
-#ifndef RL_CLIENT_H
-#define RL_CLIENT_H
+#ifndef RL_REDIS_CLIENT_H
+#define RL_REDIS_CLIENT_H
 
 #include <pthread.h>
 
-#include "rl_topology.h"
+#include "redis/topology.h"
 
-typedef struct rl_client rl_client; /* opaque: see rl_client.c */
+typedef struct rl_client rl_client; /* opaque: see client.c */
 
 /* A call, and the thread that waits for it. Lives on that thread's stack. */
 typedef struct rl_thread_call {
-    rl_call call; /* filled in by the caller as rl_topology.h says */
+    rl_call call; /* filled in by the caller as redis/topology.h says */
     bool done;    /* this and all below: guarded by the client's lock */
     pthread_cond_t wake;
     struct rl_thread_call *previous, *next; /* of those that sleep */

@@ -1,4 +1,4 @@
-#include "rl_cluster.h"
+#include "redis/cluster.h"
 
 #include <stdlib.h>
 #include <string.h>

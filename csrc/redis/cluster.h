@@ -1,12 +1,12 @@
-/* rl_cluster.h -- how Redis Cluster spreads keys and speaks of servers: hash
+/* redis/cluster.h -- how Redis Cluster spreads keys and speaks of servers: hash
  * slots, the answer of CLUSTER SLOTS, and redirections. No state, no I/O.
  * See https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/ */
-#ifndef RL_CLUSTER_H
-#define RL_CLUSTER_H
+#ifndef RL_REDIS_CLUSTER_H
+#define RL_REDIS_CLUSTER_H
 
 #include <hiredis/hiredis.h>
 
-#include "rl_options.h"
+#include "redis/options.h"
 
 #define RL_SLOTS 16384
 

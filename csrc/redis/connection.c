@@ -1,10 +1,10 @@
-#include "rl_redis.h"
+#include "redis/connection.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "rl_alloc.h"
-#include "rl_reply.h"
+#include "engine/alloc.h"
+#include "redis/reply.h"
 
 /* Not less than a TLS record: then OpenSSL keeps nothing back that no poll would show. */
 #define READ_SIZE ((size_t)16 << 10)
@@ -24,9 +24,9 @@ typedef struct ticket {
     uint64_t end; /* of the command, as a position in the stream of output */
 } ticket;
 
-struct rl_redis {
-    rl_redis_config config;
-    rl_redis_state state;
+struct rl_connection {
+    rl_connection_config config;
+    rl_connection_state state;
     rl_fault fault; /* of a connection that failed */
     char error[RL_ERROR_SIZE];
     rl_transport *transport; /* owned; NULL once it has failed */
@@ -51,19 +51,19 @@ struct rl_redis {
 
 /* ---- failing ---------------------------------------------------------------- */
 
-static void fail(rl_redis *redis, rl_fault fault, const char *message)
+static void connection_fail(rl_connection *redis, rl_fault fault, const char *message)
 {
-    if (redis->state == RL_REDIS_FAILED) {
+    if (redis->state == RL_CONNECTION_FAILED) {
         return;
     }
     redis->fault = redis->was_ready ? fault : RL_FAULT_CONNECT;
-    redis->state = RL_REDIS_FAILED;
+    redis->state = RL_CONNECTION_FAILED;
     snprintf(redis->error, sizeof redis->error, "%s", message);
     rl_transport_free(redis->transport);
     redis->transport = NULL;
 }
 
-static void fail_at(rl_redis *redis, rl_fault fault, const char *what)
+static void fail_at(rl_connection *redis, rl_fault fault, const char *what)
 {
     char message[RL_ERROR_SIZE];
     const rl_server *server = &redis->config.server;
@@ -73,12 +73,12 @@ static void fail_at(rl_redis *redis, rl_fault fault, const char *what)
     } else {
         snprintf(message, sizeof message, "%.108s: %.130s", server->host, what);
     }
-    fail(redis, fault, message);
+    connection_fail(redis, fault, message);
 }
 
 /* ---- memory ----------------------------------------------------------------- */
 
-static bool make_room(rl_redis *redis, size_t more)
+static bool connection_make_room(rl_connection *redis, size_t more)
 {
     if (redis->output_written == redis->output_len) {
         redis->output_written = redis->output_len = 0;
@@ -112,14 +112,14 @@ static bool make_room(rl_redis *redis, size_t more)
     return true;
 }
 
-static ticket *ticket_at(const rl_redis *redis, uint64_t number)
+static ticket *ticket_at(const rl_connection *redis, uint64_t number)
 {
     return &redis->queue[number & (redis->queue_room - 1)];
 }
 
-static bool make_queue_room(rl_redis *redis)
+static bool make_queue_room(rl_connection *redis)
 {
-    size_t n = rl_redis_waiting(redis);
+    size_t n = rl_connection_waiting(redis);
     if (n < redis->queue_room) {
         return true;
     }
@@ -137,9 +137,9 @@ static bool make_queue_room(rl_redis *redis)
     return true;
 }
 
-rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns)
+rl_connection *rl_connection_new(const rl_connection_config *config, int64_t now_ns)
 {
-    rl_redis *redis = rl_alloc_zeroed(sizeof *redis);
+    rl_connection *redis = rl_alloc_zeroed(sizeof *redis);
     if (redis == NULL) {
         return NULL;
     }
@@ -149,13 +149,13 @@ rl_redis *rl_redis_new(const rl_redis_config *config, int64_t now_ns)
     redis->reader = redisReaderCreate();
     redis->transport = rl_transport_new(&config->server, config->tls);
     if (redis->reader == NULL || redis->transport == NULL) {
-        rl_redis_free(redis);
+        rl_connection_free(redis);
         return NULL;
     }
     return redis;
 }
 
-void rl_redis_free(rl_redis *redis)
+void rl_connection_free(rl_connection *redis)
 {
     if (redis != NULL) {
         rl_transport_free(redis->transport);
@@ -170,7 +170,7 @@ void rl_redis_free(rl_redis *redis)
 
 /* ---- commands --------------------------------------------------------------- */
 
-static rl_fault append(rl_redis *redis, const rl_arguments *arguments)
+static rl_fault connection_append(rl_connection *redis, const rl_arguments *arguments)
 {
     char *command = NULL;
     long long len =
@@ -181,7 +181,7 @@ static rl_fault append(rl_redis *redis, const rl_arguments *arguments)
     rl_fault fault = RL_FAULT_NONE;
     if (redis->output_len - redis->output_written + (size_t)len > RL_OUTPUT_MAX) {
         fault = RL_FAULT_BUSY;
-    } else if (!make_room(redis, (size_t)len)) {
+    } else if (!connection_make_room(redis, (size_t)len)) {
         fault = RL_FAULT_NOMEM;
     } else {
         memcpy(redis->output + redis->output_len, command, (size_t)len);
@@ -192,25 +192,25 @@ static rl_fault append(rl_redis *redis, const rl_arguments *arguments)
     return fault;
 }
 
-rl_fault rl_redis_send(rl_redis *redis, const rl_arguments *arguments, void *owner, int64_t now_ns,
+rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *owner, int64_t now_ns,
                        uint64_t *number)
 {
-    if (rl_redis_waiting(redis) == 0 && !redis->listening) {
+    if (rl_connection_waiting(redis) == 0 && !redis->listening) {
         if (now_ns - redis->heard_ns > QUIET_NS) {
-            rl_redis_step(redis, now_ns);
+            rl_connection_step(redis, now_ns);
         }
         redis->heard_ns = now_ns;
     }
-    if (redis->state != RL_REDIS_READY) {
+    if (redis->state != RL_CONNECTION_READY) {
         return RL_FAULT_CONNECT;
     }
-    if (rl_redis_waiting(redis) >= RL_PIPELINE_MAX) {
+    if (rl_connection_waiting(redis) >= RL_PIPELINE_MAX) {
         return RL_FAULT_BUSY;
     }
     if (!make_queue_room(redis)) {
         return RL_FAULT_NOMEM;
     }
-    rl_fault fault = append(redis, arguments);
+    rl_fault fault = connection_append(redis, arguments);
     if (fault == RL_FAULT_NONE) {
         *number = redis->queue_tail++;
         *ticket_at(redis, *number) = (ticket){owner, redis->stream_end};
@@ -218,26 +218,26 @@ rl_fault rl_redis_send(rl_redis *redis, const rl_arguments *arguments, void *own
     return fault;
 }
 
-void rl_redis_forget(rl_redis *redis, uint64_t number)
+void rl_connection_forget(rl_connection *redis, uint64_t number)
 {
-    if (number - redis->queue_head < rl_redis_waiting(redis)) {
+    if (number - redis->queue_head < rl_connection_waiting(redis)) {
         ticket_at(redis, number)->owner = NULL;
     }
 }
 
-void rl_redis_listen(rl_redis *redis)
+void rl_connection_listen(rl_connection *redis)
 {
     redis->listening = true;
 }
 
 /* ---- handshake -------------------------------------------------------------- */
 
-static bool append_step(rl_redis *redis, char letter, int n, const char *a, const char *b,
+static bool append_step(rl_connection *redis, char letter, int n, const char *a, const char *b,
                         const char *c)
 {
     const char *texts[] = {a, b, c};
     const size_t lens[] = {strlen(a), n > 1 ? strlen(b) : 0, n > 2 ? strlen(c) : 0};
-    if (append(redis, &(rl_arguments){n, texts, lens}) != RL_FAULT_NONE) {
+    if (connection_append(redis, &(rl_arguments){n, texts, lens}) != RL_FAULT_NONE) {
         return false;
     }
     redis->handshake[redis->handshake_len++] = letter;
@@ -245,9 +245,9 @@ static bool append_step(rl_redis *redis, char letter, int n, const char *a, cons
 }
 
 /* All questions go out at once; the answers are checked as they come. */
-static bool append_handshake(rl_redis *redis)
+static bool append_handshake(rl_connection *redis)
 {
-    const rl_redis_config *config = &redis->config;
+    const rl_connection_config *config = &redis->config;
     const rl_credentials *who = &config->credentials;
     bool good = true;
     if (who->user[0] != 0) {
@@ -297,7 +297,7 @@ static bool is_good(char letter, const redisReply *reply)
 
 /* What is wrong with an answer. A server that does not know AUTH may repeat its words, of which
  * one is the password. */
-static const char *complaint(const rl_redis *redis, char letter, const redisReply *reply)
+static const char *complaint(const rl_connection *redis, char letter, const redisReply *reply)
 {
     const char *password = redis->config.credentials.password;
     if (reply->type != REDIS_REPLY_ERROR) {
@@ -308,10 +308,10 @@ static const char *complaint(const rl_redis *redis, char letter, const redisRepl
     return letter == 'A' && repeats ? "it refused the command AUTH" : reply->str;
 }
 
-static void check_handshake(rl_redis *redis)
+static void check_handshake(rl_connection *redis)
 {
     redisReply *reply = NULL;
-    while (redis->state == RL_REDIS_OPENING && redis->handshake_done < redis->handshake_len) {
+    while (redis->state == RL_CONNECTION_OPENING && redis->handshake_done < redis->handshake_len) {
         if (redisReaderGetReply(redis->reader, (void **)&reply) != REDIS_OK) {
             fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
             return;
@@ -325,17 +325,17 @@ static void check_handshake(rl_redis *redis)
         }
         freeReplyObject(reply);
     }
-    if (redis->state == RL_REDIS_OPENING) {
-        redis->state = RL_REDIS_READY;
+    if (redis->state == RL_CONNECTION_OPENING) {
+        redis->state = RL_CONNECTION_READY;
         redis->was_ready = true;
     }
 }
 
 /* ---- moving bytes ----------------------------------------------------------- */
 
-static void write_output(rl_redis *redis)
+static void write_output(rl_connection *redis)
 {
-    while (redis->state != RL_REDIS_FAILED && redis->output_written < redis->output_len) {
+    while (redis->state != RL_CONNECTION_FAILED && redis->output_written < redis->output_len) {
         size_t n;
         rl_io result = rl_transport_write(redis->transport, redis->output + redis->output_written,
                                           redis->output_len - redis->output_written, &n);
@@ -347,15 +347,15 @@ static void write_output(rl_redis *redis)
         if (result == RL_IO_CLOSED) {
             fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
-            fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
+            connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         }
     }
 }
 
 /* Hand on to hiredis what is within bounds. */
-static void take_input(rl_redis *redis, const char *bytes, size_t len, int64_t now_ns)
+static void take_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
 {
-    if (redis->state == RL_REDIS_READY && rl_redis_waiting(redis) == 0 && !redis->listening) {
+    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 && !redis->listening) {
         fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
         return;
     }
@@ -373,12 +373,12 @@ static void take_input(rl_redis *redis, const char *bytes, size_t len, int64_t n
     }
 }
 
-static void read_input(rl_redis *redis, int64_t now_ns)
+static void read_input(rl_connection *redis, int64_t now_ns)
 {
     char buffer[READ_SIZE];
     size_t n = sizeof buffer;
     /* A socket that gave less than it was asked for has no more; TLS may have another record. */
-    for (size_t used = 0; redis->state != RL_REDIS_FAILED && used < STEP_SIZE &&
+    for (size_t used = 0; redis->state != RL_CONNECTION_FAILED && used < STEP_SIZE &&
                           (n == sizeof buffer || redis->config.tls != NULL);
          used += n + READ_COST) {
         rl_io result = rl_transport_read(redis->transport, buffer, sizeof buffer, &n);
@@ -389,40 +389,40 @@ static void read_input(rl_redis *redis, int64_t now_ns)
             check_handshake(redis); /* what came before the end may say why it came */
             fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
-            fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
+            connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         } else {
             take_input(redis, buffer, n, now_ns);
         }
     }
 }
 
-static void open_transport(rl_redis *redis)
+static void open_transport(rl_connection *redis)
 {
     rl_io result = rl_transport_open(redis->transport);
     if (result == RL_IO_FAILED) {
-        fail(redis, RL_FAULT_CONNECT, rl_transport_error(redis->transport));
+        connection_fail(redis, RL_FAULT_CONNECT, rl_transport_error(redis->transport));
     } else if (result == RL_IO_DONE && redis->stream_end == 0 && !append_handshake(redis)) {
         fail_at(redis, RL_FAULT_NOMEM, "out of memory");
     }
 }
 
-static bool is_open(const rl_redis *redis)
+static bool is_open(const rl_connection *redis)
 {
-    return redis->state == RL_REDIS_READY ||
-           (redis->state == RL_REDIS_OPENING &&
+    return redis->state == RL_CONNECTION_READY ||
+           (redis->state == RL_CONNECTION_OPENING &&
             rl_transport_open(redis->transport) == RL_IO_DONE);
 }
 
-void rl_redis_flush(rl_redis *redis)
+void rl_connection_flush(rl_connection *redis)
 {
-    if (redis->state == RL_REDIS_READY) {
+    if (redis->state == RL_CONNECTION_READY) {
         write_output(redis);
     }
 }
 
-void rl_redis_step(rl_redis *redis, int64_t now_ns)
+void rl_connection_step(rl_connection *redis, int64_t now_ns)
 {
-    if (redis->state == RL_REDIS_OPENING) {
+    if (redis->state == RL_CONNECTION_OPENING) {
         open_transport(redis);
     }
     if (is_open(redis)) {
@@ -430,7 +430,7 @@ void rl_redis_step(rl_redis *redis, int64_t now_ns)
         read_input(redis, now_ns);
         check_handshake(redis);
     }
-    if (now_ns >= rl_redis_deadline_ns(redis)) {
+    if (now_ns >= rl_connection_deadline_ns(redis)) {
         fail_at(redis, RL_FAULT_LOST,
                 redis->was_ready ? "no answer for too long" : "connecting took too long");
     }
@@ -438,7 +438,7 @@ void rl_redis_step(rl_redis *redis, int64_t now_ns)
 
 /* ---- what the owner fetches ------------------------------------------------- */
 
-bool rl_redis_next(rl_redis *redis, void **owner, redisReply **reply)
+bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
 {
     *reply = NULL;
     *owner = NULL;
@@ -450,7 +450,7 @@ bool rl_redis_next(rl_redis *redis, void **owner, redisReply **reply)
         if (*reply == NULL) {
             return false;
         }
-        if (rl_redis_waiting(redis) != 0) {
+        if (rl_connection_waiting(redis) != 0) {
             *owner = ticket_at(redis, redis->queue_head++)->owner;
         } else if (!redis->listening) {
             fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
@@ -465,14 +465,14 @@ bool rl_redis_next(rl_redis *redis, void **owner, redisReply **reply)
     return false;
 }
 
-void rl_redis_break(rl_redis *redis, const char *why)
+void rl_connection_break(rl_connection *redis, const char *why)
 {
     fail_at(redis, RL_FAULT_LOST, why);
 }
 
-bool rl_redis_lost(rl_redis *redis, void **owner, bool *sent)
+bool rl_connection_lost(rl_connection *redis, void **owner, bool *sent)
 {
-    while (redis->state == RL_REDIS_FAILED && rl_redis_waiting(redis) != 0) {
+    while (redis->state == RL_CONNECTION_FAILED && rl_connection_waiting(redis) != 0) {
         const ticket *lost = ticket_at(redis, redis->queue_head++);
         if (lost->owner != NULL) {
             *owner = lost->owner;
@@ -483,53 +483,53 @@ bool rl_redis_lost(rl_redis *redis, void **owner, bool *sent)
     return false;
 }
 
-rl_redis_state rl_redis_state_of(const rl_redis *redis)
+rl_connection_state rl_connection_state_of(const rl_connection *redis)
 {
     return redis->state;
 }
 
-rl_fault rl_redis_fault(const rl_redis *redis)
+rl_fault rl_connection_fault(const rl_connection *redis)
 {
     return redis->fault;
 }
 
-const char *rl_redis_error(const rl_redis *redis)
+const char *rl_connection_error(const rl_connection *redis)
 {
     return redis->error;
 }
 
-const rl_server *rl_redis_server(const rl_redis *redis)
+const rl_server *rl_connection_server(const rl_connection *redis)
 {
     return &redis->config.server;
 }
 
-size_t rl_redis_waiting(const rl_redis *redis)
+size_t rl_connection_waiting(const rl_connection *redis)
 {
     return (size_t)(redis->queue_tail - redis->queue_head);
 }
 
-int rl_redis_fd(const rl_redis *redis)
+int rl_connection_fd(const rl_connection *redis)
 {
     return redis->transport != NULL ? rl_transport_fd(redis->transport) : -1;
 }
 
-unsigned rl_redis_turn(const rl_redis *redis)
+unsigned rl_connection_generation(const rl_connection *redis)
 {
-    return redis->transport != NULL ? rl_transport_turn(redis->transport) : 0;
+    return redis->transport != NULL ? rl_transport_generation(redis->transport) : 0;
 }
 
-unsigned rl_redis_wants(const rl_redis *redis)
+unsigned rl_connection_wants(const rl_connection *redis)
 {
     bool has_output = redis->output_written < redis->output_len;
     return redis->transport != NULL ? rl_transport_wants(redis->transport, has_output) : 0;
 }
 
-int64_t rl_redis_deadline_ns(const rl_redis *redis)
+int64_t rl_connection_deadline_ns(const rl_connection *redis)
 {
-    if (redis->state == RL_REDIS_OPENING) {
+    if (redis->state == RL_CONNECTION_OPENING) {
         return redis->opened_ns + redis->config.connect_timeout_ns;
     }
-    if (redis->state == RL_REDIS_READY && rl_redis_waiting(redis) != 0) {
+    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) != 0) {
         return redis->heard_ns + redis->config.connect_timeout_ns;
     }
     return INT64_MAX;

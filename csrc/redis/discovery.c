@@ -1,16 +1,16 @@
-/* rl_guide.c -- where to send calls: what sentinels and nodes of a cluster tell. */
-#include "rl_topology_parts.h"
+/* discovery.c -- where to send calls: what sentinels and nodes of a cluster tell. */
+#include "redis/topology_parts.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "rl_cluster.h"
+#include "redis/cluster.h"
 
 #define LISTEN_AGAIN_NS (1000 * RL_MS)
 
 /* ---- the map: who is master, who has which slot -------------------------------- */
 
-void rl_guide_ask_soon(rl_topology *topology, int64_t ask_at_ns)
+void rl_discovery_ask_soon(rl_topology *topology, int64_t ask_at_ns)
 {
     if (topology->options.kind != RL_STANDALONE) {
         if (!topology->stale || ask_at_ns < topology->ask_at_ns) {
@@ -20,7 +20,7 @@ void rl_guide_ask_soon(rl_topology *topology, int64_t ask_at_ns)
     }
 }
 
-int rl_guide_find_node(rl_topology *topology, const rl_server *server)
+int rl_discovery_find_node(rl_topology *topology, const rl_server *server)
 {
     int unused = -1;
     for (size_t i = 0; i < topology->n_nodes; i++) {
@@ -56,7 +56,7 @@ static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_
         rl_slot_range range;
         int at = -1;
         if (rl_cluster_range(reply->element[i], from, &range)) {
-            at = rl_guide_find_node(topology, &range.master);
+            at = rl_discovery_find_node(topology, &range.master);
         }
         if (at < 0) {
             continue;
@@ -117,42 +117,42 @@ static void read_message(rl_topology *topology, const redisReply *reply, int64_t
     }
 }
 
-/* ---- the guide ----------------------------------------------------------------- */
+/* ---- the discovery ----------------------------------------------------------------- */
 
-static size_t guides(const rl_topology *topology)
+static size_t discovery_candidates(const rl_topology *topology)
 {
     size_t known = topology->slots != NULL ? topology->n_nodes : 0;
     return known + topology->options.n_servers;
 }
 
-static const rl_server *guide_server(const rl_topology *topology, size_t index)
+static const rl_server *discovery_server(const rl_topology *topology, size_t index)
 {
-    size_t i = index % guides(topology);
+    size_t i = index % discovery_candidates(topology);
     size_t n = topology->options.n_servers;
     return i < n ? &topology->options.servers[i] : &topology->nodes[i - n].server;
 }
 
-static void close_guide(rl_topology *topology)
+static void close_discovery(rl_topology *topology)
 {
-    rl_redis_free(topology->guide);
-    topology->guide = NULL;
-    topology->guide_asked = false;
-    topology->guide_listens = false;
+    rl_connection_free(topology->discovery);
+    topology->discovery = NULL;
+    topology->discovery_asked = false;
+    topology->discovery_listens = false;
 }
 
-/* The guide did not help. Ask the next; when none is left, nobody knows. */
-static void lose_guide(rl_topology *topology, const char *error, int64_t now_ns)
+/* The discovery did not help. Ask the next; when none is left, nobody knows. */
+static void lose_discovery(rl_topology *topology, const char *error, int64_t now_ns)
 {
     char message[RL_ERROR_SIZE];
     snprintf(message, sizeof message, "no %s knows the %s; %.180s",
              topology->slots != NULL ? "node" : "sentinel",
              topology->slots != NULL ? "cluster" : "master", error);
-    close_guide(topology);
-    topology->guide_index++;
-    if (++topology->guide_tries < guides(topology)) {
+    close_discovery(topology);
+    topology->discovery_index++;
+    if (++topology->discovery_tries < discovery_candidates(topology)) {
         return;
     }
-    topology->guide_tries = 0;
+    topology->discovery_tries = 0;
     topology->stale = true;
     topology->rest_ns = now_ns + RL_ASK_AGAIN_NS;
     while (!topology->known && topology->first_waiting != NULL) {
@@ -172,10 +172,10 @@ static void send_question(rl_topology *topology, int64_t now_ns)
         lens[i] = strlen(texts[i]);
     }
     uint64_t number;
-    if (rl_redis_send(topology->guide, &(rl_arguments){n, texts, lens}, topology, now_ns,
+    if (rl_connection_send(topology->discovery, &(rl_arguments){n, texts, lens}, topology, now_ns,
                       &number) == RL_FAULT_NONE) {
-        topology->guide_asked = true;
-        rl_redis_flush(topology->guide);
+        topology->discovery_asked = true;
+        rl_connection_flush(topology->discovery);
     }
 }
 
@@ -185,12 +185,12 @@ static void subscribe(rl_topology *topology, int64_t now_ns)
     const char *texts[] = {"SUBSCRIBE", "+switch-master"};
     const size_t lens[] = {9, 14};
     uint64_t number;
-    if (rl_redis_send(topology->guide, &(rl_arguments){2, texts, lens}, topology, now_ns,
+    if (rl_connection_send(topology->discovery, &(rl_arguments){2, texts, lens}, topology, now_ns,
                       &number) == RL_FAULT_NONE) {
-        rl_redis_forget(topology->guide, number);
-        rl_redis_flush(topology->guide);
-        rl_redis_listen(topology->guide);
-        topology->guide_listens = true;
+        rl_connection_forget(topology->discovery, number);
+        rl_connection_flush(topology->discovery);
+        rl_connection_listen(topology->discovery);
+        topology->discovery_listens = true;
     }
 }
 
@@ -198,40 +198,40 @@ static void read_answer(rl_topology *topology, const redisReply *reply, int64_t 
 {
     bool good;
     if (topology->slots != NULL) {
-        good = read_slots(topology, reply, rl_redis_server(topology->guide));
+        good = read_slots(topology, reply, rl_connection_server(topology->discovery));
     } else {
         good = read_master(topology, reply, now_ns);
     }
     if (!good) {
         char error[RL_ERROR_SIZE];
         snprintf(error, sizeof error, "%.100s says: %.120s",
-                 rl_redis_server(topology->guide)->host,
+                 rl_connection_server(topology->discovery)->host,
                  reply->type == REDIS_REPLY_ERROR ? reply->str : "nothing of it");
-        lose_guide(topology, error, now_ns);
+        lose_discovery(topology, error, now_ns);
         return;
     }
     topology->known = true;
     topology->stale = false;
     topology->rest_ns = now_ns + RL_ASK_AGAIN_NS;
-    topology->guide_tries = 0;
+    topology->discovery_tries = 0;
     if (topology->slots != NULL) {
-        close_guide(topology);
+        close_discovery(topology);
     } else {
         subscribe(topology, now_ns);
     }
 }
 
-static void serve_guide(rl_topology *topology, int64_t now_ns)
+static void serve_discovery(rl_topology *topology, int64_t now_ns)
 {
-    rl_redis *guide = topology->guide;
-    rl_redis_step(guide, now_ns);
-    topology->guide_ready = false;
-    if (rl_redis_state_of(guide) == RL_REDIS_READY && !topology->guide_asked) {
+    rl_connection *discovery = topology->discovery;
+    rl_connection_step(discovery, now_ns);
+    topology->discovery_ready = false;
+    if (rl_connection_state_of(discovery) == RL_CONNECTION_READY && !topology->discovery_asked) {
         send_question(topology, now_ns);
     }
     void *owner;
     redisReply *reply;
-    while (topology->guide == guide && rl_redis_next(guide, &owner, &reply)) {
+    while (topology->discovery == discovery && rl_connection_next(discovery, &owner, &reply)) {
         if (owner != NULL) {
             read_answer(topology, reply, now_ns);
         } else {
@@ -239,20 +239,20 @@ static void serve_guide(rl_topology *topology, int64_t now_ns)
         }
         freeReplyObject(reply);
     }
-    if (topology->guide == guide && rl_redis_state_of(guide) == RL_REDIS_FAILED) {
-        if (topology->guide_listens) {
-            close_guide(topology);
-            topology->guide_index++;
-            rl_guide_ask_soon(topology, now_ns + LISTEN_AGAIN_NS);
+    if (topology->discovery == discovery && rl_connection_state_of(discovery) == RL_CONNECTION_FAILED) {
+        if (topology->discovery_listens) {
+            close_discovery(topology);
+            topology->discovery_index++;
+            rl_discovery_ask_soon(topology, now_ns + LISTEN_AGAIN_NS);
         } else {
             char error[RL_ERROR_SIZE];
-            snprintf(error, sizeof error, "%s", rl_redis_error(guide));
-            lose_guide(topology, error, now_ns);
+            snprintf(error, sizeof error, "%s", rl_connection_error(discovery));
+            lose_discovery(topology, error, now_ns);
         }
     }
 }
 
-bool rl_guide_is_needed(const rl_topology *topology)
+bool rl_discovery_is_needed(const rl_topology *topology)
 {
     return topology->first != NULL &&
            (topology->known ? topology->stale : topology->first_waiting != NULL);
@@ -260,36 +260,36 @@ bool rl_guide_is_needed(const rl_topology *topology)
 
 static bool must_ask(const rl_topology *topology, int64_t now_ns)
 {
-    return rl_guide_is_needed(topology) && now_ns >= topology->ask_at_ns &&
+    return rl_discovery_is_needed(topology) && now_ns >= topology->ask_at_ns &&
            now_ns >= topology->rest_ns;
 }
 
-void rl_guide_follow(rl_topology *topology, int64_t now_ns)
+void rl_discovery_follow(rl_topology *topology, int64_t now_ns)
 {
     if (topology->options.kind == RL_STANDALONE) {
         return;
     }
     /* One that listens cannot be asked again. */
-    if (topology->guide_listens && must_ask(topology, now_ns)) {
-        close_guide(topology);
+    if (topology->discovery_listens && must_ask(topology, now_ns)) {
+        close_discovery(topology);
     }
-    size_t tries = guides(topology);
+    size_t tries = discovery_candidates(topology);
     do {
-        if (topology->guide == NULL) {
+        if (topology->discovery == NULL) {
             if (!must_ask(topology, now_ns)) {
                 return;
             }
-            topology->guide = rl_topology_connect(
-                topology, guide_server(topology, topology->guide_index), true, now_ns);
-            topology->guide_serial = topology->connections++;
-            if (topology->guide == NULL) {
-                lose_guide(topology, "out of memory", now_ns);
+            topology->discovery = rl_topology_connect(
+                topology, discovery_server(topology, topology->discovery_index), true, now_ns);
+            topology->discovery_serial = topology->connections++;
+            if (topology->discovery == NULL) {
+                lose_discovery(topology, "out of memory", now_ns);
                 return;
             }
-        } else if (!topology->guide_ready && now_ns < rl_redis_deadline_ns(topology->guide) &&
-                   rl_redis_state_of(topology->guide) == RL_REDIS_READY) {
+        } else if (!topology->discovery_ready && now_ns < rl_connection_deadline_ns(topology->discovery) &&
+                   rl_connection_state_of(topology->discovery) == RL_CONNECTION_READY) {
             return;
         }
-        serve_guide(topology, now_ns);
-    } while (topology->guide == NULL && tries-- > 0);
+        serve_discovery(topology, now_ns);
+    } while (topology->discovery == NULL && tries-- > 0);
 }

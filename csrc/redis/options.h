@@ -1,10 +1,10 @@
-/* rl_options.h -- where Redis is and how it is spoken to, as one plain value.
+/* redis/options.h -- where Redis is and how it is spoken to, as one plain value.
  *
  * Texts have fixed room, so that a value is copied by assignment and nothing
  * has to be freed. All of them end with a zero byte; an empty text means "not
- * given". rl_url.h makes such a value from an address. */
-#ifndef RL_OPTIONS_H
-#define RL_OPTIONS_H
+ * given". redis/url.h makes such a value from an address. */
+#ifndef RL_REDIS_OPTIONS_H
+#define RL_REDIS_OPTIONS_H
 
 #include <stdbool.h>
 #include <stddef.h>

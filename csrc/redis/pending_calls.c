@@ -1,5 +1,5 @@
-/* rl_calls.c -- the calls of a topology: those that wait, those that are finished. */
-#include "rl_topology_parts.h"
+/* pending_calls.c -- the calls of a topology: those that wait, those that are finished. */
+#include "redis/topology_parts.h"
 
 #include <stdio.h>
 
@@ -23,12 +23,12 @@ void rl_call_stop_waiting(rl_topology *topology, rl_call *call)
                                  : &topology->last_waiting) = call->previous_waiting;
 }
 
-static void take_out(rl_topology *topology, rl_call *call)
+static void pending_take_out(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING) {
         rl_call_stop_waiting(topology, call);
     } else if (call->state == RL_CALL_SENT && topology->nodes[call->node].redis != NULL) {
-        rl_redis_forget(topology->nodes[call->node].redis, call->number);
+        rl_connection_forget(topology->nodes[call->node].redis, call->number);
     }
     *(call->previous != NULL ? &call->previous->next : &topology->first) = call->next;
     *(call->next != NULL ? &call->next->previous : &topology->last) = call->previous;
@@ -38,7 +38,7 @@ static void take_out(rl_topology *topology, rl_call *call)
 void rl_topology_forget(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING || call->state == RL_CALL_SENT) {
-        take_out(topology, call);
+        pending_take_out(topology, call);
         call->state = RL_CALL_IDLE;
     }
 }
@@ -46,7 +46,7 @@ void rl_topology_forget(rl_topology *topology, rl_call *call)
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
                    const char *error)
 {
-    take_out(topology, call);
+    pending_take_out(topology, call);
     call->state = RL_CALL_DONE;
     call->reply = reply;
     call->fault = fault;

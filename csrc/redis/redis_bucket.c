@@ -1,8 +1,8 @@
-#include "rl_arrival.h"
+#include "redis/redis_bucket.h"
 
 #include <math.h>
 
-#include "rl_rate.h"
+#include "engine/rate.h"
 
 #define US_PER_S UINT64_C(1000000)
 #define NS_PER_US UINT64_C(1000)
@@ -20,7 +20,7 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
 }
 
 /* ceil(tokens * token), or RL_COST_NEVER when that is above `most` (at most 2^52). */
-static uint64_t units_of(double tokens, uint64_t token, uint64_t most)
+static uint64_t bucket_units(double tokens, uint64_t token, uint64_t most)
 {
     int exponent;
     uint64_t digits = (uint64_t)ldexp(frexp(tokens, &exponent), 53);
@@ -42,16 +42,16 @@ static uint64_t units_of(double tokens, uint64_t token, uint64_t most)
     return units <= most ? (uint64_t)units : RL_COST_NEVER;
 }
 
-static bool fits(rl_arrival *limit, uint64_t scale, uint64_t token)
+static bool fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
 {
     limit->scale = scale;
     limit->token = token;
-    limit->cap = units_of(limit->capacity, token, CAP_MAX);
+    limit->cap = bucket_units(limit->capacity, token, CAP_MAX);
     return limit->cap != RL_COST_NEVER;
 }
 
 /* The least scale in which a token is a whole number of units. */
-static bool set_exact(rl_arrival *limit)
+static bool set_exact(rl_redis_bucket *limit)
 {
     rl_fraction rate = rl_rate_fraction(limit->refill_rate);
     if (rate.exponent != 0 || rate.q > CAP_MAX / US_PER_S) {
@@ -63,7 +63,7 @@ static bool set_exact(rl_arrival *limit)
 }
 
 /* The finest scale for which the bucket still fits. A coarser one is never closer. */
-static bool set_rounded(rl_arrival *limit)
+static bool set_rounded(rl_redis_bucket *limit)
 {
     for (int bits = 51; bits >= 0; bits--) {
         double time = ldexp((double)US_PER_S, bits);
@@ -78,7 +78,7 @@ static bool set_rounded(rl_arrival *limit)
     return false;
 }
 
-static bool set_frozen(rl_arrival *limit)
+static bool set_frozen(rl_redis_bucket *limit)
 {
     for (int bits = 52; bits >= 0; bits--) {
         if (fits(limit, 0, (uint64_t)1 << bits)) {
@@ -88,46 +88,46 @@ static bool set_frozen(rl_arrival *limit)
     return false;
 }
 
-rl_status rl_arrival_init(rl_arrival *limit, double capacity, double refill_rate)
+rl_status rl_redis_bucket_init(rl_redis_bucket *limit, double capacity, double refill_rate)
 {
     rl_limit checked;
     rl_status status = rl_limit_init(&checked, capacity, refill_rate);
     if (status != RL_OK) {
         return status;
     }
-    *limit = (rl_arrival){.capacity = capacity, .refill_rate = refill_rate};
+    *limit = (rl_redis_bucket){.capacity = capacity, .refill_rate = refill_rate};
     bool fitting = refill_rate > 0 ? set_exact(limit) || set_rounded(limit) : set_frozen(limit);
     return fitting ? RL_OK : RL_ECAPACITY;
 }
 
-uint64_t rl_arrival_cost(const rl_arrival *limit, double tokens)
+uint64_t rl_redis_bucket_cost(const rl_redis_bucket *limit, double tokens)
 {
-    return units_of(tokens, limit->token, limit->cap);
+    return bucket_units(tokens, limit->token, limit->cap);
 }
 
-uint64_t rl_arrival_charge(const rl_arrival *limit, double tokens)
+uint64_t rl_redis_bucket_charge(const rl_redis_bucket *limit, double tokens)
 {
-    uint64_t units = units_of(tokens, limit->token, 2 * limit->cap);
+    uint64_t units = bucket_units(tokens, limit->token, 2 * limit->cap);
     return units != RL_COST_NEVER ? units : 2 * limit->cap;
 }
 
-uint64_t rl_arrival_fill_ms(const rl_arrival *limit)
+uint64_t rl_redis_bucket_fill_ms(const rl_redis_bucket *limit)
 {
     uint64_t units_per_ms = 1000 * limit->scale;
     return limit->scale != 0 ? limit->cap / units_per_ms + (limit->cap % units_per_ms != 0) : 0;
 }
 
 /* Rounded down, so that a bucket can pay what it is said to have. */
-static double tokens_of(const rl_arrival *limit, uint64_t units)
+static double tokens_of(const rl_redis_bucket *limit, uint64_t units)
 {
     double tokens = (double)units / (double)limit->token;
-    if (units_of(tokens, limit->token, CAP_MAX) > units) {
+    if (bucket_units(tokens, limit->token, CAP_MAX) > units) {
         tokens = nextafter(tokens, 0);
     }
     return tokens < limit->capacity ? tokens : limit->capacity;
 }
 
-static int64_t wait_ns(const rl_arrival *limit, uint64_t units)
+static int64_t bucket_wait_ns(const rl_redis_bucket *limit, uint64_t units)
 {
     if (units == 0) {
         return 0;
@@ -139,19 +139,19 @@ static int64_t wait_ns(const rl_arrival *limit, uint64_t units)
     return us < (uint64_t)RL_NEVER / NS_PER_US ? (int64_t)(us * NS_PER_US) : RL_NEVER;
 }
 
-rl_decision rl_arrival_decision(const rl_arrival *limit, uint64_t deficit, uint64_t cost,
+rl_decision rl_redis_bucket_decision(const rl_redis_bucket *limit, uint64_t deficit, uint64_t cost,
                                 bool allowed)
 {
     rl_decision decision = {
         .allowed = allowed,
         .limit = limit->capacity,
         .remaining = tokens_of(limit, deficit < limit->cap ? limit->cap - deficit : 0),
-        .reset_after_ns = wait_ns(limit, deficit),
+        .reset_after_ns = bucket_wait_ns(limit, deficit),
     };
     if (!allowed) {
         bool lacks = cost != RL_COST_NEVER && deficit + cost > limit->cap;
         decision.retry_after_ns = cost == RL_COST_NEVER ? RL_NEVER
-                                  : lacks ? wait_ns(limit, deficit + cost - limit->cap)
+                                  : lacks ? bucket_wait_ns(limit, deficit + cost - limit->cap)
                                           : 0;
     }
     return decision;

@@ -1,4 +1,4 @@
-#include "rl_reply.h"
+#include "redis/reply.h"
 
 #include <stdbool.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* rl_reply.h -- bounds on the replies of a server, checked before hiredis reads them.
+/* redis/reply.h -- bounds on the replies of a server, checked before hiredis reads them.
  *
  * hiredis buffers as much as a server announces, and its releases differ in what they refuse:
  * 1.2 nests arrays without limit, and then overflows the stack to free them. So the bytes of a
@@ -11,8 +11,8 @@
  * is a few hundred bytes. The bounds allow for the largest replies that commands of ours have:
  * CLUSTER SLOTS with 16,384 ranges of one slot each, of a master and two replicas (4 MB, 330,000
  * elements, arrays four deep), and rules that are stored in Redis. */
-#ifndef RL_REPLY_H
-#define RL_REPLY_H
+#ifndef RL_REDIS_REPLY_H
+#define RL_REDIS_REPLY_H
 
 #include <stddef.h>
 #include <stdint.h>

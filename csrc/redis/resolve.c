@@ -1,4 +1,4 @@
-#include "rl_resolve.h"
+#include "redis/resolve.h"
 
 #include <fcntl.h>
 #include <netdb.h>
@@ -11,7 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "rl_alloc.h"
+#include "engine/alloc.h"
 
 struct rl_resolve {
     atomic_int owners; /* the one who asks and the thread: the last one frees */

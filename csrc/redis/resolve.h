@@ -1,17 +1,17 @@
-/* rl_resolve.h -- the addresses of a host, without waiting for the name service.
+/* redis/resolve.h -- the addresses of a host, without waiting for the name service.
  *
  * getaddrinfo() has no deadline and may hang for half a minute. It runs in a
  * thread that lives as long as the question; whoever asked waits for a
  * descriptor, as for any socket, and may stop waiting at any time. An address
  * in digits needs no thread. */
-#ifndef RL_RESOLVE_H
-#define RL_RESOLVE_H
+#ifndef RL_REDIS_RESOLVE_H
+#define RL_REDIS_RESOLVE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/socket.h>
 
-#include "rl_options.h"
+#include "redis/options.h"
 
 #define RL_ADDRESSES_MAX 8
 
@@ -23,7 +23,7 @@ typedef struct rl_addresses {
     } list[RL_ADDRESSES_MAX];
 } rl_addresses;
 
-typedef struct rl_resolve rl_resolve; /* opaque: see rl_resolve.c */
+typedef struct rl_resolve rl_resolve; /* opaque: see resolve.c */
 
 /* Fill *out for a unix socket or an address in digits. False for a name. */
 bool rl_resolve_literal(const rl_server *server, rl_addresses *out);

@@ -1,4 +1,4 @@
-#include "rl_tls.h"
+#include "redis/tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "rl_alloc.h"
+#include "engine/alloc.h"
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -34,7 +34,7 @@ static int socket_of(BIO *bio)
     return (int)(intptr_t)BIO_get_data(bio);
 }
 
-static int put(BIO *bio, const char *data, int len)
+static int tls_put(BIO *bio, const char *data, int len)
 {
     ssize_t done = send(socket_of(bio), data, (size_t)len, MSG_NOSIGNAL);
     BIO_clear_retry_flags(bio);
@@ -44,7 +44,7 @@ static int put(BIO *bio, const char *data, int len)
     return (int)done;
 }
 
-static int take(BIO *bio, char *buffer, int room)
+static int tls_take(BIO *bio, char *buffer, int room)
 {
     ssize_t done = recv(socket_of(bio), buffer, (size_t)room, 0);
     BIO_clear_retry_flags(bio);
@@ -66,8 +66,8 @@ static BIO_METHOD *new_method(void)
 {
     BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOCKET, "rate_limiter socket");
     if (method != NULL) {
-        BIO_meth_set_write(method, put);
-        BIO_meth_set_read(method, take);
+        BIO_meth_set_write(method, tls_put);
+        BIO_meth_set_read(method, tls_take);
         BIO_meth_set_ctrl(method, control);
     }
     return method;
@@ -231,7 +231,7 @@ static void tell_failure(const rl_tls_session *session, int code, char *error)
     ERR_clear_error();
 }
 
-static rl_io conclude(rl_tls_session *session, int result, unsigned *wants, char *error)
+static rl_io tls_conclude(rl_tls_session *session, int result, unsigned *wants, char *error)
 {
     *wants = 0;
     if (result > 0) {
@@ -256,14 +256,14 @@ static rl_io conclude(rl_tls_session *session, int result, unsigned *wants, char
 rl_io rl_tls_handshake(rl_tls_session *session, char *error)
 {
     ERR_clear_error();
-    return conclude(session, SSL_do_handshake(session->ssl), &session->write_wants, error);
+    return tls_conclude(session, SSL_do_handshake(session->ssl), &session->write_wants, error);
 }
 
 rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n, char *error)
 {
     ERR_clear_error();
     rl_io result =
-        conclude(session, SSL_read_ex(session->ssl, buffer, room, n), &session->read_wants, error);
+        tls_conclude(session, SSL_read_ex(session->ssl, buffer, room, n), &session->read_wants, error);
     session->read_wants &= RL_WANT_WRITE;
     return result;
 }
@@ -271,7 +271,7 @@ rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n,
 rl_io rl_tls_write(rl_tls_session *session, const void *data, size_t len, size_t *n, char *error)
 {
     ERR_clear_error();
-    return conclude(session, SSL_write_ex(session->ssl, data, len, n), &session->write_wants,
+    return tls_conclude(session, SSL_write_ex(session->ssl, data, len, n), &session->write_wants,
                     error);
 }
 

@@ -1,15 +1,15 @@
-/* rl_tls.h -- TLS over a non-blocking socket, by OpenSSL (1.1.1 or later).
+/* redis/tls.h -- TLS over a non-blocking socket, by OpenSSL (1.1.1 or later).
  *
  * OpenSSL writes with send(MSG_NOSIGNAL) here, so a peer that is gone never
  * raises SIGPIPE, and closing sends nothing: after a fork the stream belongs to
  * the other process. */
-#ifndef RL_TLS_H
-#define RL_TLS_H
+#ifndef RL_REDIS_TLS_H
+#define RL_REDIS_TLS_H
 
-#include "rl_options.h"
-#include "rl_transport.h"
+#include "redis/options.h"
+#include "redis/transport.h"
 
-typedef struct rl_tls_session rl_tls_session; /* opaque: see rl_tls.c */
+typedef struct rl_tls_session rl_tls_session; /* opaque: see tls.c */
 
 /* Load the files that the options name. On failure NULL, and *error (of
  * RL_ERROR_SIZE bytes) names the file and what is wrong with it. */
@@ -20,7 +20,7 @@ void rl_tls_free(rl_tls *tls);
 rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host);
 void rl_tls_session_free(rl_tls_session *session);
 
-/* As of rl_transport.h. RL_IO_AGAIN: rl_tls_wants tells what for. */
+/* As of redis/transport.h. RL_IO_AGAIN: rl_tls_wants tells what for. */
 rl_io rl_tls_handshake(rl_tls_session *session, char *error);
 rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n, char *error);
 rl_io rl_tls_write(rl_tls_session *session, const void *data, size_t len, size_t *n, char *error);

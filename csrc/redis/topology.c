@@ -1,10 +1,10 @@
-/* rl_topology.c -- connections to the servers of a topology: sending, answers, ends. */
-#include "rl_topology_parts.h"
+/* topology.c -- connections to the servers of a topology: sending, answers, ends. */
+#include "redis/topology_parts.h"
 
 #include <string.h>
 
-#include "rl_alloc.h"
-#include "rl_cluster.h"
+#include "engine/alloc.h"
+#include "redis/cluster.h"
 
 #define UNKNOWN_NODE UINT16_MAX
 /* How long to wait for a slot that moves. */
@@ -39,9 +39,9 @@ void rl_topology_free(rl_topology *topology)
 {
     if (topology != NULL) {
         for (size_t i = 0; i < topology->n_nodes; i++) {
-            rl_redis_free(topology->nodes[i].redis);
+            rl_connection_free(topology->nodes[i].redis);
         }
-        rl_redis_free(topology->guide);
+        rl_connection_free(topology->discovery);
         rl_free(topology->nodes);
         rl_free(topology->slots);
         rl_free(topology);
@@ -50,22 +50,22 @@ void rl_topology_free(rl_topology *topology)
 
 /* ---- sending ----------------------------------------------------------------- */
 
-rl_redis *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_guide,
+rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_discovery,
                             int64_t now_ns)
 {
     const rl_options *options = &topology->options;
-    bool is_sentinel = is_guide && options->kind == RL_SENTINEL;
-    rl_redis_config config = {
+    bool is_sentinel = is_discovery && options->kind == RL_SENTINEL;
+    rl_connection_config config = {
         .server = *server,
         .credentials = is_sentinel ? options->sentinel : options->redis,
         .database = is_sentinel ? 0 : options->database,
-        .must_be_master = options->kind == RL_SENTINEL && !is_guide,
+        .must_be_master = options->kind == RL_SENTINEL && !is_discovery,
         .tls = topology->tls,
-        /* A guide that is silent must leave time for the next one. */
-        .connect_timeout_ns = options->connect_timeout_ns / (is_guide ? 4 : 1),
+        /* A discovery that is silent must leave time for the next one. */
+        .connect_timeout_ns = options->connect_timeout_ns / (is_discovery ? 4 : 1),
     };
     memcpy(config.client_name, options->client_name, sizeof config.client_name);
-    return rl_redis_new(&config, now_ns);
+    return rl_connection_new(&config, now_ns);
 }
 
 /* Where the call goes; -1: not known yet. */
@@ -92,24 +92,24 @@ static int route(const rl_topology *topology, const rl_call *call)
     return -1;
 }
 
-static rl_fault send_asking(rl_topology *topology, rl_redis *redis, int64_t now_ns)
+static rl_fault send_asking(rl_topology *topology, rl_connection *redis, int64_t now_ns)
 {
     const char *text = "ASKING";
     size_t len = 6;
     uint64_t number;
-    rl_fault fault = rl_redis_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
+    rl_fault fault = rl_connection_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
     if (fault == RL_FAULT_NONE) {
-        rl_redis_forget(redis, number);
+        rl_connection_forget(redis, number);
     }
     return fault;
 }
 
 static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t now_ns)
 {
-    rl_redis *redis = topology->nodes[i].redis;
+    rl_connection *redis = topology->nodes[i].redis;
     rl_fault fault = call->ask >= 0 ? send_asking(topology, redis, now_ns) : RL_FAULT_NONE;
     if (fault == RL_FAULT_NONE) {
-        fault = rl_redis_send(redis, &call->arguments, call, now_ns, &call->number);
+        fault = rl_connection_send(redis, &call->arguments, call, now_ns, &call->number);
     }
     switch (fault) {
     case RL_FAULT_NONE:
@@ -132,7 +132,7 @@ static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t no
 static void ask_where(rl_topology *topology, const rl_call *call, int64_t now_ns)
 {
     if (topology->known && call->not_before_ns == 0) {
-        rl_guide_ask_soon(topology, now_ns);
+        rl_discovery_ask_soon(topology, now_ns);
     }
 }
 
@@ -158,7 +158,7 @@ static void dispatch(rl_topology *topology, int64_t now_ns)
                 continue;
             }
         }
-        if (rl_redis_state_of(to->redis) == RL_REDIS_READY) {
+        if (rl_connection_state_of(to->redis) == RL_CONNECTION_READY) {
             send_call(topology, call, (size_t)i, now_ns);
         }
     }
@@ -199,7 +199,7 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns)
     /* The way is clear, nearly always: nobody waits, and there is a connection. */
     int i = topology->first_waiting == call ? route(topology, call) : -1;
     if (i >= 0 && topology->nodes[i].redis != NULL &&
-        rl_redis_state_of(topology->nodes[i].redis) == RL_REDIS_READY) {
+        rl_connection_state_of(topology->nodes[i].redis) == RL_CONNECTION_READY) {
         send_call(topology, call, (size_t)i, now_ns);
     }
 }
@@ -208,7 +208,7 @@ void rl_topology_flush(rl_topology *topology)
 {
     for (size_t i = 0; i < topology->n_nodes; i++) {
         if (topology->nodes[i].redis != NULL) {
-            rl_redis_flush(topology->nodes[i].redis);
+            rl_connection_flush(topology->nodes[i].redis);
         }
     }
 }
@@ -230,14 +230,14 @@ static bool redirect(rl_topology *topology, rl_call *call, const redisReply *rep
                                 &slot, &to)) {
         return false;
     }
-    int i = rl_guide_find_node(topology, &to);
+    int i = rl_discovery_find_node(topology, &to);
     if (i < 0) {
         return false;
     }
     topology->nodes[i].used = true;
     if (moved) {
         topology->slots[slot] = (uint16_t)i;
-        rl_guide_ask_soon(topology, now_ns);
+        rl_discovery_ask_soon(topology, now_ns);
     } else {
         call->ask = i;
     }
@@ -262,13 +262,13 @@ static bool recover(rl_topology *topology, rl_call *call, const redisReply *repl
     }
     if (topology->options.kind == RL_SENTINEL && says(reply, "READONLY")) {
         topology->known = false;
-        rl_guide_ask_soon(topology, now_ns);
+        rl_discovery_ask_soon(topology, now_ns);
         rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER,
                           reply->str);
         return true;
     }
     if (says(reply, "CLUSTERDOWN") || says(reply, "READONLY")) {
-        rl_guide_ask_soon(topology, now_ns + RL_ASK_AGAIN_NS);
+        rl_discovery_ask_soon(topology, now_ns + RL_ASK_AGAIN_NS);
     }
     return false;
 }
@@ -277,7 +277,7 @@ static void take_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
 {
     void *owner;
     redisReply *reply;
-    while (rl_redis_next(from->redis, &owner, &reply)) {
+    while (rl_connection_next(from->redis, &owner, &reply)) {
         rl_call *call = owner;
         if (reply->type != REDIS_REPLY_ERROR) {
             rl_call_finish(topology, call, reply, RL_FAULT_NONE, NULL);
@@ -295,19 +295,19 @@ static void take_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
 void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns)
 {
     rl_node *lost = &topology->nodes[i];
-    rl_redis *redis = lost->redis;
+    rl_connection *redis = lost->redis;
     if (redis == NULL) {
         return;
     }
-    bool failed = rl_redis_state_of(redis) == RL_REDIS_FAILED;
-    bool never_ready = failed && rl_redis_fault(redis) == RL_FAULT_CONNECT;
-    const char *error = failed ? rl_redis_error(redis) : "there is another master";
-    rl_redis_break(redis, "there is another master");
+    bool failed = rl_connection_state_of(redis) == RL_CONNECTION_FAILED;
+    bool never_ready = failed && rl_connection_fault(redis) == RL_FAULT_CONNECT;
+    const char *error = failed ? rl_connection_error(redis) : "there is another master";
+    rl_connection_break(redis, "there is another master");
     void *owner;
     bool sent;
-    while (rl_redis_lost(redis, &owner, &sent)) {
+    while (rl_connection_lost(redis, &owner, &sent)) {
         if (sent) {
-            rl_fault fault = failed ? rl_redis_fault(redis) : RL_FAULT_LOST;
+            rl_fault fault = failed ? rl_connection_fault(redis) : RL_FAULT_LOST;
             rl_call_finish(topology, owner, NULL, fault, error);
         } else {
             rl_call_try_again(topology, owner, 0, RL_FAULT_CONNECT, error);
@@ -320,26 +320,26 @@ void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns)
             rl_call_finish(topology, call, NULL, RL_FAULT_CONNECT, error);
         }
     }
-    rl_redis_free(redis);
+    rl_connection_free(redis);
     lost->redis = NULL;
     if (topology->options.kind == RL_SENTINEL && failed) {
         topology->known = false;
     }
-    rl_guide_ask_soon(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
+    rl_discovery_ask_soon(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
 }
 
 static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
 {
     rl_node *each = &topology->nodes[i];
-    bool due = each->ready || now_ns >= rl_redis_deadline_ns(each->redis) ||
-               rl_redis_state_of(each->redis) != RL_REDIS_READY;
+    bool due = each->ready || now_ns >= rl_connection_deadline_ns(each->redis) ||
+               rl_connection_state_of(each->redis) != RL_CONNECTION_READY;
     if (due) {
         each->ready = false;
-        rl_redis_step(each->redis, now_ns);
+        rl_connection_step(each->redis, now_ns);
         take_answers(topology, each, now_ns);
     }
-    bool idle = !each->used && rl_redis_waiting(each->redis) == 0;
-    if (rl_redis_state_of(each->redis) == RL_REDIS_FAILED || idle) {
+    bool idle = !each->used && rl_connection_waiting(each->redis) == 0;
+    if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || idle) {
         rl_topology_drop(topology, i, now_ns);
     }
 }
@@ -350,13 +350,13 @@ void rl_topology_mark(rl_topology *topology, int fd)
 {
     for (size_t i = 0; i < topology->n_nodes; i++) {
         rl_node *each = &topology->nodes[i];
-        if (each->redis != NULL && rl_redis_fd(each->redis) == fd) {
+        if (each->redis != NULL && rl_connection_fd(each->redis) == fd) {
             each->ready = true;
             return;
         }
     }
-    if (topology->guide != NULL && rl_redis_fd(topology->guide) == fd) {
-        topology->guide_ready = true;
+    if (topology->discovery != NULL && rl_connection_fd(topology->discovery) == fd) {
+        topology->discovery_ready = true;
     }
 }
 
@@ -367,14 +367,14 @@ void rl_topology_step(rl_topology *topology, int64_t now_ns)
             serve_node(topology, i, now_ns);
         }
     }
-    rl_guide_follow(topology, now_ns);
+    rl_discovery_follow(topology, now_ns);
     rl_call_expire_all(topology, now_ns);
     if (topology->first_waiting != NULL) {
         dispatch(topology, now_ns);
         /* A new connection begins at once, and fails at once where nobody listens. */
         for (size_t i = 0; i < topology->n_nodes; i++) {
             if (topology->nodes[i].redis != NULL &&
-                rl_redis_state_of(topology->nodes[i].redis) != RL_REDIS_READY) {
+                rl_connection_state_of(topology->nodes[i].redis) != RL_CONNECTION_READY) {
                 serve_node(topology, i, now_ns);
             }
         }
@@ -383,11 +383,11 @@ void rl_topology_step(rl_topology *topology, int64_t now_ns)
     rl_topology_flush(topology);
 }
 
-static size_t add_want(rl_want *wants, size_t n, const rl_redis *redis, uint64_t serial)
+static size_t add_want(rl_want *wants, size_t n, const rl_connection *redis, uint64_t serial)
 {
-    if (redis != NULL && rl_redis_fd(redis) >= 0) {
-        wants[n++] = (rl_want){rl_redis_fd(redis), rl_redis_wants(redis),
-                               (serial << 16) + rl_redis_turn(redis)};
+    if (redis != NULL && rl_connection_fd(redis) >= 0) {
+        wants[n++] = (rl_want){rl_connection_fd(redis), rl_connection_wants(redis),
+                               (serial << 16) + rl_connection_generation(redis)};
     }
     return n;
 }
@@ -398,7 +398,7 @@ size_t rl_topology_wants(const rl_topology *topology, rl_want *wants)
     for (size_t i = 0; i < topology->n_nodes; i++) {
         n = add_want(wants, n, topology->nodes[i].redis, topology->nodes[i].serial);
     }
-    return add_want(wants, n, topology->guide, topology->guide_serial);
+    return add_want(wants, n, topology->discovery, topology->discovery_serial);
 }
 
 static int64_t earlier(int64_t a, int64_t b)
@@ -411,12 +411,12 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
     int64_t deadline_ns = topology->first != NULL ? topology->first->deadline_ns : INT64_MAX;
     for (size_t i = 0; i < topology->n_nodes; i++) {
         if (topology->nodes[i].redis != NULL) {
-            deadline_ns = earlier(deadline_ns, rl_redis_deadline_ns(topology->nodes[i].redis));
+            deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->nodes[i].redis));
         }
     }
-    if (topology->guide != NULL) {
-        deadline_ns = earlier(deadline_ns, rl_redis_deadline_ns(topology->guide));
-    } else if (rl_guide_is_needed(topology)) {
+    if (topology->discovery != NULL) {
+        deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->discovery));
+    } else if (rl_discovery_is_needed(topology)) {
         int64_t ask_ns = topology->ask_at_ns;
         deadline_ns =
             earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);

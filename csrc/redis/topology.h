@@ -1,4 +1,4 @@
-/* rl_topology.h -- which server holds a key, and what becomes of a call to it.
+/* redis/topology.h -- which server holds a key, and what becomes of a call to it.
  *
  *     call ──> waiting ──> sent ──> finished          one server, or
  *                 ^          │                        Sentinel: the master of the day, or
@@ -8,14 +8,14 @@
  * A topology is a machine without threads, locks or waiting. Its owner submits
  * calls, waits until one of its descriptors is ready or its deadline has come,
  * says which (rl_topology_mark), calls rl_topology_step and fetches what is
- * finished. rl_client.h does that for threads, the binding for event loops.
+ * finished. redis/client.h does that for threads, the binding for event loops.
  *
  * A command whose answer never came is not repeated: it may have been executed.
  * A command that cannot have been executed is, within its deadline. */
-#ifndef RL_TOPOLOGY_H
-#define RL_TOPOLOGY_H
+#ifndef RL_REDIS_TOPOLOGY_H
+#define RL_REDIS_TOPOLOGY_H
 
-#include "rl_redis.h"
+#include "redis/connection.h"
 
 #define RL_NODES_MAX 512
 #define RL_WANTS_MAX (RL_NODES_MAX + 1)
@@ -59,7 +59,7 @@ typedef struct rl_want {
     uint64_t serial; /* another one, when a new descriptor has the number of an old one */
 } rl_want;
 
-typedef struct rl_topology rl_topology; /* opaque: see rl_topology.c */
+typedef struct rl_topology rl_topology; /* opaque: see topology.c */
 
 /* Make a topology that is not connected yet. The TLS context is borrowed, NULL
  * when the options ask for none. NULL: out of memory. */

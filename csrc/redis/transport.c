@@ -1,7 +1,7 @@
 #define _POSIX_C_SOURCE 200809L /* the strerror_r that fills its buffer */
 #define _DEFAULT_SOURCE
 
-#include "rl_transport.h"
+#include "redis/transport.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,9 +12,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "rl_alloc.h"
-#include "rl_resolve.h"
-#include "rl_tls.h"
+#include "engine/alloc.h"
+#include "redis/resolve.h"
+#include "redis/tls.h"
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* macOS has SO_NOSIGPIPE instead */
@@ -31,7 +31,7 @@ struct rl_transport {
     rl_resolve *question;    /* owned; NULL but in RESOLVING */
     rl_addresses addresses;
     size_t next; /* the address to try next */
-    unsigned turn; /* how many descriptors there have been */
+    unsigned generation; /* how many descriptors there have been */
     char error[RL_ERROR_SIZE];
 };
 
@@ -66,7 +66,7 @@ void rl_transport_free(rl_transport *transport)
     }
 }
 
-static rl_io fail(rl_transport *transport, const char *doing, const char *reason)
+static rl_io transport_fail(rl_transport *transport, const char *doing, const char *reason)
 {
     const rl_server *server = &transport->server;
     char port[8] = "";
@@ -85,7 +85,7 @@ static rl_io fail_errno(rl_transport *transport, const char *doing, int error)
     char reason[80];
     snprintf(reason, sizeof reason, "error %d", error);
     strerror_r(error, reason, sizeof reason);
-    return fail(transport, doing, reason);
+    return transport_fail(transport, doing, reason);
 }
 
 /* ---- opening --------------------------------------------------------------- */
@@ -116,7 +116,7 @@ static int connect_next(rl_transport *transport)
         size_t i = transport->next++;
         const struct sockaddr *address = (const void *)&transport->addresses.list[i].address;
         transport->fd = socket(address->sa_family, SOCK_STREAM, 0);
-        transport->turn++;
+        transport->generation++;
         if (transport->fd >= 0 && prepare_socket(transport->fd, address->sa_family) == 0 &&
             (connect(transport->fd, address, transport->addresses.list[i].len) == 0 ||
              errno == EINPROGRESS)) {
@@ -128,14 +128,14 @@ static int connect_next(rl_transport *transport)
     return error;
 }
 
-static rl_io resolve(rl_transport *transport)
+static rl_io transport_resolve(rl_transport *transport)
 {
     if (transport->question == NULL &&
         !rl_resolve_literal(&transport->server, &transport->addresses)) {
         transport->question = rl_resolve_start(&transport->server);
-        transport->turn++;
+        transport->generation++;
         if (transport->question == NULL) {
-            return fail(transport, "cannot look up", "no memory, descriptor or thread is left");
+            return transport_fail(transport, "cannot look up", "no memory, descriptor or thread is left");
         }
     }
     if (transport->question != NULL) {
@@ -145,7 +145,7 @@ static rl_io resolve(rl_transport *transport)
             return RL_IO_AGAIN;
         }
         if (found->n == 0) {
-            return fail(transport, "cannot look up", reason);
+            return transport_fail(transport, "cannot look up", reason);
         }
         transport->addresses = *found;
         rl_resolve_free(transport->question);
@@ -185,7 +185,7 @@ static rl_io finish_connecting(rl_transport *transport)
     }
     transport->session = rl_tls_session_new(transport->tls, transport->fd, transport->server.host);
     if (transport->session == NULL) {
-        return fail(transport, "cannot begin TLS with", "out of memory");
+        return transport_fail(transport, "cannot begin TLS with", "out of memory");
     }
     transport->phase = HANDSHAKING;
     return RL_IO_DONE;
@@ -198,7 +198,7 @@ static rl_io shake_hands(rl_transport *transport)
     if (result == RL_IO_DONE) {
         transport->phase = OPEN;
     } else if (result != RL_IO_AGAIN) {
-        return fail(transport, "TLS failed with", reason);
+        return transport_fail(transport, "TLS failed with", reason);
     }
     return result;
 }
@@ -209,7 +209,7 @@ rl_io rl_transport_open(rl_transport *transport)
         rl_io result = RL_IO_FAILED;
         switch (transport->phase) {
         case RESOLVING:
-            result = resolve(transport);
+            result = transport_resolve(transport);
             break;
         case CONNECTING:
             result = finish_connecting(transport);
@@ -243,7 +243,7 @@ rl_io rl_transport_read(rl_transport *transport, void *buffer, size_t room, size
     if (transport->session != NULL) {
         char reason[RL_ERROR_SIZE] = "";
         rl_io result = rl_tls_read(transport->session, buffer, room, n, reason);
-        return result == RL_IO_FAILED ? fail(transport, "lost", reason) : result;
+        return result == RL_IO_FAILED ? transport_fail(transport, "lost", reason) : result;
     }
     ssize_t got = recv(transport->fd, buffer, room, 0);
     if (got > 0) {
@@ -265,7 +265,7 @@ rl_io rl_transport_write(rl_transport *transport, const void *data, size_t len, 
     if (transport->session != NULL) {
         char reason[RL_ERROR_SIZE] = "";
         rl_io result = rl_tls_write(transport->session, data, len, n, reason);
-        return result == RL_IO_FAILED ? fail(transport, "lost", reason) : result;
+        return result == RL_IO_FAILED ? transport_fail(transport, "lost", reason) : result;
     }
     ssize_t put = send(transport->fd, data, len, MSG_NOSIGNAL);
     if (put >= 0) {
@@ -280,9 +280,9 @@ int rl_transport_fd(const rl_transport *transport)
     return transport->question != NULL ? rl_resolve_fd(transport->question) : transport->fd;
 }
 
-unsigned rl_transport_turn(const rl_transport *transport)
+unsigned rl_transport_generation(const rl_transport *transport)
 {
-    return transport->turn;
+    return transport->generation;
 }
 
 unsigned rl_transport_wants(const rl_transport *transport, bool has_output)

@@ -1,4 +1,4 @@
-/* rl_transport.h -- a non-blocking stream of bytes to one server: TCP, a unix
+/* redis/transport.h -- a non-blocking stream of bytes to one server: TCP, a unix
  * socket, or TLS over TCP.
  *
  * Nothing here waits. Each operation goes on as far as it can; RL_IO_AGAIN says
@@ -8,13 +8,13 @@
  *     resolving ──> connecting ──> TLS handshake ──> open
  *                     │    ^
  *                     └────┘ next address of the host */
-#ifndef RL_TRANSPORT_H
-#define RL_TRANSPORT_H
+#ifndef RL_REDIS_TRANSPORT_H
+#define RL_REDIS_TRANSPORT_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "rl_options.h"
+#include "redis/options.h"
 
 #define RL_ERROR_SIZE 256 /* room for a message, with its zero byte */
 
@@ -23,8 +23,8 @@ typedef enum rl_io { RL_IO_DONE, RL_IO_AGAIN, RL_IO_CLOSED, RL_IO_FAILED } rl_io
 #define RL_WANT_READ 1u
 #define RL_WANT_WRITE 2u
 
-typedef struct rl_tls rl_tls;             /* see rl_tls.h */
-typedef struct rl_transport rl_transport; /* opaque: see rl_transport.c */
+typedef struct rl_tls rl_tls;             /* see redis/tls.h */
+typedef struct rl_transport rl_transport; /* opaque: see transport.c */
 
 /* Make a stream that is not open yet. `tls` may be NULL: not encrypted; else it
  * must outlive the stream. NULL: out of memory. */
@@ -46,7 +46,7 @@ rl_io rl_transport_write(rl_transport *transport, const void *data, size_t len, 
 int rl_transport_fd(const rl_transport *transport);
 
 /* How many descriptors there have been: a new one may have the number of an old one. */
-unsigned rl_transport_turn(const rl_transport *transport);
+unsigned rl_transport_generation(const rl_transport *transport);
 
 /* What to wait for, of RL_WANT_*; has_output: there is something to write. */
 unsigned rl_transport_wants(const rl_transport *transport, bool has_output);

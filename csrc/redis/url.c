@@ -1,5 +1,5 @@
-/* rl_url.c -- scheme, credentials, hosts and path of an address. */
-#include "rl_url_parts.h"
+/* url.c -- scheme, credentials, hosts and path of an address. */
+#include "redis/url_parts.h"
 
 #include <stdio.h>
 

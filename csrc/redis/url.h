@@ -1,4 +1,4 @@
-/* rl_url.h -- the address of a Redis, read.
+/* redis/url.h -- the address of a Redis, read.
  *
  *     redis://[[user]:password@]host[:port][/db][?option=value&...]
  *     unix://[[user]:password@]/path/of.sock[?db=0&...]
@@ -18,11 +18,11 @@
  *     sentinel_username sentinel_password
  * These mean nothing here and are accepted: protocol decode_responses encoding
  *     health_check_interval retry_on_timeout max_connections socket_keepalive */
-#ifndef RL_URL_H
-#define RL_URL_H
+#ifndef RL_REDIS_URL_H
+#define RL_REDIS_URL_H
 
-#include "rl_bucket.h"
-#include "rl_options.h"
+#include "engine/bucket.h"
+#include "redis/options.h"
 
 #define RL_URL_ERROR_SIZE 512
 

@@ -1,5 +1,5 @@
-/* rl_url_options.c -- values of an address, and the options after the '?'. */
-#include "rl_url_parts.h"
+/* url_options.c -- values of an address, and the options after the '?'. */
+#include "redis/url_parts.h"
 
 #include <stdarg.h>
 #include <stdio.h>

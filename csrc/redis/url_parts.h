@@ -1,13 +1,13 @@
-/* rl_url_parts.h -- what the two parts of the address reader share, and nobody else:
+/* redis/url_parts.h -- what the two parts of the address reader share, and nobody else:
  *
- *     rl_url.c           scheme, credentials, hosts, path
- *     rl_url_options.c   values, and the options after the '?' */
-#ifndef RL_URL_PARTS_H
-#define RL_URL_PARTS_H
+ *     url.c           scheme, credentials, hosts, path
+ *     url_options.c   values, and the options after the '?' */
+#ifndef RL_REDIS_URL_PARTS_H
+#define RL_REDIS_URL_PARTS_H
 
 #include <string.h>
 
-#include "rl_url.h"
+#include "redis/url.h"
 
 /* A part of the text. */
 typedef struct rl_url_part {

@@ -2,6 +2,6 @@
 
 import sys
 
-from rate_limiter.cli import main
+from rate_limiter.cli.main import main
 
 sys.exit(main())

@@ -92,7 +92,7 @@ METER_LAYOUT: Final[int]
 SHARED_LAYOUT: Final[int]
 
 @disjoint_base
-class AsgiGate:
+class AsgiMiddleware:
     def __init__(
         self,
         app: Any,

@@ -24,27 +24,27 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send
-from rate_limiter.asgi_middleware import checked_cost, one_limiter
-from rate_limiter.async_limiter import AsyncRateLimiter
+from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.governor import CostAfter, Finished, correct, errors_logged, now
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
-from rate_limiter.identity import Identities, KeySpec
 from rate_limiter.limit import Limits
-from rate_limiter.limiter import MEMORY, RateLimiter
-from rate_limiter.measuring import checked_metrics, watch
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.request_fields import (
+from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.limiter import MEMORY, RateLimiter
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.observe.registry import checked_metrics, watch
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
+from rate_limiter.policy.keys import Identities, KeySpec
+from rate_limiter.policy.policy import CostAfter, Finished, correct, errors_logged, now
+from rate_limiter.policy.request_fields import (
     Framework,
     header_value,
     header_values,
     signed_value,
 )
-from rate_limiter.setup_checks import SetupChecks
-from rate_limiter.watching import Watch
+from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
+from rate_limiter.web.asgi_middleware import checked_cost, one_limiter
+from rate_limiter.web.watching import Watch
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -245,19 +245,21 @@ class RateLimit:
             if not self._checks.is_done:
                 self._checks.look(connection.scope, key)
             decision, *each = await self._async.hit_each(key, cost)
-            told = [Told(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)]
+            states = [
+                LimitState(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)
+            ]
             if not decision:
-                raise self._denied(connection, decision, key, told)
+                raise self._denied(connection, decision, key, states)
         except Exception:
             await _give_back(taken)
             raise
         has_headers = self._style.style != "off"
-        taken.append(_Taken(self, key, cost, decision, told if has_headers else []))
+        taken.append(_Taken(self, key, cost, decision, states if has_headers else []))
         if has_headers:
             tightest = min(
-                (one.decision for one in taken if one.told), key=lambda one: one.remaining
+                (one.decision for one in taken if one.states), key=lambda one: one.remaining
             )
-            every = [told for one in taken for told in one.told]
+            every = [states for one in taken for states in one.states]
             response.headers.update(self._style.values(tightest, every))
         return decision
 
@@ -284,7 +286,11 @@ class RateLimit:
         return self._identities.client(connection.scope) if key is None else key
 
     def _denied(
-        self, connection: HTTPConnection, decision: Decision, key: str | bytes, told: list[Told]
+        self,
+        connection: HTTPConnection,
+        decision: Decision,
+        key: str | bytes,
+        states: list[LimitState],
     ) -> Exception:
         extensions = connection.scope.get("extensions") or {}
         if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
@@ -292,7 +298,7 @@ class RateLimit:
         redis = self.limiter if isinstance(self.limiter, RedisRateLimiter) else None
         if redis is not None and redis.is_denial_for_want_of_store(decision):
             return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
-        return RateLimitHTTPException(decision, key, self._style.values(decision, told))
+        return RateLimitHTTPException(decision, key, self._style.values(decision, states))
 
 
 def _all_there(limiter: RateLimiter) -> Decision:
@@ -337,7 +343,7 @@ class _Taken:
     key: str | bytes
     cost: float
     decision: Decision
-    told: list[Told]  # what headers say of it
+    states: list[LimitState]  # what headers say of it
 
 
 async def _give_back(taken: list[_Taken]) -> None:

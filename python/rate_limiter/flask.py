@@ -20,9 +20,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from flask import Blueprint, Flask
 
 from rate_limiter._core import ManualClock
-from rate_limiter.answers import Template, answerer
-from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_policy, uses_address
-from rate_limiter.flask_request import (
+from rate_limiter.checks.arguments import (
+    DEFAULT_STORE,
+    check_arguments,
+    checked_policy,
+    uses_address,
+)
+from rate_limiter.limit import Limits, as_limits
+from rate_limiter.limiting.limiter import MEMORY, RateLimiter, check_store
+from rate_limiter.observe.registry import checked_metrics
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denials import Template, denial_renderer
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
+from rate_limiter.policy.policy import (
+    ActiveRule,
+    CostAfter,
+    Policy,
+    Storage,
+    rules_of_limits,
+)
+from rate_limiter.policy.rule_sources import RuleSource, as_source
+from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.web.flask_request import (
     EXEMPT,
     EXTENSION,
     LIMITS,
@@ -31,22 +52,6 @@ from rate_limiter.flask_request import (
     State,
     attached,
 )
-from rate_limiter.governor import (
-    Active,
-    CostAfter,
-    Governor,
-    Storage,
-    rules_of_limits,
-)
-from rate_limiter.headers import HeaderStyle
-from rate_limiter.identity import BypassSpec, Identities, KeySpec, TierSpec
-from rate_limiter.limit import Limits, as_limits
-from rate_limiter.limiter import MEMORY, RateLimiter, check_store
-from rate_limiter.measuring import checked_metrics
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.rule_source import RuleSource, as_source
-from rate_limiter.rule_table import Rule, RuleTable
-from rate_limiter.setup_checks import SetupChecks
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -152,7 +157,7 @@ class FlaskRateLimiter:
         self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
         self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
-        self._answer = None if denied in (None, "json") else answerer(denied)
+        self._answer = None if denied in (None, "json") else denial_renderer(denied)
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         self._clock = clock
@@ -212,9 +217,9 @@ class FlaskRateLimiter:
             TypeError, ValueError: an argument is not what it should be; the message names it.
         """
         check_arguments(FlaskRateLimiter.limit, dict(locals()))
-        made: list[Governor] = []
+        made: list[Policy] = []
         in_memory = self._settings | {"STORE": MEMORY}
-        self._governor(limits, cost, cost_after, in_memory, key)  # raise for mistakes here
+        self._policy(limits, cost, cost_after, in_memory, key)  # raise for mistakes here
 
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
@@ -223,7 +228,7 @@ class FlaskRateLimiter:
             if not made:
                 own_name = name or f"{_name_of(view)}:{len(others)}"
                 settings = self._settings
-                made.append(self._governor(limits, cost, cost_after, settings, key, own_name))
+                made.append(self._policy(limits, cost, cost_after, settings, key, own_name))
             setattr(view, LIMITS, (made[0], *others))
             return view
 
@@ -234,7 +239,7 @@ class FlaskRateLimiter:
         setattr(view, EXEMPT, (self, *getattr(view, EXEMPT, ())))
         return view
 
-    def _governor(
+    def _policy(
         self,
         limits: Limits,
         cost: Any,
@@ -242,10 +247,10 @@ class FlaskRateLimiter:
         settings: dict[str, Any],
         key: KeySpec | None,
         name: str | None = None,
-    ) -> Governor:
+    ) -> Policy:
         """Return what decides by the limits of a decorator; without a name it is only tried."""
         several = as_limits(limits)
-        return Governor(
+        return Policy(
             RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
             self._storage(_NamedStorage, settings, name or ""),
             self._identities,
@@ -265,7 +270,7 @@ class FlaskRateLimiter:
 
     def _defaults(
         self, settings: dict[str, Any], name: str, *, is_measured: bool = True
-    ) -> Governor | None:
+    ) -> Policy | None:
         """Return what decides about views without limits of their own, None: nothing does."""
         limits, rules = settings["DEFAULT_LIMITS"], settings["RULES"]
         if limits is not None and rules is not None:
@@ -276,7 +281,7 @@ class FlaskRateLimiter:
         source = as_source(rules) if limits is None else RuleSource(rules_of_limits(limits))
         storage = self._storage(_NamedStorage if plain else Storage, settings, name)
         dimension = self._dimension(lambda rule: "" if plain else f".{rule.name}")
-        return Governor(
+        return Policy(
             source,
             storage,
             self._identities,
@@ -335,7 +340,7 @@ class FlaskRateLimiter:
 class _NamedStorage(Storage):
     """Limiters that are called what this says, whatever their rule."""
 
-    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         if self.store == MEMORY:
             return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
         return RateLimiter(

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import jwt
 from jwt.exceptions import InvalidTokenError, PyJWTError
 
-from rate_limiter.arguments import check_arguments, checked_several
-from rate_limiter.redaction import redacted, shown
+from rate_limiter.checks.arguments import check_arguments, checked_several
+from rate_limiter.checks.redaction import redacted, shown
 
 logger = logging.getLogger("rate_limiter")
 

@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from rate_limiter import _core
-from rate_limiter.redaction import redacted, shown
+from rate_limiter.checks.redaction import redacted, shown
 
 TOKEN_BUCKET = "token_bucket"
 FIXED_WINDOW = "fixed_window"

@@ -13,9 +13,9 @@ from urllib.parse import quote
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rate_limiter.checks.redaction import Hidden, dumped, hidden_address
 from rate_limiter.limit import Limit
-from rate_limiter.limiter import MEMORY
-from rate_limiter.redaction import Hidden, dumped, hidden_address
+from rate_limiter.limiting.limiter import MEMORY
 
 
 def _words(value: object) -> object:

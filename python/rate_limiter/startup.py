@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from rate_limiter._core import StoreError
-from rate_limiter.redaction import redacted
+from rate_limiter.checks.redaction import redacted
 
 EXIT_STATUS = 3
 """At which gunicorn and uvicorn stop, instead of starting the worker again."""

@@ -2,7 +2,7 @@
 #ifndef AT_H
 #define AT_H
 
-#include "rl_bucket.h"
+#include "engine/bucket.h"
 
 static inline rl_time at(int64_t ns)
 {

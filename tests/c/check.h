@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "rl_alloc.h"
+#include "engine/alloc.h"
 
 static _Atomic unsigned long checks_done; /* threads check as well */
 static _Atomic unsigned long checks_failed;

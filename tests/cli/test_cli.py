@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from rate_limiter import __version__
-from rate_limiter.bench import Bench, PythonBucket, Spread, slice_s
-from rate_limiter.cli import main as command
-from rate_limiter.cli import parser
-from rate_limiter.cli_common import EXIT_STATUS
+from rate_limiter.cli.bench.measure import Bench, PythonBucket, Spread, slice_s
+from rate_limiter.cli.common import EXIT_STATUS
+from rate_limiter.cli.main import main as command
+from rate_limiter.cli.main import parser
 from rate_limiter.limit import Limit
-from redis_servers import RedisServer, wait_until
-from servers import ROOT
+from support.redis_servers import RedisServer, wait_until
+from support.servers import ROOT
 
 TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
 
@@ -165,7 +165,7 @@ def test_a_line_for_each_mistake_of_a_file(
 )
 def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> None:
     program = (
-        "import sys; sys.modules[sys.argv[1]] = None; from rate_limiter.cli import main; "
+        "import sys; sys.modules[sys.argv[1]] = None; from rate_limiter.cli.main import main; "
         "sys.exit(main(sys.argv[2:]))"
     )
     done = subprocess.run(
@@ -248,7 +248,7 @@ def test_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
 
 def test_nothing_is_imported_in_vain(run_python: Callable[..., str]) -> None:
     program = (
-        "import sys; from rate_limiter.cli import parser; parser();"
+        "import sys; from rate_limiter.cli.main import parser; parser();"
         "print([m for m in ('aiohttp', 'rich', 'matplotlib', 'pydantic') if m in sys.modules])"
     )
     assert run_python(program) == "[]\n"

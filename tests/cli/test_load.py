@@ -23,16 +23,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import load_cli
-from rate_limiter.cli import main as command
-from rate_limiter.load import LoadError, LoadPlan, LoadResult, LoadRun
-from rate_limiter.load_cli import script
-from rate_limiter.load_histogram import RELATIVE_ERROR, LatencyHistogram
-from rate_limiter.load_report import LiveView, histogram, report
-from rate_limiter.load_result import KINDS
-from rate_limiter.load_target import is_loopback
-from redis_servers import wait_until
+from rate_limiter.cli.load.command import script
+from rate_limiter.cli.load.generator import LoadError, LoadPlan, LoadResult, LoadRun
+from rate_limiter.cli.load.histogram import RELATIVE_ERROR, LatencyHistogram
+from rate_limiter.cli.load.report import LiveView, histogram, report
+from rate_limiter.cli.load.result import KINDS
+from rate_limiter.cli.load.target import is_loopback
+from rate_limiter.cli.main import main as command
 from rich.console import Console
-from servers import ROOT, Server, free_port, serve
+from support.redis_servers import wait_until
+from support.servers import ROOT, Server, free_port, serve
 
 SERVER = ("-m", "uvicorn", "tests.load_app:app", "--port", "{port}", "--log-level", "warning")
 
@@ -262,7 +262,7 @@ def test_hosts_of_digits_are_not_looked_up_again(
 
 def test_the_caller_may_own_the_target(counting: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, ["127.0.0.1"])
-    monkeypatch.setattr("rate_limiter.load_target.is_loopback", lambda address: False)
+    monkeypatch.setattr("rate_limiter.cli.load.target.is_loopback", lambda address: False)
     url = f"http://mine.test:{counting.port}/"
     with pytest.raises(LoadError):
         load(url, requests=1)

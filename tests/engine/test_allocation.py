@@ -98,7 +98,7 @@ import _testcapi
 import asyncio
 import pickle
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter._core import AsgiGate, Limiter, client_key
+from rate_limiter._core import AsgiMiddleware, Limiter, client_key
 
 clock = ManualClock()
 limiter = Limiter([(10.0, 1.0), (100.0, 2.0)], clock=clock)
@@ -121,7 +121,7 @@ def app(scope, receive, send):
 def send(message):
     return DONE
 
-gate = AsgiGate(
+gate = AsgiMiddleware(
     app, limiter, key=None, cost=0, exempt_paths=frozenset({"/health"}), headers=True, remote=False,
     probing=False,
 )

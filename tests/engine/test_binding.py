@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_redis import FakeConnection, fake_redis
-from plain_loop import PlainFuture, PlainLoop, PlainTimer
 from rate_limiter import Decision, ManualClock, StoreError, _core
-from rate_limiter.connection import scripts
-from redis_servers import RedisServer
+from rate_limiter.stores.connection import scripts
+from support.fake_redis import FakeConnection, fake_redis
+from support.plain_loop import PlainFuture, PlainLoop, PlainTimer
+from support.redis_servers import RedisServer
 
 TWICE = "initialised twice"
 
@@ -121,7 +121,7 @@ def test_a_path_that_initialises_the_meter(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_initialises_the_gate() -> None:
-    gate = _core.AsgiGate.__new__(_core.AsgiGate)
+    gate = _core.AsgiMiddleware.__new__(_core.AsgiMiddleware)
     limiter = _core.Limiter([(3.0, 1.0)])
     rest: dict[str, Any] = {"cost": None, "exempt_paths": frozenset(), "remote": 0, "probing": 0}
 
@@ -305,10 +305,10 @@ def test_a_future_that_closes_the_loop_object(
 FORKED_IN_A_RESULT = """
 import os, sys
 sys.path.append(sys.argv[1])
-from fake_redis import FakeConnection, fake_redis
-from plain_loop import PlainFuture, PlainLoop
+from support.fake_redis import FakeConnection, fake_redis
+from support.plain_loop import PlainFuture, PlainLoop
 from rate_limiter import _core
-from rate_limiter.connection import scripts
+from rate_limiter.stores.connection import scripts
 
 client = _core.RedisClient(sys.argv[2])
 children = []
@@ -541,7 +541,7 @@ def test_a_decision_between_the_hooks_of_a_fork(server: RedisServer) -> None:
 FORKED_IN_A_SIGNAL_HANDLER = """
 import os, signal, sys
 from rate_limiter import StoreError, _core
-from rate_limiter.connection import connect, scripts
+from rate_limiter.stores.connection import connect, scripts
 
 connection = connect(sys.argv[1])  # its hooks are called at a fork
 client = connection.client
@@ -598,7 +598,7 @@ def test_a_decision_with_tokens_that_are_no_number(tokens: float, name: str) -> 
 )
 def test_headers_of_any_decision(tokens: float, shown: bytes) -> None:
     sent: list[Any] = []
-    gate = _core.AsgiGate(
+    gate = _core.AsgiMiddleware(
         lambda scope, receive, send: send({"type": "http.response.start", "headers": []}),
         None,
         key=None,

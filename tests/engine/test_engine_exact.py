@@ -5,12 +5,12 @@ import random
 from fractions import Fraction
 
 import pytest
-from exact import NEVER_NS, ExactBucket, ExactLimit, gcd
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from rate_limiter import Decision, ManualClock
 from rate_limiter._core import MAX_CAPACITY, MAX_REFILL_RATE, Limiter
+from support.exact import NEVER_NS, ExactBucket, ExactLimit, gcd
 
 KEYS = ("a", "b", "c")
 HOUR_NS = 3600 * 10**9

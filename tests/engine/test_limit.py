@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Limit, ManualClock, RateLimiter
 from rate_limiter.limit import as_limits, check_cost, parse_limits
-from rate_limiter.rules import RulesError, check_rules
-from redis_servers import RedisServer
+from rate_limiter.policy.rule_files import RulesError, check_rules
+from support.redis_servers import RedisServer
 
 
 @pytest.mark.parametrize(

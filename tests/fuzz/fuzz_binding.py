@@ -28,9 +28,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fake_redis import FakeConnection, FakeRedis, fake_redis
 from fuzz.world import World
-from redis_servers import redis_server
+from support.fake_redis import FakeConnection, FakeRedis, fake_redis
+from support.redis_servers import redis_server
 
 HANGS_S = 60.0
 REPLIES = (

@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "rl_topology.h"
+#include "redis/topology.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hostile
-from hostile import Callback, Hook, Interrupt, Number, Sequence
 from rate_limiter import _core
-from rate_limiter.connection import scripts
+from rate_limiter.stores.connection import scripts
+from support import hostile
+from support.hostile import Callback, Hook, Interrupt, Number, Sequence
 
 CALLS_PER_CASE = 30
 DEPTH_MAX = 4
@@ -28,7 +28,7 @@ FUNCTIONS = [
 ]
 # Of what has no signature, or one that says nothing.
 PARAMETERS = {
-    ("AsgiGate", "__call__"): ("scope", "receive", "send"),
+    ("AsgiMiddleware", "__call__"): ("scope", "receive", "send"),
     ("Sender", "__call__"): ("message",),
     ("StoreError", "__new__"): ("key",),
     ("_restore_decision", ""): (
@@ -38,7 +38,7 @@ PARAMETERS = {
 NOT_CALLED = {"__new__", "__doc__", "__module__", "__weaklistoffset__", "__getattribute__"}
 
 
-class Gate(_core.AsgiGate):
+class Gate(_core.AsgiMiddleware):
     """A gate with the methods that the C half calls."""
 
     hook: Hook
@@ -46,7 +46,7 @@ class Gate(_core.AsgiGate):
     def _deny(self, *_: Any) -> Any:
         self.hook.maybe()
 
-    def _govern(self, *_: Any) -> Any:
+    def _forward(self, *_: Any) -> Any:
         self.hook.maybe()
 
     def _resolve(self, scope: Any, receive: Any, send: Any, key: Any, cost: Any) -> Any:
@@ -215,7 +215,7 @@ class World:
             args, kwargs = self._arguments(name, "__new__") if name != "Sender" else ((), {})
             self.keep(self._attempt(f"{name}.__new__", lambda: TYPES[name](*args, **kwargs)))
             return
-        kind: Any = Gate if name == "AsgiGate" else TYPES[name]
+        kind: Any = Gate if name == "AsgiMiddleware" else TYPES[name]
         made = kind.__new__(kind)
         if kind is Gate:
             made.hook = self.hook
@@ -490,8 +490,8 @@ def _client_address(world: World) -> Any:
 
 
 ARGUMENTS: dict[str, Callable[[World], Any]] = {
-    "AsgiGate.cost": _gate_cost,
-    "AsgiGate.key": _optional_callable,
+    "AsgiMiddleware.cost": _gate_cost,
+    "AsgiMiddleware.key": _optional_callable,
     "RedisClient.address": _address,
     "address": _client_address,
     "after": lambda world: tuple(b"%d" % i for i in range(world._n_limits)),

@@ -25,15 +25,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter, RateLimitPolicy, _core
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.measuring import meter, readings, watch
 from rate_limiter.metrics import registry, rl_allowed, rl_blocked, rl_latency
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.rule_source import RuleSource
-from rate_limiter.rule_table import Rule, RuleTable
+from rate_limiter.observe.registry import meter, readings, watch
+from rate_limiter.policy.rule_sources import RuleSource
+from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.settings import Settings
 from rate_limiter.token_bucket import TokenBucketLimiter
-from redis_servers import RedisServer, redis_server, wait_until
-from servers import serve
+from support.redis_servers import RedisServer, redis_server, wait_until
+from support.servers import serve
 
 
 @pytest.fixture
@@ -573,7 +573,7 @@ def test_workers_count_together(workers: str) -> None:
 ENDING = """
 import os, sys, time
 from rate_limiter import RateLimiter
-from rate_limiter.measuring import publish, watch
+from rate_limiter.observe.registry import publish, watch
 limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
 watch(limiter, "flooded")
 for number in range(20_000):
@@ -684,7 +684,7 @@ def test_what_was_shown_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.Monk
 FORKING = """
 import os
 from rate_limiter import RateLimiter
-from rate_limiter.measuring import publish, readings, watch
+from rate_limiter.observe.registry import publish, readings, watch
 limiter = RateLimiter("5/second", store="redis://127.0.0.1:1")
 watch(limiter, "forking")
 limiter.allow("k")

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from flask import Flask
-from odd_folders import ODD_FOLDERS
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rate_limiter import RateLimiter
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.measuring import publish, watch
 from rate_limiter.metrics import registry
-from servers import serve
+from rate_limiter.observe.registry import publish, watch
+from support.odd_folders import ODD_FOLDERS
+from support.servers import serve
 
 APP = """
 from fastapi import Depends, FastAPI
@@ -26,7 +26,7 @@ from rate_limiter import RateLimitPolicy
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.policy_limiter import TokenBucketLimiter
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 
 app = FastAPI()
 app.mount("/metrics", make_asgi_app(registry()))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from rate_limiter.metrics import registry
-from servers import ROOT
+from support.servers import ROOT
 
 TEXT = (ROOT / "docs" / "metrics.md").read_text("utf-8")
 

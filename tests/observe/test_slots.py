@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rate_limiter.slots import Slot
+from rate_limiter.observe.process_slots import Slot
 
 
 def test_each_has_its_own(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_another_folder(tmp_path: Path) -> None:
 FORKED = """
 import os, signal, sys
 from rate_limiter import RateLimiter
-from rate_limiter.measuring import publish, watch
+from rate_limiter.observe.registry import publish, watch
 limiter = RateLimiter("5/second")
 watch(limiter, "forked")
 publish()

@@ -24,19 +24,19 @@ from rate_limiter import (
     TokenBucket,
     TokenBucketLimiter,
 )
-from rate_limiter.cli import main
+from rate_limiter.cli.main import main
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.headers import HeaderStyle
 from rate_limiter.jwt import Jwt
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.rule_sources import FileRules, RedisRules
+from rate_limiter.policy.rules import Rule
 from rate_limiter.redis_store_async import AsyncRedisStore
-from rate_limiter.rule_source import FileRules, RedisRules
-from rate_limiter.rule_table import Rule
 from rate_limiter.settings import Settings
+from rate_limiter.stores.redis_store import RedisStore
 
 REDIS = "redis://127.0.0.1:1"  # nobody is there, and nobody is asked
 SECRET = "a secret of thirty-two bytes or more"

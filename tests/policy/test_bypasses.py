@@ -15,18 +15,18 @@ import pytest
 from fastapi import FastAPI
 from flask import Blueprint, Flask
 from flask.views import MethodView
-from fronts import PEER, ask_asgi, ask_flask, on_asgi
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rate_limiter import ManualClock
-from rate_limiter.cli import main
+from rate_limiter.cli.main import main
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
-from rate_limiter.rules import check_rules
-from redis_servers import RedisServer
+from rate_limiter.policy.rule_files import check_rules
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from support.fronts import PEER, ask_asgi, ask_flask, on_asgi
+from support.redis_servers import RedisServer
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 # --- Paths ---

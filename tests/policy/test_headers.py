@@ -3,7 +3,7 @@
 import math
 
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter.headers import header_values
+from rate_limiter.policy.headers import header_values
 
 
 def test_allowed() -> None:

@@ -7,10 +7,10 @@ import inspect
 from typing import Any
 
 import pytest
-from rate_limiter.identity import Identities
 from rate_limiter.jwt import Jwt
 from rate_limiter.keys import pick_identity_key
-from rate_limiter.proxies import ClientAddress
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.keys import Identities
 from test_jwt import HS, token
 
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from rate_limiter.governor import run_now
-from rate_limiter.identity import Identities
 from rate_limiter.jwt import Jwt, claim_texts
+from rate_limiter.policy.keys import Identities
+from rate_limiter.policy.policy import run_now
 
 SECRET = "a secret of at least thirty-two bytes"
 OTHER = "another secret of at least 32 bytes!"

@@ -16,13 +16,19 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Limit, ManualClock, RateLimiter, StoreError
-from rate_limiter.cli import main
-from rate_limiter.governor import Governor, Storage, rules_of_limits
-from rate_limiter.identity import Identities
-from rate_limiter.rule_source import FileRules, RedisRules, RuleSource, as_source, push_rules
-from rate_limiter.rule_table import Rule, RuleTable, segments_of_pattern, split_path
-from rate_limiter.rules import RulesError, as_data, json_schema, load_rules, parse_rules
-from redis_servers import RedisServer, redis_server
+from rate_limiter.cli.main import main
+from rate_limiter.policy.keys import Identities
+from rate_limiter.policy.policy import Policy, Storage, rules_of_limits
+from rate_limiter.policy.rule_files import RulesError, as_data, json_schema, load_rules, parse_rules
+from rate_limiter.policy.rule_sources import (
+    FileRules,
+    RedisRules,
+    RuleSource,
+    as_source,
+    push_rules,
+)
+from rate_limiter.policy.rules import Rule, RuleTable, segments_of_pattern, split_path
+from support.redis_servers import RedisServer, redis_server
 
 LIMITS = (Limit(10, 1),)
 
@@ -418,16 +424,16 @@ def test_limits_of_tiers() -> None:
 # --- Changes ---
 
 
-def governor_of(source: RuleSource, **storage: Any) -> Governor:
-    return Governor(source, Storage(**storage), Identities())
+def governor_of(source: RuleSource, **storage: Any) -> Policy:
+    return Policy(source, Storage(**storage), Identities())
 
 
-def take(governor: Governor, n: int = 1, path: str = "/") -> tuple[bool, float, float]:
-    from rate_limiter.governor import run_now
+def take(policy: Policy, n: int = 1, path: str = "/") -> tuple[bool, float, float]:
+    from rate_limiter.policy.policy import run_now
 
     for _ in range(n):
         outcome = run_now(
-            governor.decide({"path": path, "method": "GET", "client": ("192.0.2.1", 1)})
+            policy.decide({"path": path, "method": "GET", "client": ("192.0.2.1", 1)})
         )
     assert outcome is not None
     return outcome.told.allowed, outcome.told.limit, outcome.told.remaining
@@ -450,55 +456,55 @@ def test_a_changed_file_counts_at_once_and_keeps_the_state(
     path = tmp_path / "rate_limits.json"
     write(path, '{"default": {"capacity": 10, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
     source = FileRules(path, check_every_s=0)
-    governor = governor_of(source, clock=ManualClock())
-    assert take(governor, 4) == (True, 10, 6)
-    assert take(governor, 2, "/b") == (True, 7, 5)
+    policy = policy_of(source, clock=ManualClock())
+    assert take(policy, 4) == (True, 10, 6)
+    assert take(policy, 2, "/b") == (True, 7, 5)
     write(path, '{"default": {"capacity": 100, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
-    assert take(governor) == (True, 100, 95)  # four were used
-    assert take(governor, 1, "/b") == (True, 7, 4)  # unchanged, and untouched
+    assert take(policy) == (True, 100, 95)  # four were used
+    assert take(policy, 1, "/b") == (True, 7, 4)  # unchanged, and untouched
     # A broken version: the old one stays, it is said once, and counted.
     for text in ("{", '{"default": {"limits": "often"}}'):
         write(path, text)
         with caplog.at_level(logging.ERROR, "rate_limiter"):
-            assert take(governor)[1] == 100
-            assert take(governor)[1] == 100
+            assert take(policy)[1] == 100
+            assert take(policy)[1] == 100
         assert "new rules are wrong, so the old ones stay" in caplog.records[-1].message
     assert [record.levelname for record in caplog.records].count("ERROR") == 2
     assert (source.loaded, source.refused) == (2, 2)
     assert source.health()["last_error"].startswith(str(path))
     path.unlink()
-    assert take(governor)[1] == 100
+    assert take(policy)[1] == 100
     write(path, '{"default": {"limits": "3/s; window=fixed"}}')
-    assert take(governor) == (True, 3, 2)
+    assert take(policy) == (True, 3, 2)
     assert source.health()["last_error"] is None
 
 
 def test_a_change_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "rate_limits.json"
     write(path, '{"default": {"limits": "5/s"}}')
-    governor = governor_of(FileRules(path, check_every_s=0), clock=ManualClock())
+    policy = policy_of(FileRules(path, check_every_s=0), clock=ManualClock())
     new = '{"default": {"limits": "6/s"}, "/x": {"limits": "1/s", "key": "jwt:sub"}}'
     write(path, new)  # no Jwt was given
-    assert take(governor)[1] == 5
-    assert take(governor, 1, "/x")[1] == 5  # the old rules, not none
+    assert take(policy)[1] == 5
+    assert take(policy, 1, "/x")[1] == 5  # the old rules, not none
     assert "cannot be used, so the old ones stay" in caplog.text
     write(path, '{"default": {"limits": "7/s"}}')
-    assert take(governor)[1] == 7
+    assert take(policy)[1] == 7
 
 
 def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
-    from rate_limiter.governor import Finished, run_now
+    from rate_limiter.policy.policy import Finished, run_now
 
     path = tmp_path / "rate_limits.json"
     write(path, '{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')
-    governor = governor_of(FileRules(path, check_every_s=0), clock=ManualClock())
+    policy = policy_of(FileRules(path, check_every_s=0), clock=ManualClock())
     scope = {"path": "/", "method": "GET", "client": ("192.0.2.1", 1)}
-    outcome = run_now(governor.decide(scope))
+    outcome = run_now(policy.decide(scope))
     assert outcome is not None
     write(path, '{"default": {"capacity": 20, "refill_rate": 1, "refund": "5xx"}}')
-    assert take(governor)[2] == 18
-    run_now(governor.settle(outcome, Finished(scope, 1, outcome.key, status=500)))
-    assert take(governor)[2] == 18  # one came back, one was taken
+    assert take(policy)[2] == 18
+    run_now(policy.settle(outcome, Finished(scope, 1, outcome.key, status=500)))
+    assert take(policy)[2] == 18  # one came back, one was taken
 
 
 def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
@@ -506,11 +512,11 @@ def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
     path = tmp_path / "rate_limits.json"
     write(path, json.dumps(rules))
     nobody = "redis://127.0.0.1:1"
-    governor = governor_of(FileRules(path, check_every_s=0), store=nobody)
-    assert _async_take(governor)(1)[0]
+    policy = policy_of(FileRules(path, check_every_s=0), store=nobody)
+    assert _async_take(policy)(1)[0]
     rules["default"]["on_store_error"] = "deny"
     write(path, json.dumps(rules))
-    assert not _async_take(governor)(1)[0]
+    assert not _async_take(policy)(1)[0]
 
 
 def test_a_file_is_looked_at_now_and_then(tmp_path: Path) -> None:
@@ -545,8 +551,8 @@ def test_rules_from_redis(server: RedisServer, caplog: pytest.LogCaptureFixture)
     first = parse_rules('{"default": {"capacity": 10, "refill_rate": 0.001}}')
     assert push_rules(connection, first) == 1
     source = RedisRules(server.url, check_every_s=0)
-    governor = governor_of(source, store=server.url, on_store_error="raise")
-    asked = _async_take(governor)
+    policy = policy_of(source, store=server.url, on_store_error="raise")
+    asked = _async_take(policy)
     assert asked(4) == (True, 10, pytest.approx(6, abs=0.1))
     grown = parse_rules(
         '{"default": {"capacity": 50, "refill_rate": 0.001}, "b": {"limits": "1/s"}}'
@@ -565,18 +571,18 @@ def test_rules_from_redis(server: RedisServer, caplog: pytest.LogCaptureFixture)
 
 
 def RedisRulesConnection(server: RedisServer) -> Any:
-    from rate_limiter.connection import connect
+    from rate_limiter.stores.connection import connect
 
     return connect(server.url)
 
 
-def _async_take(governor: Governor) -> Any:
+def _async_take(policy: Policy) -> Any:
     import asyncio
 
     async def asked(n: int) -> Any:
         scope = {"path": "/", "method": "GET", "client": ("192.0.2.1", 1)}
         for _ in range(n):
-            outcome = await governor.decide(scope)
+            outcome = await policy.decide(scope)
         assert outcome is not None
         return outcome.told.allowed, outcome.told.limit, outcome.told.remaining
 
@@ -749,7 +755,7 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_pydantic(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(sys.modules, "rate_limiter.rules")
+    monkeypatch.delitem(sys.modules, "rate_limiter.policy.rule_files")
     monkeypatch.setitem(sys.modules, "pydantic", None)
     assert main(["rules", "check", str(tmp_path / "x.json")]) == 1
     assert "pydantic is missing: pip install 'rate_limiter[rules]'" in capsys.readouterr().err

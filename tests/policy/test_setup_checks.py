@@ -11,9 +11,9 @@ import httpx
 import pytest
 from rate_limiter import RateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.setup_checks import MADE_OFTEN, SAMPLE, configured_workers
-from servers import serve
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.setup_checks import MADE_OFTEN, SAMPLE, configured_workers
+from support.servers import serve
 
 PLAIN = {"limits": "1000000/second"}
 GOVERNED = {"rules": {"default": {"limits": "1000000/second"}}}
@@ -173,7 +173,7 @@ def test_memory_under_several_workers(tmp_path: Path, server: str) -> None:
         "logging.basicConfig()\n"
         "app = RateLimitMiddleware(Starlette(), limits='5/minute')\n"
         "def wsgi(environ, start_response):\n"
-        "    from rate_limiter.setup_checks import SetupChecks\n"
+        "    from rate_limiter.policy.setup_checks import SetupChecks\n"
         "    SetupChecks(in_memory=True).look({'client': ('127.0.0.1', 1)}, 'k')\n"
         "    start_response('200 OK', [])\n"
         "    return [b'']\n"

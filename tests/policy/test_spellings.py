@@ -21,7 +21,17 @@ from fastapi.security import (
     HTTPBearer,
 )
 from flask import Flask, session
-from fronts import (
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rate_limiter import ManualClock
+from rate_limiter.flask import FlaskRateLimiter
+from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.policy.request_fields import signed_value, unquoted
+from starlette.applications import Starlette
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from support.fronts import (
     PEER,
     Headers,
     ask_asgi,
@@ -32,17 +42,7 @@ from fronts import (
     on_flask,
     on_rules,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
-from rate_limiter import ManualClock
-from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.request_fields import signed_value, unquoted
-from redis_servers import RedisServer
-from starlette.applications import Starlette
-from starlette.middleware.sessions import SessionMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from support.redis_servers import RedisServer
 from test_jwt import token
 
 

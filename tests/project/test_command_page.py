@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from rate_limiter import RateLimiter, TokenBucket
-from redis_servers import RedisServer
-from servers import ROOT, free_port, serve
+from support.redis_servers import RedisServer
+from support.servers import ROOT, free_port, serve
 
 TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)

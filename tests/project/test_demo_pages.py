@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from demo_servers import (
+from support.demo_servers import (
     ASKING,
     DEMOS,
     RunningDemo,
@@ -16,8 +16,8 @@ from demo_servers import (
     running_demo,
     wait_for_room_in_the_minute,
 )
-from redis_servers import RedisServer, wait_until
-from servers import ROOT
+from support.redis_servers import RedisServer, wait_until
+from support.servers import ROOT
 
 PAGES = {name: demo.readme for name, demo in DEMOS.items()}
 WITH_REDIS = "## With Redis"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from demo_servers import ASKING, DEMOS, PATH, shell, wait_for_room_in_the_minute
-from redis_servers import RedisServer, SentinelGroup, sentinel_group, wait_until
-from servers import ROOT, Server, serve
+from support.demo_servers import ASKING, DEMOS, PATH, shell, wait_for_room_in_the_minute
+from support.redis_servers import RedisServer, SentinelGroup, sentinel_group, wait_until
+from support.servers import ROOT, Server, serve
 
 from demo.service.app import NOT_LIMITED
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from demo_servers import ASKING, DEMOS, environment
-from servers import ROOT, free_port, serve
+from support.demo_servers import ASKING, DEMOS, environment
+from support.servers import ROOT, free_port, serve
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:

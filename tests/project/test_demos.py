@@ -19,15 +19,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from demo_servers import (
+from support.demo_servers import (
     ASKING,
     RunningDemo,
     environment,
     running_demo,
     wait_for_room_in_the_minute,
 )
-from redis_servers import RedisServer, redis_server, wait_until
-from servers import ROOT, serve
+from support.redis_servers import RedisServer, redis_server, wait_until
+from support.servers import ROOT, serve
 
 # No request waits for a Redis that is away; this is far more than a busy machine needs for one.
 LONGEST_REQUEST_S = 10.0

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from rate_limiter import RateLimiter
 from rate_limiter.settings import Settings
-from servers import ROOT
+from support.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = sorted(DEPLOY.glob("docker-compose*.yml"))

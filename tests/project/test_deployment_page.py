@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from redis_servers import wait_until
-from servers import ROOT, free_port
-from stacks import ENVIRONMENT, assert_nothing_is_left, running_stack
+from support.redis_servers import wait_until
+from support.servers import ROOT, free_port
+from support.stacks import ENVIRONMENT, assert_nothing_is_left, running_stack
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)

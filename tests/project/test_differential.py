@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from differential_cases import Case, mutated_case, plain_cases
-from differential_check import Checker
-from differential_client import Answer, RawClient
-from differential_routes import DEFAULT, LOGIN, TIGHT
-from servers import ROOT, serve
+from support.differential_cases import Case, mutated_case, plain_cases
+from support.differential_check import Checker
+from support.differential_client import Answer, RawClient
+from support.differential_routes import DEFAULT, LOGIN, TIGHT
+from support.servers import ROOT, serve
 
 OLD_FASTAPI = Path(sys.prefix) / "fastapi-0.116"
 

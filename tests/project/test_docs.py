@@ -7,15 +7,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import guides
 import pytest
 from fastapi.testclient import TestClient
-from pages import Block, PageRun, blocks_of
 from rate_limiter import Limit, ManualClock, RateLimiter, _core
-from rate_limiter.answers import FIELDS
-from rate_limiter.headers import HeaderStyle, Told
-from rate_limiter.rules import RuleModel
-from redis_servers import RedisServer
+from rate_limiter.policy.denials import FIELDS
+from rate_limiter.policy.headers import HeaderStyle, LimitState
+from rate_limiter.policy.rule_files import RuleModel
+from support import guides
+from support.pages import Block, PageRun, blocks_of
+from support.redis_servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -98,7 +98,7 @@ def header_example(run: PageRun, block: Block) -> None:
         limiter.hit("client")
     told, *each = limiter.peek_each("client", 0)
     named = [
-        Told(f"upload-{number}", limit, one)
+        LimitState(f"upload-{number}", limit, one)
         for number, (limit, one) in enumerate(zip(limits, each, strict=True), start=1)
     ]
     values = HeaderStyle("ietf").values(told, named)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import ROOT
+from support.servers import ROOT
 
 # What every machine sets.
 BARE = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}

@@ -14,8 +14,8 @@ import redis.asyncio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from flask import Flask
-from guides import DOCS, OLD, Guide, old_package
-from redis_servers import RedisServer
+from support.guides import DOCS, OLD, Guide, old_package
+from support.redis_servers import RedisServer
 
 # --- The other limiters ---
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from guides import DOCS, Guide
-from redis_servers import RedisServer
+from support.guides import DOCS, Guide
+from support.redis_servers import RedisServer
 
 PAGES = [
     *sorted((DOCS / "migration").glob("*.md")),

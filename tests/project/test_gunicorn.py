@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from odd_folders import ODD_FOLDERS
-from redis_servers import wait_until
-from servers import ROOT, Server, free_port, serve
+from support.odd_folders import ODD_FOLDERS
+from support.redis_servers import wait_until
+from support.servers import ROOT, Server, free_port, serve
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 FINAL = re.sub(r"\\\n\s*", "", DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :])

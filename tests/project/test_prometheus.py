@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from redis_servers import redis_server, wait_until
-from servers import ROOT, free_port, serve
+from support.redis_servers import redis_server, wait_until
+from support.servers import ROOT, free_port, serve
 
 FOLDER = ROOT / "deploy"
 ALERTS = FOLDER / "prometheus" / "alerts.yml"

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from demo_servers import running_demo
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from rate_limiter import RateLimiterMiddleware, TokenBucket
-from redis_servers import RedisServer
-from servers import ROOT, serve
+from support.demo_servers import running_demo
+from support.redis_servers import RedisServer
+from support.servers import ROOT, serve
 
 FOLDER = ROOT / "demo" / "quickstart"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from rate_limiter.cli import main as command
-from redis_servers import RedisServer
+from rate_limiter.cli.main import main as command
+from support.redis_servers import RedisServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))

@@ -13,7 +13,6 @@ from typing import Any
 
 import jwt
 import pytest
-from fake_redis import FakeConnection, fake_redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from flask import Flask
@@ -30,26 +29,27 @@ from rate_limiter import (
     TokenBucketLimiter,
     TokenBucketRateLimiter,
 )
-from rate_limiter.cli import main as command
-from rate_limiter.connection import connect
+from rate_limiter.checks.redaction import redacted
+from rate_limiter.cli.load.generator import LoadPlan
+from rate_limiter.cli.main import main as command
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.governor import Storage
 from rate_limiter.jwt import Jwt
-from rate_limiter.limiter import check_store
-from rate_limiter.load import LoadPlan
+from rate_limiter.limiting.limiter import check_store
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.redaction import redacted
-from rate_limiter.redis_address import redis_address
+from rate_limiter.policy.policy import Storage
+from rate_limiter.policy.rule_sources import RedisRules, as_source
 from rate_limiter.redis_client import get_redis
-from rate_limiter.redis_store import RedisStore
 from rate_limiter.redis_store_async import AsyncRedisStore
-from rate_limiter.rule_source import RedisRules, as_source
 from rate_limiter.settings import Settings
 from rate_limiter.startup import exit_on_mistake
-from redis_servers import RedisServer, redis_server
-from servers import serve
+from rate_limiter.stores.connection import connect
+from rate_limiter.stores.redis_address import redis_address
+from rate_limiter.stores.redis_store import RedisStore
+from support.fake_redis import FakeConnection, fake_redis
+from support.redis_servers import RedisServer, redis_server
+from support.servers import serve
 
 SECRET = "PLANTED0secret0value0of0thirty2bytes"
 WORD = "PLANTED"  # in every secret here, and in each piece of one

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from servers import ROOT
+from support.servers import ROOT
 
 # What a browser fetches by itself, by element.
 LOADS = {

@@ -17,9 +17,9 @@ import httpx
 import psutil
 import pytest
 import redis
-from redis_servers import wait_until
-from servers import free_port
-from stacks import ENVIRONMENT, START, assert_nothing_is_left, running_stack
+from support.redis_servers import wait_until
+from support.servers import free_port
+from support.stacks import ENVIRONMENT, START, assert_nothing_is_left, running_stack
 
 
 def statuses(url: str, count: int) -> list[int]:

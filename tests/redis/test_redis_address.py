@@ -15,7 +15,7 @@ import redis.asyncio.sentinel
 import redis.cluster
 import redis.sentinel
 from rate_limiter import RateLimiter, _core
-from rate_limiter.redis_address import redis_address
+from rate_limiter.stores.redis_address import redis_address
 
 KINDS = [redis, redis.asyncio]
 # Said by every TLS client here: its default is another one in version 5.

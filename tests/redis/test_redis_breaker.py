@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_redis import FakeConnection, Handler, fake_redis
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
-from rate_limiter.inspection import find_keys
-from rate_limiter.redis_store import RedisStore
-from rate_limiter.store_errors import is_about_one_request
-from redis_asking import ALLOWED, is_back, limiter_on
-from redis_servers import RedisCluster, RedisServer, redis_cluster, redis_server, wait_until
+from rate_limiter.stores.inspection import find_keys
+from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.stores.store_errors import is_about_one_request
+from support.fake_redis import FakeConnection, Handler, fake_redis
+from support.redis_asking import ALLOWED, is_back, limiter_on
+from support.redis_servers import RedisCluster, RedisServer, redis_cluster, redis_server, wait_until
 
 ABOUT_ONE_REQUEST = [
     "CROSSSLOT Keys in request don't hash to the same slot",

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_redis import FakeConnection, answering, fake_redis
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
-from rate_limiter.redis_store import RedisStore
-from redis_asking import ALLOWED, BEST_S, TIMEOUT_S, WORST_S, is_back, limiter_on
-from redis_servers import PATIENT, RedisServer, redis_server, wait_until
-from servers import free_port
+from rate_limiter.stores.redis_store import RedisStore
+from support.fake_redis import FakeConnection, answering, fake_redis
+from support.redis_asking import ALLOWED, BEST_S, TIMEOUT_S, WORST_S, is_back, limiter_on
+from support.redis_servers import PATIENT, RedisServer, redis_server, wait_until
+from support.servers import free_port
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import redis
 import uvloop
-from exact import ExactBucket, ExactLimit
 from rate_limiter import (
     AsyncRateLimiter,
     Limit,
@@ -28,9 +27,10 @@ from rate_limiter import (
     RateLimitExceeded,
     StoreError,
 )
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
-from redis_servers import PATIENT, RedisServer, make_tls, redis_server
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.stores.redis_store import RedisStore
+from support.exact import ExactBucket, ExactLimit
+from support.redis_servers import PATIENT, RedisServer, make_tls, redis_server
 
 # A bucket that does not refill while a test runs.
 SLOW = "/day; burst="
@@ -554,8 +554,8 @@ def test_refused_certificates(
 def free_tls_port(server: RedisServer) -> int:
     import socket
 
-    from redis_servers import PROGRAM, wait_until
-    from servers import free_port
+    from support.redis_servers import PROGRAM, wait_until
+    from support.servers import free_port
 
     port = free_port()
     server.process = subprocess.Popen(

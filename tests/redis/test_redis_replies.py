@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_redis import FakeConnection, answering, endless, fake_redis
 from rate_limiter import AsyncRateLimiter, Decision, StoreError
-from redis_asking import ALLOWED, TIMEOUT_S, WORST_S, is_back, limiter_on
-from redis_servers import RedisServer, make_tls, redis_server
+from support.fake_redis import FakeConnection, answering, endless, fake_redis
+from support.redis_asking import ALLOWED, TIMEOUT_S, WORST_S, is_back, limiter_on
+from support.redis_servers import RedisServer, make_tls, redis_server
 
 TOO_LARGE, TOO_MANY, TOO_DEEP = "larger than 8 MB", "too many elements", "nested too deeply"
 LONG_LINE, NOT_REDIS = "longer than 64 KB", "does not speak the protocol of Redis"

@@ -13,8 +13,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rate_limiter.connection import scripts
-from redis_servers import RedisServer, redis_server, wait_until
+from rate_limiter.stores.connection import scripts
+from support.redis_servers import RedisServer, redis_server, wait_until
 
 TAKE, PEEK, REFUND, CHARGE, TAKE_MANY, _ = scripts()
 TOO_MUCH = -1

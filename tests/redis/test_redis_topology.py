@@ -11,8 +11,8 @@ import pytest
 import redis
 import redis.sentinel
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
-from rate_limiter.redis_limiter import RedisRateLimiter
-from redis_servers import (
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from support.redis_servers import (
     PATIENT,
     RedisCluster,
     RedisServer,
@@ -21,7 +21,7 @@ from redis_servers import (
     sentinel_group,
     wait_until,
 )
-from servers import free_port
+from support.servers import free_port
 
 # From the moment at which the servers agree on another master.
 RECOVERY_S = 30.0

@@ -16,9 +16,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter, StoreError
-from rate_limiter.cli import main
-from rate_limiter.redis_limiter import RedisRateLimiter
-from redis_servers import RedisServer
+from rate_limiter.cli.main import main
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from support.redis_servers import RedisServer
 
 DAY_S = 86400
 

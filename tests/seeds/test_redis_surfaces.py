@@ -27,21 +27,21 @@ from rate_limiter import (
     TokenBucketLimiter,
     TokenBucketRateLimiter,
 )
-from rate_limiter.cli import main as command
+from rate_limiter.cli.main import main as command
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.keys import key_for_ip, pick_identity_key
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
 from rate_limiter.redis_client import get_redis
-from rate_limiter.redis_store import RedisStore
 from rate_limiter.redis_store_async import AsyncRedisStore
+from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.token_bucket import TokenBucketLimiter as SameTokenBucketLimiter
-from redis_servers import RedisServer
-from servers import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
+from support.redis_servers import RedisServer
+from support.servers import free_port
 
 
 @pytest.fixture(params=["sync", "sync decoding", "asyncio", "asyncio decoding", "address"])

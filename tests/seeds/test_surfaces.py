@@ -25,8 +25,8 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from rate_limiter import Decision, RateLimitPolicy, TokenBucketLimiter
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
-from redis_servers import RedisServer, redis_server, wait_until
-from servers import Server, serve
+from support.redis_servers import RedisServer, redis_server, wait_until
+from support.servers import Server, serve
 
 NOBODY = "redis://127.0.0.1:1/0"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from redis_servers import RedisServer
-from servers import Server, serve
+from support.redis_servers import RedisServer
+from support.servers import Server, serve
 
 from demo.__main__ import Demo, demos
 

@@ -13,17 +13,6 @@ from typing import Annotated, Any
 
 import fastapi
 import starlette
-from differential_routes import (
-    API_KEY,
-    BYPASSED,
-    COOKIE,
-    DEFAULT,
-    RULES,
-    SOURCES,
-    TRUSTED,
-    capacity_of,
-    key_options,
-)
 from fastapi import Depends, FastAPI, HTTPException, Request, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBasic, HTTPBearer
 from rate_limiter import Limit
@@ -36,6 +25,17 @@ from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
+from support.differential_routes import (
+    API_KEY,
+    BYPASSED,
+    COOKIE,
+    DEFAULT,
+    RULES,
+    SOURCES,
+    TRUSTED,
+    capacity_of,
+    key_options,
+)
 
 SEEN = "differential.seen"
 STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from differential_routes import API_KEY, COOKIE, TARGETS
+from support.differential_routes import API_KEY, COOKIE, TARGETS
 
 Random = random.Random
 Spelling = Callable[[Random, str], str]

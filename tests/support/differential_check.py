@@ -16,9 +16,16 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from differential_cases import Case, source_of
-from differential_client import Answer
-from differential_routes import ADDRESS_SOURCES, BYPASSED, DEFAULT, EXEMPT, TRUSTED, capacity_of
+from support.differential_cases import Case, source_of
+from support.differential_client import Answer
+from support.differential_routes import (
+    ADDRESS_SOURCES,
+    BYPASSED,
+    DEFAULT,
+    EXEMPT,
+    TRUSTED,
+    capacity_of,
+)
 
 Identity = tuple[str, ...]
 _TRUSTED = [ip_network(one) for one in TRUSTED]

@@ -11,7 +11,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from differential_routes import (
+from flask import Blueprint, Flask, request
+from flask.views import MethodView
+from rate_limiter import Limit
+from rate_limiter.flask import FlaskRateLimiter
+from support.differential_routes import (
     API_KEY,
     BYPASSED,
     COOKIE,
@@ -21,10 +25,6 @@ from differential_routes import (
     capacity_of,
     key_options,
 )
-from flask import Blueprint, Flask, request
-from flask.views import MethodView
-from rate_limiter import Limit
-from rate_limiter.flask import FlaskRateLimiter
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from redis_servers import PATIENT
+from support.redis_servers import PATIENT
 
 Handler = Callable[["FakeConnection"], None]
 

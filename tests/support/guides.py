@@ -31,8 +31,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 from flask import Flask
 from flask.testing import FlaskClient
-from redis_servers import RedisServer, wait_until
-from servers import serve
+from support.redis_servers import RedisServer, wait_until
+from support.servers import serve
 
 DOCS = Path(__file__).parent.parent / "docs"
 OLD = {"0.1": Path(sys.prefix) / "fastapi-limiter-0.1"}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plain_loop import PlainFuture, PlainLoop, PlainTimer
+from support.plain_loop import PlainFuture, PlainLoop, PlainTimer
 
 INTS = (0, 1, -1, 2, 255, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 2**64, 10**400)
 FLOATS = (0.0, -0.0, 0.5, 1.0, -1.0, 5e-324, 1e-9, 2.0**53, 2.0**63, 1e308, math.nan, math.inf)

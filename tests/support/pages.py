@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from servers import ROOT, serve
+from support.servers import ROOT, serve
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rate_limiter import Decision, RateLimiter
-from rate_limiter.redis_limiter import RedisRateLimiter
-from redis_servers import wait_until
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from support.redis_servers import wait_until
 
 ALLOWED = b"*2\r\n:1\r\n:1000\r\n"
 TIMEOUT_S = 0.1

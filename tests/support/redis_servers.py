@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from servers import free_port
+from support.servers import free_port
 
 PROGRAM = os.environ.get("RATE_LIMITER_TEST_SERVER", "redis-server")
 READY_TIMEOUT_S = 120.0

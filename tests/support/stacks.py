@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from servers import ROOT, Server, free_port
+from support.servers import ROOT, Server, free_port
 
 START = ROOT / "deploy" / "start.sh"
 START_TIMEOUT_S = 200

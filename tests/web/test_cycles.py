@@ -24,8 +24,8 @@ from rate_limiter.middleware import (
     RateLimiterMiddleware,
     RateLimitMiddleware,
 )
-from rate_limiter.policy_limiter import TokenBucketLimiter
-from redis_servers import RedisServer
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from support.redis_servers import RedisServer
 from test_jwt import HS, token
 from werkzeug.test import create_environ
 

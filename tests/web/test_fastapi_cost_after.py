@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from rate_limiter import ManualClock, RateLimiter
 from rate_limiter.fastapi import RateLimit, SettlingMiddleware
-from rate_limiter.governor import Finished
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.policy.policy import Finished
 from starlette.applications import Starlette
 from starlette.routing import Route
 from test_fastapi import limit, statuses

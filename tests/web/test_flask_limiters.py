@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask import Flask, request
 from rate_limiter.flask import FlaskRateLimiter
-from redis_servers import RedisServer
+from support.redis_servers import RedisServer
 from test_flask import app_of, get, limiter_of, statuses
 
 # --- several limiters of one application -----------------------------------------------------
@@ -150,8 +150,8 @@ def test_a_cost_after_that_raises_does_not_touch_the_response_or_other_limits(
     assert messages == ["the cost of a request could not be settled"] * 9
     limiters = [
         limiter
-        for governor in view._rate_limiter_limits  # type: ignore[attr-defined]
-        for limiter in governor.limiters().values()
+        for policy in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for limiter in policy.limiters().values()
     ]
     assert [one.peek("127.0.0.1").remaining for one in limiters] == [6, 3, 5, 7]
 

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask, Response, jsonify, request
 from rate_limiter import ManualClock
 from rate_limiter.flask import FlaskRateLimiter, FlaskRateLimitExceeded
-from redis_servers import RedisServer
+from support.redis_servers import RedisServer
 from test_governed import RULES, sf
 from test_jwt import HS, token
 
@@ -169,9 +169,9 @@ def test_status() -> None:
     _, client = app_of(rules=RULES, status_path="/me")
     client.get("/")
     for _ in range(2):
-        told = client.get("/me")
-        assert told.headers["Cache-Control"] == "no-store"
-        assert told.get_json()["limits"][0]["remaining"] == 99
+        decision = client.get("/me")
+        assert decision.headers["Cache-Control"] == "no-store"
+        assert decision.get_json()["limits"][0]["remaining"] == 99
     assert client.get("/me?path=/files/1&method=POST").get_json()["rule"] == "upload"
     _, bare = app_of(status_path="/me")
     assert bare.get("/me").get_json() == {"limited": False, "rule": None, "limits": []}

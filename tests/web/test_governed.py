@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Decision, Limit, ManualClock, RateLimiter
-from rate_limiter.governor import Finished, run_now, run_to_the_end
-from rate_limiter.headers import HeaderStyle, Told
 from rate_limiter.middleware import RateLimitMiddleware
-from redis_servers import RedisServer, redis_server
+from rate_limiter.policy.headers import HeaderStyle, LimitState
+from rate_limiter.policy.policy import Finished, run_now, run_to_the_end
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from support.redis_servers import RedisServer, redis_server
 from test_jwt import HS, token
 
 # --- An application ---
@@ -124,7 +124,7 @@ def test_shadow_rules_count_and_never_deny() -> None:
 
 
 def test_a_file_of_rules_that_changes(tmp_path: Path) -> None:
-    from rate_limiter.rule_source import FileRules
+    from rate_limiter.policy.rule_sources import FileRules
 
     path = tmp_path / "rate_limits.json"
     path.write_text('{"default": {"capacity": 20, "refill_rate": 5}}')
@@ -135,7 +135,7 @@ def test_a_file_of_rules_that_changes(tmp_path: Path) -> None:
 
 
 def test_rules_in_redis_keep_their_state(tmp_path: Path, server: RedisServer) -> None:
-    from rate_limiter.rule_source import FileRules
+    from rate_limiter.policy.rule_sources import FileRules
 
     path = tmp_path / "rate_limits.json"
     path.write_text('{"default": {"capacity": 20, "refill_rate": 0.001}}')
@@ -208,8 +208,8 @@ def test_tiers() -> None:
 
 async def test_rules_that_change_while_a_tier_is_looked_up() -> None:
     """The request goes by the rules that held when it came, and is not without any."""
-    from rate_limiter.rule_source import RuleSource
-    from rate_limiter.rules import parse_rules
+    from rate_limiter.policy.rule_files import parse_rules
+    from rate_limiter.policy.rule_sources import RuleSource
 
     source = RuleSource(
         parse_rules('{"default": {"limits": "1/hour"}, "p": {"tier": "p", "limits": "5/s"}}')
@@ -579,10 +579,12 @@ limits = st.builds(Limit, st.floats(1, 4e15), st.floats(0, 1e9)) | st.builds(
 
 
 @given(
-    each=st.lists(st.builds(Told, st.text(max_size=20), limits, decisions), min_size=1, max_size=4),
+    each=st.lists(
+        st.builds(LimitState, st.text(max_size=20), limits, decisions), min_size=1, max_size=4
+    ),
     reset=st.sampled_from(["seconds", "epoch"]),
 )
-def test_any_headers_are_well_formed(each: list[Told], reset: str) -> None:
+def test_any_headers_are_well_formed(each: list[LimitState], reset: str) -> None:
     values = HeaderStyle("both", reset, 5, cors=True).values(each[0].decision, each)
     for name in ("RateLimit-Policy", "RateLimit"):
         found = sf(values[name])
@@ -709,8 +711,8 @@ def test_status() -> None:
                 }
             ],
         }
-    told = client.ask("/rate-limit/status?path=/files/9&method=post").json()
-    assert (told["rule"], told["limits"][0]["remaining"]) == ("upload", 7)
+    decision = client.ask("/rate-limit/status?path=/files/9&method=post").json()
+    assert (decision["rule"], decision["limits"][0]["remaining"]) == ("upload", 7)
     assert client.ask("/rate-limit/status?path=/health").json() == {
         "limited": False,
         "rule": None,
@@ -797,7 +799,7 @@ def test_what_is_plain_is_not_governed() -> None:
 
 
 def test_logging_of_new_rules(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    from rate_limiter.rule_source import FileRules
+    from rate_limiter.policy.rule_sources import FileRules
 
     path = tmp_path / "r.json"
     path.write_text(json.dumps(RULES))

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from rate_limiter import Decision, Limit, ManualClock, RateLimiter
-from rate_limiter._core import AsgiGate, client_key
+from rate_limiter._core import AsgiMiddleware, client_key
 from rate_limiter.middleware import RateLimitMiddleware
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -525,7 +525,7 @@ def test_called_as_no_server_would() -> None:
         with pytest.raises(TypeError, match="an ASGI application is called with"):
             gate(*arguments)
     with pytest.raises(RuntimeError, match="was not initialised"):
-        AsgiGate.__new__(AsgiGate)({}, None, None)
+        AsgiMiddleware.__new__(AsgiMiddleware)({}, None, None)
     with pytest.raises(RuntimeError, match="cannot be initialised twice"):
         gate.__init__(app, limits=Limit(1, 1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers import ROOT, Server, serve
+from support.servers import ROOT, Server, serve
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 

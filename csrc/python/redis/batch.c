@@ -1,8 +1,8 @@
-/* _core_batch.c -- several decisions about one limit, made by one script.
+/* batch.c -- several decisions about one limit, made by one script.
  *
  * The tasks of one turn of an event loop ask at the same moment, mostly about the same
  * limit. One script for all of them costs the server half of what one for each does. */
-#include "_core_redis.h"
+#include "python/redis/redis.h"
 
 #include <stdio.h>
 
@@ -104,7 +104,7 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     }
     uint64_t deficit = (uint64_t)reply->element[2 * i + 1]->integer;
     rl_decision decision =
-        rl_arrival_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
+        rl_redis_bucket_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
     PyObject *told = decision_new(buckets->state, &decision);
     if (told == NULL || call->operation == BUCKET_HIT) {
         return told;

@@ -1,6 +1,6 @@
-/* _core_buckets.c -- RedisBuckets: from a client key to a command, and from its answer
+/* buckets.c -- RedisBuckets: from a client key to a command, and from its answer
  * to a decision. */
-#include "_core_redis.h"
+#include "python/redis/redis.h"
 
 #include <math.h>
 #include <openssl/sha.h>
@@ -65,7 +65,7 @@ static size_t key_room(const buckets_object *self, size_t len)
     return room;
 }
 
-static char *put(char *out, const char *data, size_t len)
+static char *buckets_put(char *out, const char *data, size_t len)
 {
     memcpy(out, data, len);
     return out + len;
@@ -74,9 +74,9 @@ static char *put(char *out, const char *data, size_t len)
 static char *put_key(const buckets_object *self, size_t i, const core_text *key, char *out)
 {
     PyObject *after = PyTuple_GET_ITEM(self->after, (Py_ssize_t)i); /* borrowed */
-    out = put(out, PyBytes_AS_STRING(self->before), (size_t)PyBytes_GET_SIZE(self->before));
-    out = self->tagged ? put_tagged(out, key->data, key->len) : put(out, key->data, key->len);
-    return put(out, PyBytes_AS_STRING(after), (size_t)PyBytes_GET_SIZE(after));
+    out = buckets_put(out, PyBytes_AS_STRING(self->before), (size_t)PyBytes_GET_SIZE(self->before));
+    out = self->tagged ? put_tagged(out, key->data, key->len) : buckets_put(out, key->data, key->len);
+    return buckets_put(out, PyBytes_AS_STRING(after), (size_t)PyBytes_GET_SIZE(after));
 }
 
 /* ---- a call ------------------------------------------------------------------------------ */
@@ -167,19 +167,19 @@ static void fill_call(redis_call *call, const core_text *key)
     out->arguments = (rl_arguments){to.n, to.texts, to.lens};
 }
 
-static uint64_t units_of(const redis_limit *limit, double tokens, bucket_operation operation)
+static uint64_t limit_units(const redis_limit *limit, double tokens, bucket_operation operation)
 {
     bool is_window = rl_is_window(&limit->window);
     switch (operation) {
     case BUCKET_CHARGE:
         return is_window ? rl_limit_charge(&limit->window, tokens)
-                         : rl_arrival_charge(&limit->bucket, tokens);
+                         : rl_redis_bucket_charge(&limit->bucket, tokens);
     case BUCKET_REFUND:
         return is_window ? rl_limit_refund(&limit->window, tokens)
-                         : rl_arrival_charge(&limit->bucket, tokens);
+                         : rl_redis_bucket_charge(&limit->bucket, tokens);
     default:
         return is_window ? rl_limit_cost(&limit->window, tokens)
-                         : rl_arrival_cost(&limit->bucket, tokens);
+                         : rl_redis_bucket_cost(&limit->bucket, tokens);
     }
 }
 
@@ -204,7 +204,7 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     call->buckets = (buckets_object *)Py_NewRef(buckets);
     call->operation = operation;
     for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = units_of(&buckets->limits[i], tokens, operation);
+        call->costs[i] = limit_units(&buckets->limits[i], tokens, operation);
     }
     fill_call(call, &text);
     Py_XDECREF(text.owner);
@@ -298,7 +298,7 @@ static bool read_each(const redis_call *call, rl_decision *each, bool *allowed)
             each[i].reset_after_ns = whole_us(each[i].reset_after_ns);
             extra += 2;
         } else {
-            each[i] = rl_arrival_decision(&limit->bucket, deficit, cost, passes);
+            each[i] = rl_redis_bucket_decision(&limit->bucket, deficit, cost, passes);
         }
     }
     return true;
@@ -368,7 +368,7 @@ static int set_bucket(redis_limit *limit, PyObject *pair)
     if (!PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
         return -1;
     }
-    rl_status status = rl_arrival_init(&limit->bucket, capacity, refill_rate);
+    rl_status status = rl_redis_bucket_init(&limit->bucket, capacity, refill_rate);
     if (status != RL_OK) {
         PyErr_Format(PyExc_ValueError,
                      "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "

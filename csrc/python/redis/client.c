@@ -1,8 +1,8 @@
-/* _core_redis.c -- RedisClient: an address, and the connections that all threads share. */
-#include "_core_redis.h"
+/* client.c -- RedisClient: an address, and the connections that all threads share. */
+#include "python/redis/redis.h"
 
-#include "rl_tls.h"
-#include "rl_url.h"
+#include "redis/tls.h"
+#include "redis/url.h"
 
 /* A thread that waits looks for signals as often as this. */
 #define SLICE_NS INT64_C(50000000)
@@ -116,7 +116,7 @@ static int run(const client_object *self, rl_thread_call *call)
     return wait_for(self, call, done);
 }
 
-static int ready(const client_object *self)
+static int client_ready(const client_object *self)
 {
     if (self->client == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this client was not initialised: call __init__ first");
@@ -156,7 +156,7 @@ static PyObject *run_command(client_object *self, PyObject *const *args, Py_ssiz
 static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
     client_object *self = client_of(object);
-    if (!ready(self)) {
+    if (!client_ready(self)) {
         return NULL;
     }
     if (nargs < 1 || nargs > COMMAND_ARGUMENTS_MAX) {
@@ -178,11 +178,11 @@ static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssiz
 
 /* ---- decisions ------------------------------------------------------------------------- */
 
-static PyObject *decide(PyObject *object, bucket_operation operation, PyObject *const *args,
+static PyObject *client_decide(PyObject *object, bucket_operation operation, PyObject *const *args,
                         Py_ssize_t nargs)
 {
     client_object *self = client_of(object);
-    if (!ready(self)) {
+    if (!client_ready(self)) {
         return NULL;
     }
     if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
@@ -202,42 +202,42 @@ static PyObject *decide(PyObject *object, bucket_operation operation, PyObject *
 
 static PyObject *client_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_ALLOW, args, nargs);
+    return client_decide(self, BUCKET_ALLOW, args, nargs);
 }
 
 static PyObject *client_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_HIT, args, nargs);
+    return client_decide(self, BUCKET_HIT, args, nargs);
 }
 
 static PyObject *client_peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_PEEK, args, nargs);
+    return client_decide(self, BUCKET_PEEK, args, nargs);
 }
 
 static PyObject *client_hit_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_HIT_EACH, args, nargs);
+    return client_decide(self, BUCKET_HIT_EACH, args, nargs);
 }
 
 static PyObject *client_peek_each(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_PEEK_EACH, args, nargs);
+    return client_decide(self, BUCKET_PEEK_EACH, args, nargs);
 }
 
 static PyObject *client_charge(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_CHARGE, args, nargs);
+    return client_decide(self, BUCKET_CHARGE, args, nargs);
 }
 
 static PyObject *client_refund(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_REFUND, args, nargs);
+    return client_decide(self, BUCKET_REFUND, args, nargs);
 }
 
 static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return decide(self, BUCKET_RESET, args, nargs);
+    return client_decide(self, BUCKET_RESET, args, nargs);
 }
 
 /* Wait for all of them; those before one that failed have counted. */
@@ -267,7 +267,7 @@ static PyObject *run_many(const client_object *self, redis_call **calls, Py_ssiz
 static PyObject *client_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
     client_object *self = client_of(object);
-    if (!ready(self)) {
+    if (!client_ready(self)) {
         return NULL;
     }
     if (nargs < 2 || nargs > 3 || Py_TYPE(args[0]) != self->state->redis_buckets_type ||
@@ -310,7 +310,7 @@ done:
 static PyObject *client_before_fork(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     client_object *self = client_of(object);
-    if (!ready(self) || !is_not_forking(self)) {
+    if (!client_ready(self) || !is_not_forking(self)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS

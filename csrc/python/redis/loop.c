@@ -1,4 +1,4 @@
-/* _core_loop.c -- RedisLoop: decisions for the tasks of one event loop.
+/* loop.c -- RedisLoop: decisions for the tasks of one event loop.
  *
  *     task ── hit() ──> Future      all calls of one turn of the loop go out in one write,
  *       ^                 │         from a call_soon, and as few scripts as can be; what comes
@@ -6,7 +6,7 @@
  *
  * Only the thread of the loop may use it. A task that is cancelled cancels its future; the
  * answer is read and dropped, so the others stay in step. */
-#include "_core_loop.h"
+#include "python/redis/loop.h"
 
 #include <structmember.h>
 
@@ -38,7 +38,7 @@ static PyObject *none_or(loop_failure failure)
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-static void take_out(loop_object *self, redis_call *call)
+static void loop_take_out(loop_object *self, redis_call *call)
 {
     *(call->previous != NULL ? &call->previous->next : &self->first) = call->next;
     if (call->next != NULL) {
@@ -48,7 +48,7 @@ static void take_out(loop_object *self, redis_call *call)
 
 /* A future that is done was cancelled: nobody waits. The call is the caller's. Steals `result`,
  * which may be NULL with an exception set. */
-static void resolve(const loop_object *self, const redis_call *call, PyObject *result,
+static void loop_resolve(const loop_object *self, const redis_call *call, PyObject *result,
                     loop_failure *failure)
 {
     PyObject *type = NULL, *error = NULL, *trace = NULL;
@@ -82,9 +82,9 @@ static void resolve(const loop_object *self, const redis_call *call, PyObject *r
 static void end(loop_object *self, redis_call *call, const redis_batch *batch, size_t i,
                 loop_failure *failure)
 {
-    take_out(self, call);
+    loop_take_out(self, call);
     PyObject *result = batch != NULL ? redis_batch_result(batch, i) : redis_call_result(call);
-    resolve(self, call, result, failure);
+    loop_resolve(self, call, result, failure);
     redis_call_free(call);
 }
 
@@ -251,7 +251,7 @@ static int turn_soon(loop_object *self)
     return 0;
 }
 
-static int make_room(loop_object *self)
+static int loop_make_room(loop_object *self)
 {
     if (self->n_asked < self->asked_room) {
         return 0;
@@ -286,7 +286,7 @@ static PyObject *submit(PyObject *object, bucket_operation operation, PyObject *
     }
     /* The loop's methods may have closed this, and the cost's; or have filled the room. */
     call->future = PyObject_CallNoArgs(self->create_future);
-    if (call->future == NULL || turn_soon(self) < 0 || !is_open(self) || make_room(self) < 0) {
+    if (call->future == NULL || turn_soon(self) < 0 || !is_open(self) || loop_make_room(self) < 0) {
         redis_call_free(call);
         return NULL;
     }
@@ -353,7 +353,7 @@ static void drop_calls(loop_object *self)
     }
     while (self->first != NULL) {
         redis_call *call = self->first;
-        take_out(self, call);
+        loop_take_out(self, call);
         redis_call_free(call);
     }
 }

@@ -1,15 +1,15 @@
-/* _core_loop.h -- what the two files of RedisLoop share.
+/* python/redis/loop.h -- what the two files of RedisLoop share.
  *
- *     _core_loop.c    calls, batches and futures
- *     _core_watch.c   the descriptors and the timer that the event loop watches for us
+ *     loop.c    calls, batches and futures
+ *     watch.c   the descriptors and the timer that the event loop watches for us
  *
  * A method of an event loop, of a future or of a timer is Python code. It may call the same
  * RedisLoop again, close it, or fork and drop it in the child, whose code goes on from there.
  * So nothing that a close frees is used after such a call before `topology` is checked. */
-#ifndef RL_CORE_LOOP_H
-#define RL_CORE_LOOP_H
+#ifndef RL_PYTHON_REDIS_LOOP_H
+#define RL_PYTHON_REDIS_LOOP_H
 
-#include "_core_redis.h"
+#include "python/redis/redis.h"
 
 typedef struct loop_object {
     PyObject_HEAD

@@ -1,4 +1,4 @@
-/* _core_redis.h -- what the Redis side of the binding shares.
+/* python/redis/redis.h -- what the Redis side of the binding shares.
  *
  *     RedisClient    an address, and the connections of all threads
  *     RedisBuckets   limits, and how a client key becomes the keys in Redis
@@ -6,13 +6,13 @@
  *
  * A decision is one redis_call: made for some buckets, run by a client or a loop,
  * and read again as a Python value. A loop puts several into one redis_batch. */
-#ifndef RL_CORE_REDIS_H
-#define RL_CORE_REDIS_H
+#ifndef RL_PYTHON_REDIS_H
+#define RL_PYTHON_REDIS_H
 
-#include "_core.h"
+#include "python/core.h"
 
-#include "rl_arrival.h"
-#include "rl_client.h"
+#include "redis/redis_bucket.h"
+#include "redis/client.h"
 
 /* The last one is of windows alone: buckets are reset by DEL. */
 enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND, SCRIPT_CHARGE, SCRIPT_TAKE_MANY, SCRIPT_RESET, N_SCRIPTS };
@@ -40,7 +40,7 @@ typedef enum bucket_operation {
 
 /* A limit as the scripts have it. */
 typedef struct redis_limit {
-    rl_arrival bucket;
+    rl_redis_bucket bucket;
     rl_limit window; /* of kind RL_BUCKET: it is none */
     /* the arguments of the scripts that never change: see bucket.lua and window.lua */
     char scale[NUMBER_SIZE];

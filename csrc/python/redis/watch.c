@@ -1,8 +1,8 @@
-/* _core_watch.c -- what the event loop watches for a RedisLoop: descriptors, and one timer.
+/* watch.c -- what the event loop watches for a RedisLoop: descriptors, and one timer.
  *
  * A change is noted before the event loop is called, because that call may close the RedisLoop,
  * which takes back what is noted. */
-#include "_core_loop.h"
+#include "python/redis/loop.h"
 
 /* ---- descriptors ------------------------------------------------------------------------- */
 

@@ -8,7 +8,7 @@ All options are those of `rate-limiter load`.
 
 import sys
 
-from rate_limiter.load_cli import script
+from rate_limiter.cli.load.command import script
 
 if __name__ == "__main__":
     sys.exit(script("Put load on the gateway.", url="http://localhost:8080/v1/hello"))

@@ -7,7 +7,7 @@ A URL without a path means POST /api/resource. All options are those of `rate-li
 
 import sys
 
-from rate_limiter.load_cli import script
+from rate_limiter.cli.load.command import script
 
 if __name__ == "__main__":
     sys.exit(

@@ -22,8 +22,8 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from rate_limiter._core import ManualClock
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import check_cost, checked_number
-from rate_limiter.redaction import shown
 
 Values: TypeAlias = Mapping[str, Any]
 """Arguments by name. A front adds ``source``: the RuleSource made of them, or None."""

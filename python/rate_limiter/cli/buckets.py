@@ -7,8 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
-from rate_limiter.bucket_info import BucketInfo
-from rate_limiter.cli_common import (
+from rate_limiter.cli.common import (
     DONE,
     UsageError,
     add_json,
@@ -18,12 +17,13 @@ from rate_limiter.cli_common import (
     parsed,
     print_json,
 )
-from rate_limiter.connection import Connection
-from rate_limiter.inspection import find_keys, inspect_key, limit_in, reset_key
 from rate_limiter.limit import Limit
-from rate_limiter.limiter import PREFIX
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
+from rate_limiter.limiting.limiter import PREFIX
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.stores.bucket_info import BucketInfo
+from rate_limiter.stores.connection import Connection
+from rate_limiter.stores.inspection import find_keys, inspect_key, limit_in, reset_key
+from rate_limiter.stores.redis_store import RedisStore
 
 INSPECT_EXAMPLES = """\
   rate-limiter inspect user:42 --store redis://localhost:6379/0

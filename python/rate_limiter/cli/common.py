@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from rate_limiter._core import StoreError
-from rate_limiter.connection import Connection, connect
-from rate_limiter.redaction import redacted
+from rate_limiter.checks.redaction import redacted
+from rate_limiter.stores.connection import Connection, connect
 
 DONE = 0
 FAILED = 1

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rate_limiter import __version__, bench_cli, bucket_cli, load_cli, rule_cli
-from rate_limiter.cli_common import Parser, epilog, guarded
+from rate_limiter.cli.common import Parser, epilog, guarded
 
 EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10

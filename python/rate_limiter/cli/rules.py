@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from rate_limiter.cli_common import (
+from rate_limiter.cli.common import (
     DONE,
     UsageError,
     add_header,
@@ -17,11 +17,11 @@ from rate_limiter.cli_common import (
     epilog,
     print_json,
 )
-from rate_limiter.governor import run_now
-from rate_limiter.identity import Identities
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.rule_source import RULES_KEY, pull_rules, push_rules
-from rate_limiter.rule_table import Rule
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.keys import Identities
+from rate_limiter.policy.policy import run_now
+from rate_limiter.policy.rule_sources import RULES_KEY, pull_rules, push_rules
+from rate_limiter.policy.rules import Rule
 
 EXAMPLES = {
     "check": """\
@@ -117,14 +117,14 @@ def _add_request(explain: argparse.ArgumentParser) -> None:
 
 
 def _schema(given: argparse.Namespace) -> int:
-    from rate_limiter.rules import json_schema
+    from rate_limiter.policy.rule_files import json_schema
 
     print_json(json_schema())
     return DONE
 
 
 def _pull(given: argparse.Namespace) -> int:
-    from rate_limiter.rules import as_data
+    from rate_limiter.policy.rule_files import as_data
 
     table, _ = pull_rules(connected(given.store), given.hash)
     print_json(as_data(table))
@@ -132,7 +132,7 @@ def _pull(given: argparse.Namespace) -> int:
 
 
 def _push(given: argparse.Namespace) -> int:
-    from rate_limiter.rules import load_rules
+    from rate_limiter.policy.rule_files import load_rules
 
     table = load_rules(given.file)
     version = push_rules(connected(given.store), table, given.hash)
@@ -144,7 +144,7 @@ def _push(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from rate_limiter.rules import as_data, load_rules
+    from rate_limiter.policy.rule_files import as_data, load_rules
 
     table = load_rules(given.file)
     if given.json:
@@ -156,7 +156,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from rate_limiter.rules import load_rules
+    from rate_limiter.policy.rule_files import load_rules
 
     table = load_rules(given.file)
     scope = _scope(given)

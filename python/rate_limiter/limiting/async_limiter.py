@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.arguments import DEFAULT_STORE
-from rate_limiter.bucket_info import BucketInfo
+from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
-from rate_limiter.limiter import MEMORY, RateLimiter
-from rate_limiter.waiting import Sleep, TaskWaiter, line_key, turns
+from rate_limiter.limiting.limiter import MEMORY, RateLimiter
+from rate_limiter.limiting.waiting import Sleep, TaskWaiter, line_key, wait_steps
+from rate_limiter.stores.bucket_info import BucketInfo
 
 
 class AsyncRateLimiter:
@@ -23,7 +23,7 @@ class AsyncRateLimiter:
         limits: the limits, as a tuple.
     """
 
-    __slots__ = ("__weakref__", "_ask_redis", "_limiter")
+    __slots__ = ("__weakref__", "_call_redis", "_limiter")
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class AsyncRateLimiter:
     def _use(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
         # None for memory, which answers at once.
-        self._ask_redis = getattr(limiter, "ask_async", None)
+        self._call_redis = getattr(limiter, "call_async", None)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -69,72 +69,74 @@ class AsyncRateLimiter:
 
     async def allow(self, key: str | bytes, cost: float = 1) -> bool:
         """Take `cost` tokens; tell whether that was allowed. See RateLimiter.allow."""
-        if self._ask_redis is not None:
-            return cast(bool, await self._ask_redis("allow", key, cost))
+        if self._call_redis is not None:
+            return cast(bool, await self._call_redis("allow", key, cost))
         return self._limiter.allow(key, cost)
 
     async def hit(self, key: str | bytes, cost: float = 1) -> Decision:
         """Take `cost` tokens; return a Decision. See RateLimiter.hit."""
-        if self._ask_redis is not None:
-            return cast(Decision, await self._ask_redis("hit", key, cost))
+        if self._call_redis is not None:
+            return cast(Decision, await self._call_redis("hit", key, cost))
         return self._limiter.hit(key, cost)
 
     async def peek(self, key: str | bytes, cost: float = 1) -> Decision:
         """Return the Decision that hit() would make, consuming nothing. See RateLimiter.peek."""
-        if self._ask_redis is not None:
-            return cast(Decision, await self._ask_redis("peek", key, cost))
+        if self._call_redis is not None:
+            return cast(Decision, await self._call_redis("peek", key, cost))
         return self._limiter.peek(key, cost)
 
     async def charge(self, key: str | bytes, cost: float = 1) -> Decision:
         """Take `cost` tokens whether they are there or not. See RateLimiter.charge."""
-        if self._ask_redis is not None:
-            return cast(Decision, await self._ask_redis("charge", key, cost))
+        if self._call_redis is not None:
+            return cast(Decision, await self._call_redis("charge", key, cost))
         return self._limiter.charge(key, cost)
 
     async def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision and, behind it, one about each limit."""
-        if self._ask_redis is not None:
-            return cast("tuple[Decision, ...]", await self._ask_redis("hit_each", key, cost))
+        if self._call_redis is not None:
+            return cast("tuple[Decision, ...]", await self._call_redis("hit_each", key, cost))
         return self._limiter._hit_each(key, cost)
 
     async def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision and, behind it, one about each limit."""
-        if self._ask_redis is not None:
-            return cast("tuple[Decision, ...]", await self._ask_redis("peek_each", key, cost))
+        if self._call_redis is not None:
+            return cast("tuple[Decision, ...]", await self._call_redis("peek_each", key, cost))
         return self._limiter._peek_each(key, cost)
 
     async def refund(self, key: str | bytes, cost: float = 1) -> None:
         """Give tokens back, up to the capacity. See RateLimiter.refund."""
-        if self._ask_redis is None:
+        if self._call_redis is None:
             self._limiter.refund(key, cost)
         else:
-            await self._ask_redis("refund", key, cost)
+            await self._call_redis("refund", key, cost)
             self._limiter._lines.wake(line_key(key))
 
     async def reset(self, key: str | bytes) -> None:
         """Make the bucket of `key` full. See RateLimiter.reset."""
-        if self._ask_redis is None:
+        if self._call_redis is None:
             self._limiter.reset(key)
         else:
-            await self._ask_redis("reset", key)
+            await self._call_redis("reset", key)
             self._limiter._lines.wake(line_key(key))
 
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return what each bucket of `key` holds, taking nothing. See RateLimiter.inspect."""
-        if self._ask_redis is None:
+        if self._call_redis is None:
             return self._limiter.inspect(key)
         return await asyncio.to_thread(self._limiter.inspect, key)
 
     async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         """Decide for each of several keys. See RateLimiter.allow_many."""
-        if self._ask_redis is None:
+        if self._call_redis is None:
             return self._limiter.allow_many(keys, cost)
         if isinstance(keys, (str, bytes)):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
-        return cast("list[bool]", await self._ask_redis("allow_many", given, cost)) if given else []
+        return (
+            cast("list[bool]", await self._call_redis("allow_many", given, cost)) if given else []
+        )
 
     async def acquire(
         self, key: str | bytes, cost: float = 1, timeout: float | None = None
@@ -145,7 +147,7 @@ class AsyncRateLimiter:
         exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
         """
         waiter = TaskWaiter()
-        steps = turns(self._limiter._lines, waiter, key, timeout)
+        steps = wait_steps(self._limiter._lines, waiter, key, timeout)
         try:
             step = next(steps)
             while True:

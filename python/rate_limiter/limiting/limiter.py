@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.arguments import DEFAULT_STORE, NoEffectError, check_arguments
-from rate_limiter.bucket_info import BucketInfo
+from rate_limiter.checks.arguments import DEFAULT_STORE, NoEffectError, check_arguments
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
-from rate_limiter.redaction import shown
-from rate_limiter.setup_checks import limiter_was_made
-from rate_limiter.waiting import Lines, Sleep, ThreadWaiter, line_key, turns
+from rate_limiter.limiting.waiting import Lines, Sleep, ThreadWaiter, line_key, wait_steps
+from rate_limiter.policy.setup_checks import limiter_was_made
+from rate_limiter.stores.bucket_info import BucketInfo
 
 if TYPE_CHECKING:
-    from rate_limiter.redis_store import RedisStore
+    from rate_limiter.stores.redis_store import RedisStore
 
 logger = logging.getLogger("rate_limiter")
 
@@ -64,7 +64,7 @@ class RateLimiter(_core.Limiter):
 
     def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
         if cls is RateLimiter and store != MEMORY and not is_shared(store):
-            from rate_limiter.redis_limiter import RedisRateLimiter
+            from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 
             return _core.Limiter.__new__(RedisRateLimiter)
         return super().__new__(cls)
@@ -150,7 +150,7 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: a bad key, cost or timeout.
         """
         waiter = ThreadWaiter()
-        steps = turns(self._lines, waiter, key, timeout)
+        steps = wait_steps(self._lines, waiter, key, timeout)
         try:
             step = next(steps)
             while True:
@@ -229,8 +229,8 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
     Raises:
         TypeError, ValueError: it is none, or has another `on_store_error`; the message says why.
     """
-    from rate_limiter.redis_store import RedisStore
-    from rate_limiter.redis_store_async import AsyncRedisStore
+    from rate_limiter.seeds.pluggable.redis_store_async import AsyncRedisStore
+    from rate_limiter.stores.redis_store import RedisStore
 
     if isinstance(store, AsyncRedisStore):
         store = store.redis

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
-from rate_limiter.arguments import check_arguments
-from rate_limiter.bucket_info import BucketInfo
-from rate_limiter.connection import scripts
-from rate_limiter.inspection import inspect_key
+from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.limit import FIXED_WINDOW, Limit, Limits, as_limits
-from rate_limiter.limiter import RateLimiter, redis_store
-from rate_limiter.redis_store import RedisStore
-from rate_limiter.waiting import line_key
+from rate_limiter.limiting.limiter import RateLimiter, redis_store
+from rate_limiter.limiting.waiting import line_key
+from rate_limiter.stores.bucket_info import BucketInfo
+from rate_limiter.stores.connection import scripts
+from rate_limiter.stores.inspection import inspect_key
+from rate_limiter.stores.redis_store import RedisStore
 
 _IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
 
@@ -124,29 +124,29 @@ class RedisRateLimiter(RateLimiter):
     # --- Blocking ----------------------------------------------------------------------------
 
     def allow(self, key: str | bytes, cost: float = 1) -> bool:
-        return cast(bool, self._ask("allow", key, cost))
+        return cast(bool, self._call("allow", key, cost))
 
     def hit(self, key: str | bytes, cost: float = 1) -> Decision:
-        return cast(Decision, self._ask("hit", key, cost))
+        return cast(Decision, self._call("hit", key, cost))
 
     def peek(self, key: str | bytes, cost: float = 1) -> Decision:
-        return cast(Decision, self._ask("peek", key, cost))
+        return cast(Decision, self._call("peek", key, cost))
 
     def _hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        return cast("tuple[Decision, ...]", self._ask("hit_each", key, cost))
+        return cast("tuple[Decision, ...]", self._call("hit_each", key, cost))
 
     def _peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        return cast("tuple[Decision, ...]", self._ask("peek_each", key, cost))
+        return cast("tuple[Decision, ...]", self._call("peek_each", key, cost))
 
     def charge(self, key: str | bytes, cost: float = 1) -> Decision:
-        return cast(Decision, self._ask("charge", key, cost))
+        return cast(Decision, self._call("charge", key, cost))
 
     def refund(self, key: str | bytes, cost: float = 1) -> None:
-        self._ask("refund", key, cost)
+        self._call("refund", key, cost)
         self._lines.wake(line_key(key))
 
     def reset(self, key: str | bytes, /) -> None:
-        self._ask("reset", key)
+        self._call("reset", key)
         self._lines.wake(line_key(key))
 
     def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
@@ -155,24 +155,24 @@ class RedisRateLimiter(RateLimiter):
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
-        return cast("list[bool]", self._ask("allow_many", given, cost)) if given else []
+        return cast("list[bool]", self._call("allow_many", given, cost)) if given else []
 
-    def _ask(self, method: str, *args: Any) -> Any:
+    def _call(self, method: str, *args: Any) -> Any:
         if self._meter is None or method not in _DECISIONS:
-            return self._asked(method, *args)
+            return self._call_unmeasured(method, *args)
         began_ns = perf_counter_ns()
-        answer = self._asked(method, *args)
+        answer = self._call_unmeasured(method, *args)
         _record(self._meter, answer, perf_counter_ns() - began_ns)
         return answer
 
-    def _asked(self, method: str, *args: Any) -> Any:
+    def _call_unmeasured(self, method: str, *args: Any) -> Any:
         if not self._breaker.permits():
-            return self._instead(method, args, None)
+            return self._fallback(method, args, None)
         try:
             answer = getattr(self._client, method)(self._buckets, *args)
         except StoreError as error:
             self._breaker.failed(error)
-            return self._instead(method, args, error)
+            return self._fallback(method, args, error)
         except Exception:  # a wrong argument, for example: nothing was sent
             self._breaker.give_back_probe()
             raise
@@ -182,18 +182,18 @@ class RedisRateLimiter(RateLimiter):
 
     # --- Awaited -----------------------------------------------------------------------------
 
-    async def ask_async(self, method: str, *args: Any) -> Any:
+    async def call_async(self, method: str, *args: Any) -> Any:
         """Do what a method does, without blocking the running event loop."""
         if self._meter is None or method not in _DECISIONS:
-            return await self._asked_async(method, *args)
+            return await self._call_async_unmeasured(method, *args)
         began_ns = perf_counter_ns()
-        answer = await self._asked_async(method, *args)
+        answer = await self._call_async_unmeasured(method, *args)
         _record(self._meter, answer, perf_counter_ns() - began_ns)
         return answer
 
-    async def _asked_async(self, method: str, *args: Any) -> Any:
+    async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
         if not self._breaker.permits():
-            return self._instead(method, args, None)
+            return self._fallback(method, args, None)
         try:
             loop = self.store.connection.loop()
             if method == "allow_many":
@@ -205,7 +205,7 @@ class RedisRateLimiter(RateLimiter):
                 answer = await getattr(loop, method)(self._buckets, *args)
         except StoreError as error:
             self._breaker.failed(error)
-            return self._instead(method, args, error)
+            return self._fallback(method, args, error)
         except Exception:  # a wrong argument, for example: nothing was sent
             self._breaker.give_back_probe()
             raise
@@ -223,7 +223,7 @@ class RedisRateLimiter(RateLimiter):
 
     # --- Without Redis -----------------------------------------------------------------------
 
-    def _instead(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
+    def _fallback(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
         """Follow the policy. Nothing is sent."""
         self._breaker.count_fallback()
         policy = self.store.on_store_error

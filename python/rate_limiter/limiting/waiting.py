@@ -1,7 +1,7 @@
 """Waiting for tokens in order of arrival: what `acquire` does, with threads and with tasks.
 
 Whoever wants to wait for a key joins its line. Only the first in a line asks the limiter; the
-others sleep until they are first. `turns` holds the whole logic and yields what to do next, so
+others sleep until they are first. `wait_steps` holds the whole logic and yields what to do next, so
 that the blocking and the asynchronous `acquire` differ in the doing alone.
 """
 
@@ -113,7 +113,7 @@ def line_key(key: str | bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Sleep:
-    """A step of `turns`: sleep until woken, at most so long (inf: for ever)."""
+    """A step of `wait_steps`: sleep until woken, at most so long (inf: for ever)."""
 
     seconds: float
 
@@ -121,7 +121,7 @@ class Sleep:
 Step: TypeAlias = "Sleep | Literal['hit', 'peek']"
 
 
-def turns(
+def wait_steps(
     lines: Lines, waiter: Waiter, key: str | bytes, timeout: float | None
 ) -> Generator[Step, Decision | None, Decision]:
     """Yield what to do next, until the request is allowed.
@@ -143,7 +143,7 @@ def turns(
         TypeError, ValueError: as `Limiter.hit`, and for a timeout that is negative or NaN.
     """
     deadline_s = time.monotonic() + _checked(timeout)
-    decision = yield from _ask("peek")
+    decision = yield from _decide("peek")
     line = line_key(key)
     lines.join(line, waiter)
     try:
@@ -151,12 +151,12 @@ def turns(
             left_s = deadline_s - time.monotonic()
             sleep_s = math.inf
             if lines.is_first(line, waiter):
-                decision = yield from _ask("hit")
+                decision = yield from _decide("hit")
                 if decision:
                     return decision
                 sleep_s = decision.retry_after
             elif left_s <= 0:
-                decision = yield from _ask("peek")
+                decision = yield from _decide("peek")
             if left_s <= 0 or left_s < sleep_s < math.inf:
                 break
             yield Sleep(min(sleep_s, left_s))
@@ -165,7 +165,7 @@ def turns(
         lines.leave(line, waiter)
 
 
-def _ask(step: Literal["hit", "peek"]) -> Generator[Step, Decision | None, Decision]:
+def _decide(step: Literal["hit", "peek"]) -> Generator[Step, Decision | None, Decision]:
     decision = yield step
     assert decision is not None  # whoever runs the generator sends one
     return decision

@@ -1,6 +1,6 @@
 """Metrics through OpenTelemetry (``pip install 'rate_limiter[otel]'``): the same numbers.
 
-    from rate_limiter.telemetry import instrument, watch
+    from rate_limiter.observe.opentelemetry import instrument, watch
 
     instrument()
     watch(limiter, "api")
@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
-
 from rate_limiter import __version__
-from rate_limiter.measuring import meters, readings, watch
-from rate_limiter.metrics_folder import shared_folder
+from rate_limiter.observe.metrics_folder import shared_folder
+from rate_limiter.observe.registry import meters, readings, watch
 
 __all__ = ["instrument", "watch"]
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rate_limiter.metrics_folder import reported
+from rate_limiter.observe.metrics_folder import reported
 
 _LOCK_ENDING = ".rate_limiter_lock"
 _TEXT_ENDING = ".rate_limiter_readings"

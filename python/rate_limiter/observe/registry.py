@@ -27,10 +27,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
-from rate_limiter.arguments import checked_text
-from rate_limiter.metrics_folder import is_unshared, reported, shared_folder
-from rate_limiter.redaction import shown
-from rate_limiter.slots import Slot
+from rate_limiter.checks.arguments import checked_text
+from rate_limiter.checks.redaction import shown
+from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_folder
+from rate_limiter.observe.process_slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
 _DIMENSION_MAX = 200  # percent-encoded, as it is in the name of a file
@@ -115,7 +115,7 @@ def checked_metrics(metrics: str | None) -> str | None:
         return None
     checked_text("metrics", metrics)
     try:
-        importlib.import_module("rate_limiter.metrics")
+        importlib.import_module("rate_limiter.observe.prometheus")
     except ImportError as error:
         raise ImportError(
             f"metrics={metrics!r} needs prometheus_client: pip install 'rate_limiter[metrics]'",

@@ -26,7 +26,12 @@ from ipaddress import (
 from typing import TypeAlias
 
 from rate_limiter._core import client_key
-from rate_limiter.arguments import NoEffectError, checked_several, checked_text, checked_whole
+from rate_limiter.checks.arguments import (
+    NoEffectError,
+    checked_several,
+    checked_text,
+    checked_whole,
+)
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network

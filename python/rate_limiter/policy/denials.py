@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rate_limiter._core import Decision
-from rate_limiter.headers import DENIED_DETAIL, reset_at_s
 from rate_limiter.limit import Limit
+from rate_limiter.policy.headers import DENIED_DETAIL, reset_at_s
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 """The problem type of draft-ietf-httpapi-ratelimit-headers."""
@@ -70,10 +70,10 @@ class Answer:
     body: bytes
 
 
-Answerer: TypeAlias = Callable[[Denial], Answer]
+DenialRenderer: TypeAlias = Callable[[Denial], Answer]
 
 
-def answerer(denied: Template | None) -> Answerer:
+def denial_renderer(denied: Template | None) -> DenialRenderer:
     """Return what makes the answer to a denied request.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rate_limiter._core import Decision
-from rate_limiter.arguments import NoEffectError, checked_seconds, checked_switch
+from rate_limiter.checks.arguments import NoEffectError, checked_seconds, checked_switch
 from rate_limiter.limit import Limit
 
 DENIED_DETAIL = "Rate limit exceeded. Please try again later."
@@ -38,7 +38,7 @@ def header_values(decision: Decision) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Told:
+class LimitState:
     """Tell of one limit: the policy's name, the limit, and what was decided by it."""
 
     name: str
@@ -91,12 +91,12 @@ class HeaderStyle:
         )
 
     def values(
-        self, told: Decision, each: Sequence[Told] = (), spread: float | None = None
+        self, decision: Decision, each: Sequence[LimitState] = (), spread: float | None = None
     ) -> dict[str, str]:
         """Return the headers of a response.
 
         Args:
-            told: the decision of the most constrained limit.
+            decision: the decision of the most constrained limit.
             each: all limits, for ``ietf``.
             spread: how much of the jitter counts, from 0 to 1; at random by default.
         """
@@ -104,17 +104,17 @@ class HeaderStyle:
         if self.style == "off":
             return values
         if self.style != "ietf":
-            values["X-RateLimit-Limit"] = str(math.floor(told.limit))
-            values["X-RateLimit-Remaining"] = str(math.floor(told.remaining))
-            if math.isfinite(told.reset_after):
-                values["X-RateLimit-Reset"] = str(self._reset(told, each))
+            values["X-RateLimit-Limit"] = str(math.floor(decision.limit))
+            values["X-RateLimit-Remaining"] = str(math.floor(decision.remaining))
+            if math.isfinite(decision.reset_after):
+                values["X-RateLimit-Reset"] = str(self._reset(decision, each))
         if self.style != "x-ratelimit" and each:
             ordered = most_constrained_first(each)
             values["RateLimit-Policy"] = ", ".join(map(_policy, ordered))
             values["RateLimit"] = ", ".join(map(_state, ordered))
-        if not told.allowed:
-            if math.isfinite(told.retry_after):
-                values["Retry-After"] = str(self.retry_after_s(told, spread))
+        if not decision.allowed:
+            if math.isfinite(decision.retry_after):
+                values["Retry-After"] = str(self.retry_after_s(decision, spread))
             values["Cache-Control"] = "no-store"
         if self.cors:
             values["Access-Control-Expose-Headers"] = ", ".join(
@@ -122,17 +122,19 @@ class HeaderStyle:
             )
         return values
 
-    def retry_after_s(self, told: Decision, spread: float | None = None) -> int | None:
+    def retry_after_s(self, decision: Decision, spread: float | None = None) -> int | None:
         """Return the seconds of ``Retry-After``, at least 1, with jitter; None for never."""
-        if math.isinf(told.retry_after):
+        if math.isinf(decision.retry_after):
             return None
         share = random.random() if spread is None else spread
-        return max(1, math.ceil(told.retry_after + share * self.retry_jitter_s))
+        return max(1, math.ceil(decision.retry_after + share * self.retry_jitter_s))
 
-    def _reset(self, told: Decision, each: Sequence[Told]) -> int:
+    def _reset(self, decision: Decision, each: Sequence[LimitState]) -> int:
         if self.reset == "seconds":
-            return math.ceil(told.reset_after)
-        return reset_at_s(told, next((one.limit for one in each if one.decision == told), None))
+            return math.ceil(decision.reset_after)
+        return reset_at_s(
+            decision, next((one.limit for one in each if one.decision == decision), None)
+        )
 
 
 DEFAULT_STYLE = HeaderStyle()
@@ -150,7 +152,7 @@ def reset_at_s(decision: Decision, limit: Limit | None) -> int:
     return math.ceil(at_s)
 
 
-def most_constrained_first(each: Sequence[Told]) -> list[Told]:
+def most_constrained_first(each: Sequence[LimitState]) -> list[LimitState]:
     """Return limits in the order in which they matter to the client."""
     return sorted(
         each,
@@ -162,7 +164,7 @@ def most_constrained_first(each: Sequence[Told]) -> list[Told]:
     )
 
 
-def _policy(one: Told) -> str:
+def _policy(one: LimitState) -> str:
     window = one.limit.period_s
     parameters = f";q={_sf_integer(math.floor(one.limit.capacity))}"
     if math.isfinite(window):
@@ -170,7 +172,7 @@ def _policy(one: Told) -> str:
     return _sf_string(one.name) + parameters
 
 
-def _state(one: Told) -> str:
+def _state(one: LimitState) -> str:
     decision = one.decision
     after_s = decision.reset_after if decision.allowed else decision.retry_after
     parameters = f";r={_sf_integer(math.floor(decision.remaining))}"

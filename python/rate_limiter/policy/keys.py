@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rate_limiter.arguments import checked_several
-from rate_limiter.proxies import Address, ClientAddress, is_in, parse_network
-from rate_limiter.redaction import shown
-from rate_limiter.request_fields import Framework, header_values
+from rate_limiter.checks.arguments import checked_several
+from rate_limiter.checks.redaction import shown
+from rate_limiter.policy.client_address import Address, ClientAddress, is_in, parse_network
+from rate_limiter.policy.request_fields import Framework, header_values
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt

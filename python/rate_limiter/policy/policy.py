@@ -1,6 +1,6 @@
-"""Governor: from a request to a decision, by rules, and to what it costs in the end.
+"""Policy: from a request to a decision, by rules, and to what it costs in the end.
 
-    request ──> bypass? ──> tier, key ──> rule ──> limiter ──> Outcome ──> headers or denial
+    request ──> bypass? ──> tier, key ──> rule ──> limiter ──> Verdict ──> headers or denial
                                                                   └──> after the answer: settle
 
 The middleware for ASGI and the Flask extension are built on it. Its methods are coroutines, that
@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.answers import Denial
-from rate_limiter.asgi import method_of, route_path
-from rate_limiter.async_limiter import AsyncRateLimiter
-from rate_limiter.headers import HeaderStyle, Told
-from rate_limiter.identity import Identities, KeySpec, Source
 from rate_limiter.limit import Limits, as_limits, check_cost
-from rate_limiter.limiter import MEMORY, RateLimiter, is_shared, redis_store
-from rate_limiter.measuring import watch
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
-from rate_limiter.rule_source import RuleSource
-from rate_limiter.rule_table import Rule, RuleTable
+from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.limiter import MEMORY, RateLimiter, is_shared, redis_store
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.observe.registry import watch
+from rate_limiter.policy.denials import Denial
+from rate_limiter.policy.headers import HeaderStyle, LimitState
+from rate_limiter.policy.keys import Identities, KeySpec, Source
+from rate_limiter.policy.rule_sources import RuleSource
+from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.web.asgi_messages import method_of, route_path
 
 logger = logging.getLogger("rate_limiter")
 _NOT_SETTLED = "the cost of a request could not be settled"
@@ -50,7 +50,7 @@ class Storage:
     max_keys: int = 1_000_000
     clock: str | ManualClock = "monotonic"
 
-    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule; its clients keep what they used under the one before."""
         if before is not None and _is_kept(before.rule, rule):
             return before.limiter
@@ -90,60 +90,66 @@ def _kinds(rule: Rule) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Active:
+class ActiveRule:
     """A rule at work: with its limiter, and the function that tells its key."""
 
     rule: Rule
     limiter: RateLimiter
-    asked: RateLimiter | AsyncRateLimiter  # the same, as it is called here
+    awaitable_limiter: RateLimiter | AsyncRateLimiter  # the same, as it is called here
     key: Source
     names: tuple[str, ...]  # of its limits, in headers
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Verdict:
     """What was decided about a request, and by what."""
 
-    active: Active
+    active: ActiveRule
     key: str | bytes
     cost: float
-    told: Decision
+    decision: Decision
     decisions: tuple[Decision, ...]
-    also: tuple[Outcome, ...] = ()  # by other rules, which left more or were shadow rules
+    also: tuple[Verdict, ...] = ()  # by other rules, which left more or were shadow rules
     spread: float = field(default_factory=random.random)  # of Retry-After, the same all over
 
     @property
     def is_denial(self) -> bool:
         """Whether the request is to be denied: a shadow rule only counts."""
-        return not self.told.allowed and not self.active.rule.shadow
+        return not self.decision.allowed and not self.active.rule.shadow
 
     @property
     def wants_store(self) -> bool:
         """Whether it is denied because there is no store: 503, not 429."""
         limiter = self.active.limiter
         return isinstance(limiter, RedisRateLimiter) and limiter.is_denial_for_want_of_store(
-            self.told
+            self.decision
         )
 
-    def each(self) -> list[Told]:
+    def each(self) -> list[LimitState]:
         """Return what was decided by each limit."""
         limits = self.active.rule.limits
-        own = [Told(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)]
-        return own + [told for one in self.also if one.told.allowed for told in one.each()]
+        own = [
+            LimitState(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)
+        ]
+        return own + [
+            decision for one in self.also if one.decision.allowed for decision in one.each()
+        ]
 
     def headers(self, style: HeaderStyle) -> dict[str, str]:
         """Return the headers that tell of it."""
-        if self.active.rule.shadow and not self.told.allowed:
+        if self.active.rule.shadow and not self.decision.allowed:
             return {}  # the client is not to know
-        return style.values(self.told, self.each(), self.spread)
+        return style.values(self.decision, self.each(), self.spread)
 
     def denial(self, style: HeaderStyle) -> Denial:
         """Return what an answer is made of."""
         each = self.each()
-        limit = next((one.limit for one in each if one.decision == self.told), each[0].limit)
+        limit = next((one.limit for one in each if one.decision == self.decision), each[0].limit)
         violated = tuple(one.name for one in each if not one.decision.allowed)
-        retry_after_s = style.retry_after_s(self.told, self.spread)
-        return Denial(self.active.rule.name, limit, self.key, self.told, retry_after_s, violated)
+        retry_after_s = style.retry_after_s(self.decision, self.spread)
+        return Denial(
+            self.active.rule.name, limit, self.key, self.decision, retry_after_s, violated
+        )
 
 
 @dataclass
@@ -194,7 +200,7 @@ class Finished:
 CostAfter = Callable[[Finished], "float | Awaitable[float | None] | None"]
 
 
-class Governor:
+class Policy:
     """Decide about requests by rules.
 
     Args:
@@ -247,13 +253,13 @@ class Governor:
         self._lock = threading.Lock()  # of the process `_lock_pid`: held while taking new rules
         self._lock_pid = os.getpid()
         # Always one pair, so that no request sees rules of one version and limiters of another.
-        self._state: tuple[RuleTable, dict[str, Active]] = (RuleTable(()), {})
+        self._state: tuple[RuleTable, dict[str, ActiveRule]] = (RuleTable(()), {})
         self._activate(source.current())
 
     # --- Rules ---
 
     def _activate(self, table: RuleTable) -> None:
-        active: dict[str, Active] = {}
+        active: dict[str, ActiveRule] = {}
         for rule in table.rules.values():
             if rule.exempt:
                 continue
@@ -264,12 +270,14 @@ class Governor:
                 watch(limiter, self._dimension(rule))
             is_remote = isinstance(limiter, RedisRateLimiter)
             waits = is_remote and not self._blocking
-            asked = AsyncRateLimiter.of(limiter) if waits else limiter
+            awaitable_limiter = AsyncRateLimiter.of(limiter) if waits else limiter
             key = self._key if rule.key is None else self._identities.key(rule.key)
-            active[rule.name] = Active(rule, limiter, asked, key, policy_names(rule))
+            active[rule.name] = ActiveRule(
+                rule, limiter, awaitable_limiter, key, policy_names(rule)
+            )
         self._state = (table, active)
 
-    def _rules(self) -> tuple[RuleTable, dict[str, Active]]:
+    def _rules(self) -> tuple[RuleTable, dict[str, ActiveRule]]:
         table = self.source.current()
         if table is not self._state[0] and table is not self._refused:
             self._change(table)
@@ -299,7 +307,7 @@ class Governor:
 
     async def find(
         self, scope: Any, path: str | None = None, method: str | None = None
-    ) -> list[tuple[Active, str | bytes]]:
+    ) -> list[tuple[ActiveRule, str | bytes]]:
         """Return the rules that limit a request, each with the key it counts for."""
         if self._bypass is not None and await now(self._bypass(scope)):
             return []
@@ -315,7 +323,7 @@ class Governor:
             key if isinstance(key, str) else None,
             like_werkzeug=self._identities.framework.routes_like_werkzeug,
         )
-        found: list[tuple[Active, str | bytes]] = []
+        found: list[tuple[ActiveRule, str | bytes]] = []
         for rule in rules:
             active = active_rules[rule.name]
             if key is None or active.key is not self._key:
@@ -324,14 +332,14 @@ class Governor:
                 found.append((active, key))
         return found
 
-    async def _key_of(self, active: Active, scope: Any) -> str | bytes:
+    async def _key_of(self, active: ActiveRule, scope: Any) -> str | bytes:
         key = active.key(scope)
         if hasattr(key, "__await__"):
             key = await key
         counted: str | bytes = self._identities.client(scope) if key is None else key
         return counted
 
-    async def decide(self, scope: Any) -> Outcome | None:
+    async def decide(self, scope: Any) -> Verdict | None:
         """Decide about a request; None: it is not limited.
 
         Several rules are all or nothing: what one denies is given back to the others.
@@ -340,75 +348,77 @@ class Governor:
             TypeError, ValueError: a function of the user's returned what is no key or cost.
             StoreError: there is no store, and the policy is to raise.
         """
-        outcomes: list[Outcome] = []
+        verdicts: list[Verdict] = []
         for active, key in await self.find(scope):
             try:
-                outcome = await self._decide_by(active, key, scope)
+                verdict = await self._decide_by(active, key, scope)
             except Exception:
-                await self.give_back(*outcomes)
+                await self.give_back(*verdicts)
                 raise
-            if outcome.is_denial:
-                await self.give_back(*outcomes)
-                return outcome
-            outcomes.append(outcome)
-        if len(outcomes) < 2:
-            return outcomes[0] if outcomes else None
+            if verdict.is_denial:
+                await self.give_back(*verdicts)
+                return verdict
+            verdicts.append(verdict)
+        if len(verdicts) < 2:
+            return verdicts[0] if verdicts else None
         # A shadow rule that would have denied comes last: its headers are not shown.
-        first, *also = sorted(outcomes, key=lambda one: (not one.told.allowed, one.told.remaining))
+        first, *also = sorted(
+            verdicts, key=lambda one: (not one.decision.allowed, one.decision.remaining)
+        )
         return replace(first, also=tuple(also))
 
-    async def _decide_by(self, active: Active, key: str | bytes, scope: Any) -> Outcome:
+    async def _decide_by(self, active: ActiveRule, key: str | bytes, scope: Any) -> Verdict:
         cost = await self._cost_of(active, scope)
-        decided: Any = active.asked.hit_each(key, cost)
+        decided: Any = active.awaitable_limiter.hit_each(key, cost)
         if hasattr(decided, "__await__"):
             decided = await decided
-        told, *each = decided
-        if not told.allowed and active.rule.shadow:
+        decision, *each = decided
+        if not decision.allowed and active.rule.shadow:
             self.shadow_denied += 1
             logger.debug("the shadow rule %r would have denied a request", active.rule.name)
-        return Outcome(active, key, cost, told, tuple(each))
+        return Verdict(active, key, cost, decision, tuple(each))
 
-    async def _cost_of(self, active: Active, scope: Any) -> float:
+    async def _cost_of(self, active: ActiveRule, scope: Any) -> float:
         cost: Any = self._cost if active.rule.cost is None else active.rule.cost
         taken: float = await now(cost(scope)) if callable(cost) else cost
         return taken
 
     # --- After the answer ---
 
-    def settles(self, outcome: Outcome) -> bool:
+    def settles(self, verdict: Verdict) -> bool:
         """Return whether the cost of a request is known only after the answer."""
         return any(
-            one.told.allowed and bool(self._cost_after or one.active.rule.refund)
-            for one in (outcome, *outcome.also)
+            one.decision.allowed and bool(self._cost_after or one.active.rule.refund)
+            for one in (verdict, *verdict.also)
         )
 
-    async def settle(self, outcome: Outcome, finished: Finished) -> None:
+    async def settle(self, verdict: Verdict, finished: Finished) -> None:
         """Give back or charge what a request has cost less or more than was taken."""
         status = 500 if finished.error is not None else finished.status
-        taken = [one for one in (outcome, *outcome.also) if one.told.allowed]
+        taken = [one for one in (verdict, *verdict.also) if one.decision.allowed]
         free = [one for one in taken if status is not None and one.active.rule.refunds(status)]
         for one in free:
             await self._change_cost(one, 0)
         if self._cost_after is None or len(free) == len(taken):
             return
-        known = replace(finished, cost=outcome.cost, key=outcome.key)
+        known = replace(finished, cost=verdict.cost, key=verdict.key)
         cost: float | None = await now(self._cost_after(known))
         for one in taken:
             if one not in free and cost is not None:
                 await self._change_cost(one, cost)
 
-    async def give_back(self, *outcomes: Outcome) -> None:
+    async def give_back(self, *verdicts: Verdict) -> None:
         """Give back what was taken for a request that something else denied."""
-        for outcome in outcomes:
-            for one in (outcome, *outcome.also):
-                if one.told.allowed:
+        for verdict in verdicts:
+            for one in (verdict, *verdict.also):
+                if one.decision.allowed:
                     with errors_logged():
                         await self._change_cost(one, 0)
 
-    async def _change_cost(self, outcome: Outcome, cost: float) -> None:
+    async def _change_cost(self, verdict: Verdict, cost: float) -> None:
         # The rules may have changed since the decision, and the limiter with them.
-        limiter = self._state[1].get(outcome.active.rule.name, outcome.active).asked
-        await correct(limiter, outcome.key, outcome.cost, cost)
+        limiter = self._state[1].get(verdict.active.rule.name, verdict.active).awaitable_limiter
+        await correct(limiter, verdict.key, verdict.cost, cost)
 
     # --- The caller's own state ---
 
@@ -424,12 +434,13 @@ class Governor:
         if not found:
             return {"limited": False, "rule": None, "limits": []}
         active, key = found[0]
-        told, *each = await now(active.asked.peek_each(key, 0))
+        decision, *each = await now(active.awaitable_limiter.peek_each(key, 0))
         return {
             "limited": True,
             "rule": active.rule.name,
             "key": key if isinstance(key, str) else key.decode("utf-8", "replace"),
-            "allowed": active.rule.shadow or told.remaining >= await self._cost_of(active, scope),
+            "allowed": active.rule.shadow
+            or decision.remaining >= await self._cost_of(active, scope),
             "limits": [
                 {
                     "name": name,

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rate_limiter.arguments import checked_seconds, checked_text
-from rate_limiter.redaction import shown
-from rate_limiter.rule_table import RuleTable
+from rate_limiter.checks.arguments import checked_seconds, checked_text
+from rate_limiter.checks.redaction import shown
+from rate_limiter.policy.rules import RuleTable
 
 if TYPE_CHECKING:
-    from rate_limiter.connection import Connection
+    from rate_limiter.stores.connection import Connection
 
 logger = logging.getLogger("rate_limiter")
 
@@ -99,7 +99,7 @@ class FileRules(RuleSource):
     """
 
     def __init__(self, path: str | Path, *, check_every_s: float = CHECK_EVERY_S) -> None:
-        from rate_limiter.rules import load_rules
+        from rate_limiter.policy.rule_files import load_rules
 
         self.path = Path(path)
         self._load = load_rules
@@ -164,8 +164,8 @@ class RedisRules(RuleSource):
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         from rate_limiter._core import StoreError
-        from rate_limiter.limiter import redis_store
-        from rate_limiter.rules import RulesError, load_rules
+        from rate_limiter.limiting.limiter import redis_store
+        from rate_limiter.policy.rule_files import RulesError, load_rules
 
         self.key = checked_text("key", key)
         self._connection = redis_store(store, "memory").connection
@@ -213,7 +213,7 @@ def push_rules(connection: Connection, table: RuleTable, key: str = RULES_KEY) -
     Raises:
         StoreError: Redis gave no answer.
     """
-    from rate_limiter.rules import as_data
+    from rate_limiter.policy.rule_files import as_data
 
     texts = {name: json.dumps(rule) for name, rule in as_data(table).items()}
     texts[ORDER] = json.dumps(list(texts))
@@ -228,7 +228,7 @@ def pull_rules(connection: Connection, key: str = RULES_KEY) -> tuple[RuleTable,
         RulesError: there are none, or they are wrong.
         StoreError: Redis gave no answer.
     """
-    from rate_limiter.rules import RulesError, check_rules
+    from rate_limiter.policy.rule_files import RulesError, check_rules
 
     words = connection.client.command("HGETALL", key)
     fields = dict(zip(words[::2], words[1::2], strict=True))
@@ -273,7 +273,7 @@ def as_source(rules: object) -> RuleSource:
     if isinstance(rules, (str, os.PathLike)):
         return FileRules(os.fspath(rules))
     if isinstance(rules, dict):
-        from rate_limiter.rules import check_rules
+        from rate_limiter.policy.rule_files import check_rules
 
         return RuleSource(check_rules(rules))
     raise TypeError(

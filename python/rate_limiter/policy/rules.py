@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rate_limiter.limit import Limit
-from rate_limiter.request_fields import credentials_key
+from rate_limiter.policy.request_fields import credentials_key
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
 _REST = re.compile(r"\*\*|\{[A-Za-z_]\w*:path\}", re.ASCII)

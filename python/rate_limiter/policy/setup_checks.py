@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rate_limiter.proxies import example_of
+from rate_limiter.policy.client_address import example_of
 
 logger = logging.getLogger("rate_limiter")
 
@@ -175,7 +175,7 @@ def limiter_was_made() -> None:
     frame = sys._getframe(1)
     folder = str(Path(__file__).parent)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
-        if frame.f_code.co_filename.endswith("governor.py"):
+        if frame.f_code.co_filename.endswith("policy.py"):
             return  # one of many rules
         frame = frame.f_back
     place = (frame.f_code.co_filename, frame.f_lineno)

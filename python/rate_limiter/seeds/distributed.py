@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter._core import Decision
-from rate_limiter.asgi import ASGIApp, Receive, Scope, Send, first_forwarded, method_of, route_path
-from rate_limiter.asgi_middleware import RateLimitMiddleware
 from rate_limiter.limit import Limit
-from rate_limiter.redis_bucket import TokenBucket
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
-from rate_limiter.rule_source import RuleSource, as_source
-from rate_limiter.rule_table import Rule
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.policy.rule_sources import RuleSource, as_source
+from rate_limiter.policy.rules import Rule
+from rate_limiter.seeds.quickstart import TokenBucket
+from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.web.asgi_messages import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    first_forwarded,
+    method_of,
+    route_path,
+)
+from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
 logger = logging.getLogger("rate_limiter")
 

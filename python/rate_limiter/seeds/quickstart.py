@@ -6,8 +6,8 @@ import math
 
 from rate_limiter._core import Decision
 from rate_limiter.limit import Limit
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.stores.redis_store import RedisStore
 
 PREFIX = "rate_limit:"
 """What the keys in Redis begin with."""
@@ -52,7 +52,7 @@ class TokenBucket:
 
     async def consume_async(self, identifier: str, tokens: float = 1) -> Decision:
         """Take tokens without blocking the event loop; return a Decision."""
-        decision: Decision = await self.limiter.ask_async("hit", identifier, tokens)
+        decision: Decision = await self.limiter.call_async("hit", identifier, tokens)
         return decision
 
 

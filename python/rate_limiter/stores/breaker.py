@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from rate_limiter._core import StoreError
-from rate_limiter.store_errors import is_about_one_request
+from rate_limiter.stores.store_errors import is_about_one_request
 
 logger = logging.getLogger("rate_limiter")
 

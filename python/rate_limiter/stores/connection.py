@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from rate_limiter import _core
-from rate_limiter.breaker import Breaker
+from rate_limiter.stores.breaker import Breaker
 
 
 class Connection:

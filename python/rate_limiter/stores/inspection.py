@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from rate_limiter import _core
-from rate_limiter.bucket_info import BucketInfo
-from rate_limiter.connection import Connection, scripts
 from rate_limiter.limit import Limit
+from rate_limiter.stores.bucket_info import BucketInfo
+from rate_limiter.stores.connection import Connection, scripts
 
 _GLOB = re.compile(rb"([*?\[\]\\^])")
 # A fixed window's key ends with the beginning of the window.

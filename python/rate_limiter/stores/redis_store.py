@@ -7,13 +7,13 @@ import time
 from typing import Any
 
 from rate_limiter._core import StoreError
-from rate_limiter.arguments import checked_policy, checked_text
-from rate_limiter.connection import Connection, connect
-from rate_limiter.interfaces import BucketState, IRateLimitStore
+from rate_limiter.checks.arguments import checked_policy, checked_text
+from rate_limiter.checks.redaction import hidden_address
 from rate_limiter.limit import Limit
-from rate_limiter.redaction import hidden_address
-from rate_limiter.redis_address import redis_address
-from rate_limiter.stored_bucket import checked_state
+from rate_limiter.seeds.pluggable.interfaces import BucketState, IRateLimitStore
+from rate_limiter.seeds.pluggable.stored_bucket import checked_state
+from rate_limiter.stores.connection import Connection, connect
+from rate_limiter.stores.redis_address import redis_address
 
 
 class RedisStore(IRateLimitStore):

@@ -12,9 +12,9 @@ from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from rate_limiter._core import client_key
-from rate_limiter.answers import Answer
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL
-from rate_limiter.rule_table import WEBSOCKET
+from rate_limiter.policy.denials import Answer
+from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL
+from rate_limiter.policy.rules import WEBSOCKET
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]

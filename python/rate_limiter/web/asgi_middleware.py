@@ -15,9 +15,35 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.answers import Template, answerer
-from rate_limiter.arguments import DEFAULT_STORE, check_arguments, checked_paths, uses_address
-from rate_limiter.asgi import (
+from rate_limiter.checks.arguments import (
+    DEFAULT_STORE,
+    check_arguments,
+    checked_paths,
+    uses_address,
+)
+from rate_limiter.checks.redaction import shown
+from rate_limiter.limit import Limits, check_cost
+from rate_limiter.limiting.limiter import MEMORY, RateLimiter
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.observe.registry import checked_metrics, watch
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denials import Template, denial_renderer
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.keys import (
+    BypassSpec,
+    Identities,
+    KeySpec,
+    Source,
+    TierSpec,
+    first_of,
+)
+from rate_limiter.policy.policy import ActiveRule, CostAfter, Policy, Storage, rules_of_limits
+from rate_limiter.policy.rule_sources import RuleSource, as_source
+from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from rate_limiter.seeds.pluggable.config import RateLimitPolicy
+from rate_limiter.web.asgi_messages import (
     DENIED,
     NO_STORE,
     ASGIApp,
@@ -30,28 +56,7 @@ from rate_limiter.asgi import (
     send_users_answer,
     turned_away,
 )
-from rate_limiter.config import RateLimitPolicy
-from rate_limiter.governed import GovernedApp
-from rate_limiter.governor import Active, CostAfter, Governor, Storage, rules_of_limits
-from rate_limiter.headers import HeaderStyle
-from rate_limiter.identity import (
-    BypassSpec,
-    Identities,
-    KeySpec,
-    Source,
-    TierSpec,
-    first_of,
-)
-from rate_limiter.limit import Limits, check_cost
-from rate_limiter.limiter import MEMORY, RateLimiter
-from rate_limiter.measuring import checked_metrics, watch
-from rate_limiter.policy_limiter import TokenBucketLimiter
-from rate_limiter.proxies import ClientAddress
-from rate_limiter.redaction import shown
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.rule_source import RuleSource, as_source
-from rate_limiter.rule_table import Rule, RuleTable
-from rate_limiter.setup_checks import SetupChecks
+from rate_limiter.web.limited_app import LimitedApp
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -61,7 +66,7 @@ Cost: TypeAlias = Callable[[Scope], float | Awaitable[float]]
 Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
 
 
-class RateLimitMiddleware(_core.AsgiGate):
+class RateLimitMiddleware(_core.AsgiMiddleware):
     """Limit the requests and websockets of an ASGI application, per client.
 
     A denied request is answered with 429. A denied websocket is answered with 429 before it is
@@ -161,7 +166,7 @@ class RateLimitMiddleware(_core.AsgiGate):
         identities = Identities(address, jwt)
         if policy is not None:
             check_arguments(RateLimitMiddleware.__init__, arguments)
-            from rate_limiter.gateway import EXEMPT_PATHS, GatewayApp
+            from rate_limiter.seeds.gateway.app import EXEMPT_PATHS, GatewayApp
 
             gateway = GatewayApp(
                 app,
@@ -174,7 +179,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 conclude=self._conclude,
             )
             exempt_paths = EXEMPT_PATHS if exempt_paths is None else exempt_paths
-            self._set_up_governed(app, gateway if enabled else app, exempt_paths)
+            self._set_up_forwarding(app, gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
@@ -191,7 +196,7 @@ class RateLimitMiddleware(_core.AsgiGate):
                 shares_key=key == "all",
             )
         is_callable = callable(denied)
-        is_governed = (
+        is_forwarded = (
             source is not None
             or tier is not None
             or cost_after is not None
@@ -200,13 +205,13 @@ class RateLimitMiddleware(_core.AsgiGate):
             or not (style.is_plain or style.style == "off")
             or not (denied in (None, "json") or is_callable)
         )
-        if is_governed:
+        if is_forwarded:
             if source is None:
                 assert limiter is not None
                 source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
                 storage = _Shared(limiter)
             by_rule = metrics is not None and limiter is None
-            governor = Governor(
+            decider = Policy(
                 source,
                 storage,
                 identities,
@@ -217,22 +222,22 @@ class RateLimitMiddleware(_core.AsgiGate):
                 cost_after=cost_after,
                 dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
             )
-            governed = GovernedApp(
+            limited = LimitedApp(
                 app,
-                governor,
+                decider,
                 style,
-                answer=None if is_callable else answerer(denied),  # type: ignore[arg-type]
+                answer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
                 denied=denied if is_callable else None,  # type: ignore[arg-type]
                 status_path=status_path,
                 checks=self._checks,
                 conclude=self._conclude,
             )
-            self._set_up_governed(app, governed if enabled else app, exempt_paths or ())
+            self._set_up_forwarding(app, limited if enabled else app, exempt_paths or ())
             return
         assert limiter is not None
         if not enabled:
             _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
-            self._set_up_governed(app, app, exempt_paths or ())
+            self._set_up_forwarding(app, app, exempt_paths or ())
             return
         self._redis = limiter if isinstance(limiter, RedisRateLimiter) else None
         self._denied = denied if is_callable else None  # type: ignore[assignment]
@@ -247,7 +252,7 @@ class RateLimitMiddleware(_core.AsgiGate):
             probing=self._checks is not None,
         )
 
-    def _set_up_governed(self, app: ASGIApp, front: ASGIApp, exempt_paths: Iterable[str]) -> None:
+    def _set_up_forwarding(self, app: ASGIApp, front: ASGIApp, exempt_paths: Iterable[str]) -> None:
         """Leave all but exempt paths to `front`; to `app` itself where nothing is limited."""
         self._front = front
         self._set_up(
@@ -268,16 +273,16 @@ class RateLimitMiddleware(_core.AsgiGate):
         self.__dict__["__call__"] = self._called_by_name
 
     @property
-    def governor(self) -> Governor | None:
+    def governor(self) -> Policy | None:
         """What decides where rules, tiers and the like are configured; None for plain limits."""
-        return self._front.governor if isinstance(self._front, GovernedApp) else None
+        return self._front.policy if isinstance(self._front, LimitedApp) else None
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
 
     # --- Called by the gate ---
 
-    def _govern(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def _forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that the gate does not decide about by itself."""
         answered: Awaitable[None] = self._front(scope, receive, send)
         return answered
@@ -303,7 +308,7 @@ class RateLimitMiddleware(_core.AsgiGate):
             return
         if key is None:
             key = client_of(scope)
-        decision = await self._redis.ask_async("hit", key, cost)
+        decision = await self._redis.call_async("hit", key, cost)
         self._decided(key, decision)
         await self._conclude(scope, receive, send, decision)
 
@@ -332,7 +337,7 @@ class _Shared(Storage):
     def __init__(self, limiter: RateLimiter) -> None:
         object.__setattr__(self, "_limiter", limiter)
 
-    def limiter(self, rule: Rule, before: Active | None) -> RateLimiter:
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         shared: RateLimiter = self._limiter  # type: ignore[attr-defined]
         return shared
 

@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, request
-from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
-
 from rate_limiter._core import Decision
-from rate_limiter.answers import Answer, Answerer
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.governor import Finished, Governor, Outcome, errors_logged, now, run_now
-from rate_limiter.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, Told
-from rate_limiter.identity import Identities, Source
-from rate_limiter.request_fields import Framework, signed_value
-from rate_limiter.setup_checks import SetupChecks
-from rate_limiter.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
+from rate_limiter.policy.denials import Answer, DenialRenderer
+from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
+from rate_limiter.policy.keys import Identities, Source
+from rate_limiter.policy.policy import Finished, Policy, Verdict, errors_logged, now, run_now
+from rate_limiter.policy.request_fields import Framework, signed_value
+from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.web.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
+from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 
 EXTENSION = "rate_limiter"
 _TAKEN = "rate_limiter.taken"  # in the WSGI environment of a request: a list of _Taken
@@ -50,10 +49,10 @@ class State:
     style: HeaderStyle
     identities: Identities
     bypass: Source | None
-    answer: Answerer | None
+    answer: DenialRenderer | None
     status_path: str | None
     checks: SetupChecks | None
-    defaults: Governor | None  # of views that have no limits of their own
+    defaults: Policy | None  # of views that have no limits of their own
 
 
 @dataclass
@@ -72,8 +71,8 @@ class _Taken:
     """What one limit decided about a request."""
 
     state: State
-    governor: Governor
-    outcome: Outcome
+    policy: Policy
+    verdict: Verdict
 
 
 class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
@@ -146,22 +145,22 @@ def _before_request() -> Any:
     for state in enabled:
         if state.status_path is not None and request.path == state.status_path:
             return _status(state)
-    limits = [(state, _governors(state, limiters)) for state in enabled]
-    if not any(governors for _, governors in limits):
+    limits = [(state, _policies(state, limiters)) for state in enabled]
+    if not any(policies for _, policies in limits):
         return None
     scope = _scope()
     taken: list[_Taken] = []
     try:
-        for state, governors in limits:
-            if governors and not _is_bypassed(state, scope):
-                for governor in governors:
-                    _decide(state, governor, scope, taken)
+        for state, policies in limits:
+            if policies and not _is_bypassed(state, scope):
+                for policy in policies:
+                    _decide(state, policy, scope, taken)
     except Exception:
         for one in taken:
-            run_now(one.governor.give_back(one.outcome))
+            run_now(one.policy.give_back(one.verdict))
         raise
     request.environ[_TAKEN] = taken
-    if any(one.governor.settles(one.outcome) for one in taken):
+    if any(one.policy.settles(one.verdict) for one in taken):
         request.environ[SETTLEMENT] = _settlement(scope, taken)
     return None
 
@@ -170,22 +169,22 @@ def _is_bypassed(state: State, scope: dict[str, Any]) -> bool:
     return state.bypass is not None and bool(run_now(now(state.bypass(scope))))
 
 
-def _decide(state: State, governor: Governor, scope: dict[str, Any], taken: list[_Taken]) -> None:
+def _decide(state: State, policy: Policy, scope: dict[str, Any], taken: list[_Taken]) -> None:
     """Decide by one limit, and add to `taken`; a denial raises."""
-    outcome = run_now(governor.decide(scope))
-    if outcome is None:
+    verdict = run_now(policy.decide(scope))
+    if verdict is None:
         return
     if state.checks is not None and not state.checks.is_done:
-        state.checks.look(scope, outcome.key)
-    one = _Taken(state, governor, outcome)
-    if not outcome.is_denial:
+        state.checks.look(scope, verdict.key)
+    one = _Taken(state, policy, verdict)
+    if not verdict.is_denial:
         taken.append(one)
         return
     request.environ[_TAKEN] = [one]
-    if outcome.wants_store:
+    if verdict.wants_store:
         raise _StoreIsUnavailable
-    answer = None if state.answer is None else state.answer(outcome.denial(state.style))
-    raise FlaskRateLimitExceeded(outcome.told, outcome.key, answer)
+    answer = None if state.answer is None else state.answer(verdict.denial(state.style))
+    raise FlaskRateLimitExceeded(verdict.decision, verdict.key, answer)
 
 
 def _settlement(scope: dict[str, Any], taken: Iterable[_Taken]) -> Settlement:
@@ -197,9 +196,9 @@ def _settlement(scope: dict[str, Any], taken: Iterable[_Taken]) -> Settlement:
 
     def settle(finished: Finished) -> None:
         for one in taken:
-            if one.governor.settles(one.outcome):
+            if one.policy.settles(one.verdict):
                 with errors_logged():
-                    context.run(run_now, one.governor.settle(one.outcome, finished))
+                    context.run(run_now, one.policy.settle(one.verdict, finished))
 
     return Settlement(Finished(scope, 0, ""), settle)
 
@@ -216,17 +215,17 @@ def _after_request(response: Response) -> Response:
 
 def _header_values(taken: Iterable[_Taken]) -> dict[str, str]:
     """Return the headers of all limits that have some, in the style of the tightest one."""
-    told = [
+    decision = [
         one
         for one in taken
         if one.state.style.style != "off"
-        and (one.outcome.told.allowed or not one.outcome.active.rule.shadow)
+        and (one.verdict.decision.allowed or not one.verdict.active.rule.shadow)
     ]
-    if not told:
+    if not decision:
         return {}
-    tightest = min(told, key=lambda one: one.outcome.told.remaining)
-    every: list[Told] = [each for one in told for each in one.outcome.each()]
-    return tightest.state.style.values(tightest.outcome.told, every)
+    tightest = min(decision, key=lambda one: one.verdict.decision.remaining)
+    every: list[LimitState] = [each for one in decision for each in one.verdict.each()]
+    return tightest.state.style.values(tightest.verdict.decision, every)
 
 
 def _teardown_request(error: BaseException | None) -> None:
@@ -242,7 +241,7 @@ def _status(state: State) -> Response:
     return response
 
 
-def _governors(state: State, limiters: Attached) -> tuple[Governor, ...]:
+def _policies(state: State, limiters: Attached) -> tuple[Policy, ...]:
     """Return what one limiter decides by about this request: see the top of flask.py."""
     if request.endpoint is None:
         return ()

@@ -1,4 +1,4 @@
-"""GovernedApp: an ASGI application behind a Governor.
+"""LimitedApp: an ASGI application behind a Policy.
 
 A request that is not limited goes straight to the application. Of one that is, the response gets
 headers, and what it costs is settled when it is over: answered, failed, or left by its client.
@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from rate_limiter.answers import Answer, Answerer
-from rate_limiter.asgi import (
+from rate_limiter.policy.denials import Answer, DenialRenderer
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.policy import Policy, Verdict
+from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.web.asgi_messages import (
     DENIED,
     NO_STORE,
     ASGIApp,
@@ -27,20 +30,17 @@ from rate_limiter.asgi import (
     turned_away,
     with_headers,
 )
-from rate_limiter.governor import Governor, Outcome
-from rate_limiter.headers import HeaderStyle
-from rate_limiter.setup_checks import SetupChecks
-from rate_limiter.watching import Watch
+from rate_limiter.web.watching import Watch
 
 
-class GovernedApp:
-    """Call an application behind a Governor.
+class LimitedApp:
+    """Call an application behind a Policy.
 
     Args:
         app: the ASGI application.
-        governor: decides.
+        policy: decides.
         style: of the headers.
-        denied: makes the answer to a denied request: an Answerer, or a callable of the user's
+        denied: makes the answer to a denied request: an DenialRenderer, or a callable of the user's
             that gets the scope and the Decision and returns an ASGI application.
         status_path: where callers see their own state; None: nowhere.
         conclude: calls the application so that the response tells of a Decision; the engine's,
@@ -51,17 +51,17 @@ class GovernedApp:
     def __init__(
         self,
         app: ASGIApp,
-        governor: Governor,
+        policy: Policy,
         style: HeaderStyle,
         *,
-        answer: Answerer | None = None,
+        answer: DenialRenderer | None = None,
         denied: Callable[..., Any] | None = None,
         status_path: str | None = None,
         checks: SetupChecks | None = None,
         conclude: Callable[..., Any] | None = None,
     ) -> None:
         self.app = app
-        self.governor = governor
+        self.policy = policy
         self.style = style
         self._answer = answer
         self._denied = denied
@@ -77,33 +77,33 @@ class GovernedApp:
         if self.style.cors and _is_preflight(scope):
             await self.app(scope, receive, send)
             return
-        outcome = await self.governor.decide(scope)
-        if outcome is None:
+        verdict = await self.policy.decide(scope)
+        if verdict is None:
             await self.app(scope, receive, send)
             return
         if self._checks is not None and not self._checks.is_done:
-            self._checks.look(scope, outcome.key)
-        if outcome.is_denial:
-            await self._deny(outcome, scope, receive, send)
-        elif self.governor.settles(outcome):
-            watch = Watch(scope, receive, _sender(send, outcome.headers(self.style)))
+            self._checks.look(scope, verdict.key)
+        if verdict.is_denial:
+            await self._deny(verdict, scope, receive, send)
+        elif self.policy.settles(verdict):
+            watch = Watch(scope, receive, _sender(send, verdict.headers(self.style)))
             watch.start()
-            await watch.run(self.app, partial(self.governor.settle, outcome))
-        elif self._conclude is not None and outcome.told.allowed:
-            await self._conclude(scope, receive, send, outcome.told)
+            await watch.run(self.app, partial(self.policy.settle, verdict))
+        elif self._conclude is not None and verdict.decision.allowed:
+            await self._conclude(scope, receive, send, verdict.decision)
         else:
-            await self.app(scope, receive, _sender(send, outcome.headers(self.style)))
+            await self.app(scope, receive, _sender(send, verdict.headers(self.style)))
 
-    async def _deny(self, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = _sender(send, outcome.headers(self.style))
+    async def _deny(self, verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+        sender = _sender(send, verdict.headers(self.style))
         if await turned_away(scope, receive, sender):
             return
-        if outcome.wants_store:
+        if verdict.wants_store:
             await send_answer(NO_STORE, scope, sender)
         elif self._denied is not None:
-            await send_users_answer(self._denied(scope, outcome.told), scope, receive, sender)
+            await send_users_answer(self._denied(scope, verdict.decision), scope, receive, sender)
         else:
-            made = DENIED if self._answer is None else self._answer(outcome.denial(self.style))
+            made = DENIED if self._answer is None else self._answer(verdict.denial(self.style))
             await send_answer(made, scope, sender)
 
     async def _status(self, scope: Scope, send: Send) -> None:
@@ -111,7 +111,7 @@ class GovernedApp:
             answer = Answer(405, "application/json", b'{"detail": "Method Not Allowed"}')
             await send_answer(answer, scope, _sender(send, {"Allow": "GET, HEAD"}))
             return
-        body = json.dumps(await self.governor.status(scope)).encode()
+        body = json.dumps(await self.policy.status(scope)).encode()
         answer = Answer(200, "application/json", body)
         await send_answer(answer, scope, _sender(send, {"Cache-Control": "no-store"}))
 

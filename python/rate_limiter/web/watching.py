@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from rate_limiter.asgi import ASGIApp, Message, Receive, Scope, Send, starts_response
-from rate_limiter.governor import Finished, run_to_the_end
+from rate_limiter.policy.policy import Finished, run_to_the_end
+from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Send, starts_response
 
 
 class Watch:

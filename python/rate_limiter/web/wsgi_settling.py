@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from rate_limiter.governor import Finished
+from rate_limiter.policy.policy import Finished
 
 SETTLEMENT = "rate_limiter.settlement"
 """The key of a request's Settlement in its WSGI environment."""

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "check.h"
-#include "rl_bucket.h"
+#include "engine/bucket.h"
 
 #define NS_PER_S INT64_C(1000000000)
 

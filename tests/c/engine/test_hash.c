@@ -1,6 +1,6 @@
 /* test_hash.c -- SipHash against published vectors, and how rl_hash uses it. */
 #include "check.h"
-#include "rl_hash.h"
+#include "engine/hash.h"
 
 /* SipHash-2-4-128 of 00 01 .. (len - 1) under the key 00 01 .. 0f: the vectors of
  * the reference implementation, confirmed with OpenSSL's SipHash. */

@@ -1,6 +1,6 @@
 /* test_line.c -- the two ways to search a line agree. */
 #include "check.h"
-#include "rl_line.h"
+#include "engine/line.h"
 
 static void test_line(const uint64_t *tags, uint64_t tag)
 {

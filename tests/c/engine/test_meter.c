@@ -1,6 +1,6 @@
 /* test_meter.c -- counting decisions: bounds, threads, processes that share a file, odd files. */
 #include "check.h"
-#include "rl_meter.h"
+#include "engine/meter.h"
 
 #include <errno.h>
 #include <fcntl.h>

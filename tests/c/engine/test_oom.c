@@ -1,7 +1,7 @@
 /* test_oom.c -- every allocation of the core fails in turn, and nothing is lost. */
 #include "at.h"
 #include "check.h"
-#include "rl_table.h"
+#include "engine/table.h"
 
 #define KEYS 3000u
 

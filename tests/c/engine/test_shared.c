@@ -1,7 +1,7 @@
 /* test_shared.c -- a table in a file: processes that share it, die in it, and find odd files. */
 #include "at.h"
 #include "check.h"
-#include "rl_shared.h"
+#include "engine/shared.h"
 
 #ifdef __linux__
 

@@ -1,7 +1,7 @@
 /* test_table.c -- the table against a naive model, and its size under load. */
 #include "at.h"
 #include "check.h"
-#include "rl_table.h"
+#include "engine/table.h"
 
 #define NS_PER_S INT64_C(1000000000)
 

@@ -4,7 +4,7 @@
 
 #include "at.h"
 #include "check.h"
-#include "rl_table.h"
+#include "engine/table.h"
 
 #define THREADS 8
 

@@ -1,7 +1,7 @@
 /* test_window.c -- windows by themselves and in a table, against counting one by one. */
 #include "at.h"
 #include "check.h"
-#include "rl_table.h"
+#include "engine/table.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define MAX_HITS 4000

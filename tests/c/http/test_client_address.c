@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "rl_address.h"
+#include "http/client_address.h"
 
 static const struct {
     const char *text;
@@ -38,12 +38,12 @@ static const struct {
 int main(void)
 {
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
-        char out[RL_ADDRESS_MAX] = "untouched";
-        bool found = rl_address_client(CASES[i].text, strlen(CASES[i].text), out);
+        char out[RL_CLIENT_ADDRESS_MAX] = "untouched";
+        bool found = rl_client_address(CASES[i].text, strlen(CASES[i].text), out);
         CHECK(found == (CASES[i].client != NULL));
         CHECK(strcmp(out, found ? CASES[i].client : "untouched") == 0);
     }
-    char out[RL_ADDRESS_MAX];
-    CHECK(!rl_address_client("::1\0x", 5, out)); /* a NUL does not end an address */
+    char out[RL_CLIENT_ADDRESS_MAX];
+    CHECK(!rl_client_address("::1\0x", 5, out)); /* a NUL does not end an address */
     return report("test_address");
 }

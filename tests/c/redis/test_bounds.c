@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "fake_redis.h"
-#include "rl_client.h"
+#include "redis/client.h"
 
 #define MS INT64_C(1000000)
 
@@ -109,7 +109,7 @@ static void test_streams(bool at_once)
 }
 
 /* What a sentinel or a node of a cluster says about others. */
-static void test_guides(rl_topology_kind kind)
+static void test_discoverys(rl_topology_kind kind)
 {
     for (size_t i = 0; i < N_STREAMS; i++) {
         const server_state bad = {&streams[i], false};
@@ -127,16 +127,16 @@ static void test_guides(rl_topology_kind kind)
     }
 }
 
-static rl_redis *connect_to(uint16_t port)
+static rl_connection *connect_to(uint16_t port)
 {
-    rl_redis_config config = {.server = {"127.0.0.1", port}, .connect_timeout_ns = 20000 * MS};
-    rl_redis *redis = rl_redis_new(&config, rl_now_ns());
-    while (rl_redis_state_of(redis) == RL_REDIS_OPENING) {
-        struct pollfd fd = {rl_redis_fd(redis), POLLIN | POLLOUT, 0};
+    rl_connection_config config = {.server = {"127.0.0.1", port}, .connect_timeout_ns = 20000 * MS};
+    rl_connection *redis = rl_connection_new(&config, rl_now_ns());
+    while (rl_connection_state_of(redis) == RL_CONNECTION_OPENING) {
+        struct pollfd fd = {rl_connection_fd(redis), POLLIN | POLLOUT, 0};
         poll(&fd, 1, 10);
-        rl_redis_step(redis, rl_now_ns());
+        rl_connection_step(redis, rl_now_ns());
     }
-    CHECK_EQUAL(rl_redis_state_of(redis), RL_REDIS_READY);
+    CHECK_EQUAL(rl_connection_state_of(redis), RL_CONNECTION_READY);
     return redis;
 }
 
@@ -147,32 +147,32 @@ static void test_a_step_is_bounded(void)
     const server_state endless = {&numbers, false};
     const server_state *_Atomic state = &endless;
     fake_redis *server = fake_redis_start(answer, (void *)&state, 4096);
-    rl_redis *redis = connect_to(fake_redis_port(server));
+    rl_connection *redis = connect_to(fake_redis_port(server));
     int room = 1 << 20;
-    setsockopt(rl_redis_fd(redis), SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+    setsockopt(rl_connection_fd(redis), SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
     const char *texts[] = {"ECHO", "1"};
     const size_t lens[] = {4, 1};
     uint64_t ticket;
-    CHECK_EQUAL(rl_redis_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
+    CHECK_EQUAL(rl_connection_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
                 RL_FAULT_NONE);
-    rl_redis_flush(redis);
-    rl_redis_listen(redis);
+    rl_connection_flush(redis);
+    rl_connection_listen(redis);
     for (int step = 0; step < 20; step++) {
         int held = 0;
-        while (held < 96 << 10 && ioctl(rl_redis_fd(redis), FIONREAD, &held) == 0) {
+        while (held < 96 << 10 && ioctl(rl_connection_fd(redis), FIONREAD, &held) == 0) {
             usleep(100);
         }
-        rl_redis_step(redis, rl_now_ns());
+        rl_connection_step(redis, rl_now_ns());
         size_t n = 0;
         void *owner;
         redisReply *reply;
-        while (rl_redis_next(redis, &owner, &reply)) {
+        while (rl_connection_next(redis, &owner, &reply)) {
             freeReplyObject(reply);
             n++;
         }
         CHECK(n >= 1000 && 4 * n <= 80 << 10);
     }
-    rl_redis_free(redis);
+    rl_connection_free(redis);
     fake_redis_stop(server);
 }
 
@@ -180,8 +180,8 @@ int main(void)
 {
     test_streams(false);
     test_streams(true);
-    test_guides(RL_SENTINEL);
-    test_guides(RL_CLUSTER);
+    test_discoverys(RL_SENTINEL);
+    test_discoverys(RL_CLUSTER);
     test_a_step_is_bounded();
     return report("bounds");
 }

@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "fake_redis.h"
-#include "rl_client.h"
+#include "redis/client.h"
 
 #define MS INT64_C(1000000)
 

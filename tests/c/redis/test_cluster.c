@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "rl_cluster.h"
+#include "redis/cluster.h"
 
 static int slot_of(const char *key)
 {

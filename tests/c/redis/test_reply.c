@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "rl_reply.h"
+#include "redis/reply.h"
 
 static bool feed(rl_reply_scan *scan, const char *text)
 {

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "rl_url.h"
+#include "redis/url.h"
 
 static rl_options parsed(const char *text)
 {

@@ -7,7 +7,8 @@ import signal
 from types import FrameType
 from typing import Any
 
-from rate_limiter.cli_common import (
+from rate_limiter.checks.redaction import HIDDEN, redacted
+from rate_limiter.cli.common import (
     DONE,
     STOPPED_BY,
     UsageError,
@@ -17,7 +18,6 @@ from rate_limiter.cli_common import (
     print_json,
 )
 from rate_limiter.limit import Limit
-from rate_limiter.redaction import HIDDEN, redacted
 
 EXAMPLES = """\
   rate-limiter bench
@@ -68,7 +68,7 @@ def _rounds(text: str) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from rate_limiter.bench import Bench, about
+    from rate_limiter.cli.bench.measure import Bench, about
 
     stopped: int | None = None
 
@@ -91,7 +91,7 @@ def _run(given: argparse.Namespace) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    told = {
+    report = {
         **about(),
         "store": None if given.store is None else redacted(given.store).replace(f"{HIDDEN}@", ""),
         "limit": str(given.limit),
@@ -99,28 +99,28 @@ def _run(given: argparse.Namespace) -> int:
         "cases": bench.results(),
     }
     if given.json:
-        print_json(told)
+        print_json(report)
     else:
-        _print(told)
+        _print(report)
     return stopped or DONE
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     print(
         "rate_limiter {rate_limiter}, {python}, {system}\n{machine}\n"
-        "limit {limit}, {rounds} rounds, medians and quartiles".format_map(told)
+        "limit {limit}, {rounds} rounds, medians and quartiles".format_map(report)
     )
-    if told["store"] is not None:
-        print(f"store {told['store']}")
+    if report["store"] is not None:
+        print(f"store {report['store']}")
     print(f"\n{'':<28}{'ns':>10}{'quartiles':>20}{'per second':>13}{'x empty call':>14}")
-    for case in told["cases"]:
+    for case in report["cases"]:
         ns, ratio = case["ns"], case["to_empty_call"]
         quartiles = f"{ns['low']:,.0f} .. {ns['high']:,.0f}"
         print(
             f"{case['name']:<28}{ns['median']:>10,.0f}{quartiles:>20}"
             f"{case['per_second']:>13,.0f}{ratio['median']:>14.1f}"
         )
-    rival = next(case for case in told["cases"] if case["name"] == "memory, allow")["to_python"]
+    rival = next(case for case in report["cases"] if case["name"] == "memory, allow")["to_python"]
     print(
         f"\nallow takes {rival['median']:.2f} of the time of a dict and a Lock in Python "
         f"(quartiles {rival['low']:.2f} .. {rival['high']:.2f})"

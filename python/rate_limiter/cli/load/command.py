@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rate_limiter.cli_common import (
+from rate_limiter.checks.redaction import redacted
+from rate_limiter.cli.common import (
     DONE,
     EXIT_STATUS,
     REQUESTS_FAILED,
@@ -26,12 +27,10 @@ from rate_limiter.cli_common import (
     guarded,
     print_json,
 )
-from rate_limiter.redaction import redacted
 
 if TYPE_CHECKING:
+    from rate_limiter.cli.load.generator import LoadPlan, LoadResult, LoadRun
     from rich.console import Console
-
-    from rate_limiter.load import LoadPlan, LoadResult, LoadRun
 
 EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10
@@ -126,22 +125,21 @@ def _run(given: argparse.Namespace) -> int:
     plan = _plan(given)
     _check_files(given)
     _allow_open_files(plan.concurrency)
+    from rate_limiter.cli.load.generator import LoadRun
+    from rate_limiter.cli.load.report import is_unicode, report
     from rich.console import Console
-
-    from rate_limiter.load import LoadRun
-    from rate_limiter.load_report import is_unicode, report
 
     console = Console(highlight=False, soft_wrap=True, quiet=given.json)
     result, stopped = asyncio.run(_shown(LoadRun(plan), console))
     console.print(report(plan, result, is_unicode=is_unicode(console)))
-    told = _as_json(plan, result)
+    report = _as_json(plan, result)
     if given.json:
-        print_json(told)
+        print_json(report)
     if given.json_file is not None:
         with _naming(given.json_file):
-            given.json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            given.json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if given.plot is not None:
-        from rate_limiter.load_plot import save_plot
+        from rate_limiter.cli.load.plot import save_plot
 
         with _naming(given.plot):
             save_plot(plan, result, given.plot)
@@ -151,8 +149,8 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _plan(given: argparse.Namespace) -> LoadPlan:
-    from rate_limiter.load import LoadPlan
-    from rate_limiter.load_target import parse_url
+    from rate_limiter.cli.load.generator import LoadPlan
+    from rate_limiter.cli.load.target import parse_url
 
     seconds = SECONDS if given.requests is None else SECONDS_FOR_REQUESTS
     try:
@@ -207,7 +205,7 @@ def _allow_open_files(concurrency: int) -> None:
     """
     import resource
 
-    from rate_limiter.load import OPEN_FILES_BESIDES
+    from rate_limiter.cli.load.generator import OPEN_FILES_BESIDES
 
     needed = concurrency + OPEN_FILES_BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -227,7 +225,7 @@ async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None
     Returns:
         The result, and the exit status if a signal came.
     """
-    from rate_limiter.load_report import headline
+    from rate_limiter.cli.load.report import headline
 
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(run.run())
@@ -262,9 +260,8 @@ async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None
 
 
 async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResult]) -> None:
+    from rate_limiter.cli.load.report import LiveView
     from rich.live import Live
-
-    from rate_limiter.load_report import LiveView
 
     view = LiveView(run.plan, run.result)
     begun_s = time.monotonic()

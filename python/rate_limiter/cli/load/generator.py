@@ -22,9 +22,8 @@ import time
 from dataclasses import dataclass, field
 
 import aiohttp
-
-from rate_limiter.load_result import LoadResult
-from rate_limiter.load_target import LoadError, PinnedResolver, Target, find_target, parse_url
+from rate_limiter.cli.load.result import LoadResult
+from rate_limiter.cli.load.target import LoadError, PinnedResolver, Target, find_target, parse_url
 
 SECONDS_MAX = 3600
 REQUESTS_MAX = 100_000_000

@@ -7,10 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
-
-from rate_limiter.load import LoadPlan, LoadResult
-from rate_limiter.load_result import COLUMNS, KINDS
-from rate_limiter.redaction import redacted
+from rate_limiter.checks.redaction import redacted
+from rate_limiter.cli.load.generator import LoadPlan, LoadResult
+from rate_limiter.cli.load.result import COLUMNS, KINDS
 
 _COLOURS = {"allowed": "#2a9d5c", "limited": "#e0a100", "other": "#c8553d", "errors": "#7a1f1f"}
 _PERCENTS = [*range(100), 99.5, 99.9, 99.95, 99.99, 100]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from rate_limiter.load_histogram import LatencyHistogram
+from rate_limiter.cli.load.histogram import LatencyHistogram
 
 KINDS = ("allowed", "limited", "other")
 COLUMNS = (*KINDS, "errors")  # of a timeline

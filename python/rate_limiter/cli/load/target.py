@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp.abc import AbstractResolver
+from rate_limiter.checks.redaction import shown
 from yarl import URL
-
-from rate_limiter.redaction import shown
 
 CONNECT_TIMEOUT_S = 5.0
 

@@ -9,8 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rate_limiter._core import Decision
-from rate_limiter.answers import Answer
-from rate_limiter.asgi import (
+from rate_limiter.checks.redaction import shown
+from rate_limiter.observe.registry import checked_dimension, follow
+from rate_limiter.policy.denials import Answer
+from rate_limiter.policy.headers import DEFAULT_STYLE
+from rate_limiter.policy.keys import header_source, shortened
+from rate_limiter.seeds.gateway.keys import pick_identity_key
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from rate_limiter.seeds.pluggable.config import RateLimitPolicy
+from rate_limiter.web.asgi_messages import (
     NO_STORE,
     ASGIApp,
     Receive,
@@ -20,13 +27,6 @@ from rate_limiter.asgi import (
     send_answer,
     turned_away,
 )
-from rate_limiter.config import RateLimitPolicy
-from rate_limiter.headers import DEFAULT_STYLE
-from rate_limiter.identity import header_source, shortened
-from rate_limiter.keys import pick_identity_key
-from rate_limiter.measuring import checked_dimension, follow
-from rate_limiter.policy_limiter import TokenBucketLimiter
-from rate_limiter.redaction import shown
 
 EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 

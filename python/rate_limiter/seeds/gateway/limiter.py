@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rate_limiter._core import Decision
-from rate_limiter.config import RateLimitPolicy
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit
-from rate_limiter.redaction import shown
-from rate_limiter.redis_bucket import time_to_fill_s
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.seeds.pluggable.config import RateLimitPolicy
+from rate_limiter.seeds.quickstart import time_to_fill_s
+from rate_limiter.stores.redis_store import RedisStore
 
 
 class TokenBucketLimiter:
@@ -46,5 +46,5 @@ class TokenBucketLimiter:
 
     async def check_async(self, key: str) -> Decision:
         """Do what check() does, without blocking the event loop."""
-        decision: Decision = await self.limiter.ask_async("hit", key, self.policy.cost)
+        decision: Decision = await self.limiter.call_async("hit", key, self.policy.cost)
         return decision

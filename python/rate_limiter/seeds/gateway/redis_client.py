@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rate_limiter.redaction import shown
+from rate_limiter.checks.redaction import shown
 
 if TYPE_CHECKING:
     import redis

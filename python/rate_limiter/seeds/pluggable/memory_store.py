@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-from rate_limiter.config import RateLimitConfig
-from rate_limiter.interfaces import BucketState, IRateLimitStore
 from rate_limiter.limit import Limit
-from rate_limiter.limiter import RateLimiter
-from rate_limiter.stored_bucket import checked_state, refilled
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.seeds.pluggable.config import RateLimitConfig
+from rate_limiter.seeds.pluggable.interfaces import BucketState, IRateLimitStore
+from rate_limiter.seeds.pluggable.stored_bucket import checked_state, refilled
 
 
 class InMemoryStore(IRateLimitStore):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rate_limiter.interfaces import BucketState, IAsyncRateLimitStore
-from rate_limiter.memory_store import InMemoryStore
+from rate_limiter.seeds.pluggable.interfaces import BucketState, IAsyncRateLimitStore
+from rate_limiter.seeds.pluggable.memory_store import InMemoryStore
 
 
 class AsyncInMemoryStore(IAsyncRateLimitStore):

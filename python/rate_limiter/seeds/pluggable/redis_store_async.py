@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rate_limiter.interfaces import BucketState, IAsyncRateLimitStore
-from rate_limiter.redis_store import RedisStore
+from rate_limiter.seeds.pluggable.interfaces import BucketState, IAsyncRateLimitStore
+from rate_limiter.stores.redis_store import RedisStore
 
 
 class AsyncRedisStore(IAsyncRateLimitStore):

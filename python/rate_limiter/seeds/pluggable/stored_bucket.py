@@ -12,10 +12,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rate_limiter.config import RateLimitConfig
-from rate_limiter.interfaces import BucketState, IAsyncRateLimitStore, IRateLimitStore
 from rate_limiter.limit import check_cost
-from rate_limiter.waiting import Lines, TaskWaiter
+from rate_limiter.limiting.waiting import Lines, TaskWaiter
+from rate_limiter.seeds.pluggable.config import RateLimitConfig
+from rate_limiter.seeds.pluggable.interfaces import (
+    BucketState,
+    IAsyncRateLimitStore,
+    IRateLimitStore,
+)
 
 
 def checked_state(state: BucketState) -> tuple[float, float] | None:

@@ -7,16 +7,16 @@ import math
 from typing import TypeGuard, TypeVar
 
 from rate_limiter._core import Decision
-from rate_limiter.config import RateLimitConfig
-from rate_limiter.interfaces import IRateLimiter, IRateLimitStore
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit
-from rate_limiter.limiter import RateLimiter
-from rate_limiter.memory_store import InMemoryStore
-from rate_limiter.policy_limiter import TokenBucketLimiter
-from rate_limiter.redaction import shown
-from rate_limiter.redis_limiter import RedisRateLimiter
-from rate_limiter.redis_store import RedisStore
-from rate_limiter.stored_bucket import StoredBucket
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from rate_limiter.seeds.pluggable.config import RateLimitConfig
+from rate_limiter.seeds.pluggable.interfaces import IRateLimiter, IRateLimitStore
+from rate_limiter.seeds.pluggable.memory_store import InMemoryStore
+from rate_limiter.seeds.pluggable.stored_bucket import StoredBucket
+from rate_limiter.stores.redis_store import RedisStore
 
 __all__ = ["TokenBucketLimiter", "TokenBucketRateLimiter"]
 
@@ -60,11 +60,11 @@ class RedisBucket:
 
     async def take_async(self, key: str, cost: float) -> bool:
         """Take `cost` tokens; tell whether that was allowed."""
-        return bool(await self.engine.ask_async("allow", key, cost))
+        return bool(await self.engine.call_async("allow", key, cost))
 
     async def remaining_async(self, key: str) -> float:
         """Return the tokens of now."""
-        decision: Decision = await self.engine.ask_async("peek", key, 0)
+        decision: Decision = await self.engine.call_async("peek", key, 0)
         return decision.remaining
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rate_limiter.config import RateLimitConfig
-from rate_limiter.interfaces import IAsyncRateLimitStore
-from rate_limiter.memory_store_async import AsyncInMemoryStore
-from rate_limiter.redis_store_async import AsyncRedisStore
-from rate_limiter.stored_bucket import AsyncStoredBucket
-from rate_limiter.token_bucket import (
+from rate_limiter.seeds.pluggable.config import RateLimitConfig
+from rate_limiter.seeds.pluggable.interfaces import IAsyncRateLimitStore
+from rate_limiter.seeds.pluggable.memory_store_async import AsyncInMemoryStore
+from rate_limiter.seeds.pluggable.redis_store_async import AsyncRedisStore
+from rate_limiter.seeds.pluggable.stored_bucket import AsyncStoredBucket
+from rate_limiter.seeds.pluggable.token_bucket import (
     MemoryBucket,
     RedisBucket,
     bucket_headers,
