@@ -7,7 +7,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
 # The folders stand for files that come or go.
-PACKAGE := pyproject.toml setup.py csrc python/rate_limiter $(wildcard csrc/*.[ch] python/rate_limiter/*.py* python/rate_limiter/lua/*.lua)
+PACKAGE := pyproject.toml setup.py $(shell find csrc python/rate_limiter -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -43,9 +43,10 @@ test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found h
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
 	@$(VENV)/bin/pytest --quiet --numprocesses $(JOBS) --dist loadfile
 
-lint: $(VENV)/check.stamp ## ruff, mypy, and the stubs against the extension
+lint: $(VENV)/check.stamp ## ruff, clang-format, mypy, and the stubs against the extension
 	@$(VENV)/bin/ruff check --quiet
 	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/clang-format --dry-run --Werror $(C_FORMATTED)
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/python -m mypy.stubtest --concise rate_limiter._core
 
@@ -99,7 +100,7 @@ $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 
 # --- The C tests -----------------------------------------------------------------------------
 
-# Every tests/c/test_*.c is a program. It runs once in each variant: the folder build/c/VARIANT.
+# Every tests/c/*/test_*.c is a program. It runs once in each variant: the folder build/c/VARIANT.
 C_VARIANTS := gcc gcc-nosimd clang clang-nosimd
 C_SANITIZERS := asan asan-nosimd tsan $(if $(filter Darwin,$(shell uname)),,valgrind)
 
@@ -119,11 +120,12 @@ build/c/valgrind/%: C_RUN = valgrind --quiet --error-exitcode=1 --leak-check=ful
 C_TIMEOUT := $(if $(shell command -v timeout),timeout 600)
 
 C_LIBRARIES = $(shell pkg-config --libs hiredis openssl) -lm
-C_CORE := $(wildcard csrc/rl_*.c)
-C_BINDING := $(wildcard csrc/_core*.c)
-C_TESTS := $(basename $(notdir $(wildcard tests/c/test_*.c)))
-C_SUPPORT := $(filter-out tests/c/test_%,$(wildcard tests/c/*.c))
-C_HEADERS := $(wildcard csrc/*.h tests/c/*.h)
+C_CORE := $(wildcard csrc/engine/*.c csrc/http/*.c csrc/redis/*.c)
+C_BINDING := $(wildcard csrc/python/*.c csrc/python/redis/*.c)
+C_TESTS := $(basename $(notdir $(wildcard tests/c/*/test_*.c)))
+C_SUPPORT := $(wildcard tests/c/*.c)
+C_HEADERS := $(wildcard csrc/*/*.h csrc/*/*/*.h tests/c/*.h)
+C_FORMATTED := $(C_CORE) $(C_BINDING) $(C_HEADERS) $(C_SUPPORT) $(wildcard tests/c/*/*.c tests/fuzz/*.c)
 
 passed_in = $(foreach variant,$(1),$(C_TESTS:%=build/c/$(variant)/%.passed))
 
@@ -190,8 +192,8 @@ build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c $(addprefix $(UP),$(C_CORE) $(C_SUPPORT))
 	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
 
-build/c/%.bin: tests/c/$$(*F).c $$(@D)/core.a
-	@$(C_COMPILE) -DRL_TEST_ALLOC -o $@ $^ $(C_LIBRARIES)
+build/c/%.bin: $$(wildcard tests/c/*/$$(*F).c) $$(@D)/core.a
+	@$(C_COMPILE) -Itests/c -DRL_TEST_ALLOC -o $@ $^ $(C_LIBRARIES)
 
 build/c/%.passed: build/c/%.bin
 	@$(C_TIMEOUT) $(C_RUN) $< >$<.log 2>&1 || { echo "$*: FAILED"; cat $<.log; exit 1; }

@@ -16,29 +16,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 LIBRARIES = ("hiredis", "openssl")
-# Everything that talks to Redis.
-REDIS_SOURCES = {
-    f"csrc/{name}.c"
-    for name in (
-        "_core_batch",
-        "_core_buckets",
-        "_core_loop",
-        "_core_redis",
-        "_core_watch",
-        "rl_client",
-        "rl_calls",
-        "rl_cluster",
-        "rl_guide",
-        "rl_redis",
-        "rl_reply",
-        "rl_resolve",
-        "rl_tls",
-        "rl_topology",
-        "rl_transport",
-        "rl_url",
-        "rl_url_options",
-    )
-}
+REDIS_FOLDERS = ("csrc/redis/", "csrc/python/redis/")
 HOW_TO_INSTALL = """\
 rate_limiter needs {missing} to talk to Redis. Install
 
@@ -90,9 +68,9 @@ if os.environ.get("RATE_LIMITER_SANITIZE") == "1":
     compile_args += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     link_args += ["-fsanitize=address,undefined", "-shared-libsan"]
 
-sources = set(glob("csrc/*.c"))
+sources = sorted(glob("csrc/**/*.c", recursive=True))
 if os.environ.get("RATE_LIMITER_NO_REDIS") == "1":
-    sources -= REDIS_SOURCES
+    sources = [source for source in sources if not source.startswith(REDIS_FOLDERS)]
     compile_args.append("-DRL_NO_REDIS")
 elif not {"sdist", "egg_info", "dist_info"} & set(sys.argv):
     flags, libraries = pkg_config("--cflags"), pkg_config("--libs")
@@ -106,8 +84,8 @@ setup(
     ext_modules=[
         Extension(
             "rate_limiter._core",
-            sources=sorted(sources),
-            depends=sorted(glob("csrc/*.h")),
+            sources=sources,
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             include_dirs=["csrc"],
             extra_compile_args=compile_args,
             extra_link_args=link_args,

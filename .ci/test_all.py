@@ -3,7 +3,7 @@
 Each version gets its own environment under build/, with the package installed from an sdist:
 so nothing of the work tree is tested by accident, and builds do not meet in one folder.
 `--others` leaves out the version that runs this script. Tests of what is the same for every
-version, tests/once, are left to `make test`.
+version, tests/project, are left to `make test`.
 """
 
 import json
@@ -23,7 +23,7 @@ FOLDERS = [
     *sorted(Path.home().glob(".pyenv/versions/*/bin")),
     *sorted(Path("/opt").glob("python*/bin")),
 ]
-LEFT_OUT = "--ignore=tests/once"
+LEFT_OUT = "--ignore=tests/project"
 PROBE = """
 import json, pathlib, sys, sysconfig, ensurepip, venv
 include = pathlib.Path(sysconfig.get_path("include"), "Python.h")

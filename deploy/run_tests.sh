@@ -22,4 +22,4 @@ command -v "$python" >/dev/null || python=python3
     echo "run_tests.sh: $python lacks what the tests need: pip install '.[test]', or make .venv/test.stamp" >&2
     exit 1
 }
-exec "$python" -m pytest --quiet tests/once/test_service_live.py "$@"
+exec "$python" -m pytest --quiet tests/project/test_service_live.py "$@"

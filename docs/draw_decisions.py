@@ -161,15 +161,23 @@ def bucket_drawing() -> Drawing:
 
 def layers_drawing() -> Drawing:
     """Draw the three layers, from an application down to where the buckets live."""
-    drawing = Drawing(720, 432, "Python over the binding over the core in C, over three stores")
+    drawing = Drawing(720, 432, "Python over the binding over the C code, over three stores")
     layers = [
-        ("Python", "names, limits, HTTP", ["middleware, FastAPI, Flask", "python/rate_limiter"]),
+        (
+            "Python",
+            "limits, rules, keys, HTTP",
+            ["ASGI, FastAPI, Flask", "python/rate_limiter"],
+        ),
         (
             "binding",
             "types, errors, event loops",
-            ["the only files with Python.h", "csrc/_core*.c"],
+            ["the only files with Python.h", "csrc/python"],
         ),
-        ("core", "arithmetic, table, Redis", ["knows nothing of Python", "csrc/rl_*.c"]),
+        (
+            "C code",
+            "arithmetic, tables, Redis",
+            ["does not use Python", "csrc/engine, csrc/redis, csrc/http"],
+        ),
     ]
     for row, (name, purpose, files) in enumerate(layers):
         top = 16 + 106 * row
@@ -180,7 +188,7 @@ def layers_drawing() -> Drawing:
     drawing.text(252, 98, "one call", anchor="start", size=12.5, colour=GREY)
     drawing.line([(110, 334), (610, 334)])
     stores = [
-        ("memory", "a table of the process"),
+        ("memory", "a table per process"),
         ("shared memory", "the same, in a file"),
         ("Redis", "scripts, by its clock"),
     ]

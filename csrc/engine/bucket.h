@@ -87,6 +87,7 @@ typedef struct rl_tap {
 /* What became of one request. Times are RL_NEVER when they do not come. */
 typedef struct rl_decision {
     bool allowed;
+    bool store_unavailable; /* decided without its store, by a policy; false here */
     double limit;           /* capacity in tokens */
     double remaining;       /* tokens left, after the request */
     int64_t retry_after_ns; /* 0 when allowed; waiting so long passes, 1 ns less does not */

@@ -31,6 +31,7 @@ struct rl_table {
     uint64_t *region;   /* the lines of all shards in a file; NULL: each shard has its own */
     void *mapping;      /* owned; the whole file, NULL for none */
     size_t mapping_bytes;
+    void (*unmap)(rl_table *table); /* ends the mapping; NULL for none */
     rl_secret secret;
     size_t line_words;   /* eight tags, then the words of each slot in turn */
     uint32_t lines_min;  /* of one shard */

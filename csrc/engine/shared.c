@@ -116,6 +116,12 @@ static void point_into(rl_table *table, void *mapping, size_t bytes)
     table->region = (uint64_t *)(void *)(base + PAGE + shards_bytes(table));
 }
 
+static void shared_unmap(rl_table *table)
+{
+    munmap(table->mapping, table->mapping_bytes);
+    table->mapping = NULL;
+}
+
 /* With the file's lock: fill an empty file, or check what is there. */
 static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
 {
@@ -133,6 +139,7 @@ static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
         return RL_SHARED_ESYSTEM;
     }
     point_into(table, mapping, bytes);
+    table->unmap = shared_unmap;
     header *found = mapping;
     if (is_new) {
         if (rl_secret_init(&wanted.secret) != RL_OK) {
@@ -210,21 +217,15 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
         close(fd);
     }
     if (status != RL_SHARED_OK) {
-        rl_shared_close(table);
+        if (table->mapping != NULL) {
+            shared_unmap(table);
+        }
         rl_free(table);
         table = NULL;
     }
     errno = kept;
     *out = table;
     return status;
-}
-
-void rl_shared_close(rl_table *table)
-{
-    if (table->mapping != NULL) {
-        munmap(table->mapping, table->mapping_bytes);
-        table->mapping = NULL;
-    }
 }
 
 #else
@@ -235,11 +236,6 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     (void)path, (void)limits, (void)n_limits, (void)max_keys;
     *out = NULL;
     return RL_SHARED_ENOWHERE;
-}
-
-void rl_shared_close(rl_table *table)
-{
-    (void)table;
 }
 
 #endif

@@ -36,7 +36,4 @@ typedef enum rl_shared_status {
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
                                 size_t max_keys, rl_table **out);
 
-/* Unmap the file of a table. Called by rl_table_free. */
-void rl_shared_close(rl_table *table);
-
 #endif

@@ -8,7 +8,6 @@
 
 #include "engine/alloc.h"
 #include "engine/shard.h"
-#include "engine/shared.h"
 
 #define KEYS_PER_SHARD 8192u
 #define SHARD_BITS_MAX 8u
@@ -305,7 +304,7 @@ void rl_table_free(rl_table *table)
         return;
     }
     if (table->mapping != NULL) {
-        rl_shared_close(table);
+        table->unmap(table);
         rl_free(table);
         return;
     }

@@ -17,15 +17,6 @@ static const rl_decision *value_of(PyObject *self)
     return &((decision_object *)self)->value;
 }
 
-static PyObject *decision_alloc(PyTypeObject *type, const rl_decision *value)
-{
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ((decision_object *)self)->value = *value;
-    }
-    return self;
-}
-
 /* On the hot path: without the zeroing of tp_alloc. */
 PyObject *decision_new(core_state *state, const rl_decision *value)
 {
@@ -119,27 +110,36 @@ static int64_t ms_from_ns(int64_t ns)
 static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"allowed",     "remaining",   "retry_after_ms", "limit",
-                            "retry_after", "reset_after", NULL};
+                            "retry_after", "reset_after", "store_unavailable", NULL};
     int allowed;
+    int store_unavailable = 0;
     double remaining = 0;
     double limit = 0;
     long long retry_after_ms = 0;
     double retry_after = -1;
     double reset_after = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p|dL$ddd:Decision", names, &allowed, &remaining,
-                                     &retry_after_ms, &limit, &retry_after, &reset_after)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p|dL$dddp:Decision", names, &allowed, &remaining,
+                                     &retry_after_ms, &limit, &retry_after, &reset_after,
+                                     &store_unavailable)) {
         return NULL;
     }
     if (retry_after == -1) {
         retry_after = (double)retry_after_ms / 1e3;
     }
-    rl_decision value = {.allowed = allowed != 0, .limit = limit, .remaining = remaining};
+    rl_decision value = {.allowed = allowed != 0,
+                         .store_unavailable = store_unavailable != 0,
+                         .limit = limit,
+                         .remaining = remaining};
     if (check_tokens(remaining, "remaining") < 0 || check_tokens(limit, "limit") < 0 ||
         ns_from_seconds(retry_after, "retry_after", &value.retry_after_ns) < 0 ||
         ns_from_seconds(reset_after, "reset_after", &value.reset_after_ns) < 0) {
         return NULL;
     }
-    return decision_alloc(type, &value);
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ((decision_object *)self)->value = value;
+    }
+    return self;
 }
 
 /* The constructor takes times as users have them; a pickle keeps nanoseconds. */
@@ -147,11 +147,13 @@ PyObject *decision_restore(PyObject *module, PyObject *args)
 {
     core_state *state = PyModule_GetState(module);
     int allowed;
+    int store_unavailable = 0;
     rl_decision value;
     long long retry_after_ns;
     long long reset_after_ns;
-    if (!PyArg_ParseTuple(args, "pddLL:_restore_decision", &allowed, &value.limit, &value.remaining,
-                          &retry_after_ns, &reset_after_ns) ||
+    if (!PyArg_ParseTuple(args, "pddLL|p:_restore_decision", &allowed, &value.limit,
+                          &value.remaining, &retry_after_ns, &reset_after_ns,
+                          &store_unavailable) ||
         check_tokens(value.limit, "limit") < 0 || check_tokens(value.remaining, "remaining") < 0) {
         return NULL;
     }
@@ -160,6 +162,7 @@ PyObject *decision_restore(PyObject *module, PyObject *args)
         return NULL;
     }
     value.allowed = allowed != 0;
+    value.store_unavailable = store_unavailable != 0;
     value.retry_after_ns = retry_after_ns;
     value.reset_after_ns = reset_after_ns;
     return decision_new(state, &value);
@@ -167,9 +170,10 @@ PyObject *decision_restore(PyObject *module, PyObject *args)
 
 static PyObject *as_tuple(const rl_decision *value)
 {
-    return Py_BuildValue("(OddLL)", value->allowed ? Py_True : Py_False, value->limit,
+    return Py_BuildValue("(OddLLO)", value->allowed ? Py_True : Py_False, value->limit,
                          value->remaining, (long long)value->retry_after_ns,
-                         (long long)value->reset_after_ns);
+                         (long long)value->reset_after_ns,
+                         value->store_unavailable ? Py_True : Py_False);
 }
 
 static PyObject *decision_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -217,7 +221,8 @@ static PyObject *decision_compare(PyObject *a, PyObject *b, int op)
     const rl_decision *y = value_of(b);
     bool equal = x->allowed == y->allowed && x->limit == y->limit &&
                  x->remaining == y->remaining && x->retry_after_ns == y->retry_after_ns &&
-                 x->reset_after_ns == y->reset_after_ns;
+                 x->reset_after_ns == y->reset_after_ns &&
+                 x->store_unavailable == y->store_unavailable;
     return PyBool_FromLong(equal == (op == Py_EQ));
 }
 
@@ -268,6 +273,9 @@ static PyMemberDef decision_members[] = {
                "not. 2**63 - 1 for never.")},
     {"reset_after_ns", T_LONGLONG, FIELD(reset_after_ns), READONLY,
      PyDoc_STR("reset_after in nanoseconds (int). 2**63 - 1 for never.")},
+    {"store_unavailable", T_BOOL, FIELD(store_unavailable), READONLY,
+     PyDoc_STR("Whether the store gave no answer and on_store_error \"allow\" or \"deny\" decided "
+               "(bool).")},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -291,7 +299,7 @@ static PyMethodDef decision_methods[] = {
 static PyType_Slot decision_slots[] = {
     {Py_tp_doc,
      PyDoc_STR("Decision(allowed, remaining=0.0, retry_after_ms=0, *, limit=0.0, retry_after=-1.0,\n"
-               "         reset_after=0.0)\n--\n\n"
+               "         reset_after=0.0, store_unavailable=False)\n--\n\n"
                "Tell what became of one request. Immutable, and true when it was allowed.\n\n"
                "Tokens are floats, times seconds; retry_after, where given, counts and not\n"
                "retry_after_ms. Raises ValueError for a negative or NaN time, and for tokens that\n"

@@ -29,9 +29,9 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, __version__
-from rate_limiter.headers import reset_at_s
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.policy.headers import reset_at_s
 from rate_limiter.policy.keys import Identities, header_source
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter

@@ -12,12 +12,12 @@ from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.middleware import RateLimiterMiddleware
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
-from rate_limiter.seeds.pluggable.config import RateLimitConfig, RateLimitPolicy
+from rate_limiter.seeds.gateway.policy import RateLimitPolicy
+from rate_limiter.seeds.pluggable.config import RateLimitConfig
 from rate_limiter.seeds.pluggable.token_bucket import TokenBucketRateLimiter
 from rate_limiter.seeds.pluggable.token_bucket_async import AsyncTokenBucketRateLimiter
-from rate_limiter.seeds.quickstart import TokenBucket
+from rate_limiter.seeds.quickstart import RateLimiterMiddleware, TokenBucket
 
 __version__ = "0.1.0"
 

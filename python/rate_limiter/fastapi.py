@@ -28,9 +28,9 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checke
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-from rate_limiter.limiting.limiter import MEMORY, RateLimiter
-from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.observe.registry import checked_metrics, watch
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.observe.metrics_option import checked_metrics
+from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
 from rate_limiter.policy.keys import Identities, KeySpec
@@ -42,6 +42,7 @@ from rate_limiter.policy.request_fields import (
     signed_value,
 )
 from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
 from rate_limiter.web.asgi_middleware import checked_cost, one_limiter
 from rate_limiter.web.watching import Watch
@@ -202,7 +203,7 @@ class RateLimit:
         self._cost = checked_cost(cost, self.limiter)
         self._cost_after = cost_after
         self._checks = SetupChecks(
-            in_memory=store == MEMORY and not isinstance(self.limiter, RedisRateLimiter),
+            in_memory=store == MEMORY and not self.limiter.is_remote,
             uses_address=not callable(key) and uses_address(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",
@@ -295,8 +296,7 @@ class RateLimit:
         extensions = connection.scope.get("extensions") or {}
         if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
             return WebSocketException(1008, DENIED_DETAIL)
-        redis = self.limiter if isinstance(self.limiter, RedisRateLimiter) else None
-        if redis is not None and redis.is_denial_for_want_of_store(decision):
+        if decision.store_unavailable:
             return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
         return RateLimitHTTPException(decision, key, self._style.values(decision, states))
 

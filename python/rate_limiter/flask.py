@@ -27,8 +27,8 @@ from rate_limiter.checks.arguments import (
     uses_address,
 )
 from rate_limiter.limit import Limits, as_limits
-from rate_limiter.limiting.limiter import MEMORY, RateLimiter, check_store
-from rate_limiter.observe.registry import checked_metrics
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
@@ -43,6 +43,7 @@ from rate_limiter.policy.policy import (
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.stores.address import MEMORY, check_store
 from rate_limiter.web.flask_request import (
     EXEMPT,
     EXTENSION,

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rate_limiter.checks.redaction import Hidden, dumped, hidden_address
 from rate_limiter.limit import Limit
-from rate_limiter.limiting.limiter import MEMORY
+from rate_limiter.stores.address import MEMORY
 
 
 def _words(value: object) -> object:

@@ -22,7 +22,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rate_limiter import load_cli
+from rate_limiter.cli.load import command as load_cli
 from rate_limiter.cli.load.command import script
 from rate_limiter.cli.load.generator import LoadError, LoadPlan, LoadResult, LoadRun
 from rate_limiter.cli.load.histogram import RELATIVE_ERROR, LatencyHistogram
@@ -34,7 +34,15 @@ from rich.console import Console
 from support.redis_servers import wait_until
 from support.servers import ROOT, Server, free_port, serve
 
-SERVER = ("-m", "uvicorn", "tests.load_app:app", "--port", "{port}", "--log-level", "warning")
+SERVER = (
+    "-m",
+    "uvicorn",
+    "tests.support.load_app:app",
+    "--port",
+    "{port}",
+    "--log-level",
+    "warning",
+)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from rate_limiter import AsyncRateLimiter, Limit, ManualClock, RateLimiter
 from rate_limiter._core import SHARED_LAYOUT
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.limiting.limiter import SHARED, shared_file
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.stores.address import SHARED, shared_file
 from support.redis_servers import wait_until
 from support.servers import serve
 

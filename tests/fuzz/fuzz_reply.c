@@ -98,7 +98,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             }
         }
         for (rl_call *done; (done = rl_topology_finished(topology)) != NULL;) {
-            if (done->state != RL_CALL_DONE || (done->fault == RL_FAULT_NONE) != (done->reply != NULL)) {
+            if (done->state != RL_CALL_DONE ||
+                (done->fault == RL_FAULT_NONE) != (done->reply != NULL)) {
                 abort();
             }
             if (done->reply != NULL) {

@@ -662,7 +662,8 @@ def test_workers_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 KILLED = """
 import os, signal
-from rate_limiter import RateLimiter, measuring
+from rate_limiter import RateLimiter
+from rate_limiter.observe import registry as measuring
 measuring.PUBLISHED_EVERY_S = 1000
 limiter = RateLimiter("1/hour; burst=1000", max_keys=100)
 measuring.watch(limiter, "killed")

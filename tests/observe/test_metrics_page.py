@@ -35,7 +35,7 @@ def test_the_table_of_metrics() -> None:
     told = {
         name.removesuffix("_total"): set(re.findall(r"`(\w+)`", labels)) for name, labels in rows
     }
-    from rate_limiter import metrics
+    from rate_limiter.observe import prometheus as metrics
 
     names = {metrics.ALLOWED, metrics.BLOCKED, metrics.SECONDS}
     names |= {name for name, _ in metrics._READINGS.values()}

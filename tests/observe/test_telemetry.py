@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from rate_limiter import RateLimiter
-from rate_limiter.metrics import _READINGS
 from rate_limiter.observe.opentelemetry import instrument, watch
+from rate_limiter.observe.prometheus import _READINGS
 
 
 def collected(reader: InMemoryMetricReader) -> dict[tuple[str, str, str], float]:
@@ -69,6 +69,6 @@ def test_processes_that_share_their_numbers(
 
 
 def test_every_reading_has_an_instrument() -> None:
-    from rate_limiter import telemetry
+    from rate_limiter.observe import opentelemetry as telemetry
 
     assert set(telemetry._GAUGES) | set(telemetry._COUNTERS) == set(_READINGS)

@@ -11,7 +11,7 @@ from rate_limiter.jwt import Jwt
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
-from test_jwt import HS, token
+from support.tokens import HS, token
 
 
 def scope_of(client: Any = ("192.0.2.1", 1), **headers: Any) -> dict[str, Any]:

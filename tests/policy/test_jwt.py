@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,33 +12,22 @@ from typing import Any
 
 import jwt as pyjwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from rate_limiter.jwt import Jwt, claim_texts
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import run_now
-
-SECRET = "a secret of at least thirty-two bytes"
-OTHER = "another secret of at least 32 bytes!"
-RSA = rsa.generate_private_key(65537, 2048)
-RSA_OTHER = rsa.generate_private_key(65537, 2048)
-EC = ec.generate_private_key(ec.SECP256R1())
-PUBLIC = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-HS = Jwt(secret=SECRET, algorithms=["HS256"])
-
-
-def later(seconds: float = 86_400) -> int:
-    return int(time.time() + seconds)
-
-
-def token(claims: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256", **kid: str) -> str:
-    return pyjwt.encode({"exp": later()} | claims, key, algorithm, headers=dict(kid) or None)
+from support.tokens import (
+    EC,
+    HS,
+    OTHER,
+    PRIVATE,
+    PUBLIC,
+    RSA,
+    RSA_OTHER,
+    SECRET,
+    jwks_of,
+    later,
+    token,
+)
 
 
 def scope_of(*values: str, header: bytes = b"authorization") -> dict[str, Any]:
@@ -183,16 +171,6 @@ def test_claims() -> None:
 
 
 # --- Key sets ---
-
-
-def jwks_of(**keys: Any) -> dict[str, Any]:
-    algorithms = {"rsa": ("RSAAlgorithm", "RS256"), "ec": ("ECAlgorithm", "ES256")}
-    found = []
-    for kid, key in keys.items():
-        name, algorithm = algorithms["rsa" if hasattr(key, "decrypt") else "ec"]
-        data = getattr(pyjwt.algorithms, name).to_jwk(key.public_key(), as_dict=True)
-        found.append(data | {"kid": kid, "alg": algorithm, "use": "sig"})
-    return {"keys": found}
 
 
 def test_a_key_set_file(tmp_path: Path) -> None:

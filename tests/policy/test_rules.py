@@ -402,7 +402,7 @@ def test_deep_nesting_is_an_error() -> None:
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
-    published = Path(__file__).parent.parent / "docs" / "rate_limits.schema.json"
+    published = Path(__file__).parents[2] / "docs" / "rate_limits.schema.json"
     assert json.loads(published.read_text()) == json_schema()
 
 
@@ -424,7 +424,7 @@ def test_limits_of_tiers() -> None:
 # --- Changes ---
 
 
-def governor_of(source: RuleSource, **storage: Any) -> Policy:
+def policy_of(source: RuleSource, **storage: Any) -> Policy:
     return Policy(source, Storage(**storage), Identities())
 
 
@@ -436,7 +436,7 @@ def take(policy: Policy, n: int = 1, path: str = "/") -> tuple[bool, float, floa
             policy.decide({"path": path, "method": "GET", "client": ("192.0.2.1", 1)})
         )
     assert outcome is not None
-    return outcome.told.allowed, outcome.told.limit, outcome.told.remaining
+    return outcome.decision.allowed, outcome.decision.limit, outcome.decision.remaining
 
 
 def write(path: Path, text: str) -> None:
@@ -584,7 +584,7 @@ def _async_take(policy: Policy) -> Any:
         for _ in range(n):
             outcome = await policy.decide(scope)
         assert outcome is not None
-        return outcome.told.allowed, outcome.told.limit, outcome.told.remaining
+        return outcome.decision.allowed, outcome.decision.limit, outcome.decision.remaining
 
     return lambda n: asyncio.run(asked(n))
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rate_limiter import Limit
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.settings import Settings
-from test_governed import APP
+from support.rules_app import APP
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from rate_limiter import RateLimiter
+from rate_limiter.limiting.limiter import MADE_OFTEN
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.setup_checks import MADE_OFTEN, SAMPLE, configured_workers
+from rate_limiter.policy.setup_checks import SAMPLE, configured_workers
 from support.servers import serve
 
 PLAIN = {"limits": "1000000/second"}

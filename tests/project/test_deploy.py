@@ -1,6 +1,6 @@
 """What deploy/ describes: against schemas and linters, against each other, and by being run.
 
-No container engine is needed, and none is used: tests/once/test_stack.py runs the same topologies.
+No container engine is needed, and none is used: test_stack.py runs the same topologies.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from support.redis_servers import RedisServer
 from support.servers import ROOT, serve
 
 FOLDER = ROOT / "demo" / "quickstart"
+K6_STUB = ROOT / "tests" / "support" / "k6_stub.mjs"
 
 
 # --- The classes, as the demo uses them ---
@@ -106,7 +107,11 @@ def test_the_load_script(tmp_path: Path) -> None:
     with running_demo("quickstart", tmp_path) as running:
         done = subprocess.run(
             [
-                *("node", str(ROOT / "tests" / "k6_stub.mjs"), str(FOLDER / "k6_load.js")),
+                *(
+                    "node",
+                    str(K6_STUB),
+                    str(FOLDER / "k6_load.js"),
+                ),
                 *(running.server.url, str(turns)),
             ],
             capture_output=True,
@@ -145,7 +150,13 @@ def test_the_load_script_notices_what_is_wrong(tmp_path: Path) -> None:
     command = ("-m", "uvicorn", "plain:app", "--port", "{port}")
     with serve(tmp_path / "log", *command, cwd=tmp_path) as plain:
         done = subprocess.run(
-            ["node", ROOT / "tests" / "k6_stub.mjs", FOLDER / "k6_load.js", plain.url, "2"],
+            [
+                "node",
+                K6_STUB,
+                FOLDER / "k6_load.js",
+                plain.url,
+                "2",
+            ],
             capture_output=True,
             text=True,
             timeout=120,

@@ -9,7 +9,7 @@ import pytest
 from rate_limiter.cli.main import main as command
 from support.redis_servers import RedisServer
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
 
 
@@ -84,7 +84,7 @@ def test_plain_example(capsys: pytest.CaptureFixture[str]) -> None:
     "path", re.findall(r"\]\(([\w./]+)\)", README), ids=lambda path: path.rpartition("/")[2]
 )
 def test_linked_file_is_there(path: str) -> None:
-    assert (Path(__file__).parent.parent / path).is_file()
+    assert (Path(__file__).parents[2] / path).is_file()
 
 
 def test_redis_example(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:

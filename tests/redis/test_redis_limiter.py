@@ -467,7 +467,7 @@ def test_password_database_and_name(tmp_path: Path) -> None:
 
 
 def documented_rights() -> list[str]:
-    text = (Path(__file__).parent.parent / "docs" / "stores.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "stores.md").read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if "ACL SETUSER limiter" in line)
     return line.split()[3:]
 

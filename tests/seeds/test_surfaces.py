@@ -140,7 +140,7 @@ def distributed_demo(tmp_path: Path, redis_of_session: RedisServer) -> Iterator[
 
 
 def test_the_demo_of_the_rules(distributed_demo: Server, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "demo" / "distributed" / "try_limiter.py"
+    script = Path(__file__).parents[2] / "demo" / "distributed" / "try_limiter.py"
     done = subprocess.run(
         [sys.executable, script, "--url", f"{distributed_demo.url}/", "--requests", "25"],
         capture_output=True,
@@ -497,7 +497,7 @@ def test_the_service_by_its_own_document(tmp_path: Path, server: RedisServer, co
     )
     environment = {
         "REDIS_URL": server.url,
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}",
     }
     command = ("-m", "uvicorn", "roomy:app", "--port", "{port}")
     with serve(tmp_path / "log", *command, environment=environment) as running:

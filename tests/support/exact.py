@@ -1,6 +1,6 @@
 """A token bucket in exact fractions, to hold the engine against.
 
-It follows what csrc/rl_bucket.h promises, and none of how it is done: no clock that wraps, no
+It follows what csrc/engine/bucket.h promises, and none of how it is done: no clock that wraps, no
 multiplication in place of a division, no whole numbers for what the tap has delivered.
 """
 

@@ -34,7 +34,7 @@ from flask.testing import FlaskClient
 from support.redis_servers import RedisServer, wait_until
 from support.servers import serve
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 OLD = {"0.1": Path(sys.prefix) / "fastapi-limiter-0.1"}
 LOCAL_REDIS = "redis://localhost:6379/0"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120
 # Below the ports of outgoing connections. One of those may take a port before its server does, and
 # a client that asks for it again and again, while the server is down, may get connected to itself.

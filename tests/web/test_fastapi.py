@@ -284,7 +284,7 @@ def test_a_key_in_words_behind_a_proxy() -> None:
 
 
 def test_ietf_headers_of_stacked_limits() -> None:
-    from test_governed import sf
+    from support.rules_app import sf
 
     app = FastAPI()
     limits = [

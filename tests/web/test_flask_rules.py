@@ -10,8 +10,8 @@ from flask import Flask, Response, jsonify, request
 from rate_limiter import ManualClock
 from rate_limiter.flask import FlaskRateLimiter, FlaskRateLimitExceeded
 from support.redis_servers import RedisServer
-from test_governed import RULES, sf
-from test_jwt import HS, token
+from support.rules_app import RULES, sf
+from support.tokens import HS, token
 
 
 def app_of(config: dict[str, Any] | None = None, **arguments: Any) -> tuple[Flask, Any]:
@@ -192,7 +192,7 @@ def test_a_key_set_is_waited_for(tmp_path: Path) -> None:
     import json
 
     from rate_limiter.jwt import Jwt
-    from test_jwt import RSA, RSA_OTHER, jwks_of
+    from support.tokens import RSA, RSA_OTHER, jwks_of
 
     path = tmp_path / "keys.json"
     path.write_text(json.dumps(jwks_of(other=RSA_OTHER)))

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import http_sf
 import httpx
 import pytest
 from hypothesis import given
@@ -19,30 +18,10 @@ from rate_limiter import Decision, Limit, ManualClock, RateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.headers import HeaderStyle, LimitState
 from rate_limiter.policy.policy import Finished, run_now, run_to_the_end
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, StreamingResponse
 from support.redis_servers import RedisServer, redis_server
-from test_jwt import HS, token
-
-# --- An application ---
-
-
-async def echo(request: Any) -> Any:
-    status = int(request.query_params.get("status", 200))
-    return JSONResponse({"path": request.url.path}, status)
-
-
-async def broken(request: Any) -> Any:
-    raise RuntimeError("broken")
-
-
-APP = Starlette(
-    routes=[
-        Route("/broken", broken),
-        Route("/{path:path}", echo, methods=["GET", "POST", "PUT", "OPTIONS"]),
-    ]
-)
+from support.rules_app import APP, RULES, sf
+from support.tokens import HS, token
 
 
 class Client:
@@ -73,17 +52,6 @@ class Client:
 
 
 # --- Rules ---
-
-RULES = {
-    "default": {"limits": "100/minute"},
-    "upload": {"path": "/files/{id}", "methods": "POST", "limits": "10/minute", "cost": 3},
-    "by-key": {"path": "/keyed", "limits": "5/minute", "key": ["header:X-API-Key", "ip"]},
-    "pro": {"tier": "pro", "limits": "1000/minute"},
-    "partner": {"keys": ["203.0.113.50"], "limits": "7/minute"},
-    "health": {"path": "/health", "exempt": True},
-    "new": {"path": "/new", "limits": "1/minute", "shadow": True},
-    "login": {"path": "/login", "limits": "3/minute", "refund": "2xx"},
-}
 
 
 def test_rules() -> None:
@@ -482,12 +450,6 @@ async def test_run_to_the_end_outlives_its_caller() -> None:
 
 
 # --- Headers ---
-
-
-def sf(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Parse a list of structured fields by a library of others (RFC 9651)."""
-    items: Any = http_sf.parse(text.encode(), tltype="list")
-    return [(value, dict(parameters)) for value, parameters in items]
 
 
 def test_ietf_headers() -> None:

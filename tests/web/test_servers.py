@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_file = tmp_path_factory.mktemp("asgi") / "log"
     command = ("-m", "uvicorn", "asgi_app:app", "--port", "{port}")
-    with serve(log_file, *command, cwd=ROOT / "tests") as server:
+    with serve(log_file, *command, cwd=ROOT / "tests" / "support") as server:
         yield server
     assert server.log.count("started\n") == server.log.count("stopped\n") == 1
     assert "Traceback" not in server.log
@@ -66,7 +66,7 @@ def test_client_that_goes_away_in_the_middle(server: Server) -> None:
 def test_unix_socket(tmp_path: Path) -> None:
     socket = tmp_path / "s"
     command = ("-m", "uvicorn", "asgi_app:app", "--uds", str(socket))
-    with serve(tmp_path / "log", *command, cwd=ROOT / "tests", ready=socket.exists):
+    with serve(tmp_path / "log", *command, cwd=ROOT / "tests" / "support", ready=socket.exists):
         transport = httpx.HTTPTransport(uds=str(socket))
         with httpx.Client(transport=transport, base_url="http://test") as client:
             statuses = [client.get("/nowhere").status_code for _ in range(4)]
@@ -75,6 +75,6 @@ def test_unix_socket(tmp_path: Path) -> None:
 
 def test_middleware_as_the_application_itself(tmp_path: Path) -> None:
     command = ("-m", "uvicorn", "asgi_app:outermost", "--port", "{port}", "--lifespan", "off")
-    with serve(tmp_path / "log", *command, cwd=ROOT / "tests") as server:
+    with serve(tmp_path / "log", *command, cwd=ROOT / "tests" / "support") as server:
         statuses = [httpx.get(server.url).status_code for _ in range(2)]
     assert statuses == [200, 429]

@@ -18,8 +18,8 @@ from rate_limiter.cli.common import (
     print_json,
 )
 from rate_limiter.limit import Limit
-from rate_limiter.limiting.limiter import PREFIX
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.stores.address import PREFIX
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Connection
 from rate_limiter.stores.inspection import find_keys, inspect_key, limit_in, reset_key

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rate_limiter import __version__, bench_cli, bucket_cli, load_cli, rule_cli
+from rate_limiter import __version__
+from rate_limiter.cli import buckets, rules
+from rate_limiter.cli.bench import command as bench
 from rate_limiter.cli.common import Parser, epilog, guarded
+from rate_limiter.cli.load import command as load
 
 EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10
@@ -42,7 +45,7 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=f"rate-limiter {__version__}")
     actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    for command in (load_cli, bucket_cli, rule_cli, bench_cli):
+    for command in (load, buckets, rules, bench):
         command.add_parser(actions)
     return made
 

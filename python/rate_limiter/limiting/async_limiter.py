@@ -9,8 +9,9 @@ from typing import Any, cast
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
-from rate_limiter.limiting.limiter import MEMORY, RateLimiter
+from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.waiting import Sleep, TaskWaiter, line_key, wait_steps
+from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
 
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
-from rate_limiter.checks.arguments import DEFAULT_STORE, NoEffectError, check_arguments
+from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.waiting import Lines, Sleep, ThreadWaiter, line_key, wait_steps
-from rate_limiter.policy.setup_checks import limiter_was_made
+from rate_limiter.stores.address import MEMORY, is_shared, shared_file
 from rate_limiter.stores.bucket_info import BucketInfo
-
-if TYPE_CHECKING:
-    from rate_limiter.stores.redis_store import RedisStore
 
 logger = logging.getLogger("rate_limiter")
 
-MEMORY = "memory://"
-"""The store in the memory of this process."""
-SHARED = "shared://"
-"""How the address of a store begins that the processes of one host share, in a file."""
-PREFIX = "rl"
-"""What keys in Redis begin with, where no RedisStore says otherwise."""
+MADE_OFTEN = 100
+"""Limiters in memory with the same limits, after which a warning is due."""
+_PACKAGE = str(Path(__file__).parent.parent)
+_made: Counter[tuple[Limit, ...]] = Counter()
 
 
 class RateLimiter(_core.Limiter):
@@ -62,11 +59,20 @@ class RateLimiter(_core.Limiter):
 
     limits: tuple[Limit, ...]
 
+    is_remote: ClassVar[bool] = False
+    """Whether a decision may wait for a store outside this host."""
+
+    _remote_kind: ClassVar[type[RateLimiter] | None] = None  # makes limiters for remote stores
+
+    def __init_subclass__(cls, *, serves_remote_stores: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if serves_remote_stores:
+            RateLimiter._remote_kind = cls
+
     def __new__(cls, *args: Any, store: object = MEMORY, **kwargs: Any) -> RateLimiter:
         if cls is RateLimiter and store != MEMORY and not is_shared(store):
-            from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-
-            return _core.Limiter.__new__(RedisRateLimiter)
+            assert cls._remote_kind is not None, "importing the package registers it"
+            return _core.Limiter.__new__(cls._remote_kind)
         return super().__new__(cls)
 
     def __init__(
@@ -89,6 +95,17 @@ class RateLimiter(_core.Limiter):
                 f"a subclass of RateLimiter keeps its buckets in memory, got {shown(store)}"
             )
         self._set_up(limits, max_keys, clock)
+        _count_made(self.limits)
+
+    @classmethod
+    def in_memory(cls, limits: Limits, max_keys: int, clock: str | ManualClock) -> RateLimiter:
+        """Return a limiter in memory that is one of many, such as those of rules.
+
+        The warning about limiters that are made in a request handler does not count it.
+        """
+        made = _core.Limiter.__new__(RateLimiter)
+        made._set_up(limits, max_keys, clock)
+        return made
 
     def _set_up(
         self,
@@ -98,7 +115,6 @@ class RateLimiter(_core.Limiter):
         keep: RateLimiter | None = None,
         path: str | None = None,
     ) -> None:
-        limiter_was_made()
         self.limits = as_limits(limits)
         for limit in self.limits:
             if limit.capacity < 1:
@@ -172,11 +188,11 @@ class RateLimiter(_core.Limiter):
             TypeError: a bad key.
             StoreError: Redis gave no answer; there is no fallback for this.
         """
-        told = self._peek_each(key, 0)[1:]
+        each = self._peek_each(key, 0)[1:]
         name = line_key(key).decode("utf-8", "replace")
         return tuple(
             BucketInfo(name, limit, bucket.remaining, bucket.reset_after, None)
-            for limit, bucket in zip(self.limits, told, strict=True)
+            for limit, bucket in zip(self.limits, each, strict=True)
         )
 
     def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
@@ -223,61 +239,26 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
-def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> RedisStore:
-    """Return the RedisStore that `store` is, or the address or client of.
+def _count_made(limits: tuple[Limit, ...]) -> None:
+    """Count a limiter in memory; warn of limits for which a program makes many.
 
-    Raises:
-        TypeError, ValueError: it is none, or has another `on_store_error`; the message says why.
+    A limiter that a request handler makes has a full bucket each time, and limits nothing.
     """
-    from rate_limiter.seeds.pluggable.redis_store_async import AsyncRedisStore
-    from rate_limiter.stores.redis_store import RedisStore
-
-    if isinstance(store, AsyncRedisStore):
-        store = store.redis
-    if isinstance(store, RedisStore):
-        if on_store_error not in ("memory", store.on_store_error):
-            raise NoEffectError("on_store_error", "beside store, a RedisStore that has its own")
-        return store
-    if isinstance(store, str) and "://" not in store:
-        raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {shown(store)}")
-    try:
-        return RedisStore(store, prefix, on_store_error=on_store_error)
-    except TypeError as error:
-        raise TypeError(f"store: {error}") from None
-
-
-def is_shared(store: object) -> bool:
-    """Tell whether a store is memory that the processes of a host share."""
-    return isinstance(store, str) and store.startswith(SHARED)
-
-
-def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:
-    """Return the file of a limiter, beside the path of the store.
-
-    There is one for each name and limits, and for each layout and size: a process with another
-    version or another `max_keys` takes a new file, and running processes keep theirs.
-
-    Raises:
-        ValueError: the path is not an absolute one.
-    """
-    path = str(store).removeprefix(SHARED)
-    if not path.startswith("/") or path.endswith("/"):
-        raise ValueError(
-            f"store must be '{SHARED}' and the absolute path of a file, such as "
-            f"'{SHARED}/dev/shm/app', got {shown(store)}"
+    if len(_made) > 10_000:
+        _made.clear()
+    _made[limits] += 1
+    if _made[limits] == MADE_OFTEN:
+        caller = next(
+            frame
+            for frame in reversed(traceback.extract_stack())
+            if not frame.filename.startswith(_PACKAGE)
         )
-    told = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
-    digest = sha256(told.encode()).hexdigest()[:16]
-    return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
-
-
-def check_store(store: object) -> None:
-    """Check that there is such a store.
-
-    Raises:
-        TypeError, ValueError: there is not; the message says why.
-    """
-    if is_shared(store):
-        shared_file(store, "", "1/second")
-    elif store != MEMORY:
-        redis_store(store, "memory")
+        logger.warning(
+            "%s limiters have been made at %s:%s with the limits %s. Each starts with full "
+            "buckets, so one that is made inside a request handler limits nothing: make it once, "
+            "where the module is loaded",
+            MADE_OFTEN,
+            caller.filename,
+            caller.lineno,
+            "; ".join(map(str, limits)),
+        )

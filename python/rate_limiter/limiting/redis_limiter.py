@@ -16,8 +16,9 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.limit import FIXED_WINDOW, Limit, Limits, as_limits
-from rate_limiter.limiting.limiter import RateLimiter, redis_store
+from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.waiting import line_key
+from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import scripts
 from rate_limiter.stores.inspection import inspect_key
@@ -28,10 +29,10 @@ _IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
 _DECISIONS = frozenset(("allow", "hit", "hit_each", "allow_many"))
 
 DENIED_RETRY_S = 1.0
-"""Seconds after which a request that was denied for want of a store may try again."""
+"""Seconds until a request that was denied because the store is unavailable may try again."""
 
 
-class RedisRateLimiter(RateLimiter):
+class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     """Decide by buckets in Redis. Methods are those of RateLimiter.
 
     Args:
@@ -46,6 +47,8 @@ class RedisRateLimiter(RateLimiter):
     Attributes:
         store: the RedisStore.
     """
+
+    is_remote = True
 
     __slots__ = ("_breaker", "_buckets", "_client", "_meter", "store")
 
@@ -243,23 +246,20 @@ class RedisRateLimiter(RateLimiter):
 
     def _undecided(self, allowed: bool, limit: Limit) -> Decision:
         if allowed:
-            return Decision(True, limit.capacity, limit=limit.capacity)
-        return Decision(False, limit=limit.capacity, retry_after=DENIED_RETRY_S)
+            return Decision(True, limit.capacity, limit=limit.capacity, store_unavailable=True)
+        return Decision(
+            False, limit=limit.capacity, retry_after=DENIED_RETRY_S, store_unavailable=True
+        )
 
     def _unavailable(self) -> StoreError:
         error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
 
-    def is_denial_for_want_of_store(self, decision: Decision) -> bool:
-        """Tell whether a request was denied because there is no store: 503, not 429."""
-        # Redis itself never denies a request while the bucket is full, but for ever.
-        return (
-            not decision.allowed
-            and self.store.on_store_error == "deny"
-            and decision.retry_after == DENIED_RETRY_S
-            and decision.reset_after == 0
-        )
+
+def time_to_fill_s(limit: Limit) -> float:
+    """Return the seconds that an empty bucket takes to fill; 0 for one that never does."""
+    return limit.capacity / limit.refill_rate if limit.refill_rate > 0 else 0.0
 
 
 def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:

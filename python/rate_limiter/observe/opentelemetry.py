@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+
 from rate_limiter import __version__
 from rate_limiter.observe.metrics_folder import shared_folder
 from rate_limiter.observe.registry import meters, readings, watch

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
 from rate_limiter._core import METER_BOUNDS_NS
 from rate_limiter.observe.metrics_folder import reported, shared_folder
 from rate_limiter.observe.registry import Reading, meter, meters, readings, watch

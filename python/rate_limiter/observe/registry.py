@@ -15,7 +15,6 @@ kept there is counted in the memory of this process: see metrics_folder.py.
 from __future__ import annotations
 
 import atexit
-import importlib
 import json
 import os
 import threading
@@ -27,7 +26,6 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
-from rate_limiter.checks.arguments import checked_text
 from rate_limiter.checks.redaction import shown
 from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_folder
 from rate_limiter.observe.process_slots import Slot
@@ -102,26 +100,6 @@ def checked_dimension(dimension: object) -> str:
             f"a dimension must have 1 to {_DIMENSION_MAX} characters, got {dimension!r}"
         )
     return dimension
-
-
-def checked_metrics(metrics: str | None) -> str | None:
-    """Return the dimension that an argument `metrics` names, made ready to be shown; None stays.
-
-    Raises:
-        TypeError, ValueError: it cannot be one.
-        ImportError: prometheus_client is missing.
-    """
-    if metrics is None:
-        return None
-    checked_text("metrics", metrics)
-    try:
-        importlib.import_module("rate_limiter.observe.prometheus")
-    except ImportError as error:
-        raise ImportError(
-            f"metrics={metrics!r} needs prometheus_client: pip install 'rate_limiter[metrics]'",
-            name="prometheus_client",
-        ) from error
-    return checked_dimension(metrics)
 
 
 def follow(limiter: Any, dimension: str) -> None:

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-from rate_limiter.limiting.limiter import MEMORY, RateLimiter, is_shared, redis_store
+from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.denials import Denial
@@ -31,6 +31,7 @@ from rate_limiter.policy.headers import HeaderStyle, LimitState
 from rate_limiter.policy.keys import Identities, KeySpec, Source
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.stores.address import MEMORY, is_shared, redis_store
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import method_of, route_path
 
@@ -65,7 +66,7 @@ class Storage:
         if self.store == MEMORY:
             if before is not None and _kinds(before.rule) == _kinds(rule):
                 return before.limiter.with_limits(rule.limits)
-            return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
+            return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
         shared = redis_store(self.store, self.on_store_error)
         if rule.on_store_error is not None:
             # The same Redis and connections, another policy.
@@ -120,10 +121,7 @@ class Verdict:
     @property
     def wants_store(self) -> bool:
         """Whether it is denied because there is no store: 503, not 429."""
-        limiter = self.active.limiter
-        return isinstance(limiter, RedisRateLimiter) and limiter.is_denial_for_want_of_store(
-            self.decision
-        )
+        return self.decision.store_unavailable
 
     def each(self) -> list[LimitState]:
         """Return what was decided by each limit."""
@@ -268,8 +266,7 @@ class Policy:
             limiter = self.storage.limiter(rule, self._state[1].get(rule.name))
             if self._dimension is not None:
                 watch(limiter, self._dimension(rule))
-            is_remote = isinstance(limiter, RedisRateLimiter)
-            waits = is_remote and not self._blocking
+            waits = limiter.is_remote and not self._blocking
             awaitable_limiter = AsyncRateLimiter.of(limiter) if waits else limiter
             key = self._key if rule.key is None else self._identities.key(rule.key)
             active[rule.name] = ActiveRule(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.limit import Limit, as_limits, check_cost
 from rate_limiter.policy.rules import Rule, RuleTable

@@ -164,8 +164,8 @@ class RedisRules(RuleSource):
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         from rate_limiter._core import StoreError
-        from rate_limiter.limiting.limiter import redis_store
         from rate_limiter.policy.rule_files import RulesError, load_rules
+        from rate_limiter.stores.address import redis_store
 
         self.key = checked_text("key", key)
         self._connection = redis_store(store, "memory").connection

@@ -9,7 +9,6 @@ import logging
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,34 +158,3 @@ def configured_workers(arguments: Sequence[str], environment: Any) -> int:
             counts.append(one[2:])
     numbers = [int(text) for text in counts if text.isdigit()]
     return numbers[-1] if numbers else 1
-
-
-# --- Limiters that are made too often ------------------------------------------------------------
-
-MADE_OFTEN = 100
-_made: Counter[tuple[str, int]] = Counter()
-
-
-def limiter_was_made() -> None:
-    """Hear that a limiter is made; warn of a place in a program that makes many.
-
-    A limiter that a request handler makes has a full bucket each time, and limits nothing.
-    """
-    frame = sys._getframe(1)
-    folder = str(Path(__file__).parent)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
-        if frame.f_code.co_filename.endswith("policy.py"):
-            return  # one of many rules
-        frame = frame.f_back
-    place = (frame.f_code.co_filename, frame.f_lineno)
-    if len(_made) > 10_000:
-        _made.clear()
-    _made[place] += 1
-    if _made[place] == MADE_OFTEN:
-        logger.warning(
-            "%s limiters have been made at %s:%s. Each starts with full buckets, so one that is "
-            "made inside a request handler limits nothing: make it once, where the module is "
-            "loaded",
-            MADE_OFTEN,
-            *place,
-        )

@@ -1,4 +1,4 @@
-"""Middleware in the words of two earlier systems, which believe ``X-Forwarded-For``."""
+"""DistributedTokenBucketMiddleware, as the distributed demo has it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule
-from rate_limiter.seeds.quickstart import TokenBucket
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import (
     ASGIApp,
@@ -29,28 +28,6 @@ logger = logging.getLogger("rate_limiter")
 
 DEFAULT_RULE = "default"
 DEFAULT_RULES_PATH = "rate_limits.json"
-
-
-class RateLimiterMiddleware(RateLimitMiddleware):
-    """Limit every path but ``/health`` by a TokenBucket in Redis, per client.
-
-    The client is the first element of ``X-Forwarded-For``, which anybody can write: put it
-    behind a proxy that sets the header. Without the header it is the peer's address.
-
-    Args:
-        app: the ASGI application.
-        redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
-        capacity: tokens a bucket holds.
-        refill_rate: tokens per second.
-    """
-
-    def __init__(
-        self, app: ASGIApp, redis_client: object, capacity: int = 10, refill_rate: float = 2.0
-    ) -> None:
-        bucket = TokenBucket(redis_client, capacity, refill_rate)
-        super().__init__(
-            app, limiter=bucket.limiter, key=first_forwarded, exempt_paths=("/health",)
-        )
 
 
 class DistributedTokenBucketMiddleware:

@@ -1,4 +1,4 @@
-"""TokenBucket: buckets of one size in Redis, in the words of a token-bucket tutorial."""
+"""TokenBucket and RateLimiterMiddleware, as the token-bucket middleware demo has them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 
 from rate_limiter._core import Decision
 from rate_limiter.limit import Limit
-from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter, time_to_fill_s
 from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.web.asgi_messages import ASGIApp, first_forwarded
+from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
 PREFIX = "rate_limit:"
 """What the keys in Redis begin with."""
@@ -56,6 +58,23 @@ class TokenBucket:
         return decision
 
 
-def time_to_fill_s(limit: Limit) -> float:
-    """Return the seconds that an empty bucket takes to fill; 0 for one that never does."""
-    return limit.capacity / limit.refill_rate if limit.refill_rate > 0 else 0.0
+class RateLimiterMiddleware(RateLimitMiddleware):
+    """Limit every path but ``/health`` by a TokenBucket in Redis, per client.
+
+    The client is the first element of ``X-Forwarded-For``, which anybody can write: put it
+    behind a proxy that sets the header. Without the header it is the peer's address.
+
+    Args:
+        app: the ASGI application.
+        redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
+        capacity: tokens a bucket holds.
+        refill_rate: tokens per second.
+    """
+
+    def __init__(
+        self, app: ASGIApp, redis_client: object, capacity: int = 10, refill_rate: float = 2.0
+    ) -> None:
+        bucket = TokenBucket(redis_client, capacity, refill_rate)
+        super().__init__(
+            app, limiter=bucket.limiter, key=first_forwarded, exempt_paths=("/health",)
+        )

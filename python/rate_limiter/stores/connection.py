@@ -105,7 +105,7 @@ def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
     Args:
         with_windows: among the limits that they are for are windows.
     """
-    folder = files("rate_limiter") / "lua"
+    folder = files("rate_limiter") / "stores/lua"
 
     def joined(*names: str) -> bytes:
         return b"".join((folder / f"{name}.lua").read_bytes() for name in names)

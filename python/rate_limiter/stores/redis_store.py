@@ -10,13 +10,12 @@ from rate_limiter._core import StoreError
 from rate_limiter.checks.arguments import checked_policy, checked_text
 from rate_limiter.checks.redaction import hidden_address
 from rate_limiter.limit import Limit
-from rate_limiter.seeds.pluggable.interfaces import BucketState, IRateLimitStore
-from rate_limiter.seeds.pluggable.stored_bucket import checked_state
+from rate_limiter.stores.bucket_state import BucketState, checked_state
 from rate_limiter.stores.connection import Connection, connect
 from rate_limiter.stores.redis_address import redis_address
 
 
-class RedisStore(IRateLimitStore):
+class RedisStore:
     """Keep buckets in a Redis.
 
     It connects when first used, and by itself again after a failure. Stores of one address share

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
@@ -23,9 +23,10 @@ from rate_limiter.checks.arguments import (
 )
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits, check_cost
-from rate_limiter.limiting.limiter import MEMORY, RateLimiter
-from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.observe.registry import checked_metrics, watch
+from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.observe.metrics_option import checked_metrics
+from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
@@ -41,8 +42,7 @@ from rate_limiter.policy.policy import ActiveRule, CostAfter, Policy, Storage, r
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.setup_checks import SetupChecks
-from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
-from rate_limiter.seeds.pluggable.config import RateLimitPolicy
+from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import (
     DENIED,
     NO_STORE,
@@ -64,6 +64,22 @@ if TYPE_CHECKING:
 Key: TypeAlias = Callable[[Scope], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[Scope], float | Awaitable[float]]
 Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
+
+
+class KeyLimiter(Protocol):
+    """A limiter with the one method that an API gateway needs."""
+
+    def check(self, key: str, /) -> Any: ...
+
+
+class GatewayPolicy(Protocol):
+    """What makes RateLimitMiddleware(app, limiter, policy) the middleware of an API gateway."""
+
+    @property
+    def exempt_paths(self) -> frozenset[str]: ...
+
+    @property
+    def gateway(self) -> Callable[..., ASGIApp]: ...
 
 
 class RateLimitMiddleware(_core.AsgiMiddleware):
@@ -124,8 +140,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     def __init__(
         self,
         app: ASGIApp,
-        limiter: RateLimiter | TokenBucketLimiter | None = None,
-        policy: RateLimitPolicy | None = None,
+        limiter: RateLimiter | KeyLimiter | None = None,
+        policy: GatewayPolicy | None = None,
         *,
         limits: Limits | Mapping[str, Limits] | None = None,
         rules: object = None,
@@ -158,7 +174,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         dimension_label: str = "default",
     ) -> None:
         arguments = dict(locals())
-        self._redis: RedisRateLimiter | None = None
+        self._remote: AsyncRateLimiter | None = None
         self._denied: Denied | None = None
         self._checks: SetupChecks | None = None
         self._front: Any = None
@@ -166,19 +182,18 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         identities = Identities(address, jwt)
         if policy is not None:
             check_arguments(RateLimitMiddleware.__init__, arguments)
-            from rate_limiter.seeds.gateway.app import EXEMPT_PATHS, GatewayApp
-
-            gateway = GatewayApp(
+            if not hasattr(policy, "gateway"):
+                raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
+            gateway = policy.gateway(
                 app,
                 limiter,
-                policy,
                 api_key_header=api_key_header,
                 user_id_header=user_id_header,
                 dimension_label=dimension_label,
                 client=identities.client if address.reads_header else first_forwarded,
                 conclude=self._conclude,
             )
-            exempt_paths = EXEMPT_PATHS if exempt_paths is None else exempt_paths
+            exempt_paths = policy.exempt_paths if exempt_paths is None else exempt_paths
             self._set_up_forwarding(app, gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
@@ -239,7 +254,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
             self._set_up_forwarding(app, app, exempt_paths or ())
             return
-        self._redis = limiter if isinstance(limiter, RedisRateLimiter) else None
+        self._remote = AsyncRateLimiter.of(limiter) if limiter.is_remote else None
         self._denied = denied if is_callable else None  # type: ignore[assignment]
         self._set_up(
             app,
@@ -248,7 +263,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             cost=checked_cost(cost, limiter),
             exempt_paths=checked_paths("exempt_paths", exempt_paths or ()),
             headers=style.style != "off",
-            remote=self._redis is not None,
+            remote=self._remote is not None,
             probing=self._checks is not None,
         )
 
@@ -270,7 +285,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         super().__init__(app, limiter, **arguments)
         # Servers tell ASGI 3 from ASGI 2 by whether `app.__call__` is a coroutine function, which
         # a C slot is not. Calls of the object itself never look here: they go to the slot.
-        self.__dict__["__call__"] = self._called_by_name
+        self.__call__ = self._called_by_name  # type: ignore[method-assign]
 
     @property
     def governor(self) -> Policy | None:
@@ -303,12 +318,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             cost = await cost
         if cost is None:  # to the gate it would mean the default
             raise TypeError("cost must be a number, not NoneType")
-        if self._redis is None:
+        if self._remote is None:
             await self._decide(scope, receive, send, key, cost)
             return
         if key is None:
             key = client_of(scope)
-        decision = await self._redis.call_async("hit", key, cost)
+        decision = await self._remote.hit(key, cost)
         self._decided(key, decision)
         await self._conclude(scope, receive, send, decision)
 
@@ -322,7 +337,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             return
         if await turned_away(scope, receive, send):
             return
-        if self._redis is not None and self._redis.is_denial_for_want_of_store(decision):
+        if decision.store_unavailable:
             await send_answer(NO_STORE, scope, send)
             return
         if self._denied is None:
@@ -369,7 +384,7 @@ def _limiter_or_rules(
 
 
 def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
-    return storage.store == MEMORY and not isinstance(limiter, RedisRateLimiter)
+    return storage.store == MEMORY and not (limiter is not None and limiter.is_remote)
 
 
 def one_limiter(

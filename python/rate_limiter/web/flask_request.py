@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, request
+from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
+
 from rate_limiter._core import Decision
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.policy.denials import Answer, DenialRenderer
@@ -22,7 +24,6 @@ from rate_limiter.policy.policy import Finished, Policy, Verdict, errors_logged,
 from rate_limiter.policy.request_fields import Framework, signed_value
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
-from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 
 EXTENSION = "rate_limiter"
 _TAKEN = "rate_limiter.taken"  # in the WSGI environment of a request: a list of _Taken

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rate_limiter import AsyncRateLimiter, Limit, RateLimiter, __version__
-from rate_limiter.limiting.limiter import is_shared, shared_file
+from rate_limiter.stores.address import is_shared, shared_file
 
 SLICE = 2000  # calls
 STORE_SLICE = 800

@@ -29,8 +29,9 @@ from rate_limiter.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from rate_limiter.cli.load.generator import LoadPlan, LoadResult, LoadRun
     from rich.console import Console
+
+    from rate_limiter.cli.load.generator import LoadPlan, LoadResult, LoadRun
 
 EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10
@@ -125,19 +126,20 @@ def _run(given: argparse.Namespace) -> int:
     plan = _plan(given)
     _check_files(given)
     _allow_open_files(plan.concurrency)
+    from rich.console import Console
+
     from rate_limiter.cli.load.generator import LoadRun
     from rate_limiter.cli.load.report import is_unicode, report
-    from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True, quiet=given.json)
     result, stopped = asyncio.run(_shown(LoadRun(plan), console))
     console.print(report(plan, result, is_unicode=is_unicode(console)))
-    report = _as_json(plan, result)
+    data = _as_json(plan, result)
     if given.json:
-        print_json(report)
+        print_json(data)
     if given.json_file is not None:
         with _naming(given.json_file):
-            given.json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            given.json_file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     if given.plot is not None:
         from rate_limiter.cli.load.plot import save_plot
 
@@ -260,8 +262,9 @@ async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None
 
 
 async def _live(run: LoadRun, console: Console, running: asyncio.Future[LoadResult]) -> None:
-    from rate_limiter.cli.load.report import LiveView
     from rich.live import Live
+
+    from rate_limiter.cli.load.report import LiveView
 
     view = LiveView(run.plan, run.result)
     begun_s = time.monotonic()

@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 
 import aiohttp
+
 from rate_limiter.cli.load.result import LoadResult
 from rate_limiter.cli.load.target import LoadError, PinnedResolver, Target, find_target, parse_url
 

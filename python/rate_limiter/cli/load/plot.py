@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
+
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.cli.load.generator import LoadPlan, LoadResult
 from rate_limiter.cli.load.result import COLUMNS, KINDS

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.cli.load.generator import LoadPlan, LoadResult
 from rate_limiter.cli.load.histogram import LatencyHistogram
 from rate_limiter.cli.load.result import KINDS, PERCENTILES
 from rate_limiter.cli.load.target import parse_url
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 STYLES = {"allowed": "green", "limited": "yellow", "other": "red"}
 _NAMES = {"allowed": "allowed (2xx)", "limited": "limited (429)", "other": "other answers"}

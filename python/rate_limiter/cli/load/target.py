@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp.abc import AbstractResolver
-from rate_limiter.checks.redaction import shown
 from yarl import URL
+
+from rate_limiter.checks.redaction import shown
 
 CONNECT_TIMEOUT_S = 5.0
 

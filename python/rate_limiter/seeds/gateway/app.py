@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, cast
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.redaction import shown
@@ -15,8 +16,6 @@ from rate_limiter.policy.denials import Answer
 from rate_limiter.policy.headers import DEFAULT_STYLE
 from rate_limiter.policy.keys import header_source, shortened
 from rate_limiter.seeds.gateway.keys import pick_identity_key
-from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
-from rate_limiter.seeds.pluggable.config import RateLimitPolicy
 from rate_limiter.web.asgi_messages import (
     NO_STORE,
     ASGIApp,
@@ -28,8 +27,6 @@ from rate_limiter.web.asgi_messages import (
     turned_away,
 )
 
-EXEMPT_PATHS = frozenset({"/health", "/metrics"})
-
 
 class GatewayApp:
     """Limit requests by API key, else by user, else by address. The headers are believed.
@@ -39,14 +36,14 @@ class GatewayApp:
     Args:
         app: the ASGI application.
         limiter: a TokenBucketLimiter, or an object with such a ``check``.
-        policy: what a request costs, and how keys begin.
+        prefix: what keys begin with.
         api_key_header, user_id_header: names of headers.
         dimension_label: the label of its metrics.
         client: tells the address of a request's client.
         conclude: goes on as a Decision says: the gate's own.
 
     Raises:
-        TypeError: `limiter`, `policy` or `dimension_label` is something else.
+        TypeError: `limiter` or `dimension_label` is something else.
         ValueError: `dimension_label` cannot be one.
     """
 
@@ -54,30 +51,31 @@ class GatewayApp:
         self,
         app: ASGIApp,
         limiter: Any,
-        policy: RateLimitPolicy,
         *,
+        prefix: str,
         api_key_header: str = "x-api-key",
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
         client: Callable[[Scope], str] = first_forwarded,
         conclude: Callable[..., Any],
     ) -> None:
-        if not isinstance(policy, RateLimitPolicy):
-            raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
         if not hasattr(limiter, "check"):
             raise TypeError(f"limiter must be a TokenBucketLimiter, got {shown(limiter)}")
         checked_dimension(dimension_label)
-        from rate_limiter import metrics
+        from rate_limiter.observe import prometheus as metrics
 
         self.app = app
         self.limiter = limiter
-        self.policy = policy
+        self._prefix = prefix
         self._api_key = header_source(api_key_header)
         self._user_id = header_source(user_id_header)
         self._record = metrics.recorder(dimension_label)
         self._client = client
         self._conclude = conclude
-        if isinstance(limiter, TokenBucketLimiter):
+        check_async = getattr(limiter, "check_async", None)
+        # Other limiters have only a blocking `check`.
+        self._check_async = check_async if iscoroutinefunction(check_async) else None
+        if self._check_async is not None:
             follow(limiter.limiter, dimension_label)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,21 +90,19 @@ class GatewayApp:
     def _key(self, scope: Scope) -> str:
         api_key, user_id = self._api_key(scope) or "", self._user_id(scope) or ""
         return pick_identity_key(
-            self.policy.prefix, shortened(api_key), shortened(user_id), self._client(scope)
+            self._prefix, shortened(api_key), shortened(user_id), self._client(scope)
         )
 
     async def _decide(self, key: str) -> Decision:
-        if isinstance(self.limiter, TokenBucketLimiter):
-            return await self.limiter.check_async(key)
-        decision: Decision = await asyncio.to_thread(self.limiter.check, key)
-        return decision
+        if self._check_async is None:
+            return cast(Decision, await asyncio.to_thread(self.limiter.check, key))
+        return cast(Decision, await self._check_async(key))
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request."""
         if await turned_away(scope, receive, send):
             return
-        limiter = getattr(self.limiter, "limiter", None)
-        if limiter is not None and limiter.is_denial_for_want_of_store(decision):
+        if decision.store_unavailable is True:
             await send_answer(NO_STORE, scope, send)
             return
         seconds = DEFAULT_STYLE.retry_after_s(decision)

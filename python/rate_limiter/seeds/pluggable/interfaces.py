@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypedDict
 
+from rate_limiter.stores.bucket_state import BucketState
+from rate_limiter.stores.redis_store import RedisStore
 
-class BucketState(TypedDict):
-    """What a store keeps for a key."""
-
-    tokens: float | None
-    """Tokens at the time `last_refill`; None for a key that the store does not know."""
-    last_refill: float
-    """Seconds since the epoch, as `time.time` tells them."""
+__all__ = ["BucketState", "IAsyncRateLimitStore", "IRateLimitStore", "IRateLimiter"]
 
 
 class IRateLimiter(ABC):
@@ -41,6 +36,9 @@ class IRateLimitStore(ABC):
     @abstractmethod
     def set_state(self, key: str, tokens: float, last_refill: float) -> None:
         """Keep the state of `key`."""
+
+
+IRateLimitStore.register(RedisStore)
 
 
 class IAsyncRateLimitStore(ABC):

@@ -9,7 +9,8 @@ from rate_limiter.limit import Limit
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.seeds.pluggable.config import RateLimitConfig
 from rate_limiter.seeds.pluggable.interfaces import BucketState, IRateLimitStore
-from rate_limiter.seeds.pluggable.stored_bucket import checked_state, refilled
+from rate_limiter.seeds.pluggable.stored_bucket import refilled
+from rate_limiter.stores.bucket_state import checked_state
 
 
 class InMemoryStore(IRateLimitStore):

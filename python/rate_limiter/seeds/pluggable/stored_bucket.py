@@ -16,31 +16,11 @@ from rate_limiter.limit import check_cost
 from rate_limiter.limiting.waiting import Lines, TaskWaiter
 from rate_limiter.seeds.pluggable.config import RateLimitConfig
 from rate_limiter.seeds.pluggable.interfaces import (
-    BucketState,
     IAsyncRateLimitStore,
     IRateLimitStore,
 )
-
-
-def checked_state(state: BucketState) -> tuple[float, float] | None:
-    """Return (tokens, last_refill) of a state; None for a key that the store does not know.
-
-    Raises:
-        TypeError: the state has no such numbers.
-        ValueError: one of them is not finite.
-    """
-    try:
-        if state["tokens"] is None:
-            return None
-        tokens, last_refill = float(state["tokens"]), float(state["last_refill"])
-    except (KeyError, OverflowError, TypeError, ValueError):
-        raise TypeError(
-            "a bucket's state must be {'tokens': float or None, 'last_refill': float}, "
-            f"got {state!r}"
-        ) from None
-    if not math.isfinite(tokens) or not math.isfinite(last_refill):
-        raise ValueError(f"a bucket's state must have finite numbers, got {state!r}")
-    return tokens, last_refill
+from rate_limiter.stores.bucket_state import BucketState, checked_state
+from rate_limiter.stores.redis_store import RedisStore
 
 
 def refilled(
@@ -74,7 +54,7 @@ class _Arithmetic:
 class StoredBucket(_Arithmetic):
     """Buckets in a store with `get_state` and `set_state`."""
 
-    def __init__(self, config: RateLimitConfig, store: IRateLimitStore) -> None:
+    def __init__(self, config: RateLimitConfig, store: IRateLimitStore | RedisStore) -> None:
         super().__init__(config)
         self._store = store
         self._lock = threading.Lock()  # held from reading a state until it is written

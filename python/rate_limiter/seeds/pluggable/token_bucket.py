@@ -82,7 +82,7 @@ class TokenBucketRateLimiter(IRateLimiter):
         TypeError: an argument is something else, or the store's methods are asynchronous.
     """
 
-    def __init__(self, config: RateLimitConfig, store: IRateLimitStore) -> None:
+    def __init__(self, config: RateLimitConfig, store: IRateLimitStore | RedisStore) -> None:
         check_config_and_store(config, store, asynchronous=False)
         self.config = config
         self.store = store

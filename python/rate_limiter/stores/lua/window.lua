@@ -1,7 +1,7 @@
 -- window.lua -- limits that are windows, among those of bucket.lua; it goes behind that.
 --
 -- Windows are aligned to this server's clock. A window meets the scripts as a bucket does: what is
--- used is what is lacking. csrc/rl_window.h has the arithmetic and its guarantees.
+-- used is what is lacking. csrc/engine/window.h has the arithmetic and its guarantees.
 --
 --     "29439552/7/20"   the number of the window, its count, and the count of the one before, which
 --                       in a fixed window means nothing

@@ -1,0 +1,5 @@
+"""What `inspect` returns."""
+
+from rate_limiter.stores.bucket_info import BucketInfo
+
+__all__ = ["BucketInfo"]

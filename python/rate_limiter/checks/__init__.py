@@ -1,0 +1,1 @@
+"""Checks of arguments, and what of a value may be shown."""

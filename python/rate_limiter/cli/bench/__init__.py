@@ -1,0 +1,1 @@
+"""`rate-limiter bench`: what a decision costs here."""

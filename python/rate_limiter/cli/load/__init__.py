@@ -1,0 +1,1 @@
+"""`rate-limiter load`: load on a server of your own."""

@@ -1,0 +1,1 @@
+"""Metrics: which limiters are measured, and their numbers for Prometheus and OpenTelemetry."""

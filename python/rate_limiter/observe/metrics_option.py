@@ -1,0 +1,28 @@
+"""The argument `metrics=` of middleware, dependencies and extensions."""
+
+from __future__ import annotations
+
+import importlib
+
+from rate_limiter.checks.arguments import checked_text
+from rate_limiter.observe.registry import checked_dimension
+
+
+def checked_metrics(metrics: str | None) -> str | None:
+    """Return the dimension that an argument `metrics` names, made ready to be shown; None stays.
+
+    Raises:
+        TypeError, ValueError: it cannot be one.
+        ImportError: prometheus_client is missing.
+    """
+    if metrics is None:
+        return None
+    checked_text("metrics", metrics)
+    try:
+        importlib.import_module("rate_limiter.observe.prometheus")
+    except ImportError as error:
+        raise ImportError(
+            f"metrics={metrics!r} needs prometheus_client: pip install 'rate_limiter[metrics]'",
+            name="prometheus_client",
+        ) from error
+    return checked_dimension(metrics)

@@ -1,0 +1,1 @@
+"""From a request to a decision: rules, keys, client addresses, headers, denials."""

@@ -1,0 +1,5 @@
+"""Buckets in Redis."""
+
+from rate_limiter.stores.redis_store import RedisStore
+
+__all__ = ["RedisStore"]

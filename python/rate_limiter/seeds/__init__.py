@@ -1,0 +1,1 @@
+"""The classes that programs written for five public demos import. Nothing else imports them."""

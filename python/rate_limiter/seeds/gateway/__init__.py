@@ -1,0 +1,1 @@
+"""The API-gateway demo: a policy, its limiter and its middleware."""

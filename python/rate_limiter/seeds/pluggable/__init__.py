@@ -1,0 +1,1 @@
+"""The pluggable-limiter demo: limiters over a store of one's choice."""

@@ -1,0 +1,1 @@
+"""Where buckets live: addresses, connections to Redis, what a bucket holds."""

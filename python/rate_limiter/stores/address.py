@@ -1,0 +1,75 @@
+"""Which store the argument `store=` names: memory, shared memory, or a Redis."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from rate_limiter import _core
+from rate_limiter.checks.arguments import NoEffectError
+from rate_limiter.checks.redaction import shown
+from rate_limiter.limit import Limits, as_limits
+from rate_limiter.stores.redis_store import RedisStore
+
+MEMORY = "memory://"
+"""The store in the memory of this process."""
+SHARED = "shared://"
+"""How the address of a store begins that the processes of one host share, in a file."""
+PREFIX = "rl"
+"""What keys in Redis begin with, where no RedisStore says otherwise."""
+
+
+def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> RedisStore:
+    """Return the RedisStore that `store` is, or the address or client of.
+
+    Raises:
+        TypeError, ValueError: it is none, or has another `on_store_error`; the message says why.
+    """
+    held = getattr(store, "redis", None)  # of an AsyncRedisStore
+    for one in (store, held):
+        if isinstance(one, RedisStore):
+            if on_store_error not in ("memory", one.on_store_error):
+                raise NoEffectError("on_store_error", "beside store, a RedisStore that has its own")
+            return one
+    if isinstance(store, str) and "://" not in store:
+        raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {shown(store)}")
+    try:
+        return RedisStore(store, prefix, on_store_error=on_store_error)
+    except TypeError as error:
+        raise TypeError(f"store: {error}") from None
+
+
+def is_shared(store: object) -> bool:
+    """Return whether a store is memory that the processes of a host share."""
+    return isinstance(store, str) and store.startswith(SHARED)
+
+
+def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:
+    """Return the file of a limiter, beside the path of the store.
+
+    There is one for each name and limits, and for each layout and size: a process with another
+    version or another `max_keys` takes a new file, and running processes keep theirs.
+
+    Raises:
+        ValueError: the path is not an absolute one.
+    """
+    path = str(store).removeprefix(SHARED)
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError(
+            f"store must be '{SHARED}' and the absolute path of a file, such as "
+            f"'{SHARED}/dev/shm/app', got {shown(store)}"
+        )
+    text = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
+    digest = sha256(text.encode()).hexdigest()[:16]
+    return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
+
+
+def check_store(store: object) -> None:
+    """Check that there is such a store.
+
+    Raises:
+        TypeError, ValueError: there is not; the message says why.
+    """
+    if is_shared(store):
+        shared_file(store, "", "1/second")
+    elif store != MEMORY:
+        redis_store(store, "memory")

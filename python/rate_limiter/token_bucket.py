@@ -1,0 +1,6 @@
+"""The token buckets of the pluggable-limiter and API-gateway demos."""
+
+from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from rate_limiter.seeds.pluggable.token_bucket import TokenBucketRateLimiter
+
+__all__ = ["TokenBucketLimiter", "TokenBucketRateLimiter"]

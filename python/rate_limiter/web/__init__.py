@@ -1,0 +1,1 @@
+"""What the ASGI, FastAPI and Flask fronts share."""
