@@ -28,15 +28,15 @@ MUCH = BARE | {
     "FORCE_COLOR": "1",
     "PYTHONIOENCODING": "ascii",
 }
-GUNICORN = "tests/once/test_gunicorn.py"  # says what a server may write
+GUNICORN = "tests/project/test_gunicorn.py"  # says what a server may write
 # Tests that send signals to what they started.
 SIGNALS = (
-    "tests/once/test_stack.py::test_other_demos",
-    "tests/test_cli.py::test_ctrl_c",
-    "tests/test_load.py::test_ctrl_c_prints_the_results_so_far",
+    "tests/project/test_stack.py::test_other_demos",
+    "tests/cli/test_cli.py::test_ctrl_c",
+    "tests/cli/test_load.py::test_ctrl_c_prints_the_results_so_far",
 )
 # Tests of what is set by default, and of servers over HTTP.
-DEFAULTS = ("tests/test_settings.py", "tests/test_servers.py")
+DEFAULTS = ("tests/policy/test_settings.py", "tests/web/test_servers.py")
 
 
 def in_the_background() -> None:

@@ -29,11 +29,11 @@ from rate_limiter.observe.registry import watch
 from rate_limiter.policy.denials import Denial
 from rate_limiter.policy.headers import HeaderStyle, LimitState
 from rate_limiter.policy.keys import Identities, KeySpec, Source
+from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.stores.address import MEMORY, is_shared, redis_store
 from rate_limiter.stores.redis_store import RedisStore
-from rate_limiter.web.asgi_messages import method_of, route_path
 
 logger = logging.getLogger("rate_limiter")
 _NOT_SETTLED = "the cost of a request could not be settled"

@@ -18,10 +18,35 @@ from typing import Any
 
 AUTHORIZATION = b"authorization"
 
+WEBSOCKET = "WEBSOCKET"
+"""The method of a websocket, which has none of its own."""
+
 _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 # A JSON object in base64, something, a signature: a JSON Web Token (RFC 7515), or a session cookie
 # of Flask (which may be compressed) or Starlette.
 _SIGNED = re.compile(r"(\.?[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
+
+
+def route_path(scope: Any) -> str:
+    """Return the path by which an application finds a route: without what it is mounted at."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path") or ""
+    if not root or not path.startswith(root):
+        return path
+    rest = path[len(root) :]
+    return rest if rest.startswith("/") else path if rest else "/"
+
+
+def method_of(scope: Any) -> str:
+    """Return the method of a request as rules name it.
+
+    In capital letters, since some frameworks route ``post`` like ``POST``. Only a websocket is a
+    ``WEBSOCKET``, not an HTTP request with a method of that name.
+    """
+    if scope.get("type") == "websocket":
+        return WEBSOCKET
+    method: str = (scope.get("method") or "").upper()
+    return "" if method == WEBSOCKET else method
 
 
 class Framework:

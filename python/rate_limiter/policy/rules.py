@@ -40,9 +40,6 @@ _ONE_SEGMENT = "{}"
 _METHOD = re.compile(r"[A-Z][A-Z-]*", re.ASCII)
 _STATUS = re.compile(r"[1-5](?:\d\d|xx)", re.ASCII)
 
-WEBSOCKET = "WEBSOCKET"
-"""The method of a websocket, which has none of its own."""
-
 
 @dataclass(frozen=True)
 class Rule:

@@ -10,18 +10,11 @@ from typing import Any
 from rate_limiter._core import Decision
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule
 from rate_limiter.stores.redis_store import RedisStore
-from rate_limiter.web.asgi_messages import (
-    ASGIApp,
-    Receive,
-    Scope,
-    Send,
-    first_forwarded,
-    method_of,
-    route_path,
-)
+from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
 logger = logging.getLogger("rate_limiter")

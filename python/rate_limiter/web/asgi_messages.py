@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 from rate_limiter._core import client_key
 from rate_limiter.policy.denials import Answer
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL
-from rate_limiter.policy.rules import WEBSOCKET
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -48,28 +47,6 @@ def first_forwarded(scope: Scope) -> str:
             break
     client = scope.get("client")
     return str(client[0]) if client and client[0] else "unknown"
-
-
-def route_path(scope: Scope) -> str:
-    """Return the path by which an application finds a route: without what it is mounted at."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path") or ""
-    if not root or not path.startswith(root):
-        return path
-    rest = path[len(root) :]
-    return rest if rest.startswith("/") else path if rest else "/"
-
-
-def method_of(scope: Scope) -> str:
-    """Return the method of a request as rules name it.
-
-    In capital letters, since some frameworks route ``post`` like ``POST``. Only a websocket is a
-    ``WEBSOCKET``, not an HTTP request with a method of that name.
-    """
-    if scope.get("type") == "websocket":
-        return WEBSOCKET
-    method: str = (scope.get("method") or "").upper()
-    return "" if method == WEBSOCKET else method
 
 
 def is_websocket(scope: Scope) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from rate_limiter.policy.denials import Answer, DenialRenderer
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.policy import Policy, Verdict
+from rate_limiter.policy.request_fields import route_path
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.asgi_messages import (
     DENIED,
@@ -23,7 +24,6 @@ from rate_limiter.web.asgi_messages import (
     Receive,
     Scope,
     Send,
-    route_path,
     send_answer,
     send_users_answer,
     starts_response,
