@@ -273,7 +273,7 @@ class ActingLoop(PlainLoop):
 
 def connected(server: RedisServer, plain: PlainLoop) -> tuple[_core.RedisLoop, Any]:
     """Return a loop object that has its connection, and buckets."""
-    client = _core.RedisClient(server.url + "?timeout=20&connect_timeout=20")
+    client = _core.RedisClient(server.address + "?timeout=20&connect_timeout=20")
     loop = _core.RedisLoop(client, plain)
     buckets = buckets_of(client)
     future: Any = loop.hit(buckets, "first")
@@ -353,8 +353,8 @@ print(number_set(), codes)
 def test_a_future_that_forks(
     server: RedisServer, run_python: Callable[..., str], forks_at: int
 ) -> None:
-    tests = str(Path(__file__).parent)
-    address = server.url + "?timeout=20&connect_timeout=20"
+    tests = str(Path(__file__).parents[1])
+    address = server.address + "?timeout=20&connect_timeout=20"
     assert run_python(FORKED_IN_A_RESULT, tests, address, str(forks_at)) == "10 [0]\n"
 
 
@@ -391,7 +391,7 @@ def acting(
 ) -> tuple[ActingLoop, _core.RedisLoop]:
     """Return an event loop that acts within a method, once, and is about to call it."""
     plain = ActingLoop()
-    client = _core.RedisClient(server.url + "?timeout=20&connect_timeout=20")
+    client = _core.RedisClient(server.address + "?timeout=20&connect_timeout=20")
     buckets = _core.RedisBuckets(client, ((100.0, 1.0),), scripts(), b"b:", (b"",), False)
     loop = _core.RedisLoop(client, plain)
     if method != "remove_reader":
@@ -519,7 +519,7 @@ def test_a_call_soon_that_raises_is_called_again(server: RedisServer) -> None:
 
 def test_a_decision_between_the_hooks_of_a_fork(server: RedisServer) -> None:
     """Hooks of others run there. It waited for itself."""
-    client = _core.RedisClient(server.url)
+    client = _core.RedisClient(server.address + "?timeout=20&connect_timeout=20")
     buckets = buckets_of(client)
     client.before_fork()
     for call in (
@@ -576,7 +576,7 @@ def test_a_signal_handler_that_forks_while_a_call_waits(
 
     with fake_redis(never_answer) as silent:
         program = FORKED_IN_A_SIGNAL_HANDLER.replace("{call}", call)
-        assert run_python(program, silent.url + "?timeout=1") == "timeout 0\n"
+        assert run_python(program, silent.address + "?timeout=1") == "timeout 0\n"
 
 
 # --- Values ---

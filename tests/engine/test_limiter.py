@@ -121,7 +121,9 @@ def test_no_store(kind: type[RateLimiter], store: object) -> None:
 
 
 def test_wrong_address(kind: type[RateLimiter]) -> None:
-    with pytest.raises(ValueError, match="the port must be a number from 1 to 65535; a password"):
+    with pytest.raises(
+        ValueError, match="the port must be a number from 1 to 65535; after a password"
+    ):
         kind("1/s", store="redis://localhost:http")
 
 

@@ -117,9 +117,9 @@ def servers_of(folder: Path) -> Iterator[list[str]]:
             stack.enter_context(fake_redis(handler)) for handler in (answer_anything, never_answer)
         ]
         yield [
-            good.url + "?timeout=2",
-            *(fake.url + "?timeout=0.05&connect_timeout=0.2" for fake in fakes),
-            "redis+cluster://" + good.url.removeprefix("redis://").partition("/")[0],
+            good.address + "?timeout=2",
+            *(fake.address + "?timeout=0.05&connect_timeout=0.2" for fake in fakes),
+            "redis+cluster://" + good.address.removeprefix("redis://").partition("/")[0],
             "redis://127.0.0.1:1",
         ]
 

@@ -57,7 +57,7 @@ def test_a_store_that_fails() -> None:
     found = collected(reader)
     assert found["rate_limiter.fallback_active", "127.0.0.1:9", ""] == 1
     assert found["rate_limiter.fallback_decisions", "127.0.0.1:9", ""] == 1
-    assert found["rate_limiter.stores.store_errors", "127.0.0.1:9", "connect"] == 1
+    assert found["rate_limiter.store_errors", "127.0.0.1:9", "connect"] == 1
 
 
 def test_processes_that_share_their_numbers(

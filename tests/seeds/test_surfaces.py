@@ -449,6 +449,7 @@ def test_bodies_that_cannot_be_sent_back(service: Server) -> None:
 
 
 def test_the_service_admits_exactly_twenty(service: Server) -> None:
+    steady(0.5)
     with ThreadPoolExecutor(8) as pool:
         codes = list(
             pool.map(
