@@ -362,6 +362,17 @@ def test_inspect_and_reset_windows(
     assert client.dbsize() == 0
 
 
+@pytest.mark.parametrize("text", ["20/day; window=fixed", "20/day; window=sliding", "20/day"])
+async def test_tasks_of_one_turn_admit_the_count(server: RedisServer, text: str) -> None:
+    """Each kind of limit is decided as what it is, after limits of the other kinds were made."""
+    for before in ("1/day", "1/day; window=fixed", "1/hour; 1/day; window=sliding"):
+        RateLimiter(before, store=server.url, name="before")
+        limiter = AsyncRateLimiter(text, store=server.url, name=before, on_store_error="raise")
+        decisions = await asyncio.gather(*(limiter.hit("k") for _ in range(60)))
+        assert sum(decision.allowed for decision in decisions) == 20
+        assert {decision.limit for decision in decisions} == {20}
+
+
 async def test_tasks_of_one_turn_share_a_script(server: RedisServer, client: redis.Redis) -> None:
     """hit_each, which rules ask, is batched as hit is."""
     limiter = AsyncRateLimiter("20/day", store=server.url, on_store_error="raise")

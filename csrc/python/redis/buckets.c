@@ -451,7 +451,7 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
                      RL_TABLE_LIMITS_MAX, N_SCRIPTS);
         return -1;
     }
-    redis_limit made[RL_TABLE_LIMITS_MAX];
+    redis_limit made[RL_TABLE_LIMITS_MAX] = {0}; /* a bucket has no window, and the reverse */
     size_t n_windows = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         if (set_limit(&made[i], PyTuple_GET_ITEM(limits, i), min_ttl_ms, dated != 0) < 0) {
