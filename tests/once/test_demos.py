@@ -358,8 +358,8 @@ def test_the_environment_in_a_file(tmp_path: Path, redis_of_session: RedisServer
 
         def is_in_redis() -> bool:
             assert httpx.get(f"{server.url}/").headers["X-RateLimit-Limit"] == "7"
-            told = httpx.get(f"{server.url}/health").json()
-            return bool(told == {"status": "ok", "storage": "redis"})
+            health = httpx.get(f"{server.url}/health").json()
+            return bool(health == {"status": "ok", "storage": "redis"})
 
         wait_until(is_in_redis, "the first decision in Redis")
     assert (tmp_path / "rate_limiter.log").is_file()
