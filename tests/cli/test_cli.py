@@ -196,8 +196,8 @@ def test_as_a_module() -> None:
 
 
 def test_a_reader_that_leaves() -> None:
-    program = f"{sys.executable} -m rate_limiter rules schema"
-    line = f"{program} | true; echo ${{PIPESTATUS[0]}}"
+    program = [sys.executable, "-m", "rate_limiter", "rules", "schema"]
+    line = f"{shlex.join(program)} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False
     )
@@ -208,7 +208,7 @@ def test_a_reader_that_leaves() -> None:
     os.close(read)
     with os.fdopen(write, "wb") as closed:
         left = subprocess.run(
-            program.split(), stdout=closed, stderr=subprocess.PIPE, timeout=120, check=False
+            program, stdout=closed, stderr=subprocess.PIPE, timeout=120, check=False
         )
     assert (left.returncode, left.stderr) == (1, b"")
 
@@ -216,7 +216,7 @@ def test_a_reader_that_leaves() -> None:
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 @pytest.mark.parametrize(("words", "status"), [("rules schema", 0), ("rules check /nowhere", 1)])
 def test_closed_outputs(closed: str, words: str, status: int) -> None:
-    line = f"{sys.executable} -m rate_limiter {words} {closed}"
+    line = f"{shlex.quote(sys.executable)} -m rate_limiter {words} {closed}"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False
     )

@@ -16,14 +16,11 @@ from support.servers import ROOT, free_port, serve
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command; make must not hear of a make that runs these tests."""
-    inherited = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    for name in ("DEMO", "PORT"):
-        inherited.pop(name, None)
+    """Run a command in the folder of the project."""
     return subprocess.run(
         command,
         cwd=ROOT,
-        env=inherited | variables,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=60,

@@ -355,8 +355,13 @@ def test_the_environment_in_a_file(tmp_path: Path, redis_of_session: RedisServer
             tmp_path / "log", *command, cwd=tmp_path, environment={"PYTHONPATH": str(ROOT)}
         ) as server,
     ):
-        assert httpx.get(f"{server.url}/").headers["X-RateLimit-Limit"] == "7"
-        assert httpx.get(f"{server.url}/health").json() == {"status": "ok", "storage": "redis"}
+
+        def is_in_redis() -> bool:
+            assert httpx.get(f"{server.url}/").headers["X-RateLimit-Limit"] == "7"
+            health = httpx.get(f"{server.url}/health").json()
+            return bool(health == {"status": "ok", "storage": "redis"})
+
+        wait_until(is_in_redis, "the first decision in Redis")
     assert (tmp_path / "rate_limiter.log").is_file()
     with contextlib.closing(redis_of_session.admin(db=9)) as admin:
         admin.flushdb()

@@ -348,10 +348,12 @@ def test_only_known_namespaces_reach_what_trusts_proxies() -> None:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """Return the unit with the paths of this project."""
+    """Return the unit with the paths of this project, which may have spaces, by other names."""
     file = tmp_path / "rate-limiter.service"
-    local = UNIT.replace("/opt/rate-limiter/.venv/bin", str(Path(sys.executable).parent))
-    file.write_text(local.replace("/opt/rate-limiter", str(ROOT)))
+    (tmp_path / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / "root").symlink_to(ROOT)
+    local = UNIT.replace("/opt/rate-limiter/.venv/bin", str(tmp_path / "bin"))
+    file.write_text(local.replace("/opt/rate-limiter", str(tmp_path / "root")))
     return file
 
 

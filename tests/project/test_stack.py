@@ -48,13 +48,17 @@ def test_cluster(tmp_path: Path) -> None:
     with running_stack(tmp_path / "log", "cluster", "--workers", "1") as stack:
         assert len(stack.members) == 7
         assert statuses(stack.url, 21) == [200] * 20 + [429]
-        for _ in range(30):
-            statuses(stack.url, 1)
         ports = [port for name, (port, _) in stack.members.items() if name.startswith("redis")]
         clients = [redis.Redis("127.0.0.1", port) for port in ports]
         masters = [client for client in clients if client.info("replication")["role"] == "master"]
         assert len(masters) == 3
-        assert all(client.dbsize() for client in masters)  # each has its share
+
+        def each_has_a_share() -> bool:
+            for _ in range(30):  # which are gone when the minute ends
+                statuses(stack.url, 1)
+            return all(client.dbsize() for client in masters)
+
+        wait_until(each_has_a_share, "each master has its share")
         for client in clients:
             client.close()
         stack.stop()

@@ -197,8 +197,7 @@ class PageRun:
 
     def _environment(self) -> dict[str, str]:
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        return kept | {"PATH": programs, "REDIS_URL": self.redis_url, "NO_PROXY": "*"}
+        return os.environ | {"PATH": programs, "REDIS_URL": self.redis_url}
 
     def _install(self, block: Block, words: list[str]) -> None:
         """Check the extras that are named; what there is to install is installed here."""

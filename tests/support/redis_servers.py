@@ -55,7 +55,7 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        """Return the address for a limiter that is to keep its usual deadline."""
+        """Return the address, for limiters with the usual deadline."""
         who = f":{self.password}@" if self.password else ""
         if self.tls is not None:
             return f"rediss://{who}127.0.0.1:{self.port}/0?ssl_ca_certs={self.tls.ca}"
@@ -63,7 +63,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Return the address for a limiter that waits for an answer, however busy the machine."""
+        """Return the address, for limiters that wait for an answer however busy the machine is."""
         return f"{self.address}{'&' if '?' in self.address else '?'}{PATIENT}"
 
     @property

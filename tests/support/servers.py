@@ -41,10 +41,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now; nor on the one 10,000 above it.
-
-    That one is for the bus of a Redis Cluster.
-    """
+    """Return a free loopback port. The port 10,000 above is free too: a cluster's bus takes it."""
     while True:
         port = secrets.choice(PORTS)
         if _is_free(port) and _is_free(port + 10_000):
