@@ -273,7 +273,7 @@ class ActingLoop(PlainLoop):
 
 def connected(server: RedisServer, plain: PlainLoop) -> tuple[_core.RedisLoop, Any]:
     """Return a loop object that has its connection, and buckets."""
-    client = _core.RedisClient(server.url + "?timeout=20&connect_timeout=20")
+    client = _core.RedisClient(server.url)
     loop = _core.RedisLoop(client, plain)
     buckets = buckets_of(client)
     future: Any = loop.hit(buckets, "first")
@@ -354,7 +354,7 @@ def test_a_future_that_forks(
     server: RedisServer, run_python: Callable[..., str], forks_at: int
 ) -> None:
     tests = str(Path(__file__).parent)
-    address = server.url + "?timeout=20&connect_timeout=20"
+    address = server.url
     assert run_python(FORKED_IN_A_RESULT, tests, address, str(forks_at)) == "10 [0]\n"
 
 
@@ -391,7 +391,7 @@ def acting(
 ) -> tuple[ActingLoop, _core.RedisLoop]:
     """Return an event loop that acts within a method, once, and is about to call it."""
     plain = ActingLoop()
-    client = _core.RedisClient(server.url + "?timeout=20&connect_timeout=20")
+    client = _core.RedisClient(server.url)
     buckets = _core.RedisBuckets(client, ((100.0, 1.0),), scripts(), b"b:", (b"",), False)
     loop = _core.RedisLoop(client, plain)
     if method != "remove_reader":
@@ -447,10 +447,7 @@ def test_an_event_loop_that_raises(server: RedisServer, method: str) -> None:
     assert loop.pending == 0
 
 
-def test_a_timer_that_closes_the_loop_object_when_cancelled(server: RedisServer) -> None:
-    plain = ActingLoop()
-    loop, buckets = connected(server, plain)
-
+def test_a_timer_that_rings_and_closes_when_it_is_cancelled(server: RedisServer) -> None:
     cancelled = []
 
     class Ringing(PlainTimer):
@@ -459,12 +456,15 @@ def test_a_timer_that_closes_the_loop_object_when_cancelled(server: RedisServer)
             loop._timer()
             loop.close()
 
-    plain.call_later = lambda delay_s, callback: Ringing(delay_s, callback)  # type: ignore[method-assign]
-    loop._timer()
+    class RingingLoop(ActingLoop):
+        def call_later(self, delay_s: float, callback: Any) -> PlainTimer:
+            return Ringing(delay_s, callback)
+
+    loop, buckets = connected(server, RingingLoop())
     loop.hit(buckets, "k")
     loop._turn()
     loop.close()
-    assert (len(cancelled), loop.pending) == (1, 0)
+    assert (cancelled, loop.pending) == ([1], 0)
 
 
 @pytest.mark.parametrize("n", [64, 200])
@@ -576,7 +576,8 @@ def test_a_signal_handler_that_forks_while_a_call_waits(
 
     with fake_redis(never_answer) as silent:
         program = FORKED_IN_A_SIGNAL_HANDLER.replace("{call}", call)
-        assert run_python(program, silent.url + "?timeout=1") == "timeout 0\n"
+        address = silent.address + "?timeout=1&connect_timeout=20"
+        assert run_python(program, address) == "timeout 0\n"
 
 
 # --- Values ---

@@ -127,6 +127,8 @@ class World:
     def run(self) -> str:
         """Run the case; return what is wrong, or an empty text."""
         signal.signal(signal.SIGALRM, self._on_signal)
+        if self.rng.random() < 0.7 and "RedisClient" in TYPES:
+            self._start()
         for _ in range(self.rng.randrange(1, 2 * CALLS_PER_CASE)):
             with contextlib.suppress(Interrupt, Exception):
                 self.step()
@@ -145,6 +147,16 @@ class World:
 
     # --- Calls ---
 
+    def _start(self) -> None:
+        """Make what a decision in Redis needs."""
+        client = _core.RedisClient(_server(self))
+        limits = ((100.0, 1.0),) if self.rng.random() < 0.7 else ((5, 60, True), (9.0, 1.0))
+        after = tuple(b"%d" % i for i in range(len(limits)))
+        texts = scripts(with_windows=len(limits) > 1)
+        self.keep(client)
+        self.keep(_core.RedisBuckets(client, limits, texts, b"fuzz:", after, True))
+        self.keep(_core.RedisLoop(client, _loop(self)))
+
     def step(self) -> None:
         """Make an object, call one, call a function, or let the event loops run."""
         way = self.rng.random()
@@ -152,11 +164,13 @@ class World:
             self._spin(self.rng.choice(self.loops))
         elif way < 0.2:
             self._submit_many()
-        elif way < 0.25:
+        elif way < 0.3 and "RedisClient" in TYPES:
+            self.call("RedisClient")
+        elif way < 0.35:
             name = self.rng.choice(FUNCTIONS)
             args, _ = self._arguments(name, "")
             self._attempt(name, lambda: getattr(_core, name)(*args))
-        elif way < 0.45:
+        elif way < 0.5:
             self._make(self.rng.choice(list(TYPES)))
         else:
             self.call(self.rng.choice(list(TYPES)))
@@ -185,7 +199,8 @@ class World:
             self.keep(result)
         if operation == "before_fork" and self.rng.random() < 0.9:
             self.call("RedisClient")
-            self._attempt("RedisClient.after_fork_in_parent", target.after_fork_in_parent)
+            after = "after_fork_in_child" if self.rng.random() < 0.3 else "after_fork_in_parent"
+            self._attempt(f"RedisClient.{after}", getattr(target, after))
 
     def _attempt(self, what: str, call: Callable[[], Any]) -> Any:
         try:
@@ -237,8 +252,8 @@ class World:
         known = self.objects.get(name)
         if not known:
             return None
-        if name == "RedisClient" and self.rng.random() < 0.7:
-            return known[0]  # buckets and loops of another one are refused
+        if name in ("RedisClient", "RedisBuckets") and self.rng.random() < 0.6:
+            return known[0]  # buckets of another client are refused
         return known[-1 - min(len(known) - 1, self.rng.randrange(3))]
 
     def _spin(self, loop: hostile.Loop) -> None:
@@ -481,8 +496,12 @@ def _clock(world: World) -> Any:
     return world.rng.choice(("monotonic", "coarse", world.one("ManualClock"), "wrong"))
 
 
+def _server(world: World) -> Any:
+    return world.rng.choice((*world.servers[:1] * 4, *world.servers))
+
+
 def _address(world: World) -> Any:
-    return world.rng.choice((*world.servers[:1] * 4, *world.servers, "redis://", "nonsense", "é"))
+    return _server(world) if world.rng.random() < 0.8 else hostile.text(world.hook)
 
 
 def _client_address(world: World) -> Any:
