@@ -52,11 +52,12 @@ def test_a_worker_that_has_found_a_fault(
     program = f"import os, sys, time; print('report', file=sys.stderr); {program}"
     program = program.replace("; ", "; print('case 7', flush=True); ", 1)
     log = tmp_path / "log"
-    with log.open("w") as file:
-        worker = subprocess.Popen(
-            [sys.executable, "-S", "-c", program], stdout=subprocess.PIPE, stderr=file, text=True
-        )
-    with pytest.raises(fuzz_binding.Fault) as caught:
+    command = [sys.executable, "-S", "-c", program]
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True) as worker,
+        pytest.raises(fuzz_binding.Fault) as caught,
+    ):
         fuzz_binding.watch(worker, log, "again --seed 5", hangs_s)
     assert str(caught.value) == (
         f"report\n\nA worker {what} in case 7. Again:\n    again --seed 5 --case 7"
