@@ -16,7 +16,7 @@ PACKAGE := pyproject.toml setup.py $(shell find csrc python/rate_limiter -name _
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 # --- For everybody ---------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.unsanitized(reason="the sanitizer wants to be preloaded first, and allocates itself")
 def test_core_without_memory(preload: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CORE],

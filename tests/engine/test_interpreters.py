@@ -157,6 +157,7 @@ print(*answers)
     assert run_python(program, counts).split() == ["40000"] * 6
 
 
+@pytest.mark.unsanitized(reason="memory that is freed stays in the sanitizer's quarantine")
 def test_made_and_destroyed_many_times(run_python: Callable[..., str]) -> None:
     """What an interpreter leaves over is given back: types, a clock, a table of 3 MB."""
     leaves_much = """

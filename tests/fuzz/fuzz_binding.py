@@ -73,11 +73,18 @@ def work(options: argparse.Namespace) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
     counts: collections.Counter[str] = collections.Counter()
     until_s = time.monotonic() + options.seconds
+    last = sys.maxsize if options.cases is None else options.cases - 1
+
+    def is_next(number: int) -> bool:
+        if options.case is not None:
+            return bool(number == options.case)
+        return number <= last and time.monotonic() < until_s
+
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
         number = options.worker
-        while time.monotonic() < until_s if options.case is None else number == options.case:
+        while is_next(number):
             print(f"case {number}", flush=True)
             place = Path(folder, str(number))
             place.mkdir()
@@ -119,7 +126,7 @@ def servers_of(folder: Path) -> Iterator[list[str]]:
         yield [
             good.address + "?timeout=2",
             *(fake.address + "?timeout=0.05&connect_timeout=0.2" for fake in fakes),
-            "redis+cluster://" + good.address.removeprefix("redis://").partition("/")[0],
+            "redis+cluster://" + f"127.0.0.1:{good.port}",
             "redis://127.0.0.1:1",
         ]
 
@@ -168,7 +175,9 @@ def drive(options: argparse.Namespace) -> dict[str, int]:
             command = [sys.executable, "-X", "faulthandler", "-m", "fuzz.fuzz_binding"]
             command += ["--seed", options.seed, "--seconds", str(options.seconds)]
             command += ["--jobs", str(jobs), "--worker", str(first), "--servers", ",".join(servers)]
-            command += [] if options.case is None else ["--case", str(options.case)]
+            for name in ("case", "cases"):
+                if getattr(options, name) is not None:
+                    command += [f"--{name}", str(getattr(options, name))]
             log = Path(folder, f"log{i}")
             with log.open("w") as file:
                 worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
@@ -189,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cases", type=int, help="run so many at most")
     parser.add_argument("--case", type=int, help="run this case alone")
     parser.add_argument("--counts", action="store_true", help="print what was called, as JSON")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)

@@ -14,10 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fuzz.arguments import ARGUMENTS, loop_of, server_of
 from rate_limiter import _core
 from rate_limiter.stores.connection import scripts
 from support import hostile
-from support.hostile import Callback, Hook, Interrupt, Number, Sequence
+from support.hostile import Hook, Interrupt
 
 CALLS_PER_CASE = 30
 DEPTH_MAX = 4
@@ -58,19 +59,6 @@ class Gate(_core.AsgiMiddleware):
         return self.hook.rng.random() < 0.5
 
 
-class Keeping(Callback):
-    """An application that keeps the senders which it is given."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.hook)
-        self.world = world
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for each in args:
-            self.world.keep(each)
-        return super().__call__(*args, **kwargs)
-
-
 @cache
 def operations(name: str) -> tuple[str, ...]:
     """Return what can be done with an object of a type: its methods, slots and attributes."""
@@ -105,6 +93,7 @@ class World:
 
     Attributes:
         succeeded: how often each operation returned.
+        n_limits: how many the last argument `limits` had; `after` has as many.
         is_child: it goes on in a forked process, which must end with it.
     """
 
@@ -122,11 +111,13 @@ class World:
         self._under_call: list[tuple[str, Any]] = []
         self._children: list[int] = []
         self._may_fork = rng.random() < 0.05
-        self._n_limits = 1
+        self.n_limits = 1
 
     def run(self) -> str:
         """Run the case; return what is wrong, or an empty text."""
         signal.signal(signal.SIGALRM, self._on_signal)
+        if self.rng.random() < 0.7 and "RedisClient" in TYPES:
+            self._start()
         for _ in range(self.rng.randrange(1, 2 * CALLS_PER_CASE)):
             with contextlib.suppress(Interrupt, Exception):
                 self.step()
@@ -145,6 +136,16 @@ class World:
 
     # --- Calls ---
 
+    def _start(self) -> None:
+        """Make what a decision in Redis needs."""
+        client = _core.RedisClient(server_of(self))
+        limits = ((100.0, 1.0),) if self.rng.random() < 0.7 else ((5, 60, True), (9.0, 1.0))
+        after = tuple(b"%d" % i for i in range(len(limits)))
+        texts = scripts(with_windows=len(limits) > 1)
+        self.keep(client)
+        self.keep(_core.RedisBuckets(client, limits, texts, b"fuzz:", after, True))
+        self.keep(_core.RedisLoop(client, loop_of(self)))
+
     def step(self) -> None:
         """Make an object, call one, call a function, or let the event loops run."""
         way = self.rng.random()
@@ -152,11 +153,13 @@ class World:
             self._spin(self.rng.choice(self.loops))
         elif way < 0.2:
             self._submit_many()
-        elif way < 0.25:
+        elif way < 0.3 and "RedisClient" in TYPES:
+            self.call("RedisClient")
+        elif way < 0.35:
             name = self.rng.choice(FUNCTIONS)
             args, _ = self._arguments(name, "")
             self._attempt(name, lambda: getattr(_core, name)(*args))
-        elif way < 0.45:
+        elif way < 0.5:
             self._make(self.rng.choice(list(TYPES)))
         else:
             self.call(self.rng.choice(list(TYPES)))
@@ -185,7 +188,8 @@ class World:
             self.keep(result)
         if operation == "before_fork" and self.rng.random() < 0.9:
             self.call("RedisClient")
-            self._attempt("RedisClient.after_fork_in_parent", target.after_fork_in_parent)
+            after = "after_fork_in_child" if self.rng.random() < 0.3 else "after_fork_in_parent"
+            self._attempt(f"RedisClient.{after}", getattr(target, after))
 
     def _attempt(self, what: str, call: Callable[[], Any]) -> Any:
         try:
@@ -237,8 +241,8 @@ class World:
         known = self.objects.get(name)
         if not known:
             return None
-        if name == "RedisClient" and self.rng.random() < 0.7:
-            return known[0]  # buckets and loops of another one are refused
+        if name in ("RedisClient", "RedisBuckets") and self.rng.random() < 0.6:
+            return known[0]  # buckets of another client are refused
         return known[-1 - min(len(known) - 1, self.rng.randrange(3))]
 
     def _spin(self, loop: hostile.Loop) -> None:
@@ -363,179 +367,3 @@ MISCHIEF = (
     World.fail,
     World.fork,
 )
-
-
-# --- Arguments by the name of their parameter ---
-
-
-def _limit(world: World) -> Any:
-    rng = world.rng
-    count: Any = rng.choice((1, 5, 10.0, 1e6, Number(world.hook, 5), hostile.number(world.hook)))
-    other = rng.choice((0, 1, 0.1, 60, Number(world.hook, 2), 1e-9))
-    if rng.random() < 0.3:
-        return (count, rng.choice((1, 60, Number(world.hook, 3), hostile.number(world.hook))), True)
-    return (count, other)
-
-
-def _limits(world: World) -> Any:
-    world._n_limits = n = world.rng.choice((1, 1, 1, 2, 8))
-    limits = [_limit(world) if world.rng.random() < 0.5 else (10.0, 1.0) for _ in range(n)]
-    if world._under_call and world._under_call[-1][0] == "Limiter" and world.rng.random() < 0.3:
-        return Sequence(world.hook, limits * world.rng.choice((1, 1, 50)))
-    return tuple(limits)
-
-
-def _scripts(world: World) -> Any:
-    return scripts(with_windows=world.rng.random() < 0.5)
-
-
-def _key(world: World) -> Any:
-    return (
-        world.rng.choice(("a", "b", b"c")) if world.rng.random() < 0.7 else hostile.text(world.hook)
-    )
-
-
-def _keys(world: World) -> Any:
-    keys = [_key(world) for _ in range(world.rng.randrange(12))]
-    return world.rng.choice((keys, tuple(keys), Sequence(world.hook, keys), iter(keys)))
-
-
-def _cost(world: World) -> Any:
-    return world.rng.choice(
-        (1, 0, 0.5, 3, Number(world.hook, 1), Number(world.hook, 2.5), hostile.number(world.hook))
-    )
-
-
-def _number(world: World) -> Any:
-    return world.rng.choice((0, 1, 5, 1.5, Number(world.hook, 1), hostile.number(world.hook)))
-
-
-def _flag(world: World) -> Any:
-    return world.rng.choice((True, False, Number(world.hook, 1)))
-
-
-def _path(world: World) -> Any:
-    if world.rng.random() < 0.5:
-        return None
-    path = str(world.folder / world.rng.choice(("one", "two")))
-    return world.rng.choice((path, hostile.Path(world.hook, path), "\0", "/nowhere/at/all"))
-
-
-def _loop(world: World) -> Any:
-    loop = hostile.Loop(world.hook)
-    world.loops.append(loop)
-    return loop
-
-
-def _scope(world: World) -> Any:
-    text = hostile.text(world.hook)
-    scope: dict[Any, Any] = {}
-    values = {
-        "type": world.rng.choice(("http", "websocket", "lifespan", text)),
-        "path": world.rng.choice(("/", "/health", "/root/x", text)),
-        "root_path": world.rng.choice(("", "/root", text)),
-        "client": world.rng.choice((("1.2.3.4", 5), None, Sequence(world.hook, [text, 1]), ())),
-        "headers": [],
-    }
-    for name, value in values.items():
-        if world.rng.random() < 0.8:
-            key = (
-                name
-                if world.rng.random() < 0.8
-                else hostile.with_hook(world.hook, hostile.Text, name)
-            )
-            scope[key] = value
-    return scope
-
-
-def _message(world: World) -> Any:
-    kinds = ("http.response.start", "websocket.accept", hostile.text(world.hook))
-    headers = [(b"a", b"b"), [b"X-RateLimit-Limit", b"1"], (hostile.text(world.hook), 1), None]
-    return {
-        "type": world.rng.choice(kinds),
-        "headers": world.rng.choice((headers, [], Sequence(world.hook, headers), None)),
-    }
-
-
-def _callable(world: World) -> Any:
-    return Callback(world.hook, world.rng.choice((None, "k", 1, Number(world.hook, 1))))
-
-
-def _optional_callable(world: World) -> Any:
-    return None if world.rng.random() < 0.5 else _callable(world)
-
-
-def _gate_cost(world: World) -> Any:
-    return _cost(world) if world.rng.random() < 0.5 else _optional_callable(world)
-
-
-def _word(world: World) -> Any:
-    return world.rng.choice(("PING", "GET", "SET", "TIME", "KEYS", "*", "k", _key(world)))
-
-
-def _of(name: str) -> Callable[[World], Any]:
-    return lambda world: world.one(name)
-
-
-def _clock(world: World) -> Any:
-    return world.rng.choice(("monotonic", "coarse", world.one("ManualClock"), "wrong"))
-
-
-def _address(world: World) -> Any:
-    return world.rng.choice((*world.servers[:1] * 4, *world.servers, "redis://", "nonsense", "é"))
-
-
-def _client_address(world: World) -> Any:
-    return world.rng.choice((None, hostile.text(world.hook)))
-
-
-ARGUMENTS: dict[str, Callable[[World], Any]] = {
-    "AsgiMiddleware.cost": _gate_cost,
-    "AsgiMiddleware.key": _optional_callable,
-    "RedisClient.address": _address,
-    "address": _client_address,
-    "after": lambda world: tuple(b"%d" % i for i in range(world._n_limits)),
-    "allowed": _number,
-    "app": lambda world: Keeping(world),
-    "before": lambda world: b"fuzz:",
-    "blocked": _number,
-    "buckets": _of("RedisBuckets"),
-    "client": _of("RedisClient"),
-    "clock": _clock,
-    "cost": _cost,
-    "dated": _flag,
-    "decision": _of("Decision"),
-    "elapsed_ns": _number,
-    "exempt_paths": lambda world: frozenset(("/health", hostile.text(world.hook))),
-    "fd": lambda world: world.rng.choice((*range(3, 20), hostile.number(world.hook))),
-    "headers": _flag,
-    "keep": lambda world: world.one("Limiter") if world.rng.random() < 0.3 else None,
-    "key": _key,
-    "keys": _keys,
-    "limit": _number,
-    "limiter": lambda world: world.one("Limiter") if world.rng.random() < 0.8 else None,
-    "limits": _limits,
-    "loop": _loop,
-    "max_keys": lambda world: world.rng.choice((1, 10, 1000, Number(world.hook, 10))),
-    "message": _message,
-    "meter": _of("Meter"),
-    "min_ttl_ms": _number,
-    "now_ns": _number,
-    "path": _path,
-    "probing": _flag,
-    "receive": _callable,
-    "remaining": _number,
-    "remote": _flag,
-    "reset_after": _number,
-    "reset_after_ns": _number,
-    "retry_after": _number,
-    "retry_after_ms": _number,
-    "retry_after_ns": _number,
-    "scope": _scope,
-    "scripts": _scripts,
-    "seconds": _number,
-    "send": _callable,
-    "step_ns": _number,
-    "tagged": _flag,
-    "words": _word,
-}

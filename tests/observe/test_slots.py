@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_child_does_not_hold_what_its_parent_held(tmp_path: Path) -> None:
         [sys.executable, "-c", FORKED],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
     )
     assert parent.stdin is not None
     assert parent.stdout is not None

@@ -77,8 +77,8 @@ static void loop_resolve(const loop_object *self, const redis_call *call, PyObje
     Py_XDECREF(trace);
 }
 
-/* Tell the future of a call that is done, as number `i` of a batch (NULL: alone). Taken out first:
- * a close frees the calls that it finds, and Python code that closes may run from here on. */
+/* Resolve the future of a call that is done, as number `i` of a batch (NULL: alone). Taken out
+ * first: a close frees the calls that it finds, and Python code that closes may run from here on. */
 static void end(loop_object *self, redis_call *call, const redis_batch *batch, size_t i,
                 loop_failure *failure)
 {

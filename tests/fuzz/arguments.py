@@ -1,0 +1,212 @@
+"""Values for the parameters of the C binding, by their names: mostly what they are meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rate_limiter.stores.connection import scripts
+from support import hostile
+from support.hostile import Callback, Number, Sequence
+
+if TYPE_CHECKING:
+    from fuzz.world import World
+
+
+class Keeping(Callback):
+    """An application that keeps the senders which it is given."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.hook)
+        self.world = world
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for each in args:
+            self.world.keep(each)
+        return super().__call__(*args, **kwargs)
+
+
+def _limit(world: World) -> Any:
+    rng = world.rng
+    count: Any = rng.choice((1, 5, 10.0, 1e6, Number(world.hook, 5), hostile.number(world.hook)))
+    other = rng.choice((0, 1, 0.1, 60, Number(world.hook, 2), 1e-9))
+    if rng.random() < 0.3:
+        return (count, rng.choice((1, 60, Number(world.hook, 3), hostile.number(world.hook))), True)
+    return (count, other)
+
+
+def _limits(world: World) -> Any:
+    world.n_limits = n = world.rng.choice((1, 1, 1, 2, 8))
+    limits = [_limit(world) if world.rng.random() < 0.5 else (10.0, 1.0) for _ in range(n)]
+    return tuple(limits)
+
+
+def _any_limits(world: World) -> Any:
+    """Return an iterable of them, which may be as long as none should be."""
+    limits = _limits(world)
+    return Sequence(world.hook, [*limits] * world.rng.choice((1, 1, 50)))
+
+
+def _limits_of_limiter(world: World) -> Any:
+    return _limits(world) if world.rng.random() < 0.7 else _any_limits(world)
+
+
+def _scripts(world: World) -> Any:
+    return scripts(with_windows=world.rng.random() < 0.5)
+
+
+def _key(world: World) -> Any:
+    return (
+        world.rng.choice(("a", "b", b"c")) if world.rng.random() < 0.7 else hostile.text(world.hook)
+    )
+
+
+def _keys(world: World) -> Any:
+    keys = [_key(world) for _ in range(world.rng.randrange(12))]
+    return world.rng.choice((keys, tuple(keys), Sequence(world.hook, keys), iter(keys)))
+
+
+def _cost(world: World) -> Any:
+    return world.rng.choice(
+        (1, 0, 0.5, 3, Number(world.hook, 1), Number(world.hook, 2.5), hostile.number(world.hook))
+    )
+
+
+def _number(world: World) -> Any:
+    return world.rng.choice((0, 1, 5, 1.5, Number(world.hook, 1), hostile.number(world.hook)))
+
+
+def _flag(world: World) -> Any:
+    return world.rng.choice((True, False, Number(world.hook, 1)))
+
+
+def _path(world: World) -> Any:
+    if world.rng.random() < 0.5:
+        return None
+    path = str(world.folder / world.rng.choice(("one", "two")))
+    return world.rng.choice((path, hostile.Path(world.hook, path), "\0", "/nowhere/at/all"))
+
+
+def loop_of(world: World) -> Any:
+    loop = hostile.Loop(world.hook)
+    world.loops.append(loop)
+    return loop
+
+
+def _scope(world: World) -> Any:
+    text = hostile.text(world.hook)
+    scope: dict[Any, Any] = {}
+    values = {
+        "type": world.rng.choice(("http", "websocket", "lifespan", text)),
+        "path": world.rng.choice(("/", "/health", "/root/x", text)),
+        "root_path": world.rng.choice(("", "/root", text)),
+        "client": world.rng.choice((("1.2.3.4", 5), None, Sequence(world.hook, [text, 1]), ())),
+        "headers": [],
+    }
+    for name, value in values.items():
+        if world.rng.random() < 0.8:
+            key = (
+                name
+                if world.rng.random() < 0.8
+                else hostile.with_hook(world.hook, hostile.Text, name)
+            )
+            scope[key] = value
+    return scope
+
+
+def _message(world: World) -> Any:
+    kinds = ("http.response.start", "websocket.accept", hostile.text(world.hook))
+    headers = [(b"a", b"b"), [b"X-RateLimit-Limit", b"1"], (hostile.text(world.hook), 1), None]
+    return {
+        "type": world.rng.choice(kinds),
+        "headers": world.rng.choice((headers, [], Sequence(world.hook, headers), None)),
+    }
+
+
+def _callable(world: World) -> Any:
+    return Callback(world.hook, world.rng.choice((None, "k", 1, Number(world.hook, 1))))
+
+
+def _optional_callable(world: World) -> Any:
+    return None if world.rng.random() < 0.5 else _callable(world)
+
+
+def _gate_cost(world: World) -> Any:
+    return _cost(world) if world.rng.random() < 0.5 else _optional_callable(world)
+
+
+def _word(world: World) -> Any:
+    return world.rng.choice(("PING", "GET", "SET", "TIME", "KEYS", "*", "k", _key(world)))
+
+
+def _of(name: str) -> Callable[[World], Any]:
+    return lambda world: world.one(name)
+
+
+def _clock(world: World) -> Any:
+    return world.rng.choice(("monotonic", "coarse", world.one("ManualClock"), "wrong"))
+
+
+def server_of(world: World) -> Any:
+    return world.rng.choice((*world.servers[:1] * 4, *world.servers))
+
+
+def _address(world: World) -> Any:
+    return server_of(world) if world.rng.random() < 0.8 else hostile.text(world.hook)
+
+
+def _client_address(world: World) -> Any:
+    return world.rng.choice((None, hostile.text(world.hook)))
+
+
+ARGUMENTS: dict[str, Callable[[World], Any]] = {
+    "AsgiMiddleware.cost": _gate_cost,
+    "AsgiMiddleware.key": _optional_callable,
+    "Limiter.limits": _limits_of_limiter,
+    "RedisClient.address": _address,
+    "address": _client_address,
+    "after": lambda world: tuple(b"%d" % i for i in range(world.n_limits)),
+    "allowed": _number,
+    "app": lambda world: Keeping(world),
+    "before": lambda world: b"fuzz:",
+    "blocked": _number,
+    "buckets": _of("RedisBuckets"),
+    "client": _of("RedisClient"),
+    "clock": _clock,
+    "cost": _cost,
+    "dated": _flag,
+    "decision": _of("Decision"),
+    "elapsed_ns": _number,
+    "exempt_paths": lambda world: frozenset(("/health", hostile.text(world.hook))),
+    "fd": lambda world: world.rng.choice((*range(3, 20), hostile.number(world.hook))),
+    "headers": _flag,
+    "keep": lambda world: world.one("Limiter") if world.rng.random() < 0.3 else None,
+    "key": _key,
+    "keys": _keys,
+    "limit": _number,
+    "limiter": lambda world: world.one("Limiter") if world.rng.random() < 0.8 else None,
+    "limits": _limits,
+    "loop": loop_of,
+    "max_keys": lambda world: world.rng.choice((1, 10, 1000, Number(world.hook, 10))),
+    "message": _message,
+    "meter": _of("Meter"),
+    "min_ttl_ms": _number,
+    "now_ns": _number,
+    "path": _path,
+    "probing": _flag,
+    "receive": _callable,
+    "remaining": _number,
+    "remote": _flag,
+    "reset_after": _number,
+    "reset_after_ns": _number,
+    "retry_after": _number,
+    "retry_after_ms": _number,
+    "retry_after_ns": _number,
+    "scope": _scope,
+    "scripts": _scripts,
+    "seconds": _number,
+    "send": _callable,
+    "step_ns": _number,
+    "tagged": _flag,
+    "words": _word,
+}
