@@ -12,7 +12,7 @@ import pytest
 from fuzz import fuzz_binding, world
 from rate_limiter import _core
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def test_operations_are_those_of_the_module() -> None:

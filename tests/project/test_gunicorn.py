@@ -229,5 +229,6 @@ def test_an_application_that_cannot_start(image: Path, tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 3
+    # 1: gunicorn's master was not yet waiting for the worker when that ended.
+    assert done.returncode in (1, 3)
     assert "ValueError: nothing works" in done.stderr
