@@ -168,7 +168,7 @@ fuzz-binding: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## hostile calls of the bi
 	@$(if $(CAN_PRELOAD),PYTHONPATH=tests .ci/sanitized $(SANITIZED)/bin/python -m fuzz.fuzz_binding --seconds $(FUZZ_SECONDS))
 
 pytest-sanitized: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## the Python tests under ASan+UBSan
-	@$(if $(CAN_PRELOAD),.ci/sanitized $(SANITIZED)/bin/pytest --quiet --ignore=tests/once \
+	@$(if $(CAN_PRELOAD),.ci/sanitized $(SANITIZED)/bin/pytest --quiet --ignore=tests/project \
 		--numprocesses $(JOBS) --dist loadfile -m 'not unsanitized')
 
 $(SANITIZED).stamp: $(PACKAGE) $(VENV)/check.stamp Makefile | test-packages

@@ -24,6 +24,7 @@ FOLDERS = [
     *sorted(Path("/opt").glob("python*/bin")),
 ]
 LEFT_OUT = "--ignore=tests/project"
+PARALLEL = ("--numprocesses", str(os.cpu_count()), "--dist", "loadfile")
 PROBE = """
 import json, pathlib, sys, sysconfig, ensurepip, venv
 include = pathlib.Path(sysconfig.get_path("include"), "Python.h")
@@ -87,12 +88,12 @@ def make_environment(python: Python, sdist: Path) -> tuple[bool, str]:
 
 def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:
     """Test each of `pythons`; yield whether it passed, and one line about it."""
-    # Environments are made side by side, but the tests run alone: some of them watch the clock.
+    # Environments are made side by side, the versions are tested one after the other.
     with ThreadPoolExecutor(max_workers=2) as pool:
         environments = list(pool.map(lambda python: make_environment(python, sdist), pythons))
     for python, (passed, output) in zip(pythons, environments, strict=True):
         if passed:
-            passed, output = run(python.environment / "bin/pytest", "--quiet", LEFT_OUT)
+            passed, output = run(python.environment / "bin/pytest", "--quiet", *PARALLEL, LEFT_OUT)
         if not passed:
             print(output)
         last_line = output.strip().rpartition("\n")[2]
