@@ -137,7 +137,7 @@ def test_what_is_a_fault() -> None:
 def test_a_case_can_be_sent_again() -> None:
     """Cases are the same in every process, also where texts have other hashes."""
     program = (
-        "from differential_cases import mutated_case\n"
+        "from support.differential_cases import mutated_case\n"
         "apps = ['starlette rules cookie', 'flask decorated authorization']\n"
         "print(*{mutated_case('seed', n, apps).bytes(): None for n in range(200)}, sep='\\n')"
     )
@@ -158,15 +158,15 @@ def test_a_case_can_be_sent_again() -> None:
 
 @pytest.mark.parametrize("server", ASGI)
 def test_starlette_and_fastapi(server: str, tmp_path: Path) -> None:
-    run(server, ASGI[server], "differential_asgi", tmp_path)
+    run(server, ASGI[server], "support.differential_asgi", tmp_path)
 
 
 @pytest.mark.parametrize("server", ASGI)
 def test_oldest_fastapi(server: str, tmp_path: Path) -> None:
     path = str(OLD_FASTAPI)
-    run(f"old {server}", ASGI[server], "differential_asgi", tmp_path, PYTHONPATH=path)
+    run(f"old {server}", ASGI[server], "support.differential_asgi", tmp_path, PYTHONPATH=path)
 
 
 @pytest.mark.parametrize("server", WSGI)
 def test_flask(server: str, tmp_path: Path) -> None:
-    run(server, WSGI[server], "differential_wsgi", tmp_path)
+    run(server, WSGI[server], "support.differential_wsgi", tmp_path)

@@ -35,7 +35,7 @@ from rate_limiter.cli.main import main as command
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.jwt import Jwt
-from rate_limiter.limiting.limiter import check_store
+from rate_limiter.stores.address import check_store
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.policy import Storage
