@@ -26,13 +26,13 @@ rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found
     return rl_limit_decision(limit, tap, found->deficits[i], cost, allowed);
 }
 
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
-                              const uint64_t *costs, bool allowed)
+rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                              bool allowed)
 {
     rl_decision told = {0};
     for (size_t i = 0; i < moment->set->n; i++) {
-        bool passed = allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i],
-                                                  costs[i]);
+        bool passed =
+            allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i], costs[i]);
         rl_decision one = rl_entry_describe_one(moment, found, i, costs[i], passed);
         if (i == 0 || rl_decision_tells_more(&one, &told)) {
             told = one;

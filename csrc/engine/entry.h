@@ -50,8 +50,8 @@ void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_mom
 
 /* Of several limits, tell of the one that denies longest, else of the one with the
  * fewest tokens left. */
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
-                              const uint64_t *costs, bool allowed);
+rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                              bool allowed);
 
 /* Tell of limit i alone. */
 rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
@@ -99,8 +99,7 @@ static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words,
             found->deficits[i] = rl_window_used(limit, found->windows[i], moment->now.wall_ns);
         } else {
             found->deficits[i] =
-                words == NULL ? 0
-                              : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+                words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
         }
     }
 }

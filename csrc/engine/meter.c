@@ -14,8 +14,8 @@
 #define MS INT64_C(1000000)
 
 const int64_t rl_meter_bounds_ns[RL_METER_BOUNDS] = {
-    500,     1 * US,  10 * US, 100 * US, 250 * US, 500 * US, 1 * MS,   2500 * US,
-    5 * MS,  10 * MS, 25 * MS, 50 * MS,  100 * MS, 250 * MS, 1000 * MS,
+    500,    1 * US,  10 * US, 100 * US, 250 * US, 500 * US, 1 * MS,    2500 * US,
+    5 * MS, 10 * MS, 25 * MS, 50 * MS,  100 * MS, 250 * MS, 1000 * MS,
 };
 
 /* A file of zeros is a new meter: whoever opens it first, nothing has to be waited for. */
@@ -24,7 +24,8 @@ typedef struct meter_file {
     rl_meter meter;
 } meter_file;
 
-_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "processes cannot share a lock that is not in the file");
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2,
+               "processes cannot share a lock that is not in the file");
 
 /* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
 static rl_meter_status reserve(int fd)

@@ -27,15 +27,15 @@ typedef struct shard {
 
 /* Immutable but for the shards. */
 struct rl_table {
-    shard *shards;      /* those of this block, or in a file: see engine/shared.h */
-    uint64_t *region;   /* the lines of all shards in a file; NULL: each shard has its own */
-    void *mapping;      /* owned; the whole file, NULL for none */
+    shard *shards;    /* those of this block, or in a file: see engine/shared.h */
+    uint64_t *region; /* the lines of all shards in a file; NULL: each shard has its own */
+    void *mapping;    /* owned; the whole file, NULL for none */
     size_t mapping_bytes;
     void (*unmap)(rl_table *table); /* ends the mapping; NULL for none */
     rl_secret secret;
-    size_t line_words;   /* eight tags, then the words of each slot in turn */
-    uint32_t lines_min;  /* of one shard */
-    uint32_t lines_max;  /* lines_min * 2^i */
+    size_t line_words;  /* eight tags, then the words of each slot in turn */
+    uint32_t lines_min; /* of one shard */
+    uint32_t lines_max; /* lines_min * 2^i */
     unsigned shard_bits;
     rl_limit_set set;
     shard own_shards[];

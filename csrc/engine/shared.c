@@ -49,8 +49,7 @@ static size_t shards_bytes(const rl_table *plan)
 
 static size_t file_bytes(const rl_table *plan)
 {
-    return PAGE + shards_bytes(plan) +
-           rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return PAGE + shards_bytes(plan) + rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
 }
 
 /* A host's clock starts anew when it boots, and so must what is counted by it. */

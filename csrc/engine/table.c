@@ -48,7 +48,7 @@ static void occupy(shard *shard, slot entry, uint64_t tag)
 
 /* Take the costs, where they are there or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
-                      bool always, bool *allowed, rl_found *found)
+                            bool always, bool *allowed, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     rl_entry_read(&moment->at, words_of(entry), found);
@@ -193,8 +193,7 @@ static size_t table_bytes(const rl_table *table)
  * and sizes lines_min * 2^i that reach the lines a shard's share calls for. */
 static void choose_geometry(rl_table *table, size_t max_keys)
 {
-    while (table->shard_bits < SHARD_BITS_MAX &&
-           max_keys >> table->shard_bits > KEYS_PER_SHARD) {
+    while (table->shard_bits < SHARD_BITS_MAX && max_keys >> table->shard_bits > KEYS_PER_SHARD) {
         table->shard_bits++;
     }
     size_t keys = (max_keys >> table->shard_bits) + 1;
@@ -326,8 +325,7 @@ rl_table_stats rl_table_sweep(rl_table *table, rl_time now)
         rl_shard_lock(table, shard);
         rl_shard_keep(&moment, shard);
         rl_shard_sweep(&moment, shard);
-        while (rl_shard_shrink(table, shard)) {
-        }
+        while (rl_shard_shrink(table, shard)) {}
         total.keys += shard->used;
         total.slots += slot_count(shard);
         total.bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;

@@ -34,10 +34,10 @@
 typedef struct rl_table rl_table; /* opaque: see table.c */
 
 typedef struct rl_table_stats {
-    uint64_t keys;           /* entries that are not full now */
-    uint64_t slots;          /* entries that the present memory can hold */
-    uint64_t bytes;          /* of memory, all told */
-    uint64_t allowed;        /* decisions so far */
+    uint64_t keys;    /* entries that are not full now */
+    uint64_t slots;   /* entries that the present memory can hold */
+    uint64_t bytes;   /* of memory, all told */
+    uint64_t allowed; /* decisions so far */
     uint64_t denied;
     uint64_t inserted;       /* entries made so far */
     uint64_t evicted_active; /* entries that gave way while not full */
@@ -50,8 +50,7 @@ rl_status rl_secret_init(rl_secret *secret);
 /* Make a table for n_limits (1 to RL_TABLE_LIMITS_MAX) limits, which are
  * copied, that holds about max_keys (1 to RL_TABLE_KEYS_MAX) entries in use.
  * NULL: out of memory. */
-rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
-                       rl_secret secret);
+rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys, rl_secret secret);
 void rl_table_free(rl_table *table);
 
 /* Make a table with the keys, the secret and the counts of another, for as many limits

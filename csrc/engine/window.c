@@ -94,8 +94,9 @@ static int64_t retry_after_ns(const rl_limit *limit, rl_window window, int64_t o
         return window.current > room ? overlap : 0;
     }
     if (window.current <= room) {
-        return window.previous == 0 ? 0
-                                    : window_wait_ns(limit, window.previous, overlap, room - window.current);
+        return window.previous == 0
+                   ? 0
+                   : window_wait_ns(limit, window.previous, overlap, room - window.current);
     }
     return window_wait_ns(limit, window.current, overlap + limit->window_ns, room);
 }

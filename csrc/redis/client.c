@@ -14,13 +14,13 @@
 
 struct rl_client {
     rl_options options;
-    const rl_tls *tls; /* borrowed */
-    pthread_mutex_t lock; /* guards everything below */
-    rl_topology *topology; /* owned */
-    bool led;              /* a thread leads: it polls, or is about to */
-    bool polling;          /* it polls `polled`, without the lock */
-    bool nudged;           /* and was told to look again */
-    int nudge[2];          /* a pipe for that */
+    const rl_tls *tls;            /* borrowed */
+    pthread_mutex_t lock;         /* guards everything below */
+    rl_topology *topology;        /* owned */
+    bool led;                     /* a thread leads: it polls, or is about to */
+    bool polling;                 /* it polls `polled`, without the lock */
+    bool nudged;                  /* and was told to look again */
+    int nudge[2];                 /* a pipe for that */
     rl_thread_call *first, *last; /* those that sleep */
     size_t n_polled;
     rl_want polled[RL_WANTS_MAX];
@@ -192,8 +192,7 @@ static int poll_timeout_ms(int64_t until_ns)
 static void drain_nudge(rl_client *client)
 {
     char bytes[16];
-    while (read(client->nudge[0], bytes, sizeof bytes) > 0) {
-    }
+    while (read(client->nudge[0], bytes, sizeof bytes) > 0) {}
     client->nudged = false;
 }
 

@@ -84,6 +84,7 @@ bool rl_cluster_range(const redisReply *entry, const rl_server *from, rl_slot_ra
     out->first = (int)entry->element[0]->integer;
     out->last = (int)entry->element[1]->integer;
     bool named = host->type == REDIS_REPLY_STRING && strcmp(host->str, "?") != 0;
-    return out->first <= out->last && set_server(&out->master, named ? host->str : "",
-                                                 named ? strlen(host->str) : 0, port->integer, from);
+    return out->first <= out->last &&
+           set_server(&out->master, named ? host->str : "", named ? strlen(host->str) : 0,
+                      port->integer, from);
 }

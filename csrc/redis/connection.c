@@ -46,7 +46,8 @@ struct rl_connection {
     char handshake[HANDSHAKE_MAX]; /* the letters of the answers that are due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
-    int64_t heard_ns; /* when answers last made progress, or the first command left a quiet stream */
+    int64_t
+        heard_ns; /* when answers last made progress, or the first command left a quiet stream */
 };
 
 /* ---- failing ---------------------------------------------------------------- */
@@ -68,8 +69,8 @@ static void fail_at(rl_connection *redis, rl_fault fault, const char *what)
     char message[RL_ERROR_SIZE];
     const rl_server *server = &redis->config.server;
     if (server->port != 0) {
-        snprintf(message, sizeof message, "%.100s:%u: %.130s", server->host,
-                 (unsigned)server->port, what);
+        snprintf(message, sizeof message, "%.100s:%u: %.130s", server->host, (unsigned)server->port,
+                 what);
     } else {
         snprintf(message, sizeof message, "%.108s: %.130s", server->host, what);
     }
@@ -192,8 +193,8 @@ static rl_fault connection_append(rl_connection *redis, const rl_arguments *argu
     return fault;
 }
 
-rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *owner, int64_t now_ns,
-                       uint64_t *number)
+rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *owner,
+                            int64_t now_ns, uint64_t *number)
 {
     if (rl_connection_waiting(redis) == 0 && !redis->listening) {
         if (now_ns - redis->heard_ns > QUIET_NS) {
@@ -355,7 +356,8 @@ static void write_output(rl_connection *redis)
 /* Hand on to hiredis what is within bounds. */
 static void take_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
 {
-    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 && !redis->listening) {
+    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 &&
+        !redis->listening) {
         fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
         return;
     }

@@ -24,7 +24,11 @@
 /* and so many bytes for the socket. */
 #define RL_OUTPUT_MAX ((size_t)64 << 20)
 
-typedef enum rl_connection_state { RL_CONNECTION_OPENING, RL_CONNECTION_READY, RL_CONNECTION_FAILED } rl_connection_state;
+typedef enum rl_connection_state {
+    RL_CONNECTION_OPENING,
+    RL_CONNECTION_READY,
+    RL_CONNECTION_FAILED
+} rl_connection_state;
 
 /* Why a command or a connection failed. */
 typedef enum rl_fault {
@@ -85,7 +89,7 @@ const rl_server *rl_connection_server(const rl_connection *redis);
  * rl_connection_flush or the next step. Anything but RL_FAULT_NONE: the command was not taken, be it
  * that a connection which was quiet for a while turns out to have ended. */
 rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *ticket,
-                       int64_t now_ns, uint64_t *number);
+                            int64_t now_ns, uint64_t *number);
 
 /* Tear up a ticket. */
 void rl_connection_forget(rl_connection *redis, uint64_t number);

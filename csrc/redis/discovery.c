@@ -173,7 +173,7 @@ static void send_question(rl_topology *topology, int64_t now_ns)
     }
     uint64_t number;
     if (rl_connection_send(topology->discovery, &(rl_arguments){n, texts, lens}, topology, now_ns,
-                      &number) == RL_FAULT_NONE) {
+                           &number) == RL_FAULT_NONE) {
         topology->discovery_asked = true;
         rl_connection_flush(topology->discovery);
     }
@@ -186,7 +186,7 @@ static void subscribe(rl_topology *topology, int64_t now_ns)
     const size_t lens[] = {9, 14};
     uint64_t number;
     if (rl_connection_send(topology->discovery, &(rl_arguments){2, texts, lens}, topology, now_ns,
-                      &number) == RL_FAULT_NONE) {
+                           &number) == RL_FAULT_NONE) {
         rl_connection_forget(topology->discovery, number);
         rl_connection_flush(topology->discovery);
         rl_connection_listen(topology->discovery);
@@ -239,7 +239,8 @@ static void serve_discovery(rl_topology *topology, int64_t now_ns)
         }
         freeReplyObject(reply);
     }
-    if (topology->discovery == discovery && rl_connection_state_of(discovery) == RL_CONNECTION_FAILED) {
+    if (topology->discovery == discovery &&
+        rl_connection_state_of(discovery) == RL_CONNECTION_FAILED) {
         if (topology->discovery_listens) {
             close_discovery(topology);
             topology->discovery_index++;
@@ -286,7 +287,8 @@ void rl_discovery_follow(rl_topology *topology, int64_t now_ns)
                 lose_discovery(topology, "out of memory", now_ns);
                 return;
             }
-        } else if (!topology->discovery_ready && now_ns < rl_connection_deadline_ns(topology->discovery) &&
+        } else if (!topology->discovery_ready &&
+                   now_ns < rl_connection_deadline_ns(topology->discovery) &&
                    rl_connection_state_of(topology->discovery) == RL_CONNECTION_READY) {
             return;
         }

@@ -31,8 +31,8 @@ typedef struct rl_credentials {
 
 typedef struct rl_tls_options {
     bool on;
-    bool any_certificate; /* do not check who the server is: for tests alone */
-    bool any_name;        /* check the certificate, but not the name in it */
+    bool any_certificate;       /* do not check who the server is: for tests alone */
+    bool any_name;              /* check the certificate, but not the name in it */
     char ca_file[RL_PATH_SIZE]; /* empty: the system's authorities */
     char ca_folder[RL_PATH_SIZE];
     char certificate_file[RL_PATH_SIZE]; /* of the client */

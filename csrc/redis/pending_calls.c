@@ -44,7 +44,7 @@ void rl_topology_forget(rl_topology *topology, rl_call *call)
 }
 
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
-                   const char *error)
+                    const char *error)
 {
     pending_take_out(topology, call);
     call->state = RL_CALL_DONE;
@@ -95,11 +95,11 @@ void rl_call_expire_all(rl_topology *topology, int64_t now_ns)
         char error[RL_ERROR_SIZE];
         const rl_call *call = topology->first;
         bool sent = call->state == RL_CALL_SENT;
-        const rl_server *server = sent ? &topology->nodes[call->node].server
-                                       : &topology->options.servers[0];
+        const rl_server *server =
+            sent ? &topology->nodes[call->node].server : &topology->options.servers[0];
         snprintf(error, sizeof error, "%s %.150s:%u within %lld ms",
-                 sent ? "no answer from" : "no connection to", server->host,
-                 (unsigned)server->port, (long long)(topology->options.timeout_ns / RL_MS));
+                 sent ? "no answer from" : "no connection to", server->host, (unsigned)server->port,
+                 (long long)(topology->options.timeout_ns / RL_MS));
         rl_call_finish(topology, topology->first, NULL, RL_FAULT_TIMEOUT, error);
     }
 }

@@ -140,7 +140,7 @@ static int64_t bucket_wait_ns(const rl_redis_bucket *limit, uint64_t units)
 }
 
 rl_decision rl_redis_bucket_decision(const rl_redis_bucket *limit, uint64_t deficit, uint64_t cost,
-                                bool allowed)
+                                     bool allowed)
 {
     rl_decision decision = {
         .allowed = allowed,

@@ -47,6 +47,6 @@ uint64_t rl_redis_bucket_fill_ms(const rl_redis_bucket *limit);
 /* What a script's answer means. The deficit is the one after the request when it was
  * allowed, else the one before. Waiting is exact to the microsecond of the server's clock. */
 rl_decision rl_redis_bucket_decision(const rl_redis_bucket *limit, uint64_t deficit, uint64_t cost,
-                                bool allowed);
+                                     bool allowed);
 
 #endif

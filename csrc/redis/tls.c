@@ -112,8 +112,9 @@ static bool load_certificate(const rl_tls *tls, char *error)
         return false;
     }
     if (SSL_CTX_use_PrivateKey_file(tls->context, key_file, SSL_FILETYPE_PEM) != 1) {
-        snprintf(error, RL_ERROR_SIZE, "no private key for the client certificate in '%.140s': %.60s",
-                 key_file, last_reason());
+        snprintf(error, RL_ERROR_SIZE,
+                 "no private key for the client certificate in '%.140s': %.60s", key_file,
+                 last_reason());
         return false;
     }
     return true;
@@ -262,8 +263,8 @@ rl_io rl_tls_handshake(rl_tls_session *session, char *error)
 rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n, char *error)
 {
     ERR_clear_error();
-    rl_io result =
-        tls_conclude(session, SSL_read_ex(session->ssl, buffer, room, n), &session->read_wants, error);
+    rl_io result = tls_conclude(session, SSL_read_ex(session->ssl, buffer, room, n),
+                                &session->read_wants, error);
     session->read_wants &= RL_WANT_WRITE;
     return result;
 }
@@ -272,7 +273,7 @@ rl_io rl_tls_write(rl_tls_session *session, const void *data, size_t len, size_t
 {
     ERR_clear_error();
     return tls_conclude(session, SSL_write_ex(session->ssl, data, len, n), &session->write_wants,
-                    error);
+                        error);
 }
 
 unsigned rl_tls_wants(const rl_tls_session *session)

@@ -50,8 +50,8 @@ void rl_topology_free(rl_topology *topology)
 
 /* ---- sending ----------------------------------------------------------------- */
 
-rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_discovery,
-                            int64_t now_ns)
+rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server,
+                                   bool is_discovery, int64_t now_ns)
 {
     const rl_options *options = &topology->options;
     bool is_sentinel = is_discovery && options->kind == RL_SENTINEL;
@@ -97,7 +97,8 @@ static rl_fault send_asking(rl_topology *topology, rl_connection *redis, int64_t
     const char *text = "ASKING";
     size_t len = 6;
     uint64_t number;
-    rl_fault fault = rl_connection_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
+    rl_fault fault =
+        rl_connection_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
     if (fault == RL_FAULT_NONE) {
         rl_connection_forget(redis, number);
     }
@@ -263,8 +264,7 @@ static bool recover(rl_topology *topology, rl_call *call, const redisReply *repl
     if (topology->options.kind == RL_SENTINEL && says(reply, "READONLY")) {
         topology->known = false;
         rl_discovery_ask_soon(topology, now_ns);
-        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER,
-                          reply->str);
+        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
     if (says(reply, "CLUSTERDOWN") || says(reply, "READONLY")) {
@@ -418,8 +418,7 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
         deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->discovery));
     } else if (rl_discovery_is_needed(topology)) {
         int64_t ask_ns = topology->ask_at_ns;
-        deadline_ns =
-            earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
+        deadline_ns = earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
     }
     for (const rl_call *call = topology->first_waiting; call != NULL; call = call->next_waiting) {
         if (call->not_before_ns != 0) {

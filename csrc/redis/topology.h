@@ -27,7 +27,12 @@ typedef struct rl_script {
     char sha1[41]; /* in hexadecimal */
 } rl_script;
 
-typedef enum rl_call_state { RL_CALL_IDLE, RL_CALL_WAITING, RL_CALL_SENT, RL_CALL_DONE } rl_call_state;
+typedef enum rl_call_state {
+    RL_CALL_IDLE,
+    RL_CALL_WAITING,
+    RL_CALL_SENT,
+    RL_CALL_DONE
+} rl_call_state;
 
 /* One command and what became of it. All that the first part points to must stay
  * until the call is done or forgotten. */
@@ -44,12 +49,12 @@ typedef struct rl_call {
     /* the topology's own */
     rl_call_state state;
     int tries;
-    int slot;             /* of the cluster, -1: any */
-    size_t node;          /* where it was sent, */
-    uint64_t number;      /* and the number of its ticket */
-    int ask;              /* a node that must be told ASKING first, -1: none */
+    int slot;        /* of the cluster, -1: any */
+    size_t node;     /* where it was sent, */
+    uint64_t number; /* and the number of its ticket */
+    int ask;         /* a node that must be told ASKING first, -1: none */
     int64_t not_before_ns;
-    struct rl_call *previous, *next;                 /* of all, in order of submission; or finished */
+    struct rl_call *previous, *next; /* of all, in order of submission; or finished */
     struct rl_call *previous_waiting, *next_waiting; /* of those that wait to be sent */
 } rl_call;
 

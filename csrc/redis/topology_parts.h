@@ -15,25 +15,25 @@
 typedef struct rl_node {
     rl_server server;
     rl_connection *redis; /* owned; NULL: not connected */
-    uint64_t serial; /* of the connection */
-    bool ready;      /* its descriptor is */
-    bool used;       /* by the map of the cluster */
+    uint64_t serial;      /* of the connection */
+    bool ready;           /* its descriptor is */
+    bool used;            /* by the map of the cluster */
 } rl_node;
 
 struct rl_topology {
     rl_options options;
     const rl_tls *tls; /* borrowed; NULL: not encrypted */
-    rl_node *nodes;       /* owned; room for one, or RL_NODES_MAX in a cluster */
+    rl_node *nodes;    /* owned; room for one, or RL_NODES_MAX in a cluster */
     size_t n_nodes;
     uint16_t *slots; /* owned; NULL but in a cluster */
 
-    bool known;         /* we know where to send calls; */
-    bool stale;         /* and should ask whether that has changed, */
-    int64_t ask_at_ns;  /* not before this time, */
-    int64_t rest_ns;    /* nor before this one: the last answer is fresh */
-    rl_connection *discovery;    /* owned; the connection on which we ask; NULL: none */
+    bool known;               /* we know where to send calls; */
+    bool stale;               /* and should ask whether that has changed, */
+    int64_t ask_at_ns;        /* not before this time, */
+    int64_t rest_ns;          /* nor before this one: the last answer is fresh */
+    rl_connection *discovery; /* owned; the connection on which we ask; NULL: none */
     uint64_t discovery_serial;
-    uint64_t connections; /* how many there have been */
+    uint64_t connections;   /* how many there have been */
     bool discovery_ready;   /* its descriptor is */
     bool discovery_asked;   /* the question is on its way */
     bool discovery_listens; /* a sentinel that will tell of a new master */
@@ -80,8 +80,8 @@ void rl_discovery_follow(rl_topology *topology, int64_t now_ns);
 /* ---- topology.c --------------------------------------------------------------- */
 
 /* Begin a connection, to a server or to a discovery. NULL: out of memory. */
-rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_discovery,
-                              int64_t now_ns);
+rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server,
+                                   bool is_discovery, int64_t now_ns);
 
 /* Close a node's connection: calls that were sent are lost, the others wait again. */
 void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns);

@@ -30,7 +30,7 @@ struct rl_transport {
     rl_tls_session *session; /* owned; NULL but in HANDSHAKING and OPEN with TLS */
     rl_resolve *question;    /* owned; NULL but in RESOLVING */
     rl_addresses addresses;
-    size_t next; /* the address to try next */
+    size_t next;         /* the address to try next */
     unsigned generation; /* how many descriptors there have been */
     char error[RL_ERROR_SIZE];
 };
@@ -135,7 +135,8 @@ static rl_io transport_resolve(rl_transport *transport)
         transport->question = rl_resolve_start(&transport->server);
         transport->generation++;
         if (transport->question == NULL) {
-            return transport_fail(transport, "cannot look up", "no memory, descriptor or thread is left");
+            return transport_fail(transport, "cannot look up",
+                                  "no memory, descriptor or thread is left");
         }
     }
     if (transport->question != NULL) {

@@ -12,7 +12,8 @@ static _Atomic unsigned long checks_done; /* threads check as well */
 static _Atomic unsigned long checks_failed;
 
 #define CHECK(condition) check((condition), __FILE__, __LINE__, #condition)
-#define CHECK_EQUAL(a, b) check_equal((intmax_t)(a), (intmax_t)(b), __FILE__, __LINE__, #a " == " #b)
+#define CHECK_EQUAL(a, b)                                                                          \
+    check_equal((intmax_t)(a), (intmax_t)(b), __FILE__, __LINE__, #a " == " #b)
 
 static inline void check(int holds, const char *file, int line, const char *what)
 {

@@ -22,7 +22,8 @@ static bool work(rl_table *table, uint64_t cost)
             rl_decision decision = {.limit = -1};
             bool allowed = false;
             rl_key key = number_key(table, i);
-            rl_status status = rl_table_take(table, key, &cost, at(now_ns), &allowed, &decision, NULL);
+            rl_status status =
+                rl_table_take(table, key, &cost, at(now_ns), &allowed, &decision, NULL);
             if (status == RL_OK) {
                 CHECK(allowed && decision.limit == 2);
                 rl_table_peek(table, key, &cost, at(now_ns), &decision, NULL);
@@ -72,12 +73,14 @@ static void test_no_more_memory_at_all(void)
     bool allowed;
     uint64_t admitted = 0;
     for (uint64_t i = 0; i < 5000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
     }
     uint64_t slots = rl_table_sweep(table, at(0)).slots;
     seam_fail(0, (unsigned long)-1);
     for (uint64_t i = 0; i < 200000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(0));

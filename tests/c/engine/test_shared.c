@@ -73,7 +73,8 @@ static void test_it_does_not_grow(void)
     uint64_t admitted = 0;
     bool allowed;
     for (uint64_t i = 0; i < 100000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(0));
@@ -247,8 +248,9 @@ static void test_processes_that_are_killed(_Atomic uint64_t *admitted)
     uint64_t cost = rl_limit_cost(&limit, 1);
     bool allowed;
     for (uint64_t i = 0; i < KEYS; i++) { /* no lock is left */
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(now_ns()), &allowed, NULL, NULL),
-                    RL_OK);
+        CHECK_EQUAL(
+            rl_table_take(table, number_key(table, i), &cost, at(now_ns()), &allowed, NULL, NULL),
+            RL_OK);
     }
     CHECK(rl_table_sweep(table, at(now_ns())).keys <= KEYS);
     CHECK_EQUAL(rl_table_sweep(table, at(now_ns() + INT64_C(3600000000000))).keys, 0);

@@ -162,7 +162,8 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     rl_table_stats empty = rl_table_sweep(table, at(0));
     bool allowed;
     for (uint64_t i = 0; i < 100000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         CHECK(allowed);
     }
     rl_table_stats full = rl_table_sweep(table, at(0));
@@ -195,7 +196,8 @@ static void test_inserts_reuse_what_is_full(void)
     rl_table *table = rl_table_new(&limit, 1, 1000000, SECRET);
     bool allowed;
     for (uint64_t i = 0; i < 300000; i++) { /* a thousand keys a second, each once */
-        rl_table_take(table, number_key(table, i), &cost, at((int64_t)i * 1000000), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, i), &cost, at((int64_t)i * 1000000), &allowed, NULL,
+                      NULL);
         CHECK(allowed);
     }
     rl_table_stats stats = rl_table_sweep(table, at(INT64_C(299999) * 1000000));
@@ -217,7 +219,8 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     bool allowed;
     int64_t now_ns = 1000 * NS_PER_S;
     for (int i = 0; i < 200000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns), &allowed,
+                      NULL, NULL);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(now_ns));
@@ -232,7 +235,8 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     /* A second later each slot has one token back, and no more. */
     uint64_t later = 0;
     for (int i = 0; i < 100000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns + NS_PER_S), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns + NS_PER_S),
+                      &allowed, NULL, NULL);
         later += allowed;
     }
     CHECK(later <= stats.slots);
@@ -269,7 +273,9 @@ static void test_denied_newcomer_leaves_no_trace(void)
     rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
     rl_decision decision;
     bool allowed = true;
-    CHECK_EQUAL(rl_table_take(table, number_key(table, 1), &costs[0], at(0), &allowed, &decision, NULL), RL_OK);
+    CHECK_EQUAL(
+        rl_table_take(table, number_key(table, 1), &costs[0], at(0), &allowed, &decision, NULL),
+        RL_OK);
     CHECK(!allowed && decision.remaining == 5);
     CHECK_EQUAL(decision.retry_after_ns, RL_NEVER);
     CHECK_EQUAL(rl_table_sweep(table, at(0)).inserted, 0);
@@ -319,10 +325,12 @@ static void test_idle_beyond_the_wrap(void)
     bool allowed;
     rl_decision decision;
     for (int i = 0; i < 100; i++) {
-        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, at(0), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, at(0), &allowed,
+                      NULL, NULL);
         CHECK(allowed);
     }
-    rl_table_peek(table, number_key(table, 1), costs, at(100 * day_ns), &decision, NULL); /* long unvisited */
+    rl_table_peek(table, number_key(table, 1), costs, at(100 * day_ns), &decision,
+                  NULL); /* long unvisited */
     CHECK(!decision.allowed);
     for (int64_t days = 101; days < 200; days += 5) { /* visited now and then */
         rl_table_peek(table, number_key(table, 1), costs, at(days * day_ns), &decision, NULL);
@@ -336,7 +344,8 @@ static void test_idle_around_the_wrap(void)
 {
     rl_limit limits[2] = {limit_of(1, 1), limit_of(1000, 1e-6)};
     uint64_t costs[2] = {rl_limit_cost(&limits[0], 1), rl_limit_cost(&limits[1], 1000)};
-    int64_t swept_ns = NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second owes */
+    int64_t swept_ns =
+        NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second owes */
     /* the time in which V of the first moves by 2^63, where signs change */
     int64_t half_ns = 4 * limits[0].horizon_ns;
     for (int64_t eighths = 1; eighths <= 40; eighths++) {
@@ -344,11 +353,14 @@ static void test_idle_around_the_wrap(void)
             rl_table *table = rl_table_new(limits, 2, 100, SECRET);
             bool allowed = false;
             rl_decision decision;
-            CHECK_EQUAL(rl_table_take(table, number_key(table, 1), costs, at(0), &allowed, NULL, NULL), RL_OK);
+            CHECK_EQUAL(
+                rl_table_take(table, number_key(table, 1), costs, at(0), &allowed, NULL, NULL),
+                RL_OK);
             CHECK(allowed);
             rl_table_sweep(table, at(swept_ns));
             int64_t now_ns = swept_ns + half_ns / 8 * eighths + off_ns;
-            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, at(now_ns), &decision, NULL);
+            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, at(now_ns),
+                          &decision, NULL);
             CHECK(decision.allowed);
             rl_table_free(table);
         }

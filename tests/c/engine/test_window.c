@@ -57,7 +57,8 @@ static bool expected(const rl_limit *limit, const history *history, int64_t now_
     if (limit->kind == RL_FIXED_WINDOW) {
         previous = 0;
     }
-    rl_u128 used = (rl_u128)current * (uint64_t)limit->window_ns + (rl_u128)previous * (uint64_t)overlap;
+    rl_u128 used =
+        (rl_u128)current * (uint64_t)limit->window_ns + (rl_u128)previous * (uint64_t)overlap;
     return used + (uint64_t)limit->window_ns <= (rl_u128)limit->cap * (uint64_t)limit->window_ns;
 }
 
@@ -179,8 +180,8 @@ static void test_what_has_ended_is_freed(void)
     for (size_t n = 1; n <= 2; n++) {
         rl_table *table = rl_table_new(limits, n, 100000, SECRET);
         for (uint64_t i = 0; i < 1000; i++) {
-            rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL,
-                          NULL);
+            rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed,
+                          NULL, NULL);
         }
         CHECK_EQUAL(rl_table_sweep(table, at(NOON_NS + 9 * NS_PER_S)).keys, 1000);
         CHECK_EQUAL(rl_table_sweep(table, at(NOON_NS + 10 * NS_PER_S)).keys, n == 1 ? 0 : 1000);
@@ -270,7 +271,8 @@ static void test_renew(void)
     bool allowed;
     rl_table *table = rl_table_new(before, 3, 1000, SECRET);
     for (uint64_t i = 0; i < 500; i++) {
-        rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL, NULL);
+        rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL,
+                      NULL);
         CHECK(allowed);
     }
     unsigned long calls = 0;

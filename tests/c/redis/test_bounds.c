@@ -75,8 +75,7 @@ static long long ask(rl_client *client, const char *number, rl_fault *fault, cha
     const size_t lens[] = {4, strlen(number)};
     rl_thread_call call = {.call = {.arguments = {2, texts, lens}, .key = 1}};
     rl_client_submit(client, &call);
-    while (!rl_client_wait(client, &call, 50 * MS)) {
-    }
+    while (!rl_client_wait(client, &call, 50 * MS)) {}
     *fault = call.call.fault;
     strcpy(error, call.call.error);
     if (call.call.reply == NULL) {
@@ -153,8 +152,9 @@ static void test_a_step_is_bounded(void)
     const char *texts[] = {"ECHO", "1"};
     const size_t lens[] = {4, 1};
     uint64_t ticket;
-    CHECK_EQUAL(rl_connection_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
-                RL_FAULT_NONE);
+    CHECK_EQUAL(
+        rl_connection_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
+        RL_FAULT_NONE);
     rl_connection_flush(redis);
     rl_connection_listen(redis);
     for (int step = 0; step < 20; step++) {

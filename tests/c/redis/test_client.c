@@ -45,8 +45,7 @@ static long long ask(rl_client *client, long long number, rl_fault *fault)
     const size_t lens[] = {4, strlen(text)};
     rl_thread_call call = {.call = {.arguments = {2, texts, lens}, .key = 1}};
     rl_client_submit(client, &call);
-    while (!rl_client_wait(client, &call, 50 * MS)) {
-    }
+    while (!rl_client_wait(client, &call, 50 * MS)) {}
     *fault = call.call.fault;
     if (call.call.fault != RL_FAULT_NONE) {
         CHECK(call.call.reply == NULL && call.call.error[0] != 0);

@@ -33,10 +33,9 @@ static void test_redirections(void)
     CHECK(strcmp(to.host, "::1") == 0 && to.port == 7000);
     CHECK(rl_cluster_redirection("5 :7000", &from, &slot, &to));
     CHECK(strcmp(to.host, "10.0.0.1") == 0 && to.port == 7000);
-    static const char *const wrong[] = {"",          "x",         "1",        "1 ",
-                                        "16384 h:1", "-1 h:1",    "1 h",      "1 h:",
-                                        "1 h:0",     "1 h:65536", "1 h:1x",   "1:1",
-                                        " 1 h:1",    "1\th:1",    "9:9 9"};
+    static const char *const wrong[] = {"",       "x",   "1",      "1 ",     "16384 h:1",
+                                        "-1 h:1", "1 h", "1 h:",   "1 h:0",  "1 h:65536",
+                                        "1 h:1x", "1:1", " 1 h:1", "1\th:1", "9:9 9"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         if (strcmp(wrong[i], " 1 h:1") != 0) { /* strtol skips spaces, and nobody minds */
             CHECK(!rl_cluster_redirection(wrong[i], &from, &slot, &to));

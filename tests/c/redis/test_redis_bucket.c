@@ -52,8 +52,9 @@ static void test_random_limits(void)
         double capacity = (double)(1 + next_random(&random) % 100000);
         double rate = ldexp((double)(1 + next_random(&random) % (1u << 20)),
                             -(int)(next_random(&random) % 30));
-        rate = next_random(&random) % 2 ? rate : (double)(1 + next_random(&random) % 1000) /
-                                                     (double)(1 + next_random(&random) % 100000);
+        rate = next_random(&random) % 2 ? rate
+                                        : (double)(1 + next_random(&random) % 1000) /
+                                              (double)(1 + next_random(&random) % 100000);
         rl_redis_bucket limit = {0};
         if (rl_redis_bucket_init(&limit, capacity, rate) != RL_OK) {
             CHECK(capacity / rate > 1e9); /* a bucket that takes decades to fill */
@@ -125,7 +126,8 @@ static void test_refusals(void)
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1, INFINITY), RL_ERATE);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e12, 1), RL_ECAPACITY); /* 31,000 years to fill */
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e9, 1), RL_OK);         /* 126 years */
-    CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e15, 123456789.125), RL_ECAPACITY); /* half the rate */
+    CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e15, 123456789.125),
+                RL_ECAPACITY); /* half the rate */
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e12, 314159265.3589793), RL_ECAPACITY);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e9, 314159265.3589793), RL_OK);
 }
