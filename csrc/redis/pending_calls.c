@@ -1,11 +1,11 @@
-/* pending_calls.c -- the calls of a topology: those that wait, those that are finished. */
-#include "redis/topology_parts.h"
+/* pending_calls.c -- the calls of a topology: all of them, those that wait, those that are finished. */
+#include "redis/pending_calls.h"
 
 #include <stdio.h>
 
 #define TRIES_MAX 8
 
-void rl_call_start_waiting(rl_topology *topology, rl_call *call)
+static void call_start_waiting(rl_topology *topology, rl_call *call)
 {
     call->state = RL_CALL_WAITING;
     call->next_waiting = NULL;
@@ -13,6 +13,16 @@ void rl_call_start_waiting(rl_topology *topology, rl_call *call)
     *(topology->last_waiting != NULL ? &topology->last_waiting->next_waiting
                                      : &topology->first_waiting) = call;
     topology->last_waiting = call;
+}
+
+void rl_call_add(rl_topology *topology, rl_call *call)
+{
+    call->next = NULL;
+    call->previous = topology->last;
+    *(topology->last != NULL ? &topology->last->next : &topology->first) = call;
+    topology->last = call;
+    topology->n_calls++;
+    call_start_waiting(topology, call);
 }
 
 void rl_call_stop_waiting(rl_topology *topology, rl_call *call)
@@ -23,7 +33,7 @@ void rl_call_stop_waiting(rl_topology *topology, rl_call *call)
                                  : &topology->last_waiting) = call->previous_waiting;
 }
 
-static void pending_take_out(rl_topology *topology, rl_call *call)
+static void call_take_out(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING) {
         rl_call_stop_waiting(topology, call);
@@ -38,7 +48,7 @@ static void pending_take_out(rl_topology *topology, rl_call *call)
 void rl_topology_forget(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING || call->state == RL_CALL_SENT) {
-        pending_take_out(topology, call);
+        call_take_out(topology, call);
         call->state = RL_CALL_IDLE;
     }
 }
@@ -46,7 +56,7 @@ void rl_topology_forget(rl_topology *topology, rl_call *call)
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
                     const char *error)
 {
-    pending_take_out(topology, call);
+    call_take_out(topology, call);
     call->state = RL_CALL_DONE;
     call->reply = reply;
     call->fault = fault;
@@ -86,7 +96,7 @@ void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_
         return;
     }
     call->not_before_ns = not_before_ns;
-    rl_call_start_waiting(topology, call);
+    call_start_waiting(topology, call);
 }
 
 void rl_call_expire_all(rl_topology *topology, int64_t now_ns)
