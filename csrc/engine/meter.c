@@ -28,7 +28,7 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2,
                "processes cannot share a lock that is not in the file");
 
 /* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
-static rl_meter_status reserve(int fd)
+static rl_meter_status meter_reserve(int fd)
 {
 #ifdef __linux__
     errno = posix_fallocate(fd, 0, sizeof(meter_file));
@@ -48,7 +48,7 @@ static rl_meter_status meter_inspect(const char *path, int fd)
         return RL_METER_EOWNER;
     }
     if (found.st_size == 0) {
-        rl_meter_status status = reserve(fd);
+        rl_meter_status status = meter_reserve(fd);
         if (status != RL_METER_OK) { /* of what was reserved, a part may be left */
             int kept = errno;
             unlink(path);

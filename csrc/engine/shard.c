@@ -3,7 +3,7 @@
 /* ---- full entries ---------------------------------------------------------- */
 
 /* Bring words that have long meant "full" up to now, before V wraps around them. */
-static void renew(const moment *moment, uint64_t *words)
+static void shard_renew_words(const moment *moment, uint64_t *words)
 {
     const rl_limit_set *set = &moment->table->set;
     for (size_t i = 0; i < set->n; i++) {
@@ -28,7 +28,7 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
         if (rl_entry_is_full(&moment->at, entry.words)) {
             rl_shard_release(shard, entry);
         } else {
-            renew(moment, entry.words);
+            shard_renew_words(moment, entry.words);
             kept++;
         }
     }
@@ -102,7 +102,7 @@ static void copy_entry(const rl_table *table, uint64_t *from, unsigned i, uint64
 
 /* Split every line in two. An entry stays with the one of its two lines that it
  * is in, so a new line receives at most the eight entries of one old line. */
-static bool grow(const rl_table *table, shard *shard)
+static bool shard_grow(const rl_table *table, shard *shard)
 {
     uint32_t n_lines = shard->n_lines == 0 ? table->lines_min : shard->n_lines * 2;
     uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n_lines));
@@ -180,7 +180,7 @@ static void fit_size(const moment *moment, shard *shard)
     if (shard->used * LOAD_DEN * 2 < slots * LOAD_NUM) {
         rl_shard_shrink(moment->table, shard);
     } else if (shard->n_lines < moment->table->lines_max) {
-        grow(moment->table, shard);
+        shard_grow(moment->table, shard);
     }
 }
 
@@ -222,7 +222,7 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
     if (shard->n_lines != 0) {
         fit_size(moment, shard);
     }
-    if (shard->n_lines == 0 && !grow(table, shard)) {
+    if (shard->n_lines == 0 && !shard_grow(table, shard)) {
         return (slot){NULL, NULL};
     }
     for (;;) {
@@ -236,7 +236,7 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
         if (free_slots != 0) {
             return slot_at(table, emptier, (unsigned)__builtin_ctz(free_slots));
         }
-        if (shard->n_lines >= table->lines_max || !grow(table, shard)) {
+        if (shard->n_lines >= table->lines_max || !shard_grow(table, shard)) {
             return least_indebted(moment, first, second);
         }
     }

@@ -66,7 +66,7 @@ static void read_boot_id(char *boot_id)
     }
 }
 
-static void describe(const rl_table *plan, header *out)
+static void shared_describe(const rl_table *plan, header *out)
 {
     memset(out, 0, sizeof *out);
     read_boot_id(out->boot_id);
@@ -82,7 +82,7 @@ static void describe(const rl_table *plan, header *out)
     }
 }
 
-static bool is_same(const header *found, const header *wanted)
+static bool shared_is_same(const header *found, const header *wanted)
 {
     return found->shard_size == wanted->shard_size && found->n_shards == wanted->n_shards &&
            found->lines_max == wanted->lines_max && found->line_words == wanted->line_words &&
@@ -126,7 +126,7 @@ static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
 {
     size_t bytes = file_bytes(table);
     header wanted;
-    describe(table, &wanted);
+    shared_describe(table, &wanted);
     /* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
     int refused = is_new ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
     if (refused != 0) {
@@ -149,7 +149,7 @@ static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
         }
         memcpy(found, &wanted, sizeof wanted);
         atomic_store(&found->magic, MAGIC);
-    } else if (!is_same(found, &wanted)) {
+    } else if (!shared_is_same(found, &wanted)) {
         return RL_SHARED_EOTHER;
     }
     table->secret = found->secret;

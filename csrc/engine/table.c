@@ -35,7 +35,7 @@ static const uint64_t *words_of(slot entry)
     return entry.tag != NULL && *entry.tag != 0 ? entry.words : NULL;
 }
 
-static void occupy(shard *shard, slot entry, uint64_t tag)
+static void table_occupy(shard *shard, slot entry, uint64_t tag)
 {
     if (*entry.tag != tag) {
         shard->used += *entry.tag == 0;
@@ -66,7 +66,7 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
         rl_entry_write(&moment->at, found, entry.words);
         /* The tag last: a process that dies before leaves a place that is free. */
         atomic_signal_fence(memory_order_seq_cst);
-        occupy(shard, entry, tag);
+        table_occupy(shard, entry, tag);
     }
     *allowed = pass;
     return RL_OK;
@@ -117,7 +117,7 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
 }
 
 /* What is there now. */
-static void look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
+static void table_look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
 {
     shard *shard = key_shard(table, key);
     rl_shard_lock(table, shard);
@@ -131,7 +131,7 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time n
 {
     moment moment = moment_at(table, now);
     rl_found found;
-    look(table, key, &moment, &found);
+    table_look(table, key, &moment, &found);
     bool allowed = rl_entry_allows(&table->set, &found, costs);
     *out = rl_entry_describe(&moment.at, &found, costs, allowed);
     if (each != NULL) {

@@ -8,7 +8,7 @@
 
 static const unsigned char V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-static bool contains(rl_text text, char wanted)
+static bool text_contains(rl_text text, char wanted)
 {
     return text.len > 0 && memchr(text.data, wanted, text.len) != NULL;
 }
@@ -18,12 +18,12 @@ static bool contains(rl_text text, char wanted)
 bool rl_address_parse(rl_text text, rl_address *out)
 {
     char copy[INET6_ADDRSTRLEN];
-    if (text.len == 0 || text.len >= sizeof copy || contains(text, '\0')) {
+    if (text.len == 0 || text.len >= sizeof copy || text_contains(text, '\0')) {
         return false;
     }
     memcpy(copy, text.data, text.len);
     copy[text.len] = '\0';
-    if (contains(text, ':')) {
+    if (text_contains(text, ':')) {
         if (inet_pton(AF_INET6, copy, out->bytes) != 1) {
             return false;
         }
@@ -72,7 +72,7 @@ static bool strip_port(rl_text *text)
         rl_text inside = {text->data + 1, (size_t)(bracket - text->data) - 1};
         rl_text rest = {bracket + 1, text->len - inside.len - 2};
         *text = inside;
-        return contains(inside, ':') && (rest.len == 0 || is_port(rest));
+        return text_contains(inside, ':') && (rest.len == 0 || is_port(rest));
     }
     const char *colon = text->len > 0 ? memchr(text->data, ':', text->len) : NULL;
     if (colon != NULL) {
@@ -92,7 +92,7 @@ static bool strip_zone(rl_text *text)
     }
     size_t zone_len = text->len - (size_t)(percent - text->data) - 1;
     text->len = (size_t)(percent - text->data);
-    return zone_len > 0 && contains(*text, ':');
+    return zone_len > 0 && text_contains(*text, ':');
 }
 
 bool rl_address_parse_node(rl_text text, rl_address *out)
@@ -149,7 +149,7 @@ bool rl_network_parse(rl_text text, rl_network *out)
         return false;
     }
     /* "::ffff:10.0.0.0/104" counts its bits from the left of all 128 */
-    bool is_dotted = !contains(address, ':');
+    bool is_dotted = !text_contains(address, ':');
     unsigned offset = is_dotted ? V4_BITS : 0;
     out->prefix = 128;
     if (slash != NULL) {

@@ -123,7 +123,7 @@ static edge *add_edge(rl_routes *routes, edge wanted, rl_text label, uint32_t va
     return place;
 }
 
-static uint32_t follow(const rl_routes *routes, edge wanted, rl_text label)
+static uint32_t routes_follow(const rl_routes *routes, edge wanted, rl_text label)
 {
     wanted.label = (char *)(uintptr_t)label.data;
     wanted.label_len = label.len;
@@ -297,7 +297,7 @@ static uint32_t add_child(rl_routes *routes, uint32_t parent, rl_text segment, s
         return routes->nodes[parent].one;
     }
     const edge wanted = {.kind = EDGE_WORD, .node = parent};
-    uint32_t child = follow(routes, wanted, segment);
+    uint32_t child = routes_follow(routes, wanted, segment);
     if (child == RL_ROUTE_NONE) {
         child = add_nodes(routes, 1);
         if (child == RL_ROUTE_NONE || add_edge(routes, wanted, segment, child) == NULL) {
@@ -337,7 +337,7 @@ static uint32_t add_roots(rl_routes *routes, const rl_text *key)
         return 0;
     }
     const edge wanted = {.kind = EDGE_KEY};
-    uint32_t roots = follow(routes, wanted, *key);
+    uint32_t roots = routes_follow(routes, wanted, *key);
     if (roots == RL_ROUTE_NONE) {
         roots = add_nodes(routes, 2);
         if (roots != RL_ROUTE_NONE && add_edge(routes, wanted, *key, roots) == NULL) {
@@ -511,7 +511,7 @@ typedef struct search {
 static void find_methods(search *search, rl_text method)
 {
     const edge wanted = {.kind = EDGE_METHOD};
-    uint32_t number = follow(search->routes, wanted, method);
+    uint32_t number = routes_follow(search->routes, wanted, method);
     if (number != RL_ROUTE_NONE) {
         search->methods[search->n_methods++] = number;
     }
@@ -521,7 +521,7 @@ static void find_methods(search *search, rl_text method)
     search->methods[search->n_methods++] = 0;
 }
 
-static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
+static uint32_t search_pick(const search *search, edge_kind kind, uint32_t node)
 {
     const rl_text none = {NULL, 0};
     for (size_t i = 0; i < search->n_methods; i++) {
@@ -529,7 +529,7 @@ static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
             int tier = j < search->n_tiers ? search->tiers[j] : -1;
             const edge wanted = {
                 .kind = kind, .node = node, .method = search->methods[i], .tier = tier};
-            uint32_t rule = follow(search->routes, wanted, none);
+            uint32_t rule = routes_follow(search->routes, wanted, none);
             if (rule != RL_ROUTE_NONE) {
                 return rule;
             }
@@ -540,25 +540,27 @@ static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
 
 /* A node is visited once at most, so the whole search takes no more steps than there are nodes
  * that match, and no deeper than the deepest pattern. */
-static uint32_t descend(const search *search, uint32_t node_index, reading *reading, size_t at)
+static uint32_t search_descend(const search *search, uint32_t node_index, reading *reading,
+                               size_t at)
 {
     const node *node = &search->routes->nodes[node_index];
     uint32_t rule = RL_ROUTE_NONE;
     if (at == reading->n) {
-        rule = node->has_end ? pick(search, EDGE_END, node_index) : RL_ROUTE_NONE;
+        rule = node->has_end ? search_pick(search, EDGE_END, node_index) : RL_ROUTE_NONE;
     } else {
         rl_text segment = reading->segments[at];
         const edge wanted = {.kind = EDGE_WORD, .node = node_index};
-        uint32_t child = node->has_words ? follow(search->routes, wanted, segment) : RL_ROUTE_NONE;
+        uint32_t child =
+            node->has_words ? routes_follow(search->routes, wanted, segment) : RL_ROUTE_NONE;
         if (child != RL_ROUTE_NONE) {
-            rule = descend(search, child, reading, at + 1);
+            rule = search_descend(search, child, reading, at + 1);
         }
         if (rule == RL_ROUTE_NONE && node->one != 0 && segment.len > 0) {
-            rule = descend(search, node->one, reading, at + 1);
+            rule = search_descend(search, node->one, reading, at + 1);
         }
     }
     if (rule == RL_ROUTE_NONE && node->has_rest && is_rest(reading, at)) {
-        rule = pick(search, EDGE_REST, node_index);
+        rule = search_pick(search, EDGE_REST, node_index);
     }
     return rule;
 }
@@ -569,12 +571,12 @@ static uint32_t find_rule(const search *search, const rl_text *key, reading *rea
     uint32_t rule = RL_ROUTE_NONE;
     if (key != NULL) {
         const edge wanted = {.kind = EDGE_KEY};
-        uint32_t roots = follow(search->routes, wanted, *key);
+        uint32_t roots = routes_follow(search->routes, wanted, *key);
         if (roots != RL_ROUTE_NONE) {
-            rule = descend(search, roots + is_exact, reading, 0);
+            rule = search_descend(search, roots + is_exact, reading, 0);
         }
     }
-    return rule != RL_ROUTE_NONE ? rule : descend(search, is_exact, reading, 0);
+    return rule != RL_ROUTE_NONE ? rule : search_descend(search, is_exact, reading, 0);
 }
 
 static size_t add_rule(uint32_t rules[], size_t n, uint32_t rule)

@@ -99,7 +99,7 @@ void rl_client_after_fork_in_parent(rl_client *client)
 
 /* The forking thread may wait for calls below a signal handler, which goes on in the child. Others
  * do not exist there, so nobody is woken. */
-static void lose_calls(rl_client *client)
+static void client_lose_calls(rl_client *client)
 {
     rl_call *lost;
     if (client->topology == NULL) {
@@ -114,7 +114,7 @@ static void lose_calls(rl_client *client)
 void rl_client_after_fork_in_child(rl_client *client)
 {
     pthread_mutex_unlock(&client->lock);
-    lose_calls(client);
+    client_lose_calls(client);
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);
     close_nudge(client);
@@ -160,7 +160,7 @@ static void sleep_until(rl_client *client, rl_thread_call *call, int64_t until_n
     *(call->next != NULL ? &call->next->previous : &client->last) = call->previous;
 }
 
-static void hand_on(const rl_client *client)
+static void client_hand_on(const rl_client *client)
 {
     if (!client->led && client->first != NULL) {
         pthread_cond_signal(&client->first->wake);
@@ -169,7 +169,7 @@ static void hand_on(const rl_client *client)
 
 /* ---- leading --------------------------------------------------------------------- */
 
-static void tell_finished(rl_client *client)
+static void wake_finished(rl_client *client)
 {
     rl_call *finished;
     while ((finished = rl_topology_finished(client->topology)) != NULL) {
@@ -226,13 +226,13 @@ static void poll_all(rl_client *client, int64_t until_ns)
     }
 }
 
-static void lead(rl_client *client, const rl_thread_call *call, int64_t until_ns)
+static void client_lead(rl_client *client, const rl_thread_call *call, int64_t until_ns)
 {
     client->led = true;
     while (!call->done && rl_now_ns() < until_ns) {
         poll_all(client, until_ns);
         rl_topology_step(client->topology, rl_now_ns());
-        tell_finished(client);
+        wake_finished(client);
     }
     client->led = false;
 }
@@ -268,7 +268,7 @@ void rl_client_submit(rl_client *client, rl_thread_call *call)
             rl_topology_flush(client->topology);
         } else {
             rl_topology_step(client->topology, now_ns);
-            tell_finished(client);
+            wake_finished(client);
         }
         nudge_leader(client);
     }
@@ -283,11 +283,11 @@ bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns)
         if (client->led) {
             sleep_until(client, call, until_ns);
         } else {
-            lead(client, call, until_ns);
+            client_lead(client, call, until_ns);
         }
     }
     bool done = call->done;
-    hand_on(client);
+    client_hand_on(client);
     pthread_mutex_unlock(&client->lock);
     if (done) {
         pthread_cond_destroy(&call->wake);
@@ -301,7 +301,7 @@ void rl_client_leave(rl_client *client, rl_thread_call *call)
     if (client->topology != NULL && !call->done) {
         rl_topology_forget(client->topology, &call->call);
     }
-    hand_on(client);
+    client_hand_on(client);
     pthread_mutex_unlock(&client->lock);
     if (call->call.reply != NULL) {
         freeReplyObject(call->call.reply);

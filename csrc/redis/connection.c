@@ -64,7 +64,7 @@ static void connection_fail(rl_connection *redis, rl_fault fault, const char *me
     redis->transport = NULL;
 }
 
-static void fail_at(rl_connection *redis, rl_fault fault, const char *what)
+static void connection_fail_at(rl_connection *redis, rl_fault fault, const char *what)
 {
     char message[RL_ERROR_SIZE];
     const rl_server *server = &redis->config.server;
@@ -270,7 +270,7 @@ static bool append_handshake(rl_connection *redis)
     return good;
 }
 
-static bool begins_with(const redisReply *reply, const char *word)
+static bool reply_begins_with(const redisReply *reply, const char *word)
 {
     return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, word, strlen(word)) == 0;
 }
@@ -283,14 +283,14 @@ static bool says_master(const redisReply *reply)
 }
 
 /* A connection without a name works as well, where naming it is not allowed. */
-static bool is_good(char letter, const redisReply *reply)
+static bool handshake_is_good(char letter, const redisReply *reply)
 {
     switch (letter) {
     case 'R':
         return says_master(reply);
     case 'N':
-        return reply->type == REDIS_REPLY_STATUS || begins_with(reply, "NOPERM") ||
-               begins_with(reply, "ERR unknown");
+        return reply->type == REDIS_REPLY_STATUS || reply_begins_with(reply, "NOPERM") ||
+               reply_begins_with(reply, "ERR unknown");
     default:
         return reply->type == REDIS_REPLY_STATUS;
     }
@@ -298,7 +298,8 @@ static bool is_good(char letter, const redisReply *reply)
 
 /* What is wrong with an answer. A server that does not know AUTH may repeat its words, of which
  * one is the password. */
-static const char *complaint(const rl_connection *redis, char letter, const redisReply *reply)
+static const char *handshake_complaint(const rl_connection *redis, char letter,
+                                       const redisReply *reply)
 {
     const char *password = redis->config.credentials.password;
     if (reply->type != REDIS_REPLY_ERROR) {
@@ -314,15 +315,15 @@ static void check_handshake(rl_connection *redis)
     redisReply *reply = NULL;
     while (redis->state == RL_CONNECTION_OPENING && redis->handshake_done < redis->handshake_len) {
         if (redisReaderGetReply(redis->reader, (void **)&reply) != REDIS_OK) {
-            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
             return;
         }
         if (reply == NULL) {
             return;
         }
         char letter = redis->handshake[redis->handshake_done++];
-        if (!is_good(letter, reply)) {
-            fail_at(redis, RL_FAULT_ANSWER, complaint(redis, letter, reply));
+        if (!handshake_is_good(letter, reply)) {
+            connection_fail_at(redis, RL_FAULT_ANSWER, handshake_complaint(redis, letter, reply));
         }
         freeReplyObject(reply);
     }
@@ -346,7 +347,7 @@ static void write_output(rl_connection *redis)
             return;
         }
         if (result == RL_IO_CLOSED) {
-            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+            connection_fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
             connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         }
@@ -354,11 +355,11 @@ static void write_output(rl_connection *redis)
 }
 
 /* Hand on to hiredis what is within bounds. */
-static void take_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
+static void scan_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
 {
     if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 &&
         !redis->listening) {
-        fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
         return;
     }
     const char *error;
@@ -368,10 +369,10 @@ static void take_input(rl_connection *redis, const char *bytes, size_t len, int6
         redis->heard_ns = now_ns;
     }
     if (redisReaderFeed(redis->reader, bytes, good) != REDIS_OK) {
-        fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
     } else if (error != NULL) {
         check_handshake(redis); /* answers before the bad one may say more */
-        fail_at(redis, RL_FAULT_PROTOCOL, error);
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, error);
     }
 }
 
@@ -389,11 +390,11 @@ static void read_input(rl_connection *redis, int64_t now_ns)
         }
         if (result == RL_IO_CLOSED) {
             check_handshake(redis); /* what came before the end may say why it came */
-            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+            connection_fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
             connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         } else {
-            take_input(redis, buffer, n, now_ns);
+            scan_input(redis, buffer, n, now_ns);
         }
     }
 }
@@ -404,11 +405,11 @@ static void open_transport(rl_connection *redis)
     if (result == RL_IO_FAILED) {
         connection_fail(redis, RL_FAULT_CONNECT, rl_transport_error(redis->transport));
     } else if (result == RL_IO_DONE && redis->stream_end == 0 && !append_handshake(redis)) {
-        fail_at(redis, RL_FAULT_NOMEM, "out of memory");
+        connection_fail_at(redis, RL_FAULT_NOMEM, "out of memory");
     }
 }
 
-static bool is_open(const rl_connection *redis)
+static bool connection_is_open(const rl_connection *redis)
 {
     return redis->state == RL_CONNECTION_READY ||
            (redis->state == RL_CONNECTION_OPENING &&
@@ -427,14 +428,15 @@ void rl_connection_step(rl_connection *redis, int64_t now_ns)
     if (redis->state == RL_CONNECTION_OPENING) {
         open_transport(redis);
     }
-    if (is_open(redis)) {
+    if (connection_is_open(redis)) {
         write_output(redis);
         read_input(redis, now_ns);
         check_handshake(redis);
     }
     if (now_ns >= rl_connection_deadline_ns(redis)) {
-        fail_at(redis, RL_FAULT_LOST,
-                redis->was_ready ? "no answer for too long" : "connecting took too long");
+        connection_fail_at(redis, RL_FAULT_LOST,
+                           redis->was_ready ? "no answer for too long"
+                                            : "connecting took too long");
     }
 }
 
@@ -446,7 +448,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
     *owner = NULL;
     while (redis->was_ready) {
         if (redisReaderGetReply(redis->reader, (void **)reply) != REDIS_OK) {
-            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
             return false;
         }
         if (*reply == NULL) {
@@ -455,7 +457,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
         if (rl_connection_waiting(redis) != 0) {
             *owner = ticket_at(redis, redis->queue_head++)->owner;
         } else if (!redis->listening) {
-            fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
             freeReplyObject(*reply);
             return false;
         }
@@ -469,7 +471,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
 
 void rl_connection_break(rl_connection *redis, const char *why)
 {
-    fail_at(redis, RL_FAULT_LOST, why);
+    connection_fail_at(redis, RL_FAULT_LOST, why);
 }
 
 bool rl_connection_lost(rl_connection *redis, void **owner, bool *sent)

@@ -61,7 +61,7 @@ static bool read_master(rl_topology *topology, const redisReply *reply, int64_t 
 }
 
 /* Read "mymaster 127.0.0.1 6379 127.0.0.1 6380": name, old master, new master. */
-static void read_message(rl_topology *topology, const redisReply *reply, int64_t now_ns)
+static void discovery_read_message(rl_topology *topology, const redisReply *reply, int64_t now_ns)
 {
     char name[RL_NAME_SIZE], host[RL_HOST_SIZE];
     unsigned port;
@@ -120,7 +120,7 @@ static void discovery_fail(rl_topology *topology, const char *error, int64_t now
     }
 }
 
-static void send_question(rl_topology *topology, int64_t now_ns)
+static void discovery_ask(rl_topology *topology, int64_t now_ns)
 {
     const char *slots[] = {"CLUSTER", "SLOTS"};
     const char *master[] = {"SENTINEL", "get-master-addr-by-name", topology->options.master_name};
@@ -140,7 +140,7 @@ static void send_question(rl_topology *topology, int64_t now_ns)
 }
 
 /* A sentinel then sends a message when there is another master. */
-static void subscribe(rl_topology *topology, int64_t now_ns)
+static void discovery_subscribe(rl_topology *topology, int64_t now_ns)
 {
     const char *texts[] = {"SUBSCRIBE", "+switch-master"};
     const size_t lens[] = {9, 14};
@@ -154,7 +154,7 @@ static void subscribe(rl_topology *topology, int64_t now_ns)
     }
 }
 
-static void read_answer(rl_topology *topology, const redisReply *reply, int64_t now_ns)
+static void discovery_read_answer(rl_topology *topology, const redisReply *reply, int64_t now_ns)
 {
     bool good;
     if (topology->slots != NULL) {
@@ -177,7 +177,7 @@ static void read_answer(rl_topology *topology, const redisReply *reply, int64_t 
     if (topology->slots != NULL) {
         rl_discovery_close(topology);
     } else {
-        subscribe(topology, now_ns);
+        discovery_subscribe(topology, now_ns);
     }
 }
 
@@ -201,15 +201,15 @@ static void discovery_serve(rl_topology *topology, int64_t now_ns)
     rl_connection_step(redis, now_ns);
     topology->discovery.ready = false;
     if (rl_connection_state_of(redis) == RL_CONNECTION_READY && !topology->discovery.asked) {
-        send_question(topology, now_ns);
+        discovery_ask(topology, now_ns);
     }
     void *owner;
     redisReply *reply;
     while (topology->discovery.redis == redis && rl_connection_next(redis, &owner, &reply)) {
         if (owner != NULL) {
-            read_answer(topology, reply, now_ns);
+            discovery_read_answer(topology, reply, now_ns);
         } else {
-            read_message(topology, reply, now_ns);
+            discovery_read_message(topology, reply, now_ns);
         }
         freeReplyObject(reply);
     }

@@ -42,7 +42,7 @@ static uint64_t bucket_units(double tokens, uint64_t token, uint64_t most)
     return units <= most ? (uint64_t)units : RL_COST_NEVER;
 }
 
-static bool fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
+static bool bucket_fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
 {
     limit->scale = scale;
     limit->token = token;
@@ -59,7 +59,7 @@ static bool set_exact(rl_redis_bucket *limit)
     }
     uint64_t time = US_PER_S * rate.q;
     uint64_t divisor = common_divisor(rate.p, time);
-    return fits(limit, rate.p / divisor, time / divisor);
+    return bucket_fits(limit, rate.p / divisor, time / divisor);
 }
 
 /* The finest scale for which the bucket still fits. A coarser one is never closer. */
@@ -71,7 +71,7 @@ static bool set_rounded(rl_redis_bucket *limit)
         if (fma(token, limit->refill_rate, -time) < 0) {
             token++; /* the division was rounded to below */
         }
-        if (token <= (double)CAP_MAX && fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
+        if (token <= (double)CAP_MAX && bucket_fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
             return fma(token, limit->refill_rate, -time) <= RATE_ERROR_MAX * time;
         }
     }
@@ -81,7 +81,7 @@ static bool set_rounded(rl_redis_bucket *limit)
 static bool set_frozen(rl_redis_bucket *limit)
 {
     for (int bits = 52; bits >= 0; bits--) {
-        if (fits(limit, 0, (uint64_t)1 << bits)) {
+        if (bucket_fits(limit, 0, (uint64_t)1 << bits)) {
             return true;
         }
     }

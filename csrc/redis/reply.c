@@ -84,7 +84,7 @@ static const char *end_line(rl_reply_scan *scan)
     return NULL;
 }
 
-static const char *take_byte(rl_reply_scan *scan, char byte)
+static const char *scan_byte(rl_reply_scan *scan, char byte)
 {
     if (scan->type == 0) {
         scan->type = byte;
@@ -122,7 +122,7 @@ size_t rl_reply_scan_bytes(rl_reply_scan *scan, const char *bytes, size_t len, c
             }
         } else {
             scan->size++;
-            *error = scan->size <= RL_REPLY_SIZE_MAX ? take_byte(scan, bytes[i]) : TOO_LARGE;
+            *error = scan->size <= RL_REPLY_SIZE_MAX ? scan_byte(scan, bytes[i]) : TOO_LARGE;
             if (*error != NULL) {
                 return whole;
             }

@@ -54,7 +54,7 @@ static int tls_take(BIO *bio, char *buffer, int room)
     return (int)done;
 }
 
-static long control(BIO *Bio, int command, long number, void *pointer)
+static long tls_control(BIO *Bio, int command, long number, void *pointer)
 {
     (void)Bio;
     (void)number;
@@ -68,14 +68,14 @@ static BIO_METHOD *new_method(void)
     if (method != NULL) {
         BIO_meth_set_write(method, tls_put);
         BIO_meth_set_read(method, tls_take);
-        BIO_meth_set_ctrl(method, control);
+        BIO_meth_set_ctrl(method, tls_control);
     }
     return method;
 }
 
 /* ---- the context ------------------------------------------------------------ */
 
-static const char *last_reason(void)
+static const char *tls_last_reason(void)
 {
     unsigned long code = ERR_peek_last_error();
     const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
@@ -92,7 +92,7 @@ static bool load_authorities(const rl_tls *tls, char *error)
     }
     if (SSL_CTX_load_verify_locations(tls->context, file, folder) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no certificate authorities in '%.150s': %.60s",
-                 file != NULL ? file : folder, last_reason());
+                 file != NULL ? file : folder, tls_last_reason());
         return false;
     }
     return true;
@@ -108,13 +108,13 @@ static bool load_certificate(const rl_tls *tls, char *error)
         options->key_file[0] != 0 ? options->key_file : options->certificate_file;
     if (SSL_CTX_use_certificate_chain_file(tls->context, options->certificate_file) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no client certificate in '%.150s': %.60s",
-                 options->certificate_file, last_reason());
+                 options->certificate_file, tls_last_reason());
         return false;
     }
     if (SSL_CTX_use_PrivateKey_file(tls->context, key_file, SSL_FILETYPE_PEM) != 1) {
         snprintf(error, RL_ERROR_SIZE,
                  "no private key for the client certificate in '%.140s': %.60s", key_file,
-                 last_reason());
+                 tls_last_reason());
         return false;
     }
     return true;
@@ -160,7 +160,7 @@ void rl_tls_free(rl_tls *tls)
 
 /* ---- a session -------------------------------------------------------------- */
 
-static bool is_address(const char *host)
+static bool tls_is_address(const char *host)
 {
     unsigned char address[16];
     return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
@@ -169,7 +169,7 @@ static bool is_address(const char *host)
 static bool expect_name(SSL *ssl, const rl_tls *tls, const char *host)
 {
     const char *name = tls->options.server_name[0] != 0 ? tls->options.server_name : host;
-    if (is_address(name)) {
+    if (tls_is_address(name)) {
         return tls->options.any_name || tls->options.any_certificate ||
                X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
     }
@@ -217,14 +217,14 @@ void rl_tls_session_free(rl_tls_session *session)
 }
 
 /* Why it failed: the certificate, when that was it, says more than the protocol. */
-static void tell_failure(const rl_tls_session *session, int code, char *error)
+static void tls_describe_failure(const rl_tls_session *session, int code, char *error)
 {
     long verdict = SSL_get_verify_result(session->ssl);
     if (verdict != X509_V_OK) {
         snprintf(error, RL_ERROR_SIZE, "the certificate was refused: %.150s",
                  X509_verify_cert_error_string(verdict));
     } else if (ERR_peek_last_error() != 0) {
-        snprintf(error, RL_ERROR_SIZE, "%.150s", last_reason());
+        snprintf(error, RL_ERROR_SIZE, "%.150s", tls_last_reason());
     } else {
         snprintf(error, RL_ERROR_SIZE, "%s",
                  code == SSL_ERROR_SYSCALL ? "the connection broke" : "the protocol was violated");
@@ -249,7 +249,7 @@ static rl_io tls_conclude(rl_tls_session *session, int result, unsigned *wants, 
     case SSL_ERROR_ZERO_RETURN:
         return RL_IO_CLOSED;
     default:
-        tell_failure(session, code, error);
+        tls_describe_failure(session, code, error);
         return RL_IO_FAILED;
     }
 }

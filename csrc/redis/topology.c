@@ -154,7 +154,7 @@ void rl_topology_flush(rl_topology *topology)
 
 /* ---- answers ------------------------------------------------------------------- */
 
-static bool error_begins(const redisReply *reply, const char *word)
+static bool error_begins_with(const redisReply *reply, const char *word)
 {
     return strncmp(reply->str, word, strlen(word)) == 0;
 }
@@ -162,10 +162,10 @@ static bool error_begins(const redisReply *reply, const char *word)
 static bool topology_redirect(rl_topology *topology, rl_call *call, const redisReply *reply,
                               int64_t now_ns)
 {
-    bool moved = error_begins(reply, "MOVED ");
+    bool moved = error_begins_with(reply, "MOVED ");
     rl_server to;
     int slot;
-    if (topology->slots == NULL || (!moved && !error_begins(reply, "ASK ")) ||
+    if (topology->slots == NULL || (!moved && !error_begins_with(reply, "ASK ")) ||
         !rl_cluster_redirection(reply->str + (moved ? 6 : 4), &topology->nodes[call->node].server,
                                 &slot, &to)) {
         return false;
@@ -189,7 +189,7 @@ static bool topology_redirect(rl_topology *topology, rl_call *call, const redisR
 static bool topology_recover(rl_topology *topology, rl_call *call, const redisReply *reply,
                              int64_t now_ns)
 {
-    if (call->script != NULL && error_begins(reply, "NOSCRIPT")) {
+    if (call->script != NULL && error_begins_with(reply, "NOSCRIPT")) {
         fill_script(call, true);
         rl_call_try_again(topology, call, 0, RL_FAULT_ANSWER, reply->str);
         return true;
@@ -197,23 +197,23 @@ static bool topology_recover(rl_topology *topology, rl_call *call, const redisRe
     if (topology_redirect(topology, call, reply, now_ns)) {
         return true;
     }
-    if (error_begins(reply, "TRYAGAIN")) {
+    if (error_begins_with(reply, "TRYAGAIN")) {
         rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (topology->options.kind == RL_SENTINEL && error_begins(reply, "READONLY")) {
+    if (topology->options.kind == RL_SENTINEL && error_begins_with(reply, "READONLY")) {
         topology->known = false;
         rl_nodes_mark_stale(topology, now_ns);
         rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (error_begins(reply, "CLUSTERDOWN") || error_begins(reply, "READONLY")) {
+    if (error_begins_with(reply, "CLUSTERDOWN") || error_begins_with(reply, "READONLY")) {
         rl_nodes_mark_stale(topology, now_ns + RL_ASK_AGAIN_NS);
     }
     return false;
 }
 
-static void read_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
+static void node_read_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
 {
     void *owner;
     redisReply *reply;
@@ -240,7 +240,7 @@ static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
     if (due) {
         each->ready = false;
         rl_connection_step(each->redis, now_ns);
-        read_answers(topology, each, now_ns);
+        node_read_answers(topology, each, now_ns);
     }
     bool idle = !each->used && rl_connection_waiting(each->redis) == 0;
     if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || idle) {
@@ -306,7 +306,7 @@ size_t rl_topology_wants(const rl_topology *topology, rl_want *wants)
     return topology_add_want(wants, n, topology->discovery.redis, topology->discovery.serial);
 }
 
-static int64_t earlier(int64_t a, int64_t b)
+static int64_t earlier_ns(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -316,18 +316,20 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
     int64_t deadline_ns = topology->first != NULL ? topology->first->deadline_ns : INT64_MAX;
     for (size_t i = 0; i < topology->n_nodes; i++) {
         if (topology->nodes[i].redis != NULL) {
-            deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->nodes[i].redis));
+            deadline_ns =
+                earlier_ns(deadline_ns, rl_connection_deadline_ns(topology->nodes[i].redis));
         }
     }
     if (topology->discovery.redis != NULL) {
-        deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->discovery.redis));
+        deadline_ns = earlier_ns(deadline_ns, rl_connection_deadline_ns(topology->discovery.redis));
     } else if (rl_discovery_is_needed(topology)) {
         int64_t ask_ns = topology->ask_at_ns;
-        deadline_ns = earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
+        deadline_ns =
+            earlier_ns(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
     }
     for (const rl_call *call = topology->first_waiting; call != NULL; call = call->next_waiting) {
         if (call->not_before_ns != 0) {
-            deadline_ns = earlier(deadline_ns, call->not_before_ns);
+            deadline_ns = earlier_ns(deadline_ns, call->not_before_ns);
         }
     }
     return deadline_ns;
