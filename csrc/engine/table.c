@@ -29,7 +29,7 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
-/* Words of an entry that is there, else NULL. */
+/* Return the words of a present entry, else NULL. */
 static const uint64_t *words_of(slot entry)
 {
     return entry.tag != NULL && *entry.tag != 0 ? entry.words : NULL;
@@ -46,7 +46,7 @@ static void table_occupy(shard *shard, slot entry, uint64_t tag)
     }
 }
 
-/* Take the costs, where they are there or `always`. With the shard's lock. */
+/* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
                             bool always, bool *allowed, rl_found *found)
 {
@@ -64,7 +64,7 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
     if (pass) {
         rl_found_take(&moment->at, found, costs);
         rl_entry_write(&moment->at, found, entry.words);
-        /* The tag last: a process that dies before leaves a place that is free. */
+        /* The tag is written last: if the process dies before, the place stays free. */
         atomic_signal_fence(memory_order_seq_cst);
         table_occupy(shard, entry, tag);
     }
@@ -116,7 +116,7 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     return status;
 }
 
-/* What is there now. */
+/* Read the present state of a key. */
 static void table_look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
 {
     shard *shard = key_shard(table, key);
@@ -190,7 +190,7 @@ static size_t table_bytes(const rl_table *table)
 }
 
 /* Shards of at most KEYS_PER_SHARD keys while there are not too many of them,
- * and sizes lines_min * 2^i that reach the lines a shard's share calls for. */
+ * and sizes lines_min * 2^i that reach the lines needed for a shard's share. */
 static void choose_geometry(rl_table *table, size_t max_keys)
 {
     while (table->shard_bits < SHARD_BITS_MAX && max_keys >> table->shard_bits > KEYS_PER_SHARD) {
@@ -207,7 +207,7 @@ static void choose_geometry(rl_table *table, size_t max_keys)
     table->lines_max = table->lines_min << doublings;
 }
 
-/* A table without keys, like `plan`. NULL: out of memory. */
+/* Make a table without keys, as planned. NULL: out of memory. */
 static rl_table *table_make(const rl_table *plan)
 {
     rl_table *table = rl_alloc_zeroed(table_bytes(plan));
@@ -295,7 +295,7 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
     return made;
 }
 
-/* ---- its end, and its size ---------------------------------------------------- */
+/* ---- freeing and sweeping ------------------------------------------------------- */
 
 void rl_table_free(rl_table *table)
 {

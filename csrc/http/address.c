@@ -61,7 +61,7 @@ static bool is_port(rl_text text)
     return true;
 }
 
-/* "[2001:db8::1]:4711" and "192.0.2.1:80" without brackets and port. */
+/* Remove brackets and port from "[2001:db8::1]:4711" and "192.0.2.1:80". */
 static bool strip_port(rl_text *text)
 {
     if (text->len > 0 && text->data[0] == '[') {
@@ -77,7 +77,7 @@ static bool strip_port(rl_text *text)
     const char *colon = text->len > 0 ? memchr(text->data, ':', text->len) : NULL;
     if (colon != NULL) {
         rl_text rest = {colon, text->len - (size_t)(colon - text->data)};
-        if (is_port(rest)) { /* so it is the only colon */
+        if (is_port(rest)) { /* then it is the only colon */
             text->len -= rest.len;
         }
     }
@@ -172,7 +172,7 @@ bool rl_network_parse(rl_text text, rl_network *out)
 
 /* ---- writing ------------------------------------------------------------------------- */
 
-/* The longest run of zero groups, of two at least, the first of equals (RFC 5952, 4.2). */
+/* Find the longest run of two or more zero groups, the first of equals (RFC 5952, 4.2). */
 static void find_zeros(const unsigned groups[8], unsigned *first, unsigned *len)
 {
     *first = 8;

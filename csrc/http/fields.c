@@ -20,12 +20,12 @@ const char *const rl_field_names[RL_FIELD_COUNT] = {
     [RL_FIELD_EXPOSE] = "Access-Control-Expose-Headers",
 };
 
-/* ---- a buffer that counts what does not fit --------------------------------------------- */
+/* ---- a buffer that also counts bytes beyond its end --------------------------------------- */
 
 typedef struct writer {
     char *buffer;
     size_t size;
-    size_t len; /* what was wanted, be there room or not */
+    size_t len; /* bytes that were put, with or without room for them */
 } writer;
 
 static void writer_put(writer *writer, const char *data, size_t len)
@@ -77,7 +77,7 @@ int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double sp
 int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_s)
 {
     double at_s = now_s + (double)decision->reset_after_ns / 1e9;
-    if (window_s > 0) { /* the time that a decision took must not blur its end */
+    if (window_s > 0) { /* the duration of a decision must not move the end */
         return llround(at_s / (double)window_s) * window_s;
     }
     return (int64_t)ceil(at_s);
@@ -133,7 +133,7 @@ static void put_state(writer *writer, const rl_limit_state *state)
     }
 }
 
-/* Does a limit matter more to the client than another? */
+/* Return true if a limit is tighter than another. */
 static bool is_tighter(const rl_decision *a, const rl_decision *b)
 {
     if (a->allowed != b->allowed) {
@@ -145,7 +145,7 @@ static bool is_tighter(const rl_decision *a, const rl_decision *b)
     return a->remaining < b->remaining;
 }
 
-/* The limits with the tightest first; of equals the first stays first. */
+/* Sort the limits, the tightest first; equal ones keep their order. */
 static void sort_limits(const rl_field_input *input, const rl_limit_state *sorted[])
 {
     for (size_t i = 0; i < input->n_limits; i++) {
@@ -212,7 +212,7 @@ static void write_denial(fields *fields, const rl_field_style *style, const rl_f
     writer_put_text(begin_field(fields, RL_FIELD_CACHE_CONTROL), "no-store");
 }
 
-/* The names of the others but Cache-Control; nothing where there are none. */
+/* Write the names of the other fields but Cache-Control, if there are any. */
 static void write_exposed(fields *fields)
 {
     size_t n = fields->n;

@@ -46,7 +46,7 @@ struct rl_routes {
     bool has_odd_patterns; /* some pattern is not the same in all readings */
 };
 
-/* FNV-1a. The labels are the configuration's: a client cannot add any. */
+/* FNV-1a. The labels come from the configuration: a client cannot add any. */
 static uint64_t hash_of(const edge *edge)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -69,7 +69,7 @@ static bool is_same_edge(const edge *a, const edge *b)
            (a->label_len == 0 || memcmp(a->label, b->label, a->label_len) == 0);
 }
 
-/* The place of an edge, or the free one where it would be. */
+/* Return the place of an edge, or the free place for it. */
 static edge *place_of(edge *edges, size_t n_places, const edge *wanted)
 {
     size_t i = hash_of(wanted) & (n_places - 1);
@@ -97,13 +97,13 @@ static bool grow_edges(rl_routes *routes)
     return true;
 }
 
-/* The edge of these numbers and this text; a new one has the value. NULL: out of memory. */
+/* Return the edge of these numbers and this text; a new one gets the value. NULL: out of memory. */
 static edge *add_edge(rl_routes *routes, edge wanted, rl_text label, uint32_t value)
 {
     if ((routes->n_edges + 1) * 2 > routes->n_places && !grow_edges(routes)) {
         return NULL;
     }
-    wanted.label = (char *)(uintptr_t)label.data; /* compared, and copied where it is new */
+    wanted.label = (char *)(uintptr_t)label.data; /* only compared; a new edge gets a copy */
     wanted.label_len = label.len;
     edge *place = place_of(routes->edges, routes->n_places, &wanted);
     if (place->kind != EDGE_FREE) {
@@ -133,7 +133,7 @@ static uint32_t routes_follow(const rl_routes *routes, edge wanted, rl_text labe
 
 /* ---- nodes --------------------------------------------------------------------------------- */
 
-/* The first of `count` new nodes; RL_ROUTE_NONE: out of memory. */
+/* Return the first of `count` new nodes; RL_ROUTE_NONE: out of memory. */
 static uint32_t add_nodes(rl_routes *routes, size_t count)
 {
     if (routes->n_nodes + count > routes->nodes_room) {
@@ -183,7 +183,7 @@ void rl_routes_free(rl_routes *routes)
 
 /* ---- segments --------------------------------------------------------------------------------- */
 
-/* Take the next segment of a path that is behind its slash. False: there is none left. */
+/* Take the next segment of a path, behind its slash. False: none is left. */
 static bool next_segment(const char **at, const char *end, rl_text *out)
 {
     if (*at > end) {
@@ -245,7 +245,7 @@ static segment_kind kind_of(rl_text segment)
     return is_word ? SEGMENT_WORD : SEGMENT_WRONG;
 }
 
-/* A pattern as one of the two trees has it. */
+/* A pattern, as written in one of the two trees. */
 typedef struct pattern {
     rl_text segments[RL_ROUTE_DEPTH_MAX];
     segment_kind kinds[RL_ROUTE_DEPTH_MAX];
@@ -347,7 +347,7 @@ static uint32_t add_roots(rl_routes *routes, const rl_text *key)
     return roots;
 }
 
-/* A path of which all readings are the same. "/" is one, and so is none. */
+/* Return true if all readings of a path are the same, as for "/" and the empty path. */
 static bool is_plain(rl_text path)
 {
     if (path.len == 0) {
@@ -411,7 +411,7 @@ typedef struct reading {
     bool was_nothing;    /* "**" was tried for no segment */
 } reading;
 
-/* Segments that are not empty, without a newline at the end of the path. */
+/* Read the segments that are not empty, without a newline at the end of the path. */
 static void read_tidy(rl_text path, size_t most, reading *out)
 {
     size_t len = path.len > 0 && path.data[path.len - 1] == '\n' ? path.len - 1 : path.len;
@@ -426,8 +426,8 @@ static void read_tidy(rl_text path, size_t most, reading *out)
     }
 }
 
-/* The same without "." and "..". Read from the right, where each ".." drops the next segment
- * that is kept; the last `most` of those are the first from the left. */
+/* The same without "." and "..". Read from the right, where each ".." drops the next other
+ * segment; the last `most` of the kept ones are the first from the left. */
 static bool read_resolved(rl_text path, size_t most, reading *out)
 {
     rl_text ring[RL_ROUTE_DEPTH_MAX + 1];
@@ -483,7 +483,7 @@ static void read_exact(rl_text path, size_t most, bool like_werkzeug, reading *o
     out->newline = i > 0 ? path.data + i - 1 : NULL;
 }
 
-/* May "**" stand for the segments from an index on? */
+/* Return true if "**" may stand for the segments from an index on. */
 static bool is_rest(reading *reading, size_t at)
 {
     if (at == 0) {
@@ -538,8 +538,8 @@ static uint32_t search_pick(const search *search, edge_kind kind, uint32_t node)
     return RL_ROUTE_NONE;
 }
 
-/* A node is visited once at most, so the whole search takes no more steps than there are nodes
- * that match, and no deeper than the deepest pattern. */
+/* A node is visited once at most, so a search takes at most as many steps as there are
+ * matching nodes, and is never deeper than the deepest pattern. */
 static uint32_t search_descend(const search *search, uint32_t node_index, reading *reading,
                                size_t at)
 {
