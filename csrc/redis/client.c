@@ -17,15 +17,15 @@ struct rl_client {
     const rl_tls *tls;            /* borrowed */
     pthread_mutex_t lock;         /* guards everything below */
     rl_topology *topology;        /* owned */
-    bool led;                     /* a thread leads: it polls, or is about to */
-    bool polling;                 /* it polls `polled`, without the lock */
-    bool nudged;                  /* and was told to look again */
-    int nudge[2];                 /* a pipe for that */
-    rl_thread_call *first, *last; /* those that sleep */
+    bool led;                     /* a thread is the leader: it polls, or is about to */
+    bool polling;                 /* the leader polls `polled`, without the lock */
+    bool nudged;                  /* a byte for the leader is in the pipe */
+    int nudge[2];                 /* owned; a pipe that wakes the leader */
+    rl_thread_call *first, *last; /* those whose threads sleep */
     size_t n_polled;
     rl_want polled[RL_WANTS_MAX];
     rl_want wanted[RL_WANTS_MAX];
-    struct pollfd fds[RL_WANTS_MAX + 1]; /* the leader's own while it polls */
+    struct pollfd fds[RL_WANTS_MAX + 1]; /* used only by the leader while it polls */
 };
 
 int64_t rl_now_ns(void)
@@ -35,7 +35,7 @@ int64_t rl_now_ns(void)
     return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-/* ---- life ---------------------------------------------------------------------- */
+/* ---- making, freeing, forking -------------------------------------------------- */
 
 static bool open_nudge(rl_client *client)
 {
@@ -97,15 +97,15 @@ void rl_client_after_fork_in_parent(rl_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
-/* The forking thread may wait for calls below a signal handler, which goes on in the child. Others
- * do not exist there, so nobody is woken. */
+/* The forking thread may be waiting for a call below a signal handler, and goes on in the child.
+ * The other threads do not exist there, so no thread is woken. */
 static void client_lose_calls(rl_client *client)
 {
     rl_call *lost;
     if (client->topology == NULL) {
         return;
     }
-    rl_topology_lose_all(client->topology, "the process was forked meanwhile");
+    rl_topology_lose_all(client->topology, "the process forked during the call");
     while ((lost = rl_topology_finished(client->topology)) != NULL) {
         ((rl_thread_call *)(void *)lost)->done = true;
     }
@@ -120,7 +120,7 @@ void rl_client_after_fork_in_child(rl_client *client)
     close_nudge(client);
     if (client->topology == NULL || !open_nudge(client)) {
         rl_topology_free(client->topology);
-        client->topology = NULL; /* calls will fail, and say so */
+        client->topology = NULL; /* calls fail with RL_FAULT_NOMEM */
     }
     client->led = client->polling = client->nudged = false;
     client->first = client->last = NULL;
@@ -237,7 +237,7 @@ static void client_lead(rl_client *client, const rl_thread_call *call, int64_t u
     client->led = false;
 }
 
-/* The leader polls what was wanted when it began. */
+/* Wake the leader if it polls other descriptors or events than are wanted now. */
 static void nudge_leader(rl_client *client)
 {
     if (!client->polling || client->nudged) {

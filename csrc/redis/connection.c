@@ -6,36 +6,36 @@
 #include "engine/alloc.h"
 #include "redis/reply.h"
 
-/* Not less than a TLS record: then OpenSSL keeps nothing back that no poll would show. */
+/* At least a TLS record: then OpenSSL buffers no bytes that a poll would not report. */
 #define READ_SIZE ((size_t)16 << 10)
-/* A step reads about so many bytes, and leaves the rest to the next one: other sockets and
- * tasks of an event loop wait meanwhile. */
+/* A step reads about this many bytes and leaves the rest to the next one, because other sockets
+ * and tasks of an event loop are waiting. */
 #define STEP_SIZE ((size_t)64 << 10)
-/* What a read costs, in bytes: a server may send single ones. */
+/* The cost of a read, in bytes: a server may send single bytes. */
 #define READ_COST ((size_t)1 << 10)
 #define QUEUE_MIN 64
-/* A quiet connection is looked at before it is used again. */
+/* A connection that was idle for this long is checked before it is used again. */
 #define QUIET_NS INT64_C(10000000)
 #define HANDSHAKE_MAX 4
-#define UNASKED "it sent an answer that nobody waits for"
+#define UNASKED "it sent an answer without a command"
 
 typedef struct ticket {
-    void *owner;  /* NULL: torn up */
+    void *owner;  /* NULL: cancelled */
     uint64_t end; /* of the command, as a position in the stream of output */
 } ticket;
 
 struct rl_connection {
     rl_connection_config config;
     rl_connection_state state;
-    rl_fault fault; /* of a connection that failed */
+    rl_fault fault; /* the cause, once it has failed */
     char error[RL_ERROR_SIZE];
     rl_transport *transport; /* owned; NULL once it has failed */
-    rl_reply_scan scan;      /* what the reader gets passes here first */
+    rl_reply_scan scan;      /* checks all input before the reader gets it */
     redisReader *reader;     /* owned */
     bool listening;
     bool was_ready;
 
-    char *output; /* owned; what is still to be written is [written, len) */
+    char *output; /* owned; [written, len) is not written yet */
     size_t output_len, output_room, output_written;
     uint64_t stream_end, stream_written; /* positions in the stream */
 
@@ -43,7 +43,7 @@ struct rl_connection {
     size_t queue_room;
     uint64_t queue_head, queue_tail; /* numbers of the oldest ticket and of the next one */
 
-    char handshake[HANDSHAKE_MAX]; /* the letters of the answers that are due */
+    char handshake[HANDSHAKE_MAX]; /* a letter for each answer that is due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
     int64_t
@@ -245,7 +245,7 @@ static bool append_step(rl_connection *redis, char letter, int n, const char *a,
     return true;
 }
 
-/* All questions go out at once; the answers are checked as they come. */
+/* All commands are sent at once; the answers are checked as they arrive. */
 static bool append_handshake(rl_connection *redis)
 {
     const rl_connection_config *config = &redis->config;
@@ -282,7 +282,7 @@ static bool says_master(const redisReply *reply)
            strcmp(reply->element[0]->str, "master") == 0;
 }
 
-/* A connection without a name works as well, where naming it is not allowed. */
+/* Check an answer. CLIENT SETNAME may be forbidden: the connection also works without a name. */
 static bool handshake_is_good(char letter, const redisReply *reply)
 {
     switch (letter) {
@@ -296,8 +296,8 @@ static bool handshake_is_good(char letter, const redisReply *reply)
     }
 }
 
-/* What is wrong with an answer. A server that does not know AUTH may repeat its words, of which
- * one is the password. */
+/* Return the error for a bad answer. A server without AUTH may repeat the command, which contains
+ * the password. */
 static const char *handshake_complaint(const rl_connection *redis, char letter,
                                        const redisReply *reply)
 {
@@ -354,7 +354,7 @@ static void write_output(rl_connection *redis)
     }
 }
 
-/* Hand on to hiredis what is within bounds. */
+/* Pass the bytes that are within bounds to hiredis. */
 static void scan_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
 {
     if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 &&
@@ -371,7 +371,7 @@ static void scan_input(rl_connection *redis, const char *bytes, size_t len, int6
     if (redisReaderFeed(redis->reader, bytes, good) != REDIS_OK) {
         connection_fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
     } else if (error != NULL) {
-        check_handshake(redis); /* answers before the bad one may say more */
+        check_handshake(redis); /* answers before the bad one may name the cause */
         connection_fail_at(redis, RL_FAULT_PROTOCOL, error);
     }
 }
@@ -380,7 +380,7 @@ static void read_input(rl_connection *redis, int64_t now_ns)
 {
     char buffer[READ_SIZE];
     size_t n = sizeof buffer;
-    /* A socket that gave less than it was asked for has no more; TLS may have another record. */
+    /* A socket that filled only a part of the buffer has no more; TLS may have another record. */
     for (size_t used = 0; redis->state != RL_CONNECTION_FAILED && used < STEP_SIZE &&
                           (n == sizeof buffer || redis->config.tls != NULL);
          used += n + READ_COST) {
@@ -389,7 +389,7 @@ static void read_input(rl_connection *redis, int64_t now_ns)
             return;
         }
         if (result == RL_IO_CLOSED) {
-            check_handshake(redis); /* what came before the end may say why it came */
+            check_handshake(redis); /* answers before the end may name the cause */
             connection_fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
             connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
@@ -440,7 +440,7 @@ void rl_connection_step(rl_connection *redis, int64_t now_ns)
     }
 }
 
-/* ---- what the owner fetches ------------------------------------------------- */
+/* ---- answers and tickets ---------------------------------------------------- */
 
 bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
 {

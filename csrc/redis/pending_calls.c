@@ -1,4 +1,4 @@
-/* pending_calls.c -- the calls of a topology: all of them, those that wait, those that are finished. */
+/* pending_calls.c -- the lists of a topology's calls, and how a call ends. */
 #include "redis/pending_calls.h"
 
 #include <stdio.h>

@@ -14,9 +14,9 @@
 #include "engine/alloc.h"
 
 struct rl_resolve {
-    atomic_int owners; /* the one who asks and the thread: the last one frees */
+    atomic_int owners; /* the caller and the thread: the last one frees */
     atomic_bool answered;
-    int pipe[2]; /* closed to write when answered */
+    int pipe[2]; /* the thread closes the write end when it has the answer */
     rl_server server;
     int error; /* of getaddrinfo; this and `addresses` are valid when answered */
     rl_addresses addresses;
@@ -54,7 +54,7 @@ bool rl_resolve_literal(const rl_server *server, rl_addresses *out)
     }
     struct sockaddr_un path = {.sun_family = AF_UNIX};
     size_t len = strlen(server->host);
-    out->n = len < sizeof path.sun_path; /* none: connecting will say so */
+    out->n = len < sizeof path.sun_path; /* 0 if too long: connecting then fails */
     if (out->n != 0) {
         memcpy(path.sun_path, server->host, len + 1);
         memcpy(&out->list[0].address, &path, sizeof path);
@@ -81,7 +81,7 @@ static void *resolve_run(void *argument)
     return NULL;
 }
 
-/* A signal is the program's business: no handler runs in the thread. */
+/* The thread blocks all signals, so no handler of the program runs in it. */
 static int resolve_start_thread(rl_resolve *question)
 {
     pthread_t thread;

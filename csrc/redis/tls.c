@@ -23,8 +23,8 @@ struct rl_tls {
 
 struct rl_tls_session {
     SSL *ssl;             /* owned */
-    unsigned read_wants;  /* what a read that could not go on waits for, beside input */
-    unsigned write_wants; /* what a write that could not go on waits for */
+    unsigned read_wants;  /* events that an unfinished read waits for, besides input */
+    unsigned write_wants; /* events that an unfinished write waits for */
 };
 
 /* ---- the socket as OpenSSL sees it ------------------------------------------ */
@@ -196,7 +196,7 @@ rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host)
     }
     BIO_set_data(bio, (void *)(intptr_t)fd);
     BIO_set_init(bio, 1);
-    SSL_set_bio(session->ssl, bio, bio); /* owns it now */
+    SSL_set_bio(session->ssl, bio, bio); /* the session owns it now */
     SSL_set_connect_state(session->ssl);
     if (!expect_name(session->ssl, tls, host)) {
         goto fail;
@@ -216,7 +216,7 @@ void rl_tls_session_free(rl_tls_session *session)
     }
 }
 
-/* Why it failed: the certificate, when that was it, says more than the protocol. */
+/* Write the cause of a failure: a refused certificate first, else the protocol error. */
 static void tls_describe_failure(const rl_tls_session *session, int code, char *error)
 {
     long verdict = SSL_get_verify_result(session->ssl);

@@ -46,7 +46,7 @@ static bool is_host(rl_url_part text, bool bracketed)
     return text.len != 0 && text.len < RL_HOST_SIZE && bracketed == is_address;
 }
 
-/* A zone's '%' is written "%25" (RFC 6874) or, as redis-py has it, as it is. */
+/* A zone's '%' is written "%25" (RFC 6874) or, as redis-py does, "%". */
 static void copy_host(rl_url_part host, char *out)
 {
     const char *zone = memchr(host.at, '%', host.len);
@@ -116,7 +116,7 @@ static bool read_servers(const rl_url_reader *in, rl_url_part text)
     return true;
 }
 
-/* ---- the whole ------------------------------------------------------------------------ */
+/* ---- the whole address ---------------------------------------------------------------- */
 
 static bool read_scheme(rl_url_reader *in, rl_url_part scheme)
 {
@@ -253,7 +253,7 @@ rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *erro
     if (read_all(&in, (rl_url_part){text, len})) {
         return RL_OK;
     }
-    if (in.is_doubtful) { /* what is wrong may be a piece of the password: do not show it */
+    if (in.is_doubtful) { /* the wrong part may belong to the password: do not show it */
         rl_url_complain(&in,
                         "the address is wrong; where is not shown, as it may be in a password, in "
                         "which '@' must be written %%40 and '?' %%3F");

@@ -27,7 +27,6 @@ static int hex_digit(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Percent-decode into `room` bytes. `name` is what the rl_url_part is called in a message. */
 bool rl_url_decode(const rl_url_reader *in, const char *name, rl_url_part text, char *out,
                    size_t room)
 {
@@ -117,14 +116,14 @@ typedef enum option {
     O_SOCKET_CONNECT_TIMEOUT,
     O_SENTINEL_USERNAME,
     O_SENTINEL_PASSWORD,
-    O_CA_CERTS, /* from here on for TLS alone */
+    O_CA_CERTS, /* from here on only for TLS */
     O_CA_PATH,
     O_CERTFILE,
     O_KEYFILE,
     O_SERVER_NAME,
     O_CHECK_HOSTNAME,
     O_CERT_REQS,
-    O_IGNORED /* from here on without meaning */
+    O_IGNORED /* from here on ignored */
 } option;
 
 static const char *const OPTIONS[] = {

@@ -1,4 +1,4 @@
-/* test_bucket.c -- the arithmetic of one bucket, by times and costs of its own choice. */
+/* test_bucket.c -- the arithmetic of one bucket, with chosen and random times and costs. */
 #include <math.h>
 
 #include "check.h"
@@ -13,7 +13,7 @@ static rl_limit limit_of(double capacity, double refill_rate)
     return limit;
 }
 
-/* A bucket as the table keeps it: one word. */
+/* A bucket as in the table: one word. */
 static rl_decision take(const rl_limit *limit, uint64_t *word, int64_t now_ns, double tokens)
 {
     rl_tap tap = rl_limit_tap(limit, now_ns);
@@ -128,8 +128,8 @@ static void test_retry_after_is_exact(void)
     }
 }
 
-/* Over any time t: admitted <= capacity + rate * t + one unit. Costs and rates of
- * this test are such that long double holds the bound exactly enough. */
+/* Over any time t: admitted <= capacity + rate * t + one unit. The costs and
+ * rates of this test keep the bound exact enough in long double. */
 static void test_never_more_than_promised(void)
 {
     const double rates[] = {0.5, 1, 2.5, 1000, 1e6};

@@ -1,4 +1,4 @@
-/* test_hash.c -- SipHash against published vectors, and how rl_hash uses it. */
+/* test_hash.c -- SipHash against published vectors, and its use by rl_hash. */
 #include "check.h"
 #include "engine/hash.h"
 

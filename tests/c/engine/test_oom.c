@@ -1,4 +1,4 @@
-/* test_oom.c -- every allocation of the core fails in turn, and nothing is lost. */
+/* test_oom.c -- each allocation of the core fails once, and nothing is lost. */
 #include "at.h"
 #include "check.h"
 #include "engine/table.h"
@@ -12,7 +12,7 @@ static rl_key number_key(const rl_table *table, uint64_t number)
     return rl_table_key(table, &number, sizeof number);
 }
 
-/* Fill a table past several growths, empty it, fill it again. True: it was all done. */
+/* Fill a table past several growths, empty it, fill it again. True: all was done. */
 static bool work(rl_table *table, uint64_t cost)
 {
     bool all_done = true;
@@ -42,7 +42,7 @@ static bool work(rl_table *table, uint64_t cost)
     return all_done;
 }
 
-/* The number of allocations that the work asks for when these fail. */
+/* Return the number of allocations of the work when these fail. */
 static unsigned long run(unsigned long first, unsigned long count)
 {
     rl_limit limit;
@@ -63,7 +63,7 @@ static unsigned long run(unsigned long first, unsigned long count)
     return calls;
 }
 
-/* Growth stops, the table goes on in the memory it has: it evicts and admits less. */
+/* Growth stops, and the table goes on in its present memory: it evicts and admits less. */
 static void test_no_more_memory_at_all(void)
 {
     rl_limit limit;

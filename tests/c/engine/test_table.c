@@ -19,7 +19,7 @@ static rl_key number_key(const rl_table *table, uint64_t number)
     return rl_table_key(table, &number, sizeof number);
 }
 
-/* ---- the model: every key has its words, for ever ---------------------------- */
+/* ---- the model: every key keeps its words ------------------------------------ */
 
 #define MODEL_KEYS 400
 
@@ -62,7 +62,7 @@ static void model_refund(model *model, size_t key, const uint64_t *costs, int64_
     }
 }
 
-/* Whether some limit of the model is in the state that the decision tells of. */
+/* Return true if some limit of the model is in the state of the decision. */
 static bool model_agrees(const model *model, size_t key, const rl_decision *decision,
                          const uint64_t *costs, int64_t now_ns)
 {
@@ -174,7 +174,7 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     for (uint64_t i = 0; i < 100000; i++) {
         rl_decision decision;
         rl_table_peek(table, number_key(table, i), &cost, at(0), &decision, NULL);
-        CHECK(decision.remaining == 9); /* nobody was lost on the way */
+        CHECK(decision.remaining == 9); /* no key was lost */
     }
     for (uint64_t i = 0; i < 50; i++) { /* a few stay, the others fill up */
         rl_table_take(table, number_key(table, i), &cost, at(NS_PER_S / 2), &allowed, NULL, NULL);
@@ -243,7 +243,7 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     rl_table_free(table);
 }
 
-/* The entry that gives way is the one closest to full, and its debt stays. */
+/* The evicted entry is the one closest to full, and its debt stays. */
 static void test_newcomer_inherits_the_least_debt(void)
 {
     rl_limit limit = limit_of(10, 0);
@@ -300,8 +300,8 @@ static void test_zero_tag(void)
     rl_table_free(table);
 }
 
-/* A fast limit wraps V within months. Whatever was idle for longer is full, and
- * whatever is not full is never taken for it. */
+/* A fast limit wraps V within months. An entry that was idle for longer is full, and
+ * an entry that is not full never looks full. */
 static void test_idle_beyond_the_wrap(void)
 {
     const int64_t day_ns = 86400 * NS_PER_S;
@@ -320,7 +320,7 @@ static void test_idle_beyond_the_wrap(void)
         CHECK(decision.allowed && decision.remaining == 1e6);
         rl_table_free(table);
     }
-    /* Two limits: the slow one still owes when the fast one has wrapped. */
+    /* Two limits: the slow one still has a deficit when the fast one has wrapped. */
     rl_table *table = rl_table_new(limits, 2, 100, SECRET);
     bool allowed;
     rl_decision decision;
@@ -339,13 +339,13 @@ static void test_idle_beyond_the_wrap(void)
     rl_table_free(table);
 }
 
-/* A word that was just full at the last sweep, and is next seen after any time at all. */
+/* A word that was just full at the last sweep, and is seen next after any time. */
 static void test_idle_around_the_wrap(void)
 {
     rl_limit limits[2] = {limit_of(1, 1), limit_of(1000, 1e-6)};
     uint64_t costs[2] = {rl_limit_cost(&limits[0], 1), rl_limit_cost(&limits[1], 1000)};
     int64_t swept_ns =
-        NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second owes */
+        NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second has a deficit */
     /* the time in which V of the first moves by 2^63, where signs change */
     int64_t half_ns = 4 * limits[0].horizon_ns;
     for (int64_t eighths = 1; eighths <= 40; eighths++) {
@@ -367,8 +367,8 @@ static void test_idle_around_the_wrap(void)
     }
 }
 
-/* The other side of that: a large bucket that was emptied just before a horizon had passed still
- * owes between two horizons and three after the sweep. */
+/* The opposite case: a large bucket that was emptied just before a horizon had passed still has a
+ * deficit between two horizons and three after the sweep. */
 static void test_owes_around_the_horizon(void)
 {
     rl_limit limit = limit_of(1023.9, 0x1p-12); /* nearly 2^62 units: two horizons to fill */

@@ -1,4 +1,4 @@
-/* test_threads.c -- eight threads on one table admit exactly what is there. */
+/* test_threads.c -- eight threads on one table admit exactly the available tokens. */
 #include <pthread.h>
 #include <stdatomic.h>
 
