@@ -20,7 +20,7 @@ const char *const rl_field_names[RL_FIELD_COUNT] = {
     [RL_FIELD_EXPOSE] = "Access-Control-Expose-Headers",
 };
 
-/* ---- a buffer that also counts bytes beyond its end --------------------------------------- */
+/* ---- a buffer that also counts bytes beyond its end -------------------------------------- */
 
 typedef struct writer {
     char *buffer;
@@ -48,7 +48,7 @@ static void writer_put_integer(writer *writer, int64_t value)
     writer_put(writer, digits, (size_t)len);
 }
 
-/* ---- numbers ------------------------------------------------------------------------------ */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 static int64_t seconds_up(int64_t ns)
 {
@@ -83,7 +83,7 @@ int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_
     return (int64_t)ceil(at_s);
 }
 
-/* ---- structured fields ----------------------------------------------------------------------- */
+/* ---- structured fields ------------------------------------------------------------------- */
 
 /* sf-string of RFC 9651, section 3.3.3 */
 static void put_sf_string(writer *writer, rl_text text)
@@ -158,7 +158,7 @@ static void sort_limits(const rl_field_input *input, const rl_limit_state *sorte
     }
 }
 
-/* ---- all fields ------------------------------------------------------------------------------- */
+/* ---- all fields -------------------------------------------------------------------------- */
 
 typedef struct fields {
     writer writer;

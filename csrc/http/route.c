@@ -4,7 +4,7 @@
 
 #include "engine/alloc.h"
 
-/* ---- a map from (node, kind, numbers or text) to a number --------------------------------- */
+/* ---- a map from (node, kind, numbers or text) to a number -------------------------------- */
 
 typedef enum edge_kind {
     EDGE_FREE,   /* an empty place of the map */
@@ -131,7 +131,7 @@ static uint32_t routes_follow(const rl_routes *routes, edge wanted, rl_text labe
     return place->kind != EDGE_FREE ? place->value : RL_ROUTE_NONE;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------- */
+/* ---- nodes ------------------------------------------------------------------------------- */
 
 /* Return the first of `count` new nodes; RL_ROUTE_NONE: out of memory. */
 static uint32_t add_nodes(rl_routes *routes, size_t count)
@@ -181,7 +181,7 @@ void rl_routes_free(rl_routes *routes)
     rl_free(routes);
 }
 
-/* ---- segments --------------------------------------------------------------------------------- */
+/* ---- segments ---------------------------------------------------------------------------- */
 
 /* Take the next segment of a path, behind its slash. False: none is left. */
 static bool next_segment(const char **at, const char *end, rl_text *out)
@@ -206,7 +206,7 @@ static bool has_char(rl_text text, char wanted)
     return text.len > 0 && memchr(text.data, wanted, text.len) != NULL;
 }
 
-/* ---- patterns ---------------------------------------------------------------------------------- */
+/* ---- patterns ---------------------------------------------------------------------------- */
 
 typedef enum segment_kind { SEGMENT_WORD, SEGMENT_ONE, SEGMENT_REST, SEGMENT_WRONG } segment_kind;
 
@@ -400,7 +400,7 @@ rl_route_status rl_routes_add(rl_routes *routes, const rl_route *route, uint32_t
     return RL_ROUTE_OK;
 }
 
-/* ---- readings of a path ---------------------------------------------------------------------------- */
+/* ---- readings of a path ------------------------------------------------------------------ */
 
 typedef struct reading {
     rl_text segments[RL_ROUTE_DEPTH_MAX + 1]; /* no more than a pattern can have, and one */
@@ -498,7 +498,7 @@ static bool is_rest(reading *reading, size_t at)
            (reading->may_be_empty || reading->segments[at].len > 0);
 }
 
-/* ---- the search ------------------------------------------------------------------------------------- */
+/* ---- the search -------------------------------------------------------------------------- */
 
 typedef struct search {
     const rl_routes *routes;

@@ -1,7 +1,8 @@
-/* redis/options.h -- the address of Redis and the settings of its connections, as one plain value.
+/* redis/options.h -- the address of Redis and the settings of connections, as one value.
  *
  * Texts have fixed room, so a value is copied by assignment and never freed. All of
- * them end with a zero byte; an empty text means "not given". redis/url.h makes such a value from an address. */
+ * them end with a zero byte; an empty text means "not given". redis/url.h makes such a
+ * value from an address. */
 #ifndef RL_REDIS_OPTIONS_H
 #define RL_REDIS_OPTIONS_H
 

@@ -28,9 +28,9 @@ typedef struct rl_redis_bucket {
     uint64_t cap;       /* units that an empty bucket lacks, at most 2^52 */
 } rl_redis_bucket;
 
-/* Prepare *limit. RL_OK; RL_ECAPACITY or RL_ERATE as rl_limit_init, and RL_ECAPACITY when filling the
- * bucket takes more than 142 years, or when it leaves too few units for a token to
- * keep the rate within a millionth. */
+/* Prepare *limit. RL_OK; RL_ECAPACITY or RL_ERATE like rl_limit_init, and RL_ECAPACITY when
+ * filling the bucket takes more than 142 years, or when it leaves too few units for a token
+ * to keep the rate within a millionth. */
 rl_status rl_redis_bucket_init(rl_redis_bucket *limit, double capacity, double refill_rate);
 
 /* Convert a cost in tokens (finite, not negative) to units, rounded up; RL_COST_NEVER when

@@ -1,5 +1,5 @@
-/* fuzz_reply.c -- any bytes as a server's answers, to a standalone, a Sentinel and a Cluster client:
- * it neither crashes nor spins, and each call ends.
+/* fuzz_reply.c -- any bytes as a server's answers, to a standalone, a Sentinel and a Cluster
+ * client: it neither crashes nor spins, and each call ends.
  *
  * The first byte chooses the kind, the second how the rest is split. */
 #include <poll.h>

@@ -1,5 +1,5 @@
-/* test_bounds.c -- a client against servers that send endless, oversized or unrequested answers: the
- * connection ends with a clear error, and the next one works. */
+/* test_bounds.c -- a client against servers that send endless, oversized or unrequested answers:
+ * the connection ends with a clear error, and the next one works. */
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* test_client.c -- the client for threads: each one gets its own answer, in time, despite connections
- * that break, answers in pieces, failing allocations, and a fork. */
+/* test_client.c -- the client for threads: each one gets its own answer, in time, despite
+ * connections that break, answers in pieces, failing allocations, and a fork. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>

@@ -140,5 +140,5 @@ int main(void)
     test_costs();
     test_decisions();
     test_refusals();
-    return report("arrival");
+    return report("redis_bucket");
 }

@@ -1,5 +1,5 @@
-/* test_reply.c -- the bounds on replies: which bytes are refused, and that hiredis reads everything that
- * is accepted, for any split of the stream. */
+/* test_reply.c -- the bounds on replies: which bytes are refused, and that hiredis reads everything
+ * that is accepted, for any split of the stream. */
 #include <hiredis/hiredis.h>
 #include <stdbool.h>
 #include <string.h>
