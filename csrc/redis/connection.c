@@ -46,8 +46,7 @@ struct rl_connection {
     char handshake[HANDSHAKE_MAX]; /* a letter for each answer that is due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
-    int64_t
-        heard_ns; /* when answers last made progress, or the first command left a quiet stream */
+    int64_t heard_ns; /* last progress of the answers, or first command after a pause */
 };
 
 /* ---- failing ---------------------------------------------------------------- */
