@@ -1,7 +1,7 @@
-/* engine/alloc.h -- the only names under which the core allocates memory.
+/* engine/alloc.h -- the only functions that allocate memory in the core.
  *
- * Built with RL_TEST_ALLOC they lead to functions of the test program, which
- * makes any chosen allocation fail. Nothing else in the core may call malloc. */
+ * With RL_TEST_ALLOC they call the test program, which makes any chosen allocation fail.
+ * Nothing else in the core may call malloc. */
 #ifndef RL_ENGINE_ALLOC_H
 #define RL_ENGINE_ALLOC_H
 
@@ -16,7 +16,7 @@ void *rl_test_alloc(size_t align, size_t size);
 void rl_test_free(void *block);
 #endif
 
-/* Zeroed memory that starts on a cache line, or NULL. Free with rl_free. */
+/* Return zeroed memory that starts on a cache line, or NULL. Free with rl_free. */
 static inline void *rl_alloc_zeroed(size_t size)
 {
     void *block = NULL;
@@ -30,7 +30,7 @@ static inline void *rl_alloc_zeroed(size_t size)
     return block != NULL ? memset(block, 0, size) : NULL;
 }
 
-/* NULL is fine. */
+/* Free memory of rl_alloc_zeroed. NULL is fine. */
 static inline void rl_free(void *block)
 {
 #ifdef RL_TEST_ALLOC

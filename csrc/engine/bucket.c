@@ -8,11 +8,11 @@
 #define FRAC_BITS_MIN 10u
 #define FRAC_BITS_MAX 52u
 
-/* Leaves room for one step of the clock below 2^62, see table.c on wrapping. */
+/* Leaves room for one step of the clock below 2^62; shard.c handles wrapping. */
 #define CAP_UNITS_MAX 0x1p62 * (1 - 0x1p-50)
 
-/* Over a thousand units a nanosecond: what V loses by being a whole number is then
- * less than any clock shows. It wraps in months, which the table's sweep allows for. */
+/* More than a thousand units a nanosecond: the rounding of V to a whole number is then
+ * less than any clock shows. It wraps in months, which the table's sweep handles. */
 #define UNITS_PER_S_MAX 0x1p41
 
 static unsigned choose_frac_bits(double capacity, double refill_rate)
@@ -111,11 +111,11 @@ uint64_t rl_limit_refund(const rl_limit *limit, double tokens)
 /* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that
  * is no int64_t.
  *
- * The quotient is guessed in floating point and put right, in two steps: a
+ * The quotient is estimated in floating point and corrected, in two steps: a
  * division of 128 bits would cost as much as the rest of a decision. */
 static int64_t divide_up(rl_u128 n, uint64_t d, double inverse)
 {
-    /* As signed numbers, which processors convert faster. */
+    /* Processors convert signed numbers faster. */
     double dividend = (double)(int64_t)(n >> 64) * 0x1p64 + (double)(int64_t)((uint64_t)n >> 1) * 2;
     double guess = dividend * inverse;
     if (guess > 0x1p62) {
@@ -147,7 +147,7 @@ int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
     return divide_up(distance, limit->mult, limit->inverse);
 }
 
-/* Rounded down, also where a double has fewer bits than the count. */
+/* Round down, also where a double has fewer bits than the count. */
 static double units_to_tokens(const rl_limit *limit, uint64_t units)
 {
     int excess = units == 0 ? 0 : 11 - __builtin_clzll(units);

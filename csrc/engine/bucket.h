@@ -1,7 +1,7 @@
 /* engine/bucket.h -- token-bucket arithmetic: no clock, no lock, no memory.
  *
  * A bucket is one 64-bit word. Count in units of 2^-f tokens and imagine a tap
- * that has been open for ever; by time t it has delivered
+ * that opened at time 0; by time t it has delivered
  *
  *     V(t) = floor(t_ns * refill_rate * 2^f / 1e9) = (t_ns * mult) >> shift
  *
@@ -17,12 +17,12 @@
  * counted in tokens instead of time, which keeps whole tokens exact at any
  * rate.
  *
- * A rate is meant as the simple fraction that it is the nearest double of, so
- * one token an hour comes after 3600 s exactly.
+ * A rate is read as the simple fraction whose nearest double it is, so one token
+ * an hour comes after 3600 s exactly.
  *
- * How exact: costs are rounded up to units and whole tokens are whole units, so
- * a burst is exact. Over time a bucket never hands out more than capacity +
- * refill_rate * t + one unit. f is as large as keeps capacity below 2^62 units
+ * Precision: costs are rounded up to units and whole tokens are whole units, so
+ * a burst is exact. Over a time t a bucket never gives more than capacity +
+ * refill_rate * t + one unit. f is the largest that keeps capacity below 2^62 units
  * and the tap below 2^41 units a second, 10 to 52: one unit is refilled in less
  * than a thousandth of a nanosecond, or is 2^-52 tokens, or 2^-62 of the
  * capacity. */
@@ -40,7 +40,7 @@ typedef enum rl_status {
     RL_ERANDOM,   /* the system gave no random secret */
     RL_ECAPACITY, /* capacity is not in (0, RL_CAPACITY_MAX], or too fine for the rate */
     RL_ERATE,     /* refill rate is not in [0, RL_RATE_MAX] */
-    RL_EURL,      /* an address that is malformed */
+    RL_EURL,      /* malformed address */
 } rl_status;
 
 #define RL_CAPACITY_MAX 4e15 /* tokens; below 2^52 */
@@ -74,23 +74,23 @@ typedef struct rl_limit {
 
 /* One moment on both clocks. Neither is negative. */
 typedef struct rl_time {
-    int64_t steady_ns; /* buckets: a clock that nobody sets (CLOCK_MONOTONIC) */
+    int64_t steady_ns; /* buckets: a clock that is never set (CLOCK_MONOTONIC) */
     int64_t wall_ns;   /* windows: time since 1970, UTC (CLOCK_REALTIME) */
 } rl_time;
 
-/* V at one moment, and the fraction of a unit that is on its way (in 2^-shift units). */
+/* V at one moment, and the fraction of the next unit (in 2^-shift units). */
 typedef struct rl_tap {
     uint64_t units;
     rl_u128 low;
 } rl_tap;
 
-/* What became of one request. Times are RL_NEVER when they do not come. */
+/* The result of one request. Times are RL_NEVER when they do not come. */
 typedef struct rl_decision {
     bool allowed;
-    bool store_unavailable; /* decided without its store, by a policy; false here */
+    bool store_unavailable; /* decided by a policy, without the store; false here */
     double limit;           /* capacity in tokens */
     double remaining;       /* tokens left, after the request */
-    int64_t retry_after_ns; /* 0 when allowed; waiting so long passes, 1 ns less does not */
+    int64_t retry_after_ns; /* 0 when allowed; the shortest wait after which it would pass */
     int64_t reset_after_ns; /* until the bucket is full */
 } rl_decision;
 
@@ -102,7 +102,7 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
  * it is above the capacity. */
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens);
 
-/* The most that a bucket or window ever lacks: with the debts of charges, twice its cap
+/* Return the most that a bucket or window can lack: with the debts of charges, twice its cap
  * (of a bucket near 2^62 units less, so that no clock which steps back by a little
  * makes it look full). */
 static inline uint64_t rl_limit_most(const rl_limit *limit)
@@ -111,14 +111,14 @@ static inline uint64_t rl_limit_most(const rl_limit *limit)
     return limit->cap + (limit->cap < debt_max ? limit->cap : debt_max);
 }
 
-/* The same for a charge, which is taken whether it is there or not. */
+/* The same for a charge, which is taken even when tokens are missing. */
 uint64_t rl_limit_charge(const rl_limit *limit, double tokens);
 
-/* The same for a refund. Of a window, which counts whole requests, a part of one is not
- * given back: it was taken as a whole one. */
+/* The same for a refund. A window counts whole requests, so a part of one is not given
+ * back: it was taken as a whole one. */
 uint64_t rl_limit_refund(const rl_limit *limit, double tokens);
 
-/* The shortest time in ns after `tap` until V has advanced by `need` units. */
+/* Return the shortest time in ns after `tap` until V has advanced by `need` units. */
 int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need);
 
 /* Describe a bucket with this deficit after a request of this cost was allowed
@@ -126,7 +126,7 @@ int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need);
 rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t deficit, uint64_t cost,
                               bool allowed);
 
-/* V(now_ns); now_ns is not negative. */
+/* Return V(now_ns); now_ns is not negative. */
 static inline uint64_t rl_limit_units(const rl_limit *limit, int64_t now_ns)
 {
     return (uint64_t)(((rl_u128)(uint64_t)now_ns * limit->mult) >> limit->shift);
@@ -139,7 +139,7 @@ static inline rl_tap rl_limit_tap(const rl_limit *limit, int64_t now_ns)
     return (rl_tap){(uint64_t)(product >> limit->shift), product & mask};
 }
 
-/* Units that the bucket lacks; 0 = full. A clock that stepped back shows as a
+/* Return the units that the bucket lacks; 0 = full. A clock that stepped back shows as a
  * larger deficit, so it never frees tokens. */
 static inline uint64_t rl_bucket_deficit(uint64_t word, uint64_t tap_units)
 {
@@ -147,7 +147,7 @@ static inline uint64_t rl_bucket_deficit(uint64_t word, uint64_t tap_units)
     return ahead <= (uint64_t)INT64_MAX ? ahead : 0;
 }
 
-/* May `cost` be taken from a bucket with this deficit? */
+/* Return true if `cost` may be taken from a bucket with this deficit. */
 static inline bool rl_bucket_allows(const rl_limit *limit, uint64_t deficit, uint64_t cost)
 {
     return cost <= limit->cap && deficit <= limit->cap - cost;

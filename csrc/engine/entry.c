@@ -26,29 +26,29 @@ rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found
     return rl_limit_decision(limit, tap, found->deficits[i], cost, allowed);
 }
 
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
-                              const uint64_t *costs, bool allowed)
+rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                              bool allowed)
 {
-    rl_decision told = {0};
+    rl_decision tightest = {0};
     for (size_t i = 0; i < moment->set->n; i++) {
-        bool passed = allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i],
-                                                  costs[i]);
+        bool passed =
+            allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i], costs[i]);
         rl_decision one = rl_entry_describe_one(moment, found, i, costs[i], passed);
-        if (i == 0 || rl_decision_tells_more(&one, &told)) {
-            told = one;
+        if (i == 0 || rl_decision_tells_more(&one, &tightest)) {
+            tightest = one;
         }
     }
-    return told;
+    return tightest;
 }
 
-/* ---- from one set to another --------------------------------------------------- */
+/* ---- converting to another set -------------------------------------------------- */
 
 static uint64_t converted_deficit(const rl_limit *from, int64_t steady_ns, uint64_t deficit,
                                   const rl_limit *to)
 {
     int64_t wait_ns = rl_limit_wait_ns(from, rl_limit_tap(from, steady_ns), deficit);
     uint64_t most = rl_limit_most(to);
-    double expected; /* units; only tells whether the exact count is in range */
+    double expected; /* units; only shows whether the exact count is in range */
     if (wait_ns == RL_NEVER || to->mult == 0) {
         expected = ceil((double)deficit * from->unit / to->unit);
         return expected < (double)most ? (uint64_t)expected : most;

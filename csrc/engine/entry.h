@@ -1,10 +1,9 @@
-/* engine/entry.h -- what a table keeps of one key: a bucket or a window for each limit.
+/* engine/entry.h -- the entry of one key in a table: a bucket or a window for each limit.
  *
  * An entry is a few words, one for a bucket and two for a window, in the order of
- * the limits. Whatever kind a limit is, a request meets it as a deficit: the units
- * that are missing (a bucket) or used (a window), of which at most `cap` may be.
- * These functions are the only ones that know the kinds apart. On the hot path, so
- * in a header. */
+ * the limits. For a request each limit is a deficit, whatever its kind: the units
+ * that are missing (a bucket) or used (a window), at most `cap`. Only these functions
+ * distinguish the kinds. They are on the hot path, so they are in a header. */
 #ifndef RL_ENGINE_ENTRY_H
 #define RL_ENGINE_ENTRY_H
 
@@ -25,40 +24,40 @@ typedef struct rl_limit_set {
     uint8_t first_word[RL_LIMITS_MAX];
 } rl_limit_set;
 
-/* A moment, and V of each bucket at it. */
+/* A point in time, with each bucket's V. */
 typedef struct rl_moment {
     const rl_limit_set *set;
     rl_time now;
     uint64_t units[RL_LIMITS_MAX];
 } rl_moment;
 
-/* What a request finds in an entry, and afterwards leaves. */
+/* The unpacked state of an entry, before or after a request. */
 typedef struct rl_found {
     uint64_t deficits[RL_LIMITS_MAX];
-    rl_window windows[RL_LIMITS_MAX]; /* of limits that are windows */
+    rl_window windows[RL_LIMITS_MAX]; /* only for limits that are windows */
 } rl_found;
 
 /* Copy 1 to RL_LIMITS_MAX limits. */
 void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n);
 
-/* Put what is left of one set's entry into the words of another, which has as many
- * limits of the same kinds. A bucket is full again at the same time as before (or
- * lacks as many tokens, where one of the two is never refilled); a window of the same
- * length keeps its counts, another is forgotten. */
+/* Convert an entry of one set to the words of another, which has as many limits of the
+ * same kinds. A bucket is full again at the same time as before (or lacks as many tokens,
+ * where one of the two is never refilled). A window of the same length keeps its counts,
+ * any other starts empty. */
 void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_moment *to,
                       uint64_t *out);
 
-/* Of several limits, tell of the one that denies longest, else of the one with the
- * fewest tokens left. */
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found,
-                              const uint64_t *costs, bool allowed);
+/* Return the decision of the tightest limit: the one that denies longest, else the one
+ * with the fewest tokens left. */
+rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                              bool allowed);
 
-/* Tell of limit i alone. */
+/* Return the decision of limit i. */
 rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
                                   uint64_t cost, bool allowed);
 
-/* Is this limit the one to tell of, rather than another? It denies, or denies longer; where both
- * allow, it has fewer tokens left. */
+/* Return true if one limit is tighter than the other: it denies, or denies longer; where
+ * both allow, it has fewer tokens left. */
 static inline bool rl_decision_tells_more(const rl_decision *one, const rl_decision *other)
 {
     if (one->allowed != other->allowed) {
@@ -84,7 +83,7 @@ static inline bool rl_is_window(const rl_limit *limit)
     return limit->kind != RL_BUCKET;
 }
 
-/* Read the words of an entry; NULL: there is none, so all is full. */
+/* Read the words of an entry; NULL: there is no entry, so every limit is full. */
 static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words, rl_found *found)
 {
     const rl_limit_set *set = moment->set;
@@ -99,8 +98,7 @@ static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words,
             found->deficits[i] = rl_window_used(limit, found->windows[i], moment->now.wall_ns);
         } else {
             found->deficits[i] =
-                words == NULL ? 0
-                              : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+                words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
         }
     }
 }
@@ -144,7 +142,7 @@ static inline void rl_found_take(const rl_moment *moment, rl_found *found, const
     }
 }
 
-/* Give the costs back, to what is full at most. */
+/* Give the costs back. No limit gets more than full. */
 static inline void rl_found_refund(const rl_moment *moment, rl_found *found, const uint64_t *costs)
 {
     for (size_t i = 0; i < moment->set->n; i++) {

@@ -1,11 +1,11 @@
 /* engine/hash.h -- keyed hash of a client key: SipHash-1-3 with a 128-bit result.
  *
- * The hash is keyed with a random secret, so nobody who does not know the
- * secret can choose keys that meet in one place of the table.
+ * The hash is keyed with a random secret. Without the secret it is not possible to
+ * choose keys that meet in one place of the table.
  *
  * Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF"
  * (2012), and the 128-bit output variant of its reference implementation.
- * The numbers of rounds are arguments so that tests can hold the same code to
+ * The numbers of rounds are arguments so that tests can check the same code against
  * the published SipHash-2-4 vectors. */
 #ifndef RL_ENGINE_HASH_H
 #define RL_ENGINE_HASH_H
@@ -18,7 +18,7 @@ typedef struct rl_secret {
     uint64_t k0, k1;
 } rl_secret;
 
-/* What the table knows of a key: 128 bits, never the key itself. */
+/* The hash of a client key. The table stores it, never the key. */
 typedef struct rl_key {
     uint64_t lo, hi;
 } rl_key;
@@ -47,7 +47,7 @@ static inline void rl_sip_rounds(rl_sip_state *s, int rounds)
     }
 }
 
-/* Up to eight bytes, little-endian, whatever the machine's own order. */
+/* Read up to eight bytes as little-endian, on any machine. */
 static inline uint64_t rl_sip_load(const unsigned char *bytes, size_t n)
 {
     uint64_t word = 0;

@@ -1,7 +1,7 @@
 /* engine/line.h -- find a tag among the eight of one line, which is one cache line.
  *
  * Both functions return a mask: bit i is set where tags[i] == tag. They must
- * agree; tests hold one against the other. */
+ * agree; tests compare them. */
 #ifndef RL_ENGINE_LINE_H
 #define RL_ENGINE_LINE_H
 

@@ -7,27 +7,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* "meter", the number of the layout and that of bounds. */
+/* "meter", the number of the layout and the number of bounds. */
 #define MAGIC (UINT64_C(0x726574656d000000) | RL_METER_LAYOUT << 8 | RL_METER_BOUNDS)
 
 #define US INT64_C(1000)
 #define MS INT64_C(1000000)
 
 const int64_t rl_meter_bounds_ns[RL_METER_BOUNDS] = {
-    500,     1 * US,  10 * US, 100 * US, 250 * US, 500 * US, 1 * MS,   2500 * US,
-    5 * MS,  10 * MS, 25 * MS, 50 * MS,  100 * MS, 250 * MS, 1000 * MS,
+    500,    1 * US,  10 * US, 100 * US, 250 * US, 500 * US, 1 * MS,    2500 * US,
+    5 * MS, 10 * MS, 25 * MS, 50 * MS,  100 * MS, 250 * MS, 1000 * MS,
 };
 
-/* A file of zeros is a new meter: whoever opens it first, nothing has to be waited for. */
+/* A file of zeros is a new meter, so opening one waits for no other process. */
 typedef struct meter_file {
     _Atomic uint64_t magic; /* 0 before it has been opened */
     rl_meter meter;
 } meter_file;
 
-_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "processes cannot share a lock that is not in the file");
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2,
+               "processes cannot share a lock that is not in the file");
 
-/* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
-static rl_meter_status reserve(int fd)
+/* Reserve the space now: on a full file system a decision would raise SIGBUS later. */
+static rl_meter_status meter_reserve(int fd)
 {
 #ifdef __linux__
     errno = posix_fallocate(fd, 0, sizeof(meter_file));
@@ -47,8 +48,8 @@ static rl_meter_status meter_inspect(const char *path, int fd)
         return RL_METER_EOWNER;
     }
     if (found.st_size == 0) {
-        rl_meter_status status = reserve(fd);
-        if (status != RL_METER_OK) { /* of what was reserved, a part may be left */
+        rl_meter_status status = meter_reserve(fd);
+        if (status != RL_METER_OK) { /* a part may have been reserved */
             int kept = errno;
             unlink(path);
             errno = kept;

@@ -1,7 +1,7 @@
 /* engine/meter.h -- how many decisions there were, how they ended, and how long they took.
  *
- * A histogram for what was denied and one for what was allowed. Recording is two
- * atomic additions, without a lock, from any thread. A meter may lie in a file: all
+ * One histogram for denied decisions and one for allowed ones. Recording is two
+ * atomic additions, without a lock, from any thread. A meter can be in a file: all
  * processes of a host that open it record into the same numbers, which outlive them.
  *
  *     decisions[allowed][i]    took at most rl_meter_bounds_ns[i], and more than the bound before
@@ -15,8 +15,8 @@
 
 #define RL_METER_BOUNDS 15
 
-/* The number of the layout of a file. Count it up when rl_meter or a bound changes: it goes into
- * the names of files, so that processes of two versions never count into one. */
+/* The number of the layout of a file. Increase it when rl_meter or a bound changes: it is part of
+ * the file names, so processes of two versions never share a file. */
 #define RL_METER_LAYOUT 1
 
 typedef struct rl_meter {
@@ -29,19 +29,19 @@ extern const int64_t rl_meter_bounds_ns[RL_METER_BOUNDS];
 
 typedef enum rl_meter_status {
     RL_METER_OK,
-    RL_METER_ESYSTEM, /* errno tells */
-    RL_METER_EOWNER,  /* no plain file of this user that others cannot write */
-    RL_METER_EOTHER,  /* something else is in the file */
+    RL_METER_ESYSTEM, /* see errno */
+    RL_METER_EOWNER,  /* not a plain file of this user that only this user can write */
+    RL_METER_EOTHER,  /* the file contains something else */
 } rl_meter_status;
 
-/* Open the meter in a file, which is made where there is none. Close with
+/* Open the meter in a file, and make the file if it is missing. Close with
  * rl_meter_close. Other than RL_METER_OK: *out is NULL, and no new file is left. */
 rl_meter_status rl_meter_open(const char *path, rl_meter **out);
 
-/* NULL is fine. Only for a meter that rl_meter_open gave. */
+/* Close a meter of rl_meter_open. NULL is fine. */
 void rl_meter_close(rl_meter *meter);
 
-/* Count `n` decisions that ended alike and took `each_ns`; less than 0 counts as 0. */
+/* Count `n` decisions with the same result that took `each_ns` each; less than 0 counts as 0. */
 static inline void rl_meter_record(rl_meter *meter, bool allowed, uint64_t n, int64_t each_ns)
 {
     unsigned i = 0;

@@ -10,10 +10,10 @@ typedef struct rl_fraction {
     int exponent;
 } rl_fraction;
 
-/* The fraction that is meant by a rate > 0: the first convergent of its continued
+/* Return the fraction that a rate > 0 stands for: the first convergent of its continued
  * fraction that has a small denominator and rounds to the very same double. So
  * 1 / 3600.0 is one token in 3600 s, and not in 3600 s and a nanosecond. A rate
- * without such a fraction is meant as it is; then exponent is not 0, or q is 1. */
+ * without such a fraction stands for itself; then exponent is not 0, or q is 1. */
 rl_fraction rl_rate_fraction(double rate);
 
 #endif

@@ -2,8 +2,8 @@
 
 /* ---- full entries ---------------------------------------------------------- */
 
-/* Bring words that have long meant "full" up to now, before V wraps around them. */
-static void renew(const moment *moment, uint64_t *words)
+/* Move words that have long meant "full" up to now, before V wraps around them. */
+static void shard_renew_words(const moment *moment, uint64_t *words)
 {
     const rl_limit_set *set = &moment->table->set;
     for (size_t i = 0; i < set->n; i++) {
@@ -16,7 +16,7 @@ static void renew(const moment *moment, uint64_t *words)
     }
 }
 
-/* Free the full entries of a line; the number of those that remain. */
+/* Free the full entries of a line. Return how many entries remain. */
 static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
 {
     unsigned kept = 0;
@@ -28,7 +28,7 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
         if (rl_entry_is_full(&moment->at, entry.words)) {
             rl_shard_release(shard, entry);
         } else {
-            renew(moment, entry.words);
+            shard_renew_words(moment, entry.words);
             kept++;
         }
     }
@@ -56,7 +56,7 @@ static void fill_all(const moment *moment, shard *shard, size_t i)
     }
 }
 
-/* A word is told from a full one by the sign of its distance to V, which holds
+/* A word differs from a full one by the sign of its distance to V, which is right
  * while V is less than 2^63 past it. So no entry may stay unvisited for long:
  * it is freed by the first access after one horizon (V has moved by 2^61), and
  * words that were full then were at most 2^40 behind.
@@ -66,9 +66,9 @@ static void fill_all(const moment *moment, shard *shard, size_t i)
  *
  * Up to three horizons of a limit after the last sweep, its V is 3 * 2^61 + 2^40
  * past any word: less than 2^63. Later, the last write is more than two horizons
- * ago, in which time V moves by more than any bucket holds: whatever is there is
- * full by that limit, unless it was charged beyond empty: such a debt is forgiven
- * where nobody has asked for that long. A slower limit may still be owed. */
+ * ago, in which time V moves by more than any bucket holds: every entry is full by
+ * that limit, except after a charge beyond empty. Such a debt is forgiven when the
+ * key had no request for that long. A slower limit may still have a deficit. */
 void rl_shard_visit(const moment *moment, shard *shard)
 {
     const rl_limit_set *set = &moment->table->set;
@@ -102,7 +102,7 @@ static void copy_entry(const rl_table *table, uint64_t *from, unsigned i, uint64
 
 /* Split every line in two. An entry stays with the one of its two lines that it
  * is in, so a new line receives at most the eight entries of one old line. */
-static bool grow(const rl_table *table, shard *shard)
+static bool shard_grow(const rl_table *table, shard *shard)
 {
     uint32_t n_lines = shard->n_lines == 0 ? table->lines_min : shard->n_lines * 2;
     uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n_lines));
@@ -167,8 +167,8 @@ bool rl_shard_shrink(const rl_table *table, shard *shard)
 }
 
 /* Called before an insert: sweep when the shard looks crowded or as many inserts
- * have passed as it has slots, then fit its size to what is left. The share of
- * one sweep in the cost of an insert is constant. */
+ * have passed as it has slots, then fit its size to the entries that remain.
+ * The share of a sweep in the cost of an insert is constant. */
 static void fit_size(const moment *moment, shard *shard)
 {
     size_t slots = slot_count(shard);
@@ -180,13 +180,13 @@ static void fit_size(const moment *moment, shard *shard)
     if (shard->used * LOAD_DEN * 2 < slots * LOAD_NUM) {
         rl_shard_shrink(moment->table, shard);
     } else if (shard->n_lines < moment->table->lines_max) {
-        grow(moment->table, shard);
+        shard_grow(moment->table, shard);
     }
 }
 
 /* ---- a place for a new key ------------------------------------------------- */
 
-/* How much of its capacity an entry lacks, by its most used limit. */
+/* Return how much of its capacity an entry lacks, by its most used limit. */
 static double indebtedness(const moment *moment, const uint64_t *words)
 {
     const rl_limit_set *set = &moment->table->set;
@@ -222,7 +222,7 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
     if (shard->n_lines != 0) {
         fit_size(moment, shard);
     }
-    if (shard->n_lines == 0 && !grow(table, shard)) {
+    if (shard->n_lines == 0 && !shard_grow(table, shard)) {
         return (slot){NULL, NULL};
     }
     for (;;) {
@@ -236,13 +236,13 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
         if (free_slots != 0) {
             return slot_at(table, emptier, (unsigned)__builtin_ctz(free_slots));
         }
-        if (shard->n_lines >= table->lines_max || !grow(table, shard)) {
+        if (shard->n_lines >= table->lines_max || !shard_grow(table, shard)) {
             return least_indebted(moment, first, second);
         }
     }
 }
 
-/* ---- after a death ----------------------------------------------------------- */
+/* ---- after a process died ------------------------------------------------------ */
 
 /* Every change of an entry is one store of its tag or of a word, or leaves a client with
  * no more than before: so only the count of entries may be wrong. */

@@ -1,7 +1,7 @@
 /* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
- * What table.c and shard.c share, and nobody else includes. Every function
- * here is called with the shard's lock held. */
+ * Private to table.c, shard.c and shared.c. Every function here is called with the
+ * shard's lock held. */
 #ifndef RL_ENGINE_SHARD_H
 #define RL_ENGINE_SHARD_H
 
@@ -20,29 +20,29 @@ typedef struct shard {
     uint64_t *lines;    /* owned; NULL until the first key and after the last, and in a file */
     uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i */
     size_t used;        /* slots with a tag, full ones included */
-    size_t since_sweep; /* inserts since the full ones were last freed */
+    size_t since_sweep; /* inserts since the full entries were last freed */
     int64_t swept_ns;
     rl_table_stats counts; /* keys, slots and bytes stay 0 here */
 } shard;
 
 /* Immutable but for the shards. */
 struct rl_table {
-    shard *shards;      /* those of this block, or in a file: see engine/shared.h */
-    uint64_t *region;   /* the lines of all shards in a file; NULL: each shard has its own */
-    void *mapping;      /* owned; the whole file, NULL for none */
+    shard *shards;    /* those of this block, or in a file: see engine/shared.h */
+    uint64_t *region; /* the lines of all shards in a file; NULL: each shard has its own */
+    void *mapping;    /* owned; the whole file, NULL for none */
     size_t mapping_bytes;
     void (*unmap)(rl_table *table); /* ends the mapping; NULL for none */
     rl_secret secret;
-    size_t line_words;   /* eight tags, then the words of each slot in turn */
-    uint32_t lines_min;  /* of one shard */
-    uint32_t lines_max;  /* lines_min * 2^i */
+    size_t line_words;  /* eight tags, then the words of each slot in order */
+    uint32_t lines_min; /* of one shard */
+    uint32_t lines_max; /* lines_min * 2^i */
     unsigned shard_bits;
     rl_limit_set set;
     shard own_shards[];
 };
 
 typedef struct slot {
-    uint64_t *tag;   /* NULL: there is none */
+    uint64_t *tag;   /* NULL: no slot */
     uint64_t *words; /* see engine/entry.h */
 } slot;
 
@@ -56,7 +56,7 @@ static inline size_t rl_table_shards(const rl_table *table)
     return (size_t)1 << table->shard_bits;
 }
 
-/* Limits and geometry of a table that is to be made. In table.c. */
+/* Set the limits and the geometry of a table before it is made. In table.c. */
 void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys);
 
 /* ---- places ---------------------------------------------------------------- */
@@ -68,7 +68,7 @@ static inline uint64_t key_tag(rl_key key)
 
 /* The two lines of a tag. Scaling (and not masking) a half of the tag sends
  * line i of n to line 2i or 2i + 1 of 2n, so growth splits lines and shrinking
- * joins them, without a look at the key. */
+ * joins them, without the key. */
 static inline uint32_t first_line(uint64_t tag, uint32_t n_lines)
 {
     return (uint32_t)(((tag >> 32) * n_lines) >> 32);
@@ -134,7 +134,7 @@ static inline void rl_shard_release(shard *shard, slot entry)
     shard->used--;
 }
 
-/* Visit the entries of a shard that nobody has visited for a horizon: see shard.c. */
+/* Visit the entries of a shard that was not visited for a horizon: see shard.c. */
 void rl_shard_visit(const moment *moment, shard *shard);
 
 /* Called before every access. */
@@ -145,25 +145,25 @@ static inline void rl_shard_keep(const moment *moment, shard *shard)
     }
 }
 
-/* A free slot for the tag, or (its tag is not 0) the entry that gives way to it.
- * No slot at all: the shard has no memory yet and got none. */
+/* Return a free slot for the tag, or (its tag is not 0) the entry that is evicted for it.
+ * Without a slot: the shard has no memory yet and got none. */
 slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag);
 
 /* Free the full entries. */
 void rl_shard_sweep(const moment *moment, shard *shard);
 
 /* Join the lines of a nearly empty shard in pairs, or give all its memory back.
- * False: it stays as it is, being in use, or as small as it gets, or because a
- * pair has more than eight entries or there is no memory for the copy. */
+ * False: nothing changed, because the shard is in use or as small as it gets, a pair
+ * has more than eight entries, or there is no memory for the copy. */
 bool rl_shard_shrink(const rl_table *table, shard *shard);
 
-/* Bring the counts of a shard in order after a process died while it held the lock. */
+/* Repair the counts of a shard after a process died while it held the lock. */
 void rl_shard_recover(const rl_table *table, shard *shard);
 
 static inline void rl_shard_lock(const rl_table *table, shard *shard)
 {
     int status = pthread_mutex_lock(&shard->lock);
-    if (status != 0) { /* EOWNERDEAD: of a file alone */
+    if (status != 0) { /* EOWNERDEAD: only in a file */
         rl_shard_recover(table, shard);
     }
 }

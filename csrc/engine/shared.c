@@ -18,7 +18,7 @@
 #define BOOT_ID_SIZE 40
 #define PAGE 4096
 
-/* What makes two limits the same. */
+/* Two limits are the same if these are equal. */
 typedef struct limit_mark {
     double capacity;
     double refill_rate;
@@ -26,7 +26,7 @@ typedef struct limit_mark {
     int64_t kind;
 } limit_mark;
 
-/* At the beginning of a file. Everything is compared but the secret. */
+/* At the beginning of a file. All but the secret must be equal when it is opened again. */
 typedef struct header {
     _Atomic uint64_t magic; /* written last */
     char boot_id[BOOT_ID_SIZE];
@@ -49,11 +49,10 @@ static size_t shards_bytes(const rl_table *plan)
 
 static size_t file_bytes(const rl_table *plan)
 {
-    return PAGE + shards_bytes(plan) +
-           rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return PAGE + shards_bytes(plan) + rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
 }
 
-/* A host's clock starts anew when it boots, and so must what is counted by it. */
+/* A host's clock restarts when it boots, so the counts must restart as well. */
 static void read_boot_id(char *boot_id)
 {
     memset(boot_id, 0, BOOT_ID_SIZE);
@@ -67,7 +66,7 @@ static void read_boot_id(char *boot_id)
     }
 }
 
-static void describe(const rl_table *plan, header *out)
+static void shared_describe(const rl_table *plan, header *out)
 {
     memset(out, 0, sizeof *out);
     read_boot_id(out->boot_id);
@@ -83,7 +82,7 @@ static void describe(const rl_table *plan, header *out)
     }
 }
 
-static bool is_same(const header *found, const header *wanted)
+static bool shared_is_same(const header *found, const header *wanted)
 {
     return found->shard_size == wanted->shard_size && found->n_shards == wanted->n_shards &&
            found->lines_max == wanted->lines_max && found->line_words == wanted->line_words &&
@@ -122,13 +121,13 @@ static void shared_unmap(rl_table *table)
     table->mapping = NULL;
 }
 
-/* With the file's lock: fill an empty file, or check what is there. */
+/* With the file's lock: fill an empty file, or check the present content. */
 static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
 {
     size_t bytes = file_bytes(table);
     header wanted;
-    describe(table, &wanted);
-    /* Reserved now: a file system that is full later would be a signal in the middle of a decision. */
+    shared_describe(table, &wanted);
+    /* Reserve the space now: on a full file system a decision would raise SIGBUS later. */
     int refused = is_new ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
     if (refused != 0) {
         errno = refused;
@@ -150,14 +149,14 @@ static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
         }
         memcpy(found, &wanted, sizeof wanted);
         atomic_store(&found->magic, MAGIC);
-    } else if (!is_same(found, &wanted)) {
+    } else if (!shared_is_same(found, &wanted)) {
         return RL_SHARED_EOTHER;
     }
     table->secret = found->secret;
     return RL_SHARED_OK;
 }
 
-/* Whether the file must be filled: it is empty, half made, or from before the last boot. */
+/* Return true if the file must be filled: it is empty, half made, or from before the last boot. */
 static rl_shared_status shared_inspect(int fd, size_t bytes, bool *is_new)
 {
     struct stat found;

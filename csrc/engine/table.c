@@ -29,13 +29,13 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
-/* Words of an entry that is there, else NULL. */
+/* Return the words of a present entry, else NULL. */
 static const uint64_t *words_of(slot entry)
 {
     return entry.tag != NULL && *entry.tag != 0 ? entry.words : NULL;
 }
 
-static void occupy(shard *shard, slot entry, uint64_t tag)
+static void table_occupy(shard *shard, slot entry, uint64_t tag)
 {
     if (*entry.tag != tag) {
         shard->used += *entry.tag == 0;
@@ -46,9 +46,9 @@ static void occupy(shard *shard, slot entry, uint64_t tag)
     }
 }
 
-/* Take the costs, where they are there or `always`. With the shard's lock. */
+/* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
-                      bool always, bool *allowed, rl_found *found)
+                            bool always, bool *allowed, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     rl_entry_read(&moment->at, words_of(entry), found);
@@ -64,9 +64,9 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
     if (pass) {
         rl_found_take(&moment->at, found, costs);
         rl_entry_write(&moment->at, found, entry.words);
-        /* The tag last: a process that dies before leaves a place that is free. */
+        /* The tag is written last: if the process dies before, the place stays free. */
         atomic_signal_fence(memory_order_seq_cst);
-        occupy(shard, entry, tag);
+        table_occupy(shard, entry, tag);
     }
     *allowed = pass;
     return RL_OK;
@@ -116,8 +116,8 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     return status;
 }
 
-/* What is there now. */
-static void look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
+/* Read the present state of a key. */
+static void table_look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
 {
     shard *shard = key_shard(table, key);
     rl_shard_lock(table, shard);
@@ -131,7 +131,7 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time n
 {
     moment moment = moment_at(table, now);
     rl_found found;
-    look(table, key, &moment, &found);
+    table_look(table, key, &moment, &found);
     bool allowed = rl_entry_allows(&table->set, &found, costs);
     *out = rl_entry_describe(&moment.at, &found, costs, allowed);
     if (each != NULL) {
@@ -190,11 +190,10 @@ static size_t table_bytes(const rl_table *table)
 }
 
 /* Shards of at most KEYS_PER_SHARD keys while there are not too many of them,
- * and sizes lines_min * 2^i that reach the lines a shard's share calls for. */
+ * and sizes lines_min * 2^i that reach the lines needed for a shard's share. */
 static void choose_geometry(rl_table *table, size_t max_keys)
 {
-    while (table->shard_bits < SHARD_BITS_MAX &&
-           max_keys >> table->shard_bits > KEYS_PER_SHARD) {
+    while (table->shard_bits < SHARD_BITS_MAX && max_keys >> table->shard_bits > KEYS_PER_SHARD) {
         table->shard_bits++;
     }
     size_t keys = (max_keys >> table->shard_bits) + 1;
@@ -208,7 +207,7 @@ static void choose_geometry(rl_table *table, size_t max_keys)
     table->lines_max = table->lines_min << doublings;
 }
 
-/* A table without keys, like `plan`. NULL: out of memory. */
+/* Make a table without keys, as planned. NULL: out of memory. */
 static rl_table *table_make(const rl_table *plan)
 {
     rl_table *table = rl_alloc_zeroed(table_bytes(plan));
@@ -296,7 +295,7 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
     return made;
 }
 
-/* ---- its end, and its size ---------------------------------------------------- */
+/* ---- freeing and sweeping ------------------------------------------------------- */
 
 void rl_table_free(rl_table *table)
 {
@@ -326,8 +325,7 @@ rl_table_stats rl_table_sweep(rl_table *table, rl_time now)
         rl_shard_lock(table, shard);
         rl_shard_keep(&moment, shard);
         rl_shard_sweep(&moment, shard);
-        while (rl_shard_shrink(table, shard)) {
-        }
+        while (rl_shard_shrink(table, shard)) {}
         total.keys += shard->used;
         total.slots += slot_count(shard);
         total.bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;

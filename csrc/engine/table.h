@@ -4,18 +4,18 @@
  * each of them, and a request passes all of them or takes from none.
  *
  * Only a 64-bit tag of the keyed hash of a key is stored, with log2(shards) more
- * bits of the hash in the entry's place. Two keys that share these share their
- * buckets: looking up a new key meets another one's entry with probability
+ * bits of the hash in the entry's place. Two keys with the same bits share their
+ * buckets: a new key meets another one's entry with probability
  * n / 2^64, n being the live keys of one shard (4e-16 in a full default table).
  *
  *     table ── shard ── lines of eight slots ── slot = tag + one or two words a limit
  *              lock     a key may live in two of a shard's lines
  *
  * Memory follows the live keys: a full bucket is the same as no bucket, so
- * inserts free the full entries they pass, and a shard doubles or halves by
- * itself. It never exceeds what max_keys calls for. When all places for a new
- * key hold entries in use, the one closest to full gives way and the new key
- * starts with its deficit, so a flood of keys cannot mint tokens.
+ * inserts free the full entries they pass, and a shard doubles or halves as
+ * needed, up to the size for max_keys. When all places for a new key hold entries
+ * in use, the one closest to full is evicted and the new key starts with its
+ * deficit, so a flood of keys cannot mint tokens.
  *
  * The table never stores a key and never calls back, so its locks are always
  * held for a short, bounded time. Time is an argument; costs come from
@@ -34,54 +34,53 @@
 typedef struct rl_table rl_table; /* opaque: see table.c */
 
 typedef struct rl_table_stats {
-    uint64_t keys;           /* entries that are not full now */
-    uint64_t slots;          /* entries that the present memory can hold */
-    uint64_t bytes;          /* of memory, all told */
-    uint64_t allowed;        /* decisions so far */
+    uint64_t keys;    /* entries that are not full now */
+    uint64_t slots;   /* entries that fit into the present memory */
+    uint64_t bytes;   /* of memory, in total */
+    uint64_t allowed; /* decisions so far */
     uint64_t denied;
     uint64_t inserted;       /* entries made so far */
-    uint64_t evicted_active; /* entries that gave way while not full */
-    uint64_t grow_failures;  /* times that memory for growth was refused */
+    uint64_t evicted_active; /* entries that were evicted while not full */
+    uint64_t grow_failures;  /* times that growth failed for lack of memory */
 } rl_table_stats;
 
-/* Fill *secret from the system's random source. RL_OK or RL_ERANDOM. */
+/* Fill *secret from the system's random source. Return RL_OK or RL_ERANDOM. */
 rl_status rl_secret_init(rl_secret *secret);
 
 /* Make a table for n_limits (1 to RL_TABLE_LIMITS_MAX) limits, which are
  * copied, that holds about max_keys (1 to RL_TABLE_KEYS_MAX) entries in use.
  * NULL: out of memory. */
-rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
-                       rl_secret secret);
+rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys, rl_secret secret);
 void rl_table_free(rl_table *table);
 
 /* Make a table with the keys, the secret and the counts of another, for as many limits
- * of the same kinds; what the entries become, rl_entry_convert tells. The other may be
- * used meanwhile: what it decides while a shard is copied, the new one may not know.
+ * of the same kinds; rl_entry_convert converts the entries. The other table stays usable:
+ * decisions that it makes during the copy may be missing in the new one.
  * NULL: out of memory, nothing is lost. */
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now);
 
-/* Is it in a file that processes share? See engine/shared.h. */
+/* Return true for a table in a file that processes share, see engine/shared.h. */
 bool rl_table_is_shared(const rl_table *table);
 
 /* Hash a client key for use with this table. */
 rl_key rl_table_key(const rl_table *table, const void *data, size_t len);
 
 /* Take the costs from the buckets of `key`, full on first use, or deny and
- * change nothing. Of several limits *out tells of the one that denies longest,
- * else of the one with the fewest tokens left; `each`, of as many decisions as
- * there are limits, tells of all. Both may be NULL.
+ * change nothing. *out is the decision of the tightest limit (the one that denies
+ * longest, else the one with the fewest tokens left); `each` has room for the decision
+ * of every limit. Both may be NULL.
  * RL_OK, or RL_ENOMEM: the table is unchanged and nothing is written. */
 rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                         bool *allowed, rl_decision *out, rl_decision *each);
 
-/* Take the costs (from rl_limit_charge) whether they are there or not: a bucket may
- * come to lack rl_limit_most, and no more. Not counted as a decision. RL_OK, or
+/* Take the costs (from rl_limit_charge) even when tokens are missing: a bucket may
+ * then lack up to rl_limit_most. Not counted as a decision. RL_OK, or
  * RL_ENOMEM: nothing is taken or written. */
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                           rl_decision *out);
 
-/* Tell what rl_table_take would decide, and what is there now; `each` may be NULL.
- * Changes nothing. */
+/* Read the decision that rl_table_take would make, with the tokens left now. `each` may
+ * be NULL. Changes nothing. */
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                    rl_decision *out, rl_decision *each);
 
@@ -91,7 +90,7 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
 /* Make the buckets of `key` full. */
 void rl_table_reset(rl_table *table, rl_key key);
 
-/* Free the entries that are full and count what there is, shard by shard. */
+/* Free the full entries and count the others, shard by shard. */
 rl_table_stats rl_table_sweep(rl_table *table, rl_time now);
 
 #endif

@@ -42,7 +42,7 @@ rl_window rl_window_at(const rl_limit *limit, rl_window kept, int64_t wall_ns)
     return window;
 }
 
-/* Of the window before, what the one that ends now still overlaps. */
+/* Return how much of the previous window is in the stretch that ends now. */
 static int64_t overlap_ns(const rl_limit *limit, int64_t wall_ns)
 {
     return limit->window_ns - wall_ns % limit->window_ns;
@@ -74,8 +74,8 @@ rl_window rl_window_subtract(rl_window window, uint64_t cost)
     return window;
 }
 
-/* The shortest time after which a count of which `overlap / window` counts is at most
- * `room`, the overlap being so long now and getting shorter. */
+/* Return the shortest time after which count * overlap / window is at most `room`. The
+ * overlap gets shorter with time. */
 static int64_t window_wait_ns(const rl_limit *limit, uint64_t count, int64_t overlap, uint64_t room)
 {
     rl_u128 bearable = (rl_u128)room * (uint64_t)limit->window_ns / count;
@@ -88,14 +88,15 @@ static int64_t retry_after_ns(const rl_limit *limit, rl_window window, int64_t o
     if (cost > limit->cap) {
         return RL_NEVER;
     }
-    uint64_t room = limit->cap - cost; /* what may be used already */
+    uint64_t room = limit->cap - cost; /* the most that may be used already */
     if (limit->kind == RL_FIXED_WINDOW) {
-        /* A count in debt stays behind with its window. */
+        /* A debt stays with its window. */
         return window.current > room ? overlap : 0;
     }
     if (window.current <= room) {
-        return window.previous == 0 ? 0
-                                    : window_wait_ns(limit, window.previous, overlap, room - window.current);
+        return window.previous == 0
+                   ? 0
+                   : window_wait_ns(limit, window.previous, overlap, room - window.current);
     }
     return window_wait_ns(limit, window.current, overlap + limit->window_ns, room);
 }

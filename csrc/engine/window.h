@@ -1,4 +1,4 @@
-/* engine/window.h -- fixed and sliding windows: counters by the clock on the wall.
+/* engine/window.h -- fixed and sliding windows: counters by the wall clock.
  *
  * Time is cut into windows of equal length, aligned to the epoch, so windows of a
  * minute begin with the minute (UTC). A fixed window allows a count in each:
@@ -7,8 +7,8 @@
  *     ──|──────────────|─────────x──────|──>        used = current
  *
  * and twice that around an edge. A sliding window allows it in the stretch of one
- * window that ends now. How the requests were spread in the window before is not
- * known, so they are taken as even:
+ * window that ends now. It assumes that the requests of the window before were spread
+ * evenly:
  *
  *          previous        current
  *     ──|──────────────|─────────x──────|──>        used = current
@@ -20,9 +20,9 @@
  * b + a * overlap / window <= count when the last of them passes, so a + b <=
  * count + a * (window - overlap) / window.
  *
- * Both share rl_limit with the bucket: its unit is one request, its cap the count.
+ * Both use rl_limit like the bucket: the unit is one request, the cap is the count.
  * In a table a window takes two words: its number, and current | previous << 32.
- * A window that nothing was counted in is the same as no window. */
+ * A window without counts is the same as no window. */
 #ifndef RL_ENGINE_WINDOW_H
 #define RL_ENGINE_WINDOW_H
 
@@ -34,7 +34,7 @@
 
 /* Counts of the present window and the one before it. */
 typedef struct rl_window {
-    int64_t number; /* how many windows have ended since 1970 */
+    int64_t number; /* windows that have ended since 1970 */
     uint64_t current;
     uint64_t previous; /* of a fixed window always 0 */
 } rl_window;
@@ -44,25 +44,25 @@ typedef struct rl_window {
  * out of range) *limit is not written. */
 rl_status rl_window_init(rl_limit *limit, bool sliding, double count, int64_t window_s);
 
-/* The window of now, with what still counts of one that was kept. A clock that
- * stepped back to an earlier window frees nothing: the counts go with it. */
+/* Return the present window, with the counts of a stored one that still matter. A clock
+ * that stepped back to an earlier window frees nothing: the counts move with it. */
 rl_window rl_window_at(const rl_limit *limit, rl_window kept, int64_t wall_ns);
 
-/* How much of the limit is used; `window` is that of now. */
+/* Return how much of the limit is used; `window` is the present one. */
 uint64_t rl_window_used(const rl_limit *limit, rl_window window, int64_t wall_ns);
 
-/* The window with `cost` more, or less: what the current count has not is given
- * back to the previous one. A count stays below twice RL_WINDOW_COUNT_MAX. */
+/* Return the window with `cost` more, or less. A refund beyond the current count goes to
+ * the previous one. A count stays below twice RL_WINDOW_COUNT_MAX. */
 rl_window rl_window_add(rl_window window, uint64_t cost);
 rl_window rl_window_subtract(rl_window window, uint64_t cost);
 
-/* Describe the window of now, after a request of this cost was allowed (the window
- * then includes it) or denied. reset_after is, of a fixed window, the time to its
- * end; of a sliding one, until nothing counts any more. */
+/* Describe the present window after a request of this cost was allowed (the window
+ * then includes it) or denied. reset_after is the time to the end of a fixed window, or
+ * until a sliding one counts nothing. */
 rl_decision rl_window_decision(const rl_limit *limit, rl_window window, int64_t wall_ns,
                                uint64_t cost, bool allowed);
 
-/* As it is kept in words, and back. */
+/* Unpack a window from its two words, and pack it. */
 static inline rl_window rl_window_load(const uint64_t *words)
 {
     return (rl_window){(int64_t)words[0], words[1] & UINT32_MAX, words[1] >> 32};

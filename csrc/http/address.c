@@ -8,7 +8,7 @@
 
 static const unsigned char V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-static bool contains(rl_text text, char wanted)
+static bool text_contains(rl_text text, char wanted)
 {
     return text.len > 0 && memchr(text.data, wanted, text.len) != NULL;
 }
@@ -18,12 +18,12 @@ static bool contains(rl_text text, char wanted)
 bool rl_address_parse(rl_text text, rl_address *out)
 {
     char copy[INET6_ADDRSTRLEN];
-    if (text.len == 0 || text.len >= sizeof copy || contains(text, '\0')) {
+    if (text.len == 0 || text.len >= sizeof copy || text_contains(text, '\0')) {
         return false;
     }
     memcpy(copy, text.data, text.len);
     copy[text.len] = '\0';
-    if (contains(text, ':')) {
+    if (text_contains(text, ':')) {
         if (inet_pton(AF_INET6, copy, out->bytes) != 1) {
             return false;
         }
@@ -61,7 +61,7 @@ static bool is_port(rl_text text)
     return true;
 }
 
-/* "[2001:db8::1]:4711" and "192.0.2.1:80" without brackets and port. */
+/* Remove brackets and port from "[2001:db8::1]:4711" and "192.0.2.1:80". */
 static bool strip_port(rl_text *text)
 {
     if (text->len > 0 && text->data[0] == '[') {
@@ -72,12 +72,12 @@ static bool strip_port(rl_text *text)
         rl_text inside = {text->data + 1, (size_t)(bracket - text->data) - 1};
         rl_text rest = {bracket + 1, text->len - inside.len - 2};
         *text = inside;
-        return contains(inside, ':') && (rest.len == 0 || is_port(rest));
+        return text_contains(inside, ':') && (rest.len == 0 || is_port(rest));
     }
     const char *colon = text->len > 0 ? memchr(text->data, ':', text->len) : NULL;
     if (colon != NULL) {
         rl_text rest = {colon, text->len - (size_t)(colon - text->data)};
-        if (is_port(rest)) { /* so it is the only colon */
+        if (is_port(rest)) { /* then it is the only colon */
             text->len -= rest.len;
         }
     }
@@ -92,7 +92,7 @@ static bool strip_zone(rl_text *text)
     }
     size_t zone_len = text->len - (size_t)(percent - text->data) - 1;
     text->len = (size_t)(percent - text->data);
-    return zone_len > 0 && contains(*text, ':');
+    return zone_len > 0 && text_contains(*text, ':');
 }
 
 bool rl_address_parse_node(rl_text text, rl_address *out)
@@ -149,7 +149,7 @@ bool rl_network_parse(rl_text text, rl_network *out)
         return false;
     }
     /* "::ffff:10.0.0.0/104" counts its bits from the left of all 128 */
-    bool is_dotted = !contains(address, ':');
+    bool is_dotted = !text_contains(address, ':');
     unsigned offset = is_dotted ? V4_BITS : 0;
     out->prefix = 128;
     if (slash != NULL) {
@@ -172,7 +172,7 @@ bool rl_network_parse(rl_text text, rl_network *out)
 
 /* ---- writing ------------------------------------------------------------------------- */
 
-/* The longest run of zero groups, of two at least, the first of equals (RFC 5952, 4.2). */
+/* Find the longest run of two or more zero groups, the first of equals (RFC 5952, 4.2). */
 static void find_zeros(const unsigned groups[8], unsigned *first, unsigned *len)
 {
     *first = 8;

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-/* Elements of one Forwarded line that are remembered while it is read from the left. A chain
- * of more trusted proxies makes it be read again. */
+/* Elements of one Forwarded line that are kept while it is read from the left. With a longer
+ * chain of trusted proxies the line is read again. */
 #define REMEMBERED 32
 
 /* ---- the walk, element by element from the right ------------------------------------- */
@@ -12,7 +12,7 @@ typedef struct walk {
     const rl_proxies *proxies;
     rl_address found;
     rl_client_source source;
-    bool has_address; /* `found` is one */
+    bool has_address; /* `found` is an address */
     bool is_over;
 } walk;
 
@@ -62,7 +62,7 @@ static void walk_x_forwarded_for(walk *walk, rl_text line)
 
 typedef struct parameter {
     rl_text name;
-    rl_text value; /* of a quoted string what is between the quotes, with its escapes */
+    rl_text value; /* of a quoted string the part between the quotes, with its escapes */
     bool is_quoted;
 } parameter;
 
@@ -87,7 +87,7 @@ static rl_text read_token(const char **at, const char *end)
     return (rl_text){begin, (size_t)(*at - begin)};
 }
 
-/* Behind the opening quote. False: it is not closed. */
+/* Read on behind the opening quote. False: it is not closed. */
 static bool read_quoted(const char **at, const char *end, rl_text *out)
 {
     const char *begin = *at;
@@ -145,7 +145,7 @@ typedef struct elements {
     size_t n;
 } elements;
 
-/* False: the line does not follow the grammar. It is checked to its end whatever is wanted. */
+/* False: the line does not follow the grammar. It is always checked to its end. */
 static bool read_elements(rl_text line, size_t wanted, elements *out)
 {
     const char *at = line.data;

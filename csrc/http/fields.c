@@ -20,15 +20,15 @@ const char *const rl_field_names[RL_FIELD_COUNT] = {
     [RL_FIELD_EXPOSE] = "Access-Control-Expose-Headers",
 };
 
-/* ---- a buffer that counts what does not fit --------------------------------------------- */
+/* ---- a buffer that also counts bytes beyond its end -------------------------------------- */
 
 typedef struct writer {
     char *buffer;
     size_t size;
-    size_t len; /* what was wanted, be there room or not */
+    size_t len; /* bytes that were put, with or without room for them */
 } writer;
 
-static void put(writer *writer, const char *data, size_t len)
+static void writer_put(writer *writer, const char *data, size_t len)
 {
     if (len > 0 && writer->len + len <= writer->size) {
         memcpy(writer->buffer + writer->len, data, len);
@@ -36,19 +36,19 @@ static void put(writer *writer, const char *data, size_t len)
     writer->len += len;
 }
 
-static void put_text(writer *writer, const char *text)
+static void writer_put_text(writer *writer, const char *text)
 {
-    put(writer, text, strlen(text));
+    writer_put(writer, text, strlen(text));
 }
 
-static void put_integer(writer *writer, int64_t value)
+static void writer_put_integer(writer *writer, int64_t value)
 {
     char digits[24];
     int len = snprintf(digits, sizeof digits, "%" PRId64, value);
-    put(writer, digits, (size_t)len);
+    writer_put(writer, digits, (size_t)len);
 }
 
-/* ---- numbers ------------------------------------------------------------------------------ */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 static int64_t seconds_up(int64_t ns)
 {
@@ -56,7 +56,7 @@ static int64_t seconds_up(int64_t ns)
 }
 
 /* Tokens are below 2^53. */
-static int64_t whole(double tokens)
+static int64_t whole_tokens(double tokens)
 {
     return (int64_t)floor(tokens);
 }
@@ -77,45 +77,45 @@ int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double sp
 int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_s)
 {
     double at_s = now_s + (double)decision->reset_after_ns / 1e9;
-    if (window_s > 0) { /* the time that a decision took must not blur its end */
+    if (window_s > 0) { /* the duration of a decision must not move the end */
         return llround(at_s / (double)window_s) * window_s;
     }
     return (int64_t)ceil(at_s);
 }
 
-/* ---- structured fields ----------------------------------------------------------------------- */
+/* ---- structured fields ------------------------------------------------------------------- */
 
 /* sf-string of RFC 9651, section 3.3.3 */
 static void put_sf_string(writer *writer, rl_text text)
 {
-    put(writer, "\"", 1);
+    writer_put(writer, "\"", 1);
     for (size_t i = 0; i < text.len; i++) {
         unsigned char c = (unsigned char)text.data[i];
         if (c >= 0x80 && c < 0xc0) {
             continue; /* the rest of a character that was written as one "_" */
         }
         if (c < ' ' || c > '~') {
-            put(writer, "_", 1);
+            writer_put(writer, "_", 1);
             continue;
         }
         if (c == '"' || c == '\\') {
-            put(writer, "\\", 1);
+            writer_put(writer, "\\", 1);
         }
-        put(writer, text.data + i, 1);
+        writer_put(writer, text.data + i, 1);
     }
-    put(writer, "\"", 1);
+    writer_put(writer, "\"", 1);
 }
 
 static void put_parameter(writer *writer, const char *name, int64_t value)
 {
-    put_text(writer, name);
-    put_integer(writer, value < SF_INTEGER_MAX ? value : SF_INTEGER_MAX);
+    writer_put_text(writer, name);
+    writer_put_integer(writer, value < SF_INTEGER_MAX ? value : SF_INTEGER_MAX);
 }
 
 static void put_policy(writer *writer, const rl_limit_state *state)
 {
     put_sf_string(writer, state->name);
-    put_parameter(writer, ";q=", whole(state->capacity));
+    put_parameter(writer, ";q=", whole_tokens(state->capacity));
     if (isfinite(state->period_s)) {
         double period_s = ceil(state->period_s);
         put_parameter(writer, ";w=", period_s < 1e15 ? (int64_t)period_s : SF_INTEGER_MAX);
@@ -127,13 +127,13 @@ static void put_state(writer *writer, const rl_limit_state *state)
     const rl_decision *decision = &state->decision;
     int64_t after_ns = decision->allowed ? decision->reset_after_ns : decision->retry_after_ns;
     put_sf_string(writer, state->name);
-    put_parameter(writer, ";r=", whole(decision->remaining));
+    put_parameter(writer, ";r=", whole_tokens(decision->remaining));
     if (after_ns != RL_NEVER) {
         put_parameter(writer, ";t=", seconds_up(after_ns));
     }
 }
 
-/* Does a limit matter more to the client than another? */
+/* Return true if a limit is tighter than another. */
 static bool is_tighter(const rl_decision *a, const rl_decision *b)
 {
     if (a->allowed != b->allowed) {
@@ -145,7 +145,7 @@ static bool is_tighter(const rl_decision *a, const rl_decision *b)
     return a->remaining < b->remaining;
 }
 
-/* The limits with the tightest first; of equals the first stays first. */
+/* Sort the limits, the tightest first; equal ones keep their order. */
 static void sort_limits(const rl_field_input *input, const rl_limit_state *sorted[])
 {
     for (size_t i = 0; i < input->n_limits; i++) {
@@ -158,7 +158,7 @@ static void sort_limits(const rl_field_input *input, const rl_limit_state *sorte
     }
 }
 
-/* ---- all fields ------------------------------------------------------------------------------- */
+/* ---- all fields -------------------------------------------------------------------------- */
 
 typedef struct fields {
     writer writer;
@@ -178,12 +178,12 @@ static void write_x_ratelimit(fields *fields, const rl_field_style *style,
                               const rl_field_input *input)
 {
     const rl_decision *tightest = &input->tightest;
-    put_integer(begin_field(fields, RL_FIELD_LIMIT), whole(tightest->limit));
-    put_integer(begin_field(fields, RL_FIELD_REMAINING), whole(tightest->remaining));
+    writer_put_integer(begin_field(fields, RL_FIELD_LIMIT), whole_tokens(tightest->limit));
+    writer_put_integer(begin_field(fields, RL_FIELD_REMAINING), whole_tokens(tightest->remaining));
     if (tightest->reset_after_ns != RL_NEVER) {
         int64_t reset = style->is_epoch ? rl_reset_at_s(tightest, input->window_s, input->now_s)
                                         : seconds_up(tightest->reset_after_ns);
-        put_integer(begin_field(fields, RL_FIELD_RESET), reset);
+        writer_put_integer(begin_field(fields, RL_FIELD_RESET), reset);
     }
 }
 
@@ -193,12 +193,12 @@ static void write_ietf(fields *fields, const rl_field_input *input)
     sort_limits(input, sorted);
     writer *writer = begin_field(fields, RL_FIELD_POLICY);
     for (size_t i = 0; i < input->n_limits; i++) {
-        put_text(writer, i > 0 ? ", " : "");
+        writer_put_text(writer, i > 0 ? ", " : "");
         put_policy(writer, sorted[i]);
     }
     begin_field(fields, RL_FIELD_STATE);
     for (size_t i = 0; i < input->n_limits; i++) {
-        put_text(writer, i > 0 ? ", " : "");
+        writer_put_text(writer, i > 0 ? ", " : "");
         put_state(writer, sorted[i]);
     }
 }
@@ -207,12 +207,12 @@ static void write_denial(fields *fields, const rl_field_style *style, const rl_f
 {
     int64_t retry_after_s = rl_retry_after_s(&input->tightest, style->jitter_s, input->spread);
     if (retry_after_s >= 0) {
-        put_integer(begin_field(fields, RL_FIELD_RETRY_AFTER), retry_after_s);
+        writer_put_integer(begin_field(fields, RL_FIELD_RETRY_AFTER), retry_after_s);
     }
-    put_text(begin_field(fields, RL_FIELD_CACHE_CONTROL), "no-store");
+    writer_put_text(begin_field(fields, RL_FIELD_CACHE_CONTROL), "no-store");
 }
 
-/* The names of the others but Cache-Control; nothing where there are none. */
+/* Write the names of the other fields but Cache-Control, if there are any. */
 static void write_exposed(fields *fields)
 {
     size_t n = fields->n;
@@ -222,9 +222,9 @@ static void write_exposed(fields *fields)
             if (writer == NULL) {
                 writer = begin_field(fields, RL_FIELD_EXPOSE);
             } else {
-                put_text(writer, ", ");
+                writer_put_text(writer, ", ");
             }
-            put_text(writer, rl_field_names[fields->names[i]]);
+            writer_put_text(writer, rl_field_names[fields->names[i]]);
         }
     }
 }

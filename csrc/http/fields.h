@@ -36,12 +36,12 @@ typedef struct rl_field_style {
     double jitter_s; /* Retry-After is up to so many seconds longer */
 } rl_field_style;
 
-/* One limit of a request, and what it decided. */
+/* One limit of a request, and its decision. */
 typedef struct rl_limit_state {
-    rl_text name; /* UTF-8; what is not visible ASCII is written as "_" */
+    rl_text name; /* UTF-8; characters other than visible ASCII are written as "_" */
     rl_decision decision;
     double capacity;
-    double period_s;  /* in which the capacity comes back; INFINITY for never */
+    double period_s;  /* in which the capacity refills; INFINITY for never */
     int64_t window_s; /* length of a window, which ends on a multiple of it; 0: a bucket */
 } rl_limit_state;
 
@@ -62,14 +62,14 @@ typedef struct rl_field {
 } rl_field;
 
 /* Write the fields of a response into `buffer`, and into `out` in the order above, *n of them.
- * Returns the bytes that the values need: above `size` nothing was written to `out`. */
+ * Return the bytes that the values need: above `size` nothing was written to `out`. */
 size_t rl_fields_write(const rl_field_style *style, const rl_field_input *input, char *buffer,
                        size_t size, rl_field out[RL_FIELD_COUNT], size_t *n);
 
-/* The seconds of Retry-After, at least 1, with jitter; -1 for never. */
+/* Return the seconds of Retry-After, at least 1, with jitter; -1 for never. */
 int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double spread);
 
-/* When all tokens are back, in seconds since the epoch, rounded up; of a window, when it ends. */
+/* Return when all tokens are back or the window ends, in seconds since the epoch, rounded up. */
 int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_s);
 
 #endif

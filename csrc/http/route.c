@@ -4,7 +4,7 @@
 
 #include "engine/alloc.h"
 
-/* ---- a map from (node, kind, numbers or text) to a number --------------------------------- */
+/* ---- a map from (node, kind, numbers or text) to a number -------------------------------- */
 
 typedef enum edge_kind {
     EDGE_FREE,   /* an empty place of the map */
@@ -46,7 +46,7 @@ struct rl_routes {
     bool has_odd_patterns; /* some pattern is not the same in all readings */
 };
 
-/* FNV-1a. The labels are the configuration's: a client cannot add any. */
+/* FNV-1a. The labels come from the configuration: a client cannot add any. */
 static uint64_t hash_of(const edge *edge)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -69,7 +69,7 @@ static bool is_same_edge(const edge *a, const edge *b)
            (a->label_len == 0 || memcmp(a->label, b->label, a->label_len) == 0);
 }
 
-/* The place of an edge, or the free one where it would be. */
+/* Return the place of an edge, or the free place for it. */
 static edge *place_of(edge *edges, size_t n_places, const edge *wanted)
 {
     size_t i = hash_of(wanted) & (n_places - 1);
@@ -97,13 +97,13 @@ static bool grow_edges(rl_routes *routes)
     return true;
 }
 
-/* The edge of these numbers and this text; a new one has the value. NULL: out of memory. */
+/* Return the edge of these numbers and this text; a new one gets the value. NULL: out of memory. */
 static edge *add_edge(rl_routes *routes, edge wanted, rl_text label, uint32_t value)
 {
     if ((routes->n_edges + 1) * 2 > routes->n_places && !grow_edges(routes)) {
         return NULL;
     }
-    wanted.label = (char *)(uintptr_t)label.data; /* compared, and copied where it is new */
+    wanted.label = (char *)(uintptr_t)label.data; /* only compared; a new edge gets a copy */
     wanted.label_len = label.len;
     edge *place = place_of(routes->edges, routes->n_places, &wanted);
     if (place->kind != EDGE_FREE) {
@@ -123,7 +123,7 @@ static edge *add_edge(rl_routes *routes, edge wanted, rl_text label, uint32_t va
     return place;
 }
 
-static uint32_t follow(const rl_routes *routes, edge wanted, rl_text label)
+static uint32_t routes_follow(const rl_routes *routes, edge wanted, rl_text label)
 {
     wanted.label = (char *)(uintptr_t)label.data;
     wanted.label_len = label.len;
@@ -131,9 +131,9 @@ static uint32_t follow(const rl_routes *routes, edge wanted, rl_text label)
     return place->kind != EDGE_FREE ? place->value : RL_ROUTE_NONE;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------- */
+/* ---- nodes ------------------------------------------------------------------------------- */
 
-/* The first of `count` new nodes; RL_ROUTE_NONE: out of memory. */
+/* Return the first of `count` new nodes; RL_ROUTE_NONE: out of memory. */
 static uint32_t add_nodes(rl_routes *routes, size_t count)
 {
     if (routes->n_nodes + count > routes->nodes_room) {
@@ -181,9 +181,9 @@ void rl_routes_free(rl_routes *routes)
     rl_free(routes);
 }
 
-/* ---- segments --------------------------------------------------------------------------------- */
+/* ---- segments ---------------------------------------------------------------------------- */
 
-/* Take the next segment of a path that is behind its slash. False: there is none left. */
+/* Take the next segment of a path, behind its slash. False: none is left. */
 static bool next_segment(const char **at, const char *end, rl_text *out)
 {
     if (*at > end) {
@@ -206,7 +206,7 @@ static bool has_char(rl_text text, char wanted)
     return text.len > 0 && memchr(text.data, wanted, text.len) != NULL;
 }
 
-/* ---- patterns ---------------------------------------------------------------------------------- */
+/* ---- patterns ---------------------------------------------------------------------------- */
 
 typedef enum segment_kind { SEGMENT_WORD, SEGMENT_ONE, SEGMENT_REST, SEGMENT_WRONG } segment_kind;
 
@@ -245,7 +245,7 @@ static segment_kind kind_of(rl_text segment)
     return is_word ? SEGMENT_WORD : SEGMENT_WRONG;
 }
 
-/* A pattern as one of the two trees has it. */
+/* A pattern, as written in one of the two trees. */
 typedef struct pattern {
     rl_text segments[RL_ROUTE_DEPTH_MAX];
     segment_kind kinds[RL_ROUTE_DEPTH_MAX];
@@ -297,7 +297,7 @@ static uint32_t add_child(rl_routes *routes, uint32_t parent, rl_text segment, s
         return routes->nodes[parent].one;
     }
     const edge wanted = {.kind = EDGE_WORD, .node = parent};
-    uint32_t child = follow(routes, wanted, segment);
+    uint32_t child = routes_follow(routes, wanted, segment);
     if (child == RL_ROUTE_NONE) {
         child = add_nodes(routes, 1);
         if (child == RL_ROUTE_NONE || add_edge(routes, wanted, segment, child) == NULL) {
@@ -337,7 +337,7 @@ static uint32_t add_roots(rl_routes *routes, const rl_text *key)
         return 0;
     }
     const edge wanted = {.kind = EDGE_KEY};
-    uint32_t roots = follow(routes, wanted, *key);
+    uint32_t roots = routes_follow(routes, wanted, *key);
     if (roots == RL_ROUTE_NONE) {
         roots = add_nodes(routes, 2);
         if (roots != RL_ROUTE_NONE && add_edge(routes, wanted, *key, roots) == NULL) {
@@ -347,7 +347,7 @@ static uint32_t add_roots(rl_routes *routes, const rl_text *key)
     return roots;
 }
 
-/* A path of which all readings are the same. "/" is one, and so is none. */
+/* Return true if all readings of a path are the same, as for "/" and the empty path. */
 static bool is_plain(rl_text path)
 {
     if (path.len == 0) {
@@ -400,7 +400,7 @@ rl_route_status rl_routes_add(rl_routes *routes, const rl_route *route, uint32_t
     return RL_ROUTE_OK;
 }
 
-/* ---- readings of a path ---------------------------------------------------------------------------- */
+/* ---- readings of a path ------------------------------------------------------------------ */
 
 typedef struct reading {
     rl_text segments[RL_ROUTE_DEPTH_MAX + 1]; /* no more than a pattern can have, and one */
@@ -411,7 +411,7 @@ typedef struct reading {
     bool was_nothing;    /* "**" was tried for no segment */
 } reading;
 
-/* Segments that are not empty, without a newline at the end of the path. */
+/* Read the segments that are not empty, without a newline at the end of the path. */
 static void read_tidy(rl_text path, size_t most, reading *out)
 {
     size_t len = path.len > 0 && path.data[path.len - 1] == '\n' ? path.len - 1 : path.len;
@@ -426,8 +426,8 @@ static void read_tidy(rl_text path, size_t most, reading *out)
     }
 }
 
-/* The same without "." and "..". Read from the right, where each ".." drops the next segment
- * that is kept; the last `most` of those are the first from the left. */
+/* The same without "." and "..". Read from the right, where each ".." drops the next other
+ * segment; the last `most` of the kept ones are the first from the left. */
 static bool read_resolved(rl_text path, size_t most, reading *out)
 {
     rl_text ring[RL_ROUTE_DEPTH_MAX + 1];
@@ -483,7 +483,7 @@ static void read_exact(rl_text path, size_t most, bool like_werkzeug, reading *o
     out->newline = i > 0 ? path.data + i - 1 : NULL;
 }
 
-/* May "**" stand for the segments from an index on? */
+/* Return true if "**" may stand for the segments from an index on. */
 static bool is_rest(reading *reading, size_t at)
 {
     if (at == 0) {
@@ -498,7 +498,7 @@ static bool is_rest(reading *reading, size_t at)
            (reading->may_be_empty || reading->segments[at].len > 0);
 }
 
-/* ---- the search ------------------------------------------------------------------------------------- */
+/* ---- the search -------------------------------------------------------------------------- */
 
 typedef struct search {
     const rl_routes *routes;
@@ -511,7 +511,7 @@ typedef struct search {
 static void find_methods(search *search, rl_text method)
 {
     const edge wanted = {.kind = EDGE_METHOD};
-    uint32_t number = follow(search->routes, wanted, method);
+    uint32_t number = routes_follow(search->routes, wanted, method);
     if (number != RL_ROUTE_NONE) {
         search->methods[search->n_methods++] = number;
     }
@@ -521,7 +521,7 @@ static void find_methods(search *search, rl_text method)
     search->methods[search->n_methods++] = 0;
 }
 
-static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
+static uint32_t search_pick(const search *search, edge_kind kind, uint32_t node)
 {
     const rl_text none = {NULL, 0};
     for (size_t i = 0; i < search->n_methods; i++) {
@@ -529,7 +529,7 @@ static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
             int tier = j < search->n_tiers ? search->tiers[j] : -1;
             const edge wanted = {
                 .kind = kind, .node = node, .method = search->methods[i], .tier = tier};
-            uint32_t rule = follow(search->routes, wanted, none);
+            uint32_t rule = routes_follow(search->routes, wanted, none);
             if (rule != RL_ROUTE_NONE) {
                 return rule;
             }
@@ -538,27 +538,29 @@ static uint32_t pick(const search *search, edge_kind kind, uint32_t node)
     return RL_ROUTE_NONE;
 }
 
-/* A node is visited once at most, so the whole search takes no more steps than there are nodes
- * that match, and no deeper than the deepest pattern. */
-static uint32_t descend(const search *search, uint32_t node_index, reading *reading, size_t at)
+/* A node is visited once at most, so a search takes at most as many steps as there are
+ * matching nodes, and is never deeper than the deepest pattern. */
+static uint32_t search_descend(const search *search, uint32_t node_index, reading *reading,
+                               size_t at)
 {
     const node *node = &search->routes->nodes[node_index];
     uint32_t rule = RL_ROUTE_NONE;
     if (at == reading->n) {
-        rule = node->has_end ? pick(search, EDGE_END, node_index) : RL_ROUTE_NONE;
+        rule = node->has_end ? search_pick(search, EDGE_END, node_index) : RL_ROUTE_NONE;
     } else {
         rl_text segment = reading->segments[at];
         const edge wanted = {.kind = EDGE_WORD, .node = node_index};
-        uint32_t child = node->has_words ? follow(search->routes, wanted, segment) : RL_ROUTE_NONE;
+        uint32_t child =
+            node->has_words ? routes_follow(search->routes, wanted, segment) : RL_ROUTE_NONE;
         if (child != RL_ROUTE_NONE) {
-            rule = descend(search, child, reading, at + 1);
+            rule = search_descend(search, child, reading, at + 1);
         }
         if (rule == RL_ROUTE_NONE && node->one != 0 && segment.len > 0) {
-            rule = descend(search, node->one, reading, at + 1);
+            rule = search_descend(search, node->one, reading, at + 1);
         }
     }
     if (rule == RL_ROUTE_NONE && node->has_rest && is_rest(reading, at)) {
-        rule = pick(search, EDGE_REST, node_index);
+        rule = search_pick(search, EDGE_REST, node_index);
     }
     return rule;
 }
@@ -569,12 +571,12 @@ static uint32_t find_rule(const search *search, const rl_text *key, reading *rea
     uint32_t rule = RL_ROUTE_NONE;
     if (key != NULL) {
         const edge wanted = {.kind = EDGE_KEY};
-        uint32_t roots = follow(search->routes, wanted, *key);
+        uint32_t roots = routes_follow(search->routes, wanted, *key);
         if (roots != RL_ROUTE_NONE) {
-            rule = descend(search, roots + is_exact, reading, 0);
+            rule = search_descend(search, roots + is_exact, reading, 0);
         }
     }
-    return rule != RL_ROUTE_NONE ? rule : descend(search, is_exact, reading, 0);
+    return rule != RL_ROUTE_NONE ? rule : search_descend(search, is_exact, reading, 0);
 }
 
 static size_t add_rule(uint32_t rules[], size_t n, uint32_t rule)

@@ -1,6 +1,6 @@
-/* http/route.h -- which rule a request falls under, without a look at the others.
+/* http/route.h -- which rule applies to a request, found without trying every rule.
  *
- * A rule may ask for a client's key, a path, a method and a tier. The most specific wins:
+ * A rule may name a client's key, a path, a method and a tier. The most specific wins:
  *
  *     1. one for this key, before one for any
  *     2. one for this path, segment by segment from the left: a word, before {one segment},
@@ -8,20 +8,20 @@
  *     3. one for this method, before one for any
  *     4. one for this tier, the highest first, before one for any
  *
- * So rules are kept in trees of path segments, two for each key that is named and two for
- * all others. A look-up takes as many steps as the path has segments, however many rules
- * there are; however long a path is, no more than the deepest pattern has.
+ * So rules are in trees of path segments, two for each key that is named and two for all
+ * others. A look-up takes as many steps as the path has segments, at most as many as the
+ * deepest pattern has, for any number of rules.
  *
- * A path is read in three ways, which differ only for odd ones:
+ * A path is read in three ways, which differ only for unusual ones:
  *
- *     as it came       "//health/" has three segments, two of them empty; to Starlette that
+ *     as received      "//health/" has three segments, two of them empty; to Starlette that
  *                      is another route than "/health"
  *     without extra    "//health/" and "/health\n" are "/health": some frameworks ignore
  *                      slashes, and the $ of a regular expression matches before a newline
  *     dots resolved    "/a/../health" is "/health" (RFC 3986, section 5.2.4), as a server
  *                      behind this one may read it
  *
- * The rules of all readings count, so that an odd spelling can tighten a limit and never
+ * The rules of all readings count, so an unusual spelling can tighten a limit and never
  * lift one: a rule that exempts frees a request only when no other reading is limited.
  *
  * Immutable after the last rl_routes_add, and then safe to share between threads. */
@@ -39,12 +39,12 @@
 /* No rule. */
 #define RL_ROUTE_NONE UINT32_MAX
 
-/* Readings of a path, and so the most rules that a request falls under. */
+/* Readings of a path, and so the most rules that apply to a request. */
 #define RL_ROUTE_READINGS 3
 
 typedef struct rl_routes rl_routes;
 
-/* One combination of what a rule asks for. */
+/* One combination of conditions of a rule. */
 typedef struct rl_route {
     rl_text pattern;    /* such as "/items/{id}" or "/static/{rest:path}" */
     rl_text method;     /* in upper case; len 0: any */
@@ -61,10 +61,10 @@ typedef struct rl_request_line {
     bool routes_like_werkzeug; /* else like Starlette, to which "**" may be empty */
 } rl_request_line;
 
-/* NULL: out of memory. */
+/* Make routes without rules. NULL: out of memory. */
 rl_routes *rl_routes_new(void);
 
-/* NULL is fine. */
+/* Free routes. NULL is fine. */
 void rl_routes_free(rl_routes *routes);
 
 typedef enum rl_route_status {
@@ -72,15 +72,15 @@ typedef enum rl_route_status {
     RL_ROUTE_ENOMEM,
     RL_ROUTE_EPATTERN, /* malformed: no leading slash, something behind "**", a stray brace */
     RL_ROUTE_EDEPTH,   /* more than RL_ROUTE_DEPTH_MAX segments */
-    RL_ROUTE_ETAKEN,   /* another rule asks for the same: *other */
+    RL_ROUTE_ETAKEN,   /* another rule has the same conditions: *other */
 } rl_route_status;
 
-/* Lead requests to a rule. After an error the routes are to be freed only. */
+/* Add a rule. After an error the routes can only be freed. */
 rl_route_status rl_routes_add(rl_routes *routes, const rl_route *route, uint32_t rule,
                               uint32_t *other);
 
-/* Find the rules of a request: the different ones of all readings, RL_ROUTE_NONE for a reading
- * without. Returns how many, 1 to RL_ROUTE_READINGS. */
+/* Find the different rules of all readings of a request, RL_ROUTE_NONE for a reading without
+ * one. Return how many, 1 to RL_ROUTE_READINGS. */
 size_t rl_routes_find(const rl_routes *routes, const rl_request_line *request,
                       uint32_t rules[RL_ROUTE_READINGS]);
 

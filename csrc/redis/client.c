@@ -14,18 +14,18 @@
 
 struct rl_client {
     rl_options options;
-    const rl_tls *tls; /* borrowed */
-    pthread_mutex_t lock; /* guards everything below */
-    rl_topology *topology; /* owned */
-    bool led;              /* a thread leads: it polls, or is about to */
-    bool polling;          /* it polls `polled`, without the lock */
-    bool nudged;           /* and was told to look again */
-    int nudge[2];          /* a pipe for that */
-    rl_thread_call *first, *last; /* those that sleep */
+    const rl_tls *tls;            /* borrowed */
+    pthread_mutex_t lock;         /* guards everything below */
+    rl_topology *topology;        /* owned */
+    bool led;                     /* a thread is the leader: it polls, or is about to */
+    bool polling;                 /* the leader polls `polled`, without the lock */
+    bool nudged;                  /* a byte for the leader is in the pipe */
+    int nudge[2];                 /* owned; a pipe that wakes the leader */
+    rl_thread_call *first, *last; /* those whose threads sleep */
     size_t n_polled;
     rl_want polled[RL_WANTS_MAX];
     rl_want wanted[RL_WANTS_MAX];
-    struct pollfd fds[RL_WANTS_MAX + 1]; /* the leader's own while it polls */
+    struct pollfd fds[RL_WANTS_MAX + 1]; /* used only by the leader while it polls */
 };
 
 int64_t rl_now_ns(void)
@@ -35,7 +35,7 @@ int64_t rl_now_ns(void)
     return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-/* ---- life ---------------------------------------------------------------------- */
+/* ---- making, freeing, forking -------------------------------------------------- */
 
 static bool open_nudge(rl_client *client)
 {
@@ -97,15 +97,15 @@ void rl_client_after_fork_in_parent(rl_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
-/* The forking thread may wait for calls below a signal handler, which goes on in the child. Others
- * do not exist there, so nobody is woken. */
-static void lose_calls(rl_client *client)
+/* The forking thread may be waiting for a call below a signal handler, and goes on in the child.
+ * The other threads do not exist there, so no thread is woken. */
+static void client_lose_calls(rl_client *client)
 {
     rl_call *lost;
     if (client->topology == NULL) {
         return;
     }
-    rl_topology_lose_all(client->topology, "the process was forked meanwhile");
+    rl_topology_lose_all(client->topology, "the process forked during the call");
     while ((lost = rl_topology_finished(client->topology)) != NULL) {
         ((rl_thread_call *)(void *)lost)->done = true;
     }
@@ -114,13 +114,13 @@ static void lose_calls(rl_client *client)
 void rl_client_after_fork_in_child(rl_client *client)
 {
     pthread_mutex_unlock(&client->lock);
-    lose_calls(client);
+    client_lose_calls(client);
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);
     close_nudge(client);
     if (client->topology == NULL || !open_nudge(client)) {
         rl_topology_free(client->topology);
-        client->topology = NULL; /* calls will fail, and say so */
+        client->topology = NULL; /* calls fail with RL_FAULT_NOMEM */
     }
     client->led = client->polling = client->nudged = false;
     client->first = client->last = NULL;
@@ -160,7 +160,7 @@ static void sleep_until(rl_client *client, rl_thread_call *call, int64_t until_n
     *(call->next != NULL ? &call->next->previous : &client->last) = call->previous;
 }
 
-static void hand_on(const rl_client *client)
+static void client_hand_on(const rl_client *client)
 {
     if (!client->led && client->first != NULL) {
         pthread_cond_signal(&client->first->wake);
@@ -169,7 +169,7 @@ static void hand_on(const rl_client *client)
 
 /* ---- leading --------------------------------------------------------------------- */
 
-static void tell_finished(rl_client *client)
+static void wake_finished(rl_client *client)
 {
     rl_call *finished;
     while ((finished = rl_topology_finished(client->topology)) != NULL) {
@@ -192,8 +192,7 @@ static int poll_timeout_ms(int64_t until_ns)
 static void drain_nudge(rl_client *client)
 {
     char bytes[16];
-    while (read(client->nudge[0], bytes, sizeof bytes) > 0) {
-    }
+    while (read(client->nudge[0], bytes, sizeof bytes) > 0) {}
     client->nudged = false;
 }
 
@@ -227,18 +226,18 @@ static void poll_all(rl_client *client, int64_t until_ns)
     }
 }
 
-static void lead(rl_client *client, const rl_thread_call *call, int64_t until_ns)
+static void client_lead(rl_client *client, const rl_thread_call *call, int64_t until_ns)
 {
     client->led = true;
     while (!call->done && rl_now_ns() < until_ns) {
         poll_all(client, until_ns);
         rl_topology_step(client->topology, rl_now_ns());
-        tell_finished(client);
+        wake_finished(client);
     }
     client->led = false;
 }
 
-/* The leader polls what was wanted when it began. */
+/* Wake the leader if it polls other descriptors or events than are wanted now. */
 static void nudge_leader(rl_client *client)
 {
     if (!client->polling || client->nudged) {
@@ -269,7 +268,7 @@ void rl_client_submit(rl_client *client, rl_thread_call *call)
             rl_topology_flush(client->topology);
         } else {
             rl_topology_step(client->topology, now_ns);
-            tell_finished(client);
+            wake_finished(client);
         }
         nudge_leader(client);
     }
@@ -284,11 +283,11 @@ bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns)
         if (client->led) {
             sleep_until(client, call, until_ns);
         } else {
-            lead(client, call, until_ns);
+            client_lead(client, call, until_ns);
         }
     }
     bool done = call->done;
-    hand_on(client);
+    client_hand_on(client);
     pthread_mutex_unlock(&client->lock);
     if (done) {
         pthread_cond_destroy(&call->wake);
@@ -302,7 +301,7 @@ void rl_client_leave(rl_client *client, rl_thread_call *call)
     if (client->topology != NULL && !call->done) {
         rl_topology_forget(client->topology, &call->call);
     }
-    hand_on(client);
+    client_hand_on(client);
     pthread_mutex_unlock(&client->lock);
     if (call->call.reply != NULL) {
         freeReplyObject(call->call.reply);

@@ -5,7 +5,7 @@
 
 static unsigned crc16(const char *data, size_t len)
 {
-    /* the remainders of the sixteen values of four bits, for the polynomial 0x1021 */
+    /* remainders of the sixteen four-bit values, for the polynomial 0x1021 */
     static const uint16_t step[16] = {0x0000, 0x1021, 0x2042, 0x3063, 0x4084, 0x50a5,
                                       0x60c6, 0x70e7, 0x8108, 0x9129, 0xa14a, 0xb16b,
                                       0xc18c, 0xd1ad, 0xe1ce, 0xf1ef};
@@ -84,6 +84,7 @@ bool rl_cluster_range(const redisReply *entry, const rl_server *from, rl_slot_ra
     out->first = (int)entry->element[0]->integer;
     out->last = (int)entry->element[1]->integer;
     bool named = host->type == REDIS_REPLY_STRING && strcmp(host->str, "?") != 0;
-    return out->first <= out->last && set_server(&out->master, named ? host->str : "",
-                                                 named ? strlen(host->str) : 0, port->integer, from);
+    return out->first <= out->last &&
+           set_server(&out->master, named ? host->str : "", named ? strlen(host->str) : 0,
+                      port->integer, from);
 }

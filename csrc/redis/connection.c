@@ -6,36 +6,36 @@
 #include "engine/alloc.h"
 #include "redis/reply.h"
 
-/* Not less than a TLS record: then OpenSSL keeps nothing back that no poll would show. */
+/* At least a TLS record: then OpenSSL buffers no bytes that a poll would not report. */
 #define READ_SIZE ((size_t)16 << 10)
-/* A step reads about so many bytes, and leaves the rest to the next one: other sockets and
- * tasks of an event loop wait meanwhile. */
+/* A step reads about this many bytes and leaves the rest to the next one, because other sockets
+ * and tasks of an event loop are waiting. */
 #define STEP_SIZE ((size_t)64 << 10)
-/* What a read costs, in bytes: a server may send single ones. */
+/* The cost of a read, in bytes: a server may send single bytes. */
 #define READ_COST ((size_t)1 << 10)
 #define QUEUE_MIN 64
-/* A quiet connection is looked at before it is used again. */
+/* A connection that was idle for this long is checked before it is used again. */
 #define QUIET_NS INT64_C(10000000)
 #define HANDSHAKE_MAX 4
-#define UNASKED "it sent an answer that nobody waits for"
+#define UNASKED "it sent an answer without a command"
 
 typedef struct ticket {
-    void *owner;  /* NULL: torn up */
+    void *owner;  /* NULL: cancelled */
     uint64_t end; /* of the command, as a position in the stream of output */
 } ticket;
 
 struct rl_connection {
     rl_connection_config config;
     rl_connection_state state;
-    rl_fault fault; /* of a connection that failed */
+    rl_fault fault; /* the cause, once it has failed */
     char error[RL_ERROR_SIZE];
     rl_transport *transport; /* owned; NULL once it has failed */
-    rl_reply_scan scan;      /* what the reader gets passes here first */
+    rl_reply_scan scan;      /* checks all input before the reader gets it */
     redisReader *reader;     /* owned */
     bool listening;
     bool was_ready;
 
-    char *output; /* owned; what is still to be written is [written, len) */
+    char *output; /* owned; [written, len) is not written yet */
     size_t output_len, output_room, output_written;
     uint64_t stream_end, stream_written; /* positions in the stream */
 
@@ -43,10 +43,10 @@ struct rl_connection {
     size_t queue_room;
     uint64_t queue_head, queue_tail; /* numbers of the oldest ticket and of the next one */
 
-    char handshake[HANDSHAKE_MAX]; /* the letters of the answers that are due */
+    char handshake[HANDSHAKE_MAX]; /* a letter for each answer that is due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
-    int64_t heard_ns; /* when answers last made progress, or the first command left a quiet stream */
+    int64_t heard_ns; /* last progress of the answers, or first command after a pause */
 };
 
 /* ---- failing ---------------------------------------------------------------- */
@@ -63,13 +63,13 @@ static void connection_fail(rl_connection *redis, rl_fault fault, const char *me
     redis->transport = NULL;
 }
 
-static void fail_at(rl_connection *redis, rl_fault fault, const char *what)
+static void connection_fail_at(rl_connection *redis, rl_fault fault, const char *what)
 {
     char message[RL_ERROR_SIZE];
     const rl_server *server = &redis->config.server;
     if (server->port != 0) {
-        snprintf(message, sizeof message, "%.100s:%u: %.130s", server->host,
-                 (unsigned)server->port, what);
+        snprintf(message, sizeof message, "%.100s:%u: %.130s", server->host, (unsigned)server->port,
+                 what);
     } else {
         snprintf(message, sizeof message, "%.108s: %.130s", server->host, what);
     }
@@ -192,8 +192,8 @@ static rl_fault connection_append(rl_connection *redis, const rl_arguments *argu
     return fault;
 }
 
-rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *owner, int64_t now_ns,
-                       uint64_t *number)
+rl_fault rl_connection_send(rl_connection *redis, const rl_arguments *arguments, void *owner,
+                            int64_t now_ns, uint64_t *number)
 {
     if (rl_connection_waiting(redis) == 0 && !redis->listening) {
         if (now_ns - redis->heard_ns > QUIET_NS) {
@@ -244,7 +244,7 @@ static bool append_step(rl_connection *redis, char letter, int n, const char *a,
     return true;
 }
 
-/* All questions go out at once; the answers are checked as they come. */
+/* All commands are sent at once; the answers are checked as they arrive. */
 static bool append_handshake(rl_connection *redis)
 {
     const rl_connection_config *config = &redis->config;
@@ -269,7 +269,7 @@ static bool append_handshake(rl_connection *redis)
     return good;
 }
 
-static bool begins_with(const redisReply *reply, const char *word)
+static bool reply_begins_with(const redisReply *reply, const char *word)
 {
     return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, word, strlen(word)) == 0;
 }
@@ -281,23 +281,24 @@ static bool says_master(const redisReply *reply)
            strcmp(reply->element[0]->str, "master") == 0;
 }
 
-/* A connection without a name works as well, where naming it is not allowed. */
-static bool is_good(char letter, const redisReply *reply)
+/* Check an answer. CLIENT SETNAME may be forbidden: the connection also works without a name. */
+static bool handshake_is_good(char letter, const redisReply *reply)
 {
     switch (letter) {
     case 'R':
         return says_master(reply);
     case 'N':
-        return reply->type == REDIS_REPLY_STATUS || begins_with(reply, "NOPERM") ||
-               begins_with(reply, "ERR unknown");
+        return reply->type == REDIS_REPLY_STATUS || reply_begins_with(reply, "NOPERM") ||
+               reply_begins_with(reply, "ERR unknown");
     default:
         return reply->type == REDIS_REPLY_STATUS;
     }
 }
 
-/* What is wrong with an answer. A server that does not know AUTH may repeat its words, of which
- * one is the password. */
-static const char *complaint(const rl_connection *redis, char letter, const redisReply *reply)
+/* Return the error for a bad answer. A server without AUTH may repeat the command, which contains
+ * the password. */
+static const char *handshake_complaint(const rl_connection *redis, char letter,
+                                       const redisReply *reply)
 {
     const char *password = redis->config.credentials.password;
     if (reply->type != REDIS_REPLY_ERROR) {
@@ -313,15 +314,15 @@ static void check_handshake(rl_connection *redis)
     redisReply *reply = NULL;
     while (redis->state == RL_CONNECTION_OPENING && redis->handshake_done < redis->handshake_len) {
         if (redisReaderGetReply(redis->reader, (void **)&reply) != REDIS_OK) {
-            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
             return;
         }
         if (reply == NULL) {
             return;
         }
         char letter = redis->handshake[redis->handshake_done++];
-        if (!is_good(letter, reply)) {
-            fail_at(redis, RL_FAULT_ANSWER, complaint(redis, letter, reply));
+        if (!handshake_is_good(letter, reply)) {
+            connection_fail_at(redis, RL_FAULT_ANSWER, handshake_complaint(redis, letter, reply));
         }
         freeReplyObject(reply);
     }
@@ -345,18 +346,19 @@ static void write_output(rl_connection *redis)
             return;
         }
         if (result == RL_IO_CLOSED) {
-            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+            connection_fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
             connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         }
     }
 }
 
-/* Hand on to hiredis what is within bounds. */
-static void take_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
+/* Pass the bytes that are within bounds to hiredis. */
+static void scan_input(rl_connection *redis, const char *bytes, size_t len, int64_t now_ns)
 {
-    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 && !redis->listening) {
-        fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
+    if (redis->state == RL_CONNECTION_READY && rl_connection_waiting(redis) == 0 &&
+        !redis->listening) {
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
         return;
     }
     const char *error;
@@ -366,10 +368,10 @@ static void take_input(rl_connection *redis, const char *bytes, size_t len, int6
         redis->heard_ns = now_ns;
     }
     if (redisReaderFeed(redis->reader, bytes, good) != REDIS_OK) {
-        fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, "out of memory for its answer");
     } else if (error != NULL) {
-        check_handshake(redis); /* answers before the bad one may say more */
-        fail_at(redis, RL_FAULT_PROTOCOL, error);
+        check_handshake(redis); /* answers before the bad one may name the cause */
+        connection_fail_at(redis, RL_FAULT_PROTOCOL, error);
     }
 }
 
@@ -377,7 +379,7 @@ static void read_input(rl_connection *redis, int64_t now_ns)
 {
     char buffer[READ_SIZE];
     size_t n = sizeof buffer;
-    /* A socket that gave less than it was asked for has no more; TLS may have another record. */
+    /* A socket that filled only a part of the buffer has no more; TLS may have another record. */
     for (size_t used = 0; redis->state != RL_CONNECTION_FAILED && used < STEP_SIZE &&
                           (n == sizeof buffer || redis->config.tls != NULL);
          used += n + READ_COST) {
@@ -386,12 +388,12 @@ static void read_input(rl_connection *redis, int64_t now_ns)
             return;
         }
         if (result == RL_IO_CLOSED) {
-            check_handshake(redis); /* what came before the end may say why it came */
-            fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
+            check_handshake(redis); /* answers before the end may name the cause */
+            connection_fail_at(redis, RL_FAULT_LOST, "the server closed the connection");
         } else if (result == RL_IO_FAILED) {
             connection_fail(redis, RL_FAULT_LOST, rl_transport_error(redis->transport));
         } else {
-            take_input(redis, buffer, n, now_ns);
+            scan_input(redis, buffer, n, now_ns);
         }
     }
 }
@@ -402,11 +404,11 @@ static void open_transport(rl_connection *redis)
     if (result == RL_IO_FAILED) {
         connection_fail(redis, RL_FAULT_CONNECT, rl_transport_error(redis->transport));
     } else if (result == RL_IO_DONE && redis->stream_end == 0 && !append_handshake(redis)) {
-        fail_at(redis, RL_FAULT_NOMEM, "out of memory");
+        connection_fail_at(redis, RL_FAULT_NOMEM, "out of memory");
     }
 }
 
-static bool is_open(const rl_connection *redis)
+static bool connection_is_open(const rl_connection *redis)
 {
     return redis->state == RL_CONNECTION_READY ||
            (redis->state == RL_CONNECTION_OPENING &&
@@ -425,18 +427,19 @@ void rl_connection_step(rl_connection *redis, int64_t now_ns)
     if (redis->state == RL_CONNECTION_OPENING) {
         open_transport(redis);
     }
-    if (is_open(redis)) {
+    if (connection_is_open(redis)) {
         write_output(redis);
         read_input(redis, now_ns);
         check_handshake(redis);
     }
     if (now_ns >= rl_connection_deadline_ns(redis)) {
-        fail_at(redis, RL_FAULT_LOST,
-                redis->was_ready ? "no answer for too long" : "connecting took too long");
+        connection_fail_at(redis, RL_FAULT_LOST,
+                           redis->was_ready ? "no answer for too long"
+                                            : "connecting took too long");
     }
 }
 
-/* ---- what the owner fetches ------------------------------------------------- */
+/* ---- answers and tickets ---------------------------------------------------- */
 
 bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
 {
@@ -444,7 +447,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
     *owner = NULL;
     while (redis->was_ready) {
         if (redisReaderGetReply(redis->reader, (void **)reply) != REDIS_OK) {
-            fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, "it does not speak the protocol of Redis");
             return false;
         }
         if (*reply == NULL) {
@@ -453,7 +456,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
         if (rl_connection_waiting(redis) != 0) {
             *owner = ticket_at(redis, redis->queue_head++)->owner;
         } else if (!redis->listening) {
-            fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
+            connection_fail_at(redis, RL_FAULT_PROTOCOL, UNASKED);
             freeReplyObject(*reply);
             return false;
         }
@@ -467,7 +470,7 @@ bool rl_connection_next(rl_connection *redis, void **owner, redisReply **reply)
 
 void rl_connection_break(rl_connection *redis, const char *why)
 {
-    fail_at(redis, RL_FAULT_LOST, why);
+    connection_fail_at(redis, RL_FAULT_LOST, why);
 }
 
 bool rl_connection_lost(rl_connection *redis, void **owner, bool *sent)

@@ -1,8 +1,8 @@
-/* redis/options.h -- where Redis is and how it is spoken to, as one plain value.
+/* redis/options.h -- the address of Redis and the settings of connections, as one value.
  *
- * Texts have fixed room, so that a value is copied by assignment and nothing
- * has to be freed. All of them end with a zero byte; an empty text means "not
- * given". redis/url.h makes such a value from an address. */
+ * Texts have fixed room, so a value is copied by assignment and never freed. All of
+ * them end with a zero byte; an empty text means "not given". redis/url.h makes such a
+ * value from an address. */
 #ifndef RL_REDIS_OPTIONS_H
 #define RL_REDIS_OPTIONS_H
 
@@ -31,8 +31,8 @@ typedef struct rl_credentials {
 
 typedef struct rl_tls_options {
     bool on;
-    bool any_certificate; /* do not check who the server is: for tests alone */
-    bool any_name;        /* check the certificate, but not the name in it */
+    bool any_certificate;       /* do not check the server's certificate: only for tests */
+    bool any_name;              /* check the certificate, but not its name */
     char ca_file[RL_PATH_SIZE]; /* empty: the system's authorities */
     char ca_folder[RL_PATH_SIZE];
     char certificate_file[RL_PATH_SIZE]; /* of the client */
@@ -48,9 +48,9 @@ typedef struct rl_options {
     uint32_t database;
     rl_credentials redis;
     rl_credentials sentinel;
-    char client_name[RL_NAME_SIZE]; /* told to the server; empty: none */
+    char client_name[RL_NAME_SIZE]; /* set by CLIENT SETNAME; empty: none */
     rl_tls_options tls;
-    int64_t timeout_ns;         /* for one decision, all told */
+    int64_t timeout_ns;         /* for one decision, in total */
     int64_t connect_timeout_ns; /* for one connection until it is ready */
 } rl_options;
 

@@ -1,11 +1,11 @@
-/* pending_calls.c -- the calls of a topology: those that wait, those that are finished. */
-#include "redis/topology_parts.h"
+/* pending_calls.c -- the lists of a topology's calls, and how a call ends. */
+#include "redis/pending_calls.h"
 
 #include <stdio.h>
 
 #define TRIES_MAX 8
 
-void rl_call_start_waiting(rl_topology *topology, rl_call *call)
+static void call_start_waiting(rl_topology *topology, rl_call *call)
 {
     call->state = RL_CALL_WAITING;
     call->next_waiting = NULL;
@@ -13,6 +13,16 @@ void rl_call_start_waiting(rl_topology *topology, rl_call *call)
     *(topology->last_waiting != NULL ? &topology->last_waiting->next_waiting
                                      : &topology->first_waiting) = call;
     topology->last_waiting = call;
+}
+
+void rl_call_add(rl_topology *topology, rl_call *call)
+{
+    call->next = NULL;
+    call->previous = topology->last;
+    *(topology->last != NULL ? &topology->last->next : &topology->first) = call;
+    topology->last = call;
+    topology->n_calls++;
+    call_start_waiting(topology, call);
 }
 
 void rl_call_stop_waiting(rl_topology *topology, rl_call *call)
@@ -23,7 +33,7 @@ void rl_call_stop_waiting(rl_topology *topology, rl_call *call)
                                  : &topology->last_waiting) = call->previous_waiting;
 }
 
-static void pending_take_out(rl_topology *topology, rl_call *call)
+static void call_take_out(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING) {
         rl_call_stop_waiting(topology, call);
@@ -38,15 +48,15 @@ static void pending_take_out(rl_topology *topology, rl_call *call)
 void rl_topology_forget(rl_topology *topology, rl_call *call)
 {
     if (call->state == RL_CALL_WAITING || call->state == RL_CALL_SENT) {
-        pending_take_out(topology, call);
+        call_take_out(topology, call);
         call->state = RL_CALL_IDLE;
     }
 }
 
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
-                   const char *error)
+                    const char *error)
 {
-    pending_take_out(topology, call);
+    call_take_out(topology, call);
     call->state = RL_CALL_DONE;
     call->reply = reply;
     call->fault = fault;
@@ -86,7 +96,7 @@ void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_
         return;
     }
     call->not_before_ns = not_before_ns;
-    rl_call_start_waiting(topology, call);
+    call_start_waiting(topology, call);
 }
 
 void rl_call_expire_all(rl_topology *topology, int64_t now_ns)
@@ -95,11 +105,11 @@ void rl_call_expire_all(rl_topology *topology, int64_t now_ns)
         char error[RL_ERROR_SIZE];
         const rl_call *call = topology->first;
         bool sent = call->state == RL_CALL_SENT;
-        const rl_server *server = sent ? &topology->nodes[call->node].server
-                                       : &topology->options.servers[0];
+        const rl_server *server =
+            sent ? &topology->nodes[call->node].server : &topology->options.servers[0];
         snprintf(error, sizeof error, "%s %.150s:%u within %lld ms",
-                 sent ? "no answer from" : "no connection to", server->host,
-                 (unsigned)server->port, (long long)(topology->options.timeout_ns / RL_MS));
+                 sent ? "no answer from" : "no connection to", server->host, (unsigned)server->port,
+                 (long long)(topology->options.timeout_ns / RL_MS));
         rl_call_finish(topology, topology->first, NULL, RL_FAULT_TIMEOUT, error);
     }
 }

@@ -7,7 +7,7 @@
 #define US_PER_S UINT64_C(1000000)
 #define NS_PER_US UINT64_C(1000)
 #define CAP_MAX ((uint64_t)1 << 52)
-#define RATE_ERROR_MAX 1e-6 /* as a part of the rate */
+#define RATE_ERROR_MAX 1e-6 /* as a fraction of the rate */
 
 static uint64_t common_divisor(uint64_t a, uint64_t b)
 {
@@ -19,7 +19,7 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
     return a;
 }
 
-/* ceil(tokens * token), or RL_COST_NEVER when that is above `most` (at most 2^52). */
+/* Return ceil(tokens * token), or RL_COST_NEVER above `most` (at most 2^52). */
 static uint64_t bucket_units(double tokens, uint64_t token, uint64_t most)
 {
     int exponent;
@@ -42,7 +42,7 @@ static uint64_t bucket_units(double tokens, uint64_t token, uint64_t most)
     return units <= most ? (uint64_t)units : RL_COST_NEVER;
 }
 
-static bool fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
+static bool bucket_fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
 {
     limit->scale = scale;
     limit->token = token;
@@ -50,7 +50,7 @@ static bool fits(rl_redis_bucket *limit, uint64_t scale, uint64_t token)
     return limit->cap != RL_COST_NEVER;
 }
 
-/* The least scale in which a token is a whole number of units. */
+/* Use the smallest scale in which a token is a whole number of units. */
 static bool set_exact(rl_redis_bucket *limit)
 {
     rl_fraction rate = rl_rate_fraction(limit->refill_rate);
@@ -59,19 +59,19 @@ static bool set_exact(rl_redis_bucket *limit)
     }
     uint64_t time = US_PER_S * rate.q;
     uint64_t divisor = common_divisor(rate.p, time);
-    return fits(limit, rate.p / divisor, time / divisor);
+    return bucket_fits(limit, rate.p / divisor, time / divisor);
 }
 
-/* The finest scale for which the bucket still fits. A coarser one is never closer. */
+/* Use the finest scale for which the bucket still fits. A coarser one is never more exact. */
 static bool set_rounded(rl_redis_bucket *limit)
 {
     for (int bits = 51; bits >= 0; bits--) {
         double time = ldexp((double)US_PER_S, bits);
         double token = ceil(time / limit->refill_rate);
         if (fma(token, limit->refill_rate, -time) < 0) {
-            token++; /* the division was rounded to below */
+            token++; /* the division was rounded down */
         }
-        if (token <= (double)CAP_MAX && fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
+        if (token <= (double)CAP_MAX && bucket_fits(limit, (uint64_t)1 << bits, (uint64_t)token)) {
             return fma(token, limit->refill_rate, -time) <= RATE_ERROR_MAX * time;
         }
     }
@@ -81,7 +81,7 @@ static bool set_rounded(rl_redis_bucket *limit)
 static bool set_frozen(rl_redis_bucket *limit)
 {
     for (int bits = 52; bits >= 0; bits--) {
-        if (fits(limit, 0, (uint64_t)1 << bits)) {
+        if (bucket_fits(limit, 0, (uint64_t)1 << bits)) {
             return true;
         }
     }
@@ -117,7 +117,7 @@ uint64_t rl_redis_bucket_fill_ms(const rl_redis_bucket *limit)
     return limit->scale != 0 ? limit->cap / units_per_ms + (limit->cap % units_per_ms != 0) : 0;
 }
 
-/* Rounded down, so that a bucket can pay what it is said to have. */
+/* Round down, so that a bucket can pay the tokens that are reported. */
 static double tokens_of(const rl_redis_bucket *limit, uint64_t units)
 {
     double tokens = (double)units / (double)limit->token;
@@ -140,7 +140,7 @@ static int64_t bucket_wait_ns(const rl_redis_bucket *limit, uint64_t units)
 }
 
 rl_decision rl_redis_bucket_decision(const rl_redis_bucket *limit, uint64_t deficit, uint64_t cost,
-                                bool allowed)
+                                     bool allowed)
 {
     rl_decision decision = {
         .allowed = allowed,

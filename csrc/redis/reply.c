@@ -6,7 +6,7 @@
 #define NOT_REDIS "it does not speak the protocol of Redis"
 #define TOO_LARGE NOT_REDIS ": a reply is larger than 8 MB"
 
-/* An element is complete, and with it each array whose last one it is. */
+/* An element is complete, and with it each array that it is the last element of. */
 static void end_element(rl_reply_scan *scan)
 {
     scan->type = 0;
@@ -20,7 +20,7 @@ static void end_element(rl_reply_scan *scan)
     }
 }
 
-/* Read "-1" or a number without leading zeros, as hiredis does. False: it is something else. */
+/* Read "-1" or a number without leading zeros, as hiredis does. False: not a number. */
 static bool read_length(const char *digits, size_t len, bool *is_nil, size_t *out)
 {
     *is_nil = len == 2 && memcmp(digits, "-1", 2) == 0;
@@ -35,7 +35,7 @@ static bool read_length(const char *digits, size_t len, bool *is_nil, size_t *ou
         if (digits[i] < '0' || digits[i] > '9') {
             return false;
         }
-        if (*out <= RL_REPLY_SIZE_MAX) { /* above, it is too large whatever follows */
+        if (*out <= RL_REPLY_SIZE_MAX) { /* a larger one is refused anyway */
             *out = 10 * *out + (size_t)(digits[i] - '0');
         }
     }
@@ -84,7 +84,7 @@ static const char *end_line(rl_reply_scan *scan)
     return NULL;
 }
 
-static const char *take_byte(rl_reply_scan *scan, char byte)
+static const char *scan_byte(rl_reply_scan *scan, char byte)
 {
     if (scan->type == 0) {
         scan->type = byte;
@@ -122,7 +122,7 @@ size_t rl_reply_scan_bytes(rl_reply_scan *scan, const char *bytes, size_t len, c
             }
         } else {
             scan->size++;
-            *error = scan->size <= RL_REPLY_SIZE_MAX ? take_byte(scan, bytes[i]) : TOO_LARGE;
+            *error = scan->size <= RL_REPLY_SIZE_MAX ? scan_byte(scan, bytes[i]) : TOO_LARGE;
             if (*error != NULL) {
                 return whole;
             }
@@ -137,6 +137,6 @@ size_t rl_reply_scan_bytes(rl_reply_scan *scan, const char *bytes, size_t len, c
 
 uint64_t rl_reply_progress(const rl_reply_scan *scan)
 {
-    /* No reply has as many parts as the factor, so the number only grows. */
+    /* A reply has fewer parts than the factor, so the number only grows. */
     return scan->ended * 2 * (RL_REPLY_SIZE_MAX / RL_REPLY_PART) + scan->size / RL_REPLY_PART;
 }

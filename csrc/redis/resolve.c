@@ -14,9 +14,9 @@
 #include "engine/alloc.h"
 
 struct rl_resolve {
-    atomic_int owners; /* the one who asks and the thread: the last one frees */
+    atomic_int owners; /* the caller and the thread: the last one frees */
     atomic_bool answered;
-    int pipe[2]; /* closed to write when answered */
+    int pipe[2]; /* the thread closes the write end when it has the answer */
     rl_server server;
     int error; /* of getaddrinfo; this and `addresses` are valid when answered */
     rl_addresses addresses;
@@ -33,7 +33,7 @@ static void copy_addresses(const struct addrinfo *found, rl_addresses *out)
     }
 }
 
-static int look_up(const rl_server *server, int flags, rl_addresses *out)
+static int resolve_look_up(const rl_server *server, int flags, rl_addresses *out)
 {
     char port[8];
     snprintf(port, sizeof port, "%u", (unsigned)server->port);
@@ -50,11 +50,11 @@ static int look_up(const rl_server *server, int flags, rl_addresses *out)
 bool rl_resolve_literal(const rl_server *server, rl_addresses *out)
 {
     if (server->port != 0) {
-        return look_up(server, AI_NUMERICHOST, out) == 0;
+        return resolve_look_up(server, AI_NUMERICHOST, out) == 0;
     }
     struct sockaddr_un path = {.sun_family = AF_UNIX};
     size_t len = strlen(server->host);
-    out->n = len < sizeof path.sun_path; /* none: connecting will say so */
+    out->n = len < sizeof path.sun_path; /* 0 if too long: connecting then fails */
     if (out->n != 0) {
         memcpy(path.sun_path, server->host, len + 1);
         memcpy(&out->list[0].address, &path, sizeof path);
@@ -63,7 +63,7 @@ bool rl_resolve_literal(const rl_server *server, rl_addresses *out)
     return true;
 }
 
-static void release(rl_resolve *question)
+static void resolve_release(rl_resolve *question)
 {
     if (atomic_fetch_sub(&question->owners, 1) == 1) {
         close(question->pipe[0]);
@@ -71,24 +71,24 @@ static void release(rl_resolve *question)
     }
 }
 
-static void *answer(void *argument)
+static void *resolve_run(void *argument)
 {
     rl_resolve *question = argument;
-    question->error = look_up(&question->server, 0, &question->addresses);
+    question->error = resolve_look_up(&question->server, 0, &question->addresses);
     atomic_store(&question->answered, true);
     close(question->pipe[1]);
-    release(question);
+    resolve_release(question);
     return NULL;
 }
 
-/* A signal is the program's business: no handler runs in the thread. */
-static int start_thread(rl_resolve *question)
+/* The thread blocks all signals, so no handler of the program runs in it. */
+static int resolve_start_thread(rl_resolve *question)
 {
     pthread_t thread;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&thread, NULL, answer, question);
+    int error = pthread_create(&thread, NULL, resolve_run, question);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error == 0) {
         pthread_detach(thread);
@@ -111,7 +111,7 @@ rl_resolve *rl_resolve_start(const rl_server *server)
     for (int i = 0; i < 2; i++) {
         fcntl(question->pipe[i], F_SETFD, FD_CLOEXEC);
     }
-    if (start_thread(question) != 0) {
+    if (resolve_start_thread(question) != 0) {
         close(question->pipe[0]);
         close(question->pipe[1]);
         goto fail;
@@ -139,6 +139,6 @@ const rl_addresses *rl_resolve_answer(const rl_resolve *question, const char **r
 void rl_resolve_free(rl_resolve *question)
 {
     if (question != NULL) {
-        release(question);
+        resolve_release(question);
     }
 }

@@ -23,8 +23,8 @@ struct rl_tls {
 
 struct rl_tls_session {
     SSL *ssl;             /* owned */
-    unsigned read_wants;  /* what a read that could not go on waits for, beside input */
-    unsigned write_wants; /* what a write that could not go on waits for */
+    unsigned read_wants;  /* events that an unfinished read waits for, besides input */
+    unsigned write_wants; /* events that an unfinished write waits for */
 };
 
 /* ---- the socket as OpenSSL sees it ------------------------------------------ */
@@ -54,7 +54,7 @@ static int tls_take(BIO *bio, char *buffer, int room)
     return (int)done;
 }
 
-static long control(BIO *Bio, int command, long number, void *pointer)
+static long tls_control(BIO *Bio, int command, long number, void *pointer)
 {
     (void)Bio;
     (void)number;
@@ -68,14 +68,14 @@ static BIO_METHOD *new_method(void)
     if (method != NULL) {
         BIO_meth_set_write(method, tls_put);
         BIO_meth_set_read(method, tls_take);
-        BIO_meth_set_ctrl(method, control);
+        BIO_meth_set_ctrl(method, tls_control);
     }
     return method;
 }
 
 /* ---- the context ------------------------------------------------------------ */
 
-static const char *last_reason(void)
+static const char *tls_last_reason(void)
 {
     unsigned long code = ERR_peek_last_error();
     const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
@@ -92,7 +92,7 @@ static bool load_authorities(const rl_tls *tls, char *error)
     }
     if (SSL_CTX_load_verify_locations(tls->context, file, folder) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no certificate authorities in '%.150s': %.60s",
-                 file != NULL ? file : folder, last_reason());
+                 file != NULL ? file : folder, tls_last_reason());
         return false;
     }
     return true;
@@ -108,12 +108,13 @@ static bool load_certificate(const rl_tls *tls, char *error)
         options->key_file[0] != 0 ? options->key_file : options->certificate_file;
     if (SSL_CTX_use_certificate_chain_file(tls->context, options->certificate_file) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no client certificate in '%.150s': %.60s",
-                 options->certificate_file, last_reason());
+                 options->certificate_file, tls_last_reason());
         return false;
     }
     if (SSL_CTX_use_PrivateKey_file(tls->context, key_file, SSL_FILETYPE_PEM) != 1) {
-        snprintf(error, RL_ERROR_SIZE, "no private key for the client certificate in '%.140s': %.60s",
-                 key_file, last_reason());
+        snprintf(error, RL_ERROR_SIZE,
+                 "no private key for the client certificate in '%.140s': %.60s", key_file,
+                 tls_last_reason());
         return false;
     }
     return true;
@@ -159,7 +160,7 @@ void rl_tls_free(rl_tls *tls)
 
 /* ---- a session -------------------------------------------------------------- */
 
-static bool is_address(const char *host)
+static bool tls_is_address(const char *host)
 {
     unsigned char address[16];
     return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
@@ -168,7 +169,7 @@ static bool is_address(const char *host)
 static bool expect_name(SSL *ssl, const rl_tls *tls, const char *host)
 {
     const char *name = tls->options.server_name[0] != 0 ? tls->options.server_name : host;
-    if (is_address(name)) {
+    if (tls_is_address(name)) {
         return tls->options.any_name || tls->options.any_certificate ||
                X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
     }
@@ -195,7 +196,7 @@ rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host)
     }
     BIO_set_data(bio, (void *)(intptr_t)fd);
     BIO_set_init(bio, 1);
-    SSL_set_bio(session->ssl, bio, bio); /* owns it now */
+    SSL_set_bio(session->ssl, bio, bio); /* the session owns it now */
     SSL_set_connect_state(session->ssl);
     if (!expect_name(session->ssl, tls, host)) {
         goto fail;
@@ -215,15 +216,15 @@ void rl_tls_session_free(rl_tls_session *session)
     }
 }
 
-/* Why it failed: the certificate, when that was it, says more than the protocol. */
-static void tell_failure(const rl_tls_session *session, int code, char *error)
+/* Write the cause of a failure: a refused certificate first, else the protocol error. */
+static void tls_describe_failure(const rl_tls_session *session, int code, char *error)
 {
     long verdict = SSL_get_verify_result(session->ssl);
     if (verdict != X509_V_OK) {
         snprintf(error, RL_ERROR_SIZE, "the certificate was refused: %.150s",
                  X509_verify_cert_error_string(verdict));
     } else if (ERR_peek_last_error() != 0) {
-        snprintf(error, RL_ERROR_SIZE, "%.150s", last_reason());
+        snprintf(error, RL_ERROR_SIZE, "%.150s", tls_last_reason());
     } else {
         snprintf(error, RL_ERROR_SIZE, "%s",
                  code == SSL_ERROR_SYSCALL ? "the connection broke" : "the protocol was violated");
@@ -248,7 +249,7 @@ static rl_io tls_conclude(rl_tls_session *session, int result, unsigned *wants, 
     case SSL_ERROR_ZERO_RETURN:
         return RL_IO_CLOSED;
     default:
-        tell_failure(session, code, error);
+        tls_describe_failure(session, code, error);
         return RL_IO_FAILED;
     }
 }
@@ -262,8 +263,8 @@ rl_io rl_tls_handshake(rl_tls_session *session, char *error)
 rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n, char *error)
 {
     ERR_clear_error();
-    rl_io result =
-        tls_conclude(session, SSL_read_ex(session->ssl, buffer, room, n), &session->read_wants, error);
+    rl_io result = tls_conclude(session, SSL_read_ex(session->ssl, buffer, room, n),
+                                &session->read_wants, error);
     session->read_wants &= RL_WANT_WRITE;
     return result;
 }
@@ -272,7 +273,7 @@ rl_io rl_tls_write(rl_tls_session *session, const void *data, size_t len, size_t
 {
     ERR_clear_error();
     return tls_conclude(session, SSL_write_ex(session->ssl, data, len, n), &session->write_wants,
-                    error);
+                        error);
 }
 
 unsigned rl_tls_wants(const rl_tls_session *session)

@@ -1,7 +1,7 @@
 /* redis/tls.h -- TLS over a non-blocking socket, by OpenSSL (1.1.1 or later).
  *
- * OpenSSL writes with send(MSG_NOSIGNAL) here, so a peer that is gone never
- * raises SIGPIPE, and closing sends nothing: after a fork the stream belongs to
+ * OpenSSL writes with send(MSG_NOSIGNAL) here, so writing to a closed peer never
+ * raises SIGPIPE. Closing sends nothing, because after a fork the stream belongs to
  * the other process. */
 #ifndef RL_REDIS_TLS_H
 #define RL_REDIS_TLS_H
@@ -12,7 +12,7 @@
 typedef struct rl_tls_session rl_tls_session; /* opaque: see tls.c */
 
 /* Load the files that the options name. On failure NULL, and *error (of
- * RL_ERROR_SIZE bytes) names the file and what is wrong with it. */
+ * RL_ERROR_SIZE bytes) names the file and the cause. */
 rl_tls *rl_tls_new(const rl_tls_options *options, char *error);
 void rl_tls_free(rl_tls *tls);
 
@@ -20,12 +20,12 @@ void rl_tls_free(rl_tls *tls);
 rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host);
 void rl_tls_session_free(rl_tls_session *session);
 
-/* As of redis/transport.h. RL_IO_AGAIN: rl_tls_wants tells what for. */
+/* The same as in redis/transport.h. RL_IO_AGAIN: wait for rl_tls_wants. */
 rl_io rl_tls_handshake(rl_tls_session *session, char *error);
 rl_io rl_tls_read(rl_tls_session *session, void *buffer, size_t room, size_t *n, char *error);
 rl_io rl_tls_write(rl_tls_session *session, const void *data, size_t len, size_t *n, char *error);
 
-/* What the last operation that could not go on waits for, of RL_WANT_*; 0: nothing. */
+/* Return the events (RL_WANT_*) that the last unfinished operation waits for; 0: none. */
 unsigned rl_tls_wants(const rl_tls_session *session);
 
 #endif

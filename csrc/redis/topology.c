@@ -1,13 +1,16 @@
-/* topology.c -- connections to the servers of a topology: sending, answers, ends. */
-#include "redis/topology_parts.h"
+/* topology.c -- sending calls to the nodes of a topology, and reading their answers. */
+#include "redis/topology.h"
 
 #include <string.h>
 
 #include "engine/alloc.h"
 #include "redis/cluster.h"
+#include "redis/discovery.h"
+#include "redis/nodes.h"
+#include "redis/pending_calls.h"
+#include "redis/topology_state.h"
 
-#define UNKNOWN_NODE UINT16_MAX
-/* How long to wait for a slot that moves. */
+/* How long to wait for a slot that is being moved. */
 #define TRY_AGAIN_NS (5 * RL_MS)
 
 rl_topology *rl_topology_new(const rl_options *options, const rl_tls *tls)
@@ -16,88 +19,33 @@ rl_topology *rl_topology_new(const rl_options *options, const rl_tls *tls)
     if (topology == NULL) {
         return NULL;
     }
-    bool cluster = options->kind == RL_CLUSTER;
     topology->options = *options;
     topology->tls = tls;
-    topology->nodes = rl_alloc_zeroed((cluster ? RL_NODES_MAX : 1) * sizeof *topology->nodes);
-    topology->slots = cluster ? rl_alloc_zeroed(RL_SLOTS * sizeof *topology->slots) : NULL;
-    if (topology->nodes == NULL || (cluster && topology->slots == NULL)) {
+    if (!rl_nodes_init(topology)) {
         rl_topology_free(topology);
         return NULL;
     }
-    if (cluster) {
-        memset(topology->slots, 0xff, RL_SLOTS * sizeof *topology->slots);
-    } else {
-        topology->n_nodes = 1;
-        topology->nodes[0] = (rl_node){.server = options->servers[0], .used = true};
-    }
-    topology->known = options->kind == RL_STANDALONE;
     return topology;
 }
 
 void rl_topology_free(rl_topology *topology)
 {
     if (topology != NULL) {
-        for (size_t i = 0; i < topology->n_nodes; i++) {
-            rl_connection_free(topology->nodes[i].redis);
-        }
-        rl_connection_free(topology->discovery);
-        rl_free(topology->nodes);
-        rl_free(topology->slots);
+        rl_discovery_close(topology);
+        rl_nodes_free(topology);
         rl_free(topology);
     }
 }
 
 /* ---- sending ----------------------------------------------------------------- */
 
-rl_connection *rl_topology_connect(const rl_topology *topology, const rl_server *server, bool is_discovery,
-                            int64_t now_ns)
-{
-    const rl_options *options = &topology->options;
-    bool is_sentinel = is_discovery && options->kind == RL_SENTINEL;
-    rl_connection_config config = {
-        .server = *server,
-        .credentials = is_sentinel ? options->sentinel : options->redis,
-        .database = is_sentinel ? 0 : options->database,
-        .must_be_master = options->kind == RL_SENTINEL && !is_discovery,
-        .tls = topology->tls,
-        /* A discovery that is silent must leave time for the next one. */
-        .connect_timeout_ns = options->connect_timeout_ns / (is_discovery ? 4 : 1),
-    };
-    memcpy(config.client_name, options->client_name, sizeof config.client_name);
-    return rl_connection_new(&config, now_ns);
-}
-
-/* Where the call goes; -1: not known yet. */
-static int route(const rl_topology *topology, const rl_call *call)
-{
-    if (!topology->known) {
-        return -1;
-    }
-    if (call->ask >= 0) {
-        return call->ask;
-    }
-    if (topology->slots == NULL) {
-        return 0;
-    }
-    if (call->slot >= 0) {
-        uint16_t i = topology->slots[call->slot];
-        return i != UNKNOWN_NODE ? i : -1;
-    }
-    for (size_t i = 0; i < topology->n_nodes; i++) {
-        if (topology->nodes[i].used) {
-            return (int)i;
-        }
-    }
-    return -1;
-}
-
 static rl_fault send_asking(rl_topology *topology, rl_connection *redis, int64_t now_ns)
 {
     const char *text = "ASKING";
     size_t len = 6;
     uint64_t number;
-    rl_fault fault = rl_connection_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
+    rl_fault fault =
+        rl_connection_send(redis, &(rl_arguments){1, &text, &len}, topology, now_ns, &number);
     if (fault == RL_FAULT_NONE) {
         rl_connection_forget(redis, number);
     }
@@ -118,7 +66,7 @@ static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t no
         call->node = i;
         call->ask = -1;
         break;
-    case RL_FAULT_CONNECT: /* it has ended; the next step connects anew */
+    case RL_FAULT_CONNECT: /* it has ended; the next step connects again */
         break;
     case RL_FAULT_BUSY:
         rl_call_finish(topology, call, NULL, fault, "too many calls wait for an answer already");
@@ -128,35 +76,31 @@ static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t no
     }
 }
 
-/* A slot that nobody serves may soon be served by another server. */
-static void ask_where(rl_topology *topology, const rl_call *call, int64_t now_ns)
+/* A slot without a node may soon be served by another server. */
+static void mark_unrouted(rl_topology *topology, const rl_call *call, int64_t now_ns)
 {
     if (topology->known && call->not_before_ns == 0) {
-        rl_discovery_ask_soon(topology, now_ns);
+        rl_nodes_mark_stale(topology, now_ns);
     }
 }
 
-static void dispatch(rl_topology *topology, int64_t now_ns)
+static void topology_dispatch(rl_topology *topology, int64_t now_ns)
 {
     rl_call *next;
     for (rl_call *call = topology->first_waiting; call != NULL; call = next) {
         next = call->next_waiting;
         if (call->not_before_ns <= now_ns) {
-            call->not_before_ns = 0; /* a time that has passed wakes nobody */
+            call->not_before_ns = 0; /* has passed: no longer a deadline */
         }
-        int i = call->not_before_ns == 0 ? route(topology, call) : -1;
+        int i = call->not_before_ns == 0 ? rl_nodes_route(topology, call) : -1;
         if (i < 0) {
-            ask_where(topology, call, now_ns);
+            mark_unrouted(topology, call, now_ns);
             continue;
         }
         rl_node *to = &topology->nodes[i];
-        if (to->redis == NULL) {
-            to->redis = rl_topology_connect(topology, &to->server, false, now_ns);
-            to->serial = topology->connections++;
-            if (to->redis == NULL) {
-                rl_call_finish(topology, call, NULL, RL_FAULT_NOMEM, "out of memory");
-                continue;
-            }
+        if (to->redis == NULL && !rl_nodes_connect(topology, (size_t)i, now_ns)) {
+            rl_call_finish(topology, call, NULL, RL_FAULT_NOMEM, "out of memory");
+            continue;
         }
         if (rl_connection_state_of(to->redis) == RL_CONNECTION_READY) {
             send_call(topology, call, (size_t)i, now_ns);
@@ -190,14 +134,9 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns)
     if (call->script != NULL) {
         fill_script(call, false);
     }
-    call->next = NULL;
-    call->previous = topology->last;
-    *(topology->last != NULL ? &topology->last->next : &topology->first) = call;
-    topology->last = call;
-    topology->n_calls++;
-    rl_call_start_waiting(topology, call);
-    /* The way is clear, nearly always: nobody waits, and there is a connection. */
-    int i = topology->first_waiting == call ? route(topology, call) : -1;
+    rl_call_add(topology, call);
+    /* The usual case: no other call waits, and the connection is ready. */
+    int i = topology->first_waiting == call ? rl_nodes_route(topology, call) : -1;
     if (i >= 0 && topology->nodes[i].redis != NULL &&
         rl_connection_state_of(topology->nodes[i].redis) == RL_CONNECTION_READY) {
         send_call(topology, call, (size_t)i, now_ns);
@@ -215,29 +154,30 @@ void rl_topology_flush(rl_topology *topology)
 
 /* ---- answers ------------------------------------------------------------------- */
 
-static bool says(const redisReply *reply, const char *word)
+static bool error_begins_with(const redisReply *reply, const char *word)
 {
     return strncmp(reply->str, word, strlen(word)) == 0;
 }
 
-static bool redirect(rl_topology *topology, rl_call *call, const redisReply *reply, int64_t now_ns)
+static bool topology_redirect(rl_topology *topology, rl_call *call, const redisReply *reply,
+                              int64_t now_ns)
 {
-    bool moved = says(reply, "MOVED ");
+    bool moved = error_begins_with(reply, "MOVED ");
     rl_server to;
     int slot;
-    if (topology->slots == NULL || (!moved && !says(reply, "ASK ")) ||
+    if (topology->slots == NULL || (!moved && !error_begins_with(reply, "ASK ")) ||
         !rl_cluster_redirection(reply->str + (moved ? 6 : 4), &topology->nodes[call->node].server,
                                 &slot, &to)) {
         return false;
     }
-    int i = rl_discovery_find_node(topology, &to);
+    int i = rl_nodes_find(topology, &to);
     if (i < 0) {
         return false;
     }
     topology->nodes[i].used = true;
     if (moved) {
         topology->slots[slot] = (uint16_t)i;
-        rl_discovery_ask_soon(topology, now_ns);
+        rl_nodes_mark_stale(topology, now_ns);
     } else {
         call->ask = i;
     }
@@ -245,35 +185,35 @@ static bool redirect(rl_topology *topology, rl_call *call, const redisReply *rep
     return true;
 }
 
-/* An error that is no verdict on the command: it was not executed. */
-static bool recover(rl_topology *topology, rl_call *call, const redisReply *reply, int64_t now_ns)
+/* Try a command again that was not executed. False: the error is its answer. */
+static bool topology_recover(rl_topology *topology, rl_call *call, const redisReply *reply,
+                             int64_t now_ns)
 {
-    if (call->script != NULL && says(reply, "NOSCRIPT")) {
+    if (call->script != NULL && error_begins_with(reply, "NOSCRIPT")) {
         fill_script(call, true);
         rl_call_try_again(topology, call, 0, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (redirect(topology, call, reply, now_ns)) {
+    if (topology_redirect(topology, call, reply, now_ns)) {
         return true;
     }
-    if (says(reply, "TRYAGAIN")) {
+    if (error_begins_with(reply, "TRYAGAIN")) {
         rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (topology->options.kind == RL_SENTINEL && says(reply, "READONLY")) {
+    if (topology->options.kind == RL_SENTINEL && error_begins_with(reply, "READONLY")) {
         topology->known = false;
-        rl_discovery_ask_soon(topology, now_ns);
-        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER,
-                          reply->str);
+        rl_nodes_mark_stale(topology, now_ns);
+        rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (says(reply, "CLUSTERDOWN") || says(reply, "READONLY")) {
-        rl_discovery_ask_soon(topology, now_ns + RL_ASK_AGAIN_NS);
+    if (error_begins_with(reply, "CLUSTERDOWN") || error_begins_with(reply, "READONLY")) {
+        rl_nodes_mark_stale(topology, now_ns + RL_ASK_AGAIN_NS);
     }
     return false;
 }
 
-static void take_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
+static void node_read_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
 {
     void *owner;
     redisReply *reply;
@@ -283,50 +223,14 @@ static void take_answers(rl_topology *topology, rl_node *from, int64_t now_ns)
             rl_call_finish(topology, call, reply, RL_FAULT_NONE, NULL);
             continue;
         }
-        if (!recover(topology, call, reply, now_ns)) {
+        if (!topology_recover(topology, call, reply, now_ns)) {
             rl_call_finish(topology, call, NULL, RL_FAULT_ANSWER, reply->str);
         }
         freeReplyObject(reply);
     }
 }
 
-/* ---- connections that ended ------------------------------------------------------ */
-
-void rl_topology_drop(rl_topology *topology, size_t i, int64_t now_ns)
-{
-    rl_node *lost = &topology->nodes[i];
-    rl_connection *redis = lost->redis;
-    if (redis == NULL) {
-        return;
-    }
-    bool failed = rl_connection_state_of(redis) == RL_CONNECTION_FAILED;
-    bool never_ready = failed && rl_connection_fault(redis) == RL_FAULT_CONNECT;
-    const char *error = failed ? rl_connection_error(redis) : "there is another master";
-    rl_connection_break(redis, "there is another master");
-    void *owner;
-    bool sent;
-    while (rl_connection_lost(redis, &owner, &sent)) {
-        if (sent) {
-            rl_fault fault = failed ? rl_connection_fault(redis) : RL_FAULT_LOST;
-            rl_call_finish(topology, owner, NULL, fault, error);
-        } else {
-            rl_call_try_again(topology, owner, 0, RL_FAULT_CONNECT, error);
-        }
-    }
-    rl_call *next;
-    for (rl_call *call = topology->first_waiting; never_ready && call != NULL; call = next) {
-        next = call->next_waiting;
-        if (route(topology, call) == (int)i) {
-            rl_call_finish(topology, call, NULL, RL_FAULT_CONNECT, error);
-        }
-    }
-    rl_connection_free(redis);
-    lost->redis = NULL;
-    if (topology->options.kind == RL_SENTINEL && failed) {
-        topology->known = false;
-    }
-    rl_discovery_ask_soon(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
-}
+/* ---- nodes --------------------------------------------------------------------- */
 
 static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
 {
@@ -336,15 +240,15 @@ static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
     if (due) {
         each->ready = false;
         rl_connection_step(each->redis, now_ns);
-        take_answers(topology, each, now_ns);
+        node_read_answers(topology, each, now_ns);
     }
     bool idle = !each->used && rl_connection_waiting(each->redis) == 0;
     if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || idle) {
-        rl_topology_drop(topology, i, now_ns);
+        rl_nodes_drop(topology, i, now_ns);
     }
 }
 
-/* ---- what the owner calls ---------------------------------------------------------- */
+/* ---- descriptors, steps and deadlines ------------------------------------------- */
 
 void rl_topology_mark(rl_topology *topology, int fd)
 {
@@ -355,8 +259,8 @@ void rl_topology_mark(rl_topology *topology, int fd)
             return;
         }
     }
-    if (topology->discovery != NULL && rl_connection_fd(topology->discovery) == fd) {
-        topology->discovery_ready = true;
+    if (topology->discovery.redis != NULL && rl_connection_fd(topology->discovery.redis) == fd) {
+        topology->discovery.ready = true;
     }
 }
 
@@ -367,23 +271,24 @@ void rl_topology_step(rl_topology *topology, int64_t now_ns)
             serve_node(topology, i, now_ns);
         }
     }
-    rl_discovery_follow(topology, now_ns);
+    rl_discovery_step(topology, now_ns);
     rl_call_expire_all(topology, now_ns);
     if (topology->first_waiting != NULL) {
-        dispatch(topology, now_ns);
-        /* A new connection begins at once, and fails at once where nobody listens. */
+        topology_dispatch(topology, now_ns);
+        /* A new connection begins at once, and fails at once where no server listens. */
         for (size_t i = 0; i < topology->n_nodes; i++) {
             if (topology->nodes[i].redis != NULL &&
                 rl_connection_state_of(topology->nodes[i].redis) != RL_CONNECTION_READY) {
                 serve_node(topology, i, now_ns);
             }
         }
-        dispatch(topology, now_ns);
+        topology_dispatch(topology, now_ns);
     }
     rl_topology_flush(topology);
 }
 
-static size_t add_want(rl_want *wants, size_t n, const rl_connection *redis, uint64_t serial)
+static size_t topology_add_want(rl_want *wants, size_t n, const rl_connection *redis,
+                                uint64_t serial)
 {
     if (redis != NULL && rl_connection_fd(redis) >= 0) {
         wants[n++] = (rl_want){rl_connection_fd(redis), rl_connection_wants(redis),
@@ -396,12 +301,12 @@ size_t rl_topology_wants(const rl_topology *topology, rl_want *wants)
 {
     size_t n = 0;
     for (size_t i = 0; i < topology->n_nodes; i++) {
-        n = add_want(wants, n, topology->nodes[i].redis, topology->nodes[i].serial);
+        n = topology_add_want(wants, n, topology->nodes[i].redis, topology->nodes[i].serial);
     }
-    return add_want(wants, n, topology->discovery, topology->discovery_serial);
+    return topology_add_want(wants, n, topology->discovery.redis, topology->discovery.serial);
 }
 
-static int64_t earlier(int64_t a, int64_t b)
+static int64_t earlier_ns(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -411,19 +316,20 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
     int64_t deadline_ns = topology->first != NULL ? topology->first->deadline_ns : INT64_MAX;
     for (size_t i = 0; i < topology->n_nodes; i++) {
         if (topology->nodes[i].redis != NULL) {
-            deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->nodes[i].redis));
+            deadline_ns =
+                earlier_ns(deadline_ns, rl_connection_deadline_ns(topology->nodes[i].redis));
         }
     }
-    if (topology->discovery != NULL) {
-        deadline_ns = earlier(deadline_ns, rl_connection_deadline_ns(topology->discovery));
+    if (topology->discovery.redis != NULL) {
+        deadline_ns = earlier_ns(deadline_ns, rl_connection_deadline_ns(topology->discovery.redis));
     } else if (rl_discovery_is_needed(topology)) {
         int64_t ask_ns = topology->ask_at_ns;
         deadline_ns =
-            earlier(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
+            earlier_ns(deadline_ns, ask_ns > topology->rest_ns ? ask_ns : topology->rest_ns);
     }
     for (const rl_call *call = topology->first_waiting; call != NULL; call = call->next_waiting) {
         if (call->not_before_ns != 0) {
-            deadline_ns = earlier(deadline_ns, call->not_before_ns);
+            deadline_ns = earlier_ns(deadline_ns, call->not_before_ns);
         }
     }
     return deadline_ns;

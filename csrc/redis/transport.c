@@ -30,8 +30,8 @@ struct rl_transport {
     rl_tls_session *session; /* owned; NULL but in HANDSHAKING and OPEN with TLS */
     rl_resolve *question;    /* owned; NULL but in RESOLVING */
     rl_addresses addresses;
-    size_t next; /* the address to try next */
-    unsigned generation; /* how many descriptors there have been */
+    size_t next;         /* the address to try next */
+    unsigned generation; /* how many descriptors were used */
     char error[RL_ERROR_SIZE];
 };
 
@@ -108,7 +108,7 @@ static int prepare_socket(int fd, int family)
     return 0;
 }
 
-/* Start connecting to the next address. Returns 0, or the last one's errno. */
+/* Start connecting to the next address. Return 0, or the errno of the last address. */
 static int connect_next(rl_transport *transport)
 {
     int error = transport->server.port == 0 ? ENAMETOOLONG : EADDRNOTAVAIL;
@@ -135,7 +135,8 @@ static rl_io transport_resolve(rl_transport *transport)
         transport->question = rl_resolve_start(&transport->server);
         transport->generation++;
         if (transport->question == NULL) {
-            return transport_fail(transport, "cannot look up", "no memory, descriptor or thread is left");
+            return transport_fail(transport, "cannot look up",
+                                  "no memory, descriptor or thread is left");
         }
     }
     if (transport->question != NULL) {

@@ -1,9 +1,9 @@
 /* redis/transport.h -- a non-blocking stream of bytes to one server: TCP, a unix
  * socket, or TLS over TCP.
  *
- * Nothing here waits. Each operation goes on as far as it can; RL_IO_AGAIN says
- * that rl_transport_fd() must become ready for rl_transport_wants() first. The
- * owner keeps the deadlines, by giving up.
+ * Nothing here waits. Each operation goes on as far as it can; RL_IO_AGAIN means that
+ * rl_transport_fd() must become ready for rl_transport_wants() first. Deadlines are up
+ * to the owner, which frees a stream that takes too long.
  *
  *     resolving ──> connecting ──> TLS handshake ──> open
  *                     │    ^
@@ -30,28 +30,28 @@ typedef struct rl_transport rl_transport; /* opaque: see transport.c */
  * must outlive the stream. NULL: out of memory. */
 rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls);
 
-/* Close without a word. NULL is fine. */
+/* Close without sending anything. NULL is fine. */
 void rl_transport_free(rl_transport *transport);
 
-/* Go on opening. RL_IO_DONE: open. RL_IO_FAILED: rl_transport_error tells why. */
+/* Continue opening. RL_IO_DONE: open. RL_IO_FAILED: rl_transport_error returns the cause. */
 rl_io rl_transport_open(rl_transport *transport);
 
-/* Read what is there, at most `room` bytes, into *n. RL_IO_CLOSED: the end. */
+/* Read the available bytes, at most `room`; *n is their number. RL_IO_CLOSED: the end. */
 rl_io rl_transport_read(rl_transport *transport, void *buffer, size_t room, size_t *n);
 
-/* Write what there is room for; *n tells how much that was. */
+/* Write as much as there is room for; *n is the number of bytes. */
 rl_io rl_transport_write(rl_transport *transport, const void *data, size_t len, size_t *n);
 
-/* What to wait on, -1 for nothing. Another one with each address that is tried. */
+/* Return the descriptor to wait on, -1: none. It changes with each address that is tried. */
 int rl_transport_fd(const rl_transport *transport);
 
-/* How many descriptors there have been: a new one may have the number of an old one. */
+/* Return how many descriptors were used: a new one may have the number of an old one. */
 unsigned rl_transport_generation(const rl_transport *transport);
 
-/* What to wait for, of RL_WANT_*; has_output: there is something to write. */
+/* Return the events to wait for (RL_WANT_*); has_output: there are bytes to write. */
 unsigned rl_transport_wants(const rl_transport *transport, bool has_output);
 
-/* What went wrong, with the server's name in it. */
+/* Return the error message, which names the server. */
 const char *rl_transport_error(const rl_transport *transport);
 
 #endif

@@ -23,10 +23,11 @@ static bool read_port(const rl_url_reader *in, rl_url_part text, rl_server *serv
     if (!rl_url_read_number(text, 65535, &port) || port == 0) {
         /* "redis://user:password", with the host forgotten, must not show the password. */
         bool is_number = text.len <= 5 && rl_url_read_number(text, UINT64_MAX, &port);
-        return is_number ? rl_url_complain(in, "the port must be a number from 1 to 65535, got '%.*s'",
-                                           rl_url_shown(text), text.at)
-                         : rl_url_complain(in, "the port must be a number from 1 to 65535; after a "
-                                               "password, '@' and the host follow");
+        return is_number
+                   ? rl_url_complain(in, "the port must be a number from 1 to 65535, got '%.*s'",
+                                     rl_url_shown(text), text.at)
+                   : rl_url_complain(in, "the port must be a number from 1 to 65535; after a "
+                                         "password, '@' and the host follow");
     }
     server->port = (uint16_t)port;
     return true;
@@ -45,7 +46,7 @@ static bool is_host(rl_url_part text, bool bracketed)
     return text.len != 0 && text.len < RL_HOST_SIZE && bracketed == is_address;
 }
 
-/* A zone's '%' is written "%25" (RFC 6874) or, as redis-py has it, as it is. */
+/* A zone's '%' is written "%25" (RFC 6874) or, as redis-py does, "%". */
 static void copy_host(rl_url_part host, char *out)
 {
     const char *zone = memchr(host.at, '%', host.len);
@@ -70,7 +71,7 @@ static bool read_server(const rl_url_reader *in, rl_url_part text, uint16_t port
         rl_url_part rest = {text.at + 1, text.len - 1};
         if (!rl_url_split(&rest, ']', &host) || (rest.len != 0 && rest.at[0] != ':')) {
             return rl_url_complain(in, "the host '%.*s' must be an address in brackets, then :port",
-                            rl_url_shown(text), text.at);
+                                   rl_url_shown(text), text.at);
         }
         has_port = rest.len != 0;
         text = has_port ? (rl_url_part){rest.at + 1, rest.len - 1} : rest;
@@ -81,8 +82,11 @@ static bool read_server(const rl_url_reader *in, rl_url_part text, uint16_t port
         }
     }
     if (!is_host(host, bracketed)) {
-        return rl_url_complain(in, "the host must be a name or an address (an IPv6 address in brackets), "
-                            "got '%.*s'", rl_url_shown(host), host.at);
+        return rl_url_complain(
+            in,
+            "the host must be a name or an address (an IPv6 address in brackets), "
+            "got '%.*s'",
+            rl_url_shown(host), host.at);
     }
     copy_host(host, server->host);
     return !has_port || read_port(in, text, server);
@@ -100,8 +104,10 @@ static bool read_servers(const rl_url_reader *in, rl_url_part text)
             return rl_url_complain(in, "several hosts need redis+sentinel:// or redis+cluster://");
         }
         if (one.len == 0 && (more || in->out->n_servers != 0)) {
-            return rl_url_complain(in, "host %zu of the list is empty: write host or host:port between "
-                                "commas", in->out->n_servers + 1);
+            return rl_url_complain(in,
+                                   "host %zu of the list is empty: write host or host:port between "
+                                   "commas",
+                                   in->out->n_servers + 1);
         }
         if (!read_server(in, one, port)) {
             return false;
@@ -110,7 +116,7 @@ static bool read_servers(const rl_url_reader *in, rl_url_part text)
     return true;
 }
 
-/* ---- the whole ------------------------------------------------------------------------ */
+/* ---- the whole address ---------------------------------------------------------------- */
 
 static bool read_scheme(rl_url_reader *in, rl_url_part scheme)
 {
@@ -133,9 +139,11 @@ static bool read_scheme(rl_url_reader *in, rl_url_part scheme)
     in->is_unix = rl_url_equals(scheme, "unix") || rl_url_equals(scheme, "redis+unix") ||
                   rl_url_equals(scheme, "valkey+unix");
     if (!in->is_unix) {
-        return rl_url_complain(in, "the scheme must be redis, rediss, unix, redis+sentinel, redis+cluster, "
-                            "rediss+sentinel or rediss+cluster, got '%.*s'",
-                        rl_url_shown(scheme), scheme.at);
+        return rl_url_complain(
+            in,
+            "the scheme must be redis, rediss, unix, redis+sentinel, redis+cluster, "
+            "rediss+sentinel or rediss+cluster, got '%.*s'",
+            rl_url_shown(scheme), scheme.at);
     }
     return true;
 }
@@ -146,7 +154,8 @@ static bool read_path(const rl_url_reader *in, rl_url_part path)
     if (in->out->kind == RL_SENTINEL) {
         rl_url_split(&path, '/', &master);
         if (master.len == 0) {
-            return rl_url_complain(in, "the name of the master is missing: redis+sentinel://hosts/NAME");
+            return rl_url_complain(
+                in, "the name of the master is missing: redis+sentinel://hosts/NAME");
         }
         if (!rl_url_decode(in, "name of the master", master, in->out->master_name, RL_NAME_SIZE)) {
             return false;
@@ -173,7 +182,8 @@ static bool read_all(rl_url_reader *in, rl_url_part text)
 {
     rl_url_part scheme, authority, query = {NULL, 0};
     if (!rl_url_split(&text, ':', &scheme) || text.len < 2 || memcmp(text.at, "//", 2) != 0) {
-        return rl_url_complain(in, "an address is scheme://host..., such as redis://localhost:6379/0");
+        return rl_url_complain(in,
+                               "an address is scheme://host..., such as redis://localhost:6379/0");
     }
     text = (rl_url_part){text.at + 2, text.len - 2};
     if (!read_scheme(in, scheme)) {
@@ -192,8 +202,9 @@ static bool read_all(rl_url_reader *in, rl_url_part text)
     /* Else the rest of a password would be shown as a host or a database. */
     bool has_credentials = rl_url_split(&where, '@', &who);
     if (has_at(text) || has_at(where)) {
-        return rl_url_complain(in, "in a user name or password '@' must be written %%40, '/' %%2F and "
-                            "'?' %%3F");
+        return rl_url_complain(in,
+                               "in a user name or password '@' must be written %%40, '/' %%2F and "
+                               "'?' %%3F");
     }
     in->is_doubtful = !has_credentials && has_at(query);
     if (has_credentials) {
@@ -205,7 +216,7 @@ static bool read_all(rl_url_reader *in, rl_url_part text)
     }
     if (in->is_unix && where.len != 0) {
         return rl_url_complain(in, "the path of a socket begins with '/': unix:///path, got '%.*s'",
-                        rl_url_shown(where), where.at);
+                               rl_url_shown(where), where.at);
     }
     if (!(in->is_unix ? read_socket(in, text) : read_servers(in, where) && read_path(in, text))) {
         return false;
@@ -230,8 +241,8 @@ rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *erro
     memcpy(out->client_name, "rate_limiter", 13);
     for (size_t i = 0; i < len; i++) {
         if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f) {
-            rl_url_complain(&in, "an address has no spaces or control characters, got one at place %zu",
-                     i + 1);
+            rl_url_complain(
+                &in, "an address has no spaces or control characters, got one at place %zu", i + 1);
             return RL_EURL;
         }
         if (text[i] == '#') {
@@ -242,9 +253,10 @@ rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *erro
     if (read_all(&in, (rl_url_part){text, len})) {
         return RL_OK;
     }
-    if (in.is_doubtful) { /* what is wrong may be a piece of the password: do not show it */
-        rl_url_complain(&in, "the address is wrong; where is not shown, as it may be in a password, in "
-                      "which '@' must be written %%40 and '?' %%3F");
+    if (in.is_doubtful) { /* the wrong part may belong to the password: do not show it */
+        rl_url_complain(&in,
+                        "the address is wrong; where is not shown, as it may be in a password, in "
+                        "which '@' must be written %%40 and '?' %%3F");
     }
     return RL_EURL;
 }

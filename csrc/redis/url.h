@@ -1,4 +1,4 @@
-/* redis/url.h -- the address of a Redis, read.
+/* redis/url.h -- read the address of a Redis server.
  *
  *     redis://[[user]:password@]host[:port][/db][?option=value&...]
  *     unix://[[user]:password@]/path/of.sock[?db=0&...]
@@ -16,7 +16,7 @@
  *     ssl_ca_certs ssl_ca_path ssl_certfile ssl_keyfile ssl_server_name
  *     ssl_check_hostname (true, false)  ssl_cert_reqs (required, none)
  *     sentinel_username sentinel_password
- * These mean nothing here and are accepted: protocol decode_responses encoding
+ * These are accepted and ignored: protocol decode_responses encoding
  *     health_check_interval retry_on_timeout max_connections socket_keepalive */
 #ifndef RL_REDIS_URL_H
 #define RL_REDIS_URL_H
@@ -26,8 +26,8 @@
 
 #define RL_URL_ERROR_SIZE 512
 
-/* Read an address. RL_OK; or RL_EURL, then *error (RL_URL_ERROR_SIZE bytes) names the part
- * that is wrong and what was expected, and never shows a password. */
+/* Read an address. RL_OK; or RL_EURL, then *error (RL_URL_ERROR_SIZE bytes) names the wrong
+ * part and the expected form, and never shows a password. */
 rl_status rl_url_parse(const char *text, size_t len, rl_options *out, char *error);
 
 #endif

@@ -27,8 +27,8 @@ static int hex_digit(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Percent-decode into `room` bytes. `name` is what the rl_url_part is called in a message. */
-bool rl_url_decode(const rl_url_reader *in, const char *name, rl_url_part text, char *out, size_t room)
+bool rl_url_decode(const rl_url_reader *in, const char *name, rl_url_part text, char *out,
+                   size_t room)
 {
     size_t n = 0;
     for (size_t i = 0; i < text.len; i++) {
@@ -37,8 +37,11 @@ bool rl_url_decode(const rl_url_reader *in, const char *name, rl_url_part text, 
             int high = text.len - i > 2 ? hex_digit(text.at[i + 1]) : -1;
             int low = high >= 0 ? hex_digit(text.at[i + 2]) : -1;
             if (low < 0 || (high == 0 && low == 0)) {
-                return rl_url_complain(in, "the %s has a '%%' that two hexadecimal digits other than 00 "
-                                    "must follow; write '%%25' for the character itself", name);
+                return rl_url_complain(
+                    in,
+                    "the %s has a '%%' that two hexadecimal digits other than 00 "
+                    "must follow; write '%%25' for the character itself",
+                    name);
             }
             c = (char)(high * 16 + low);
             i += 2;
@@ -69,11 +72,12 @@ bool rl_url_read_database(const rl_url_reader *in, rl_url_part text)
 {
     uint64_t number;
     if (!rl_url_read_number(text, INT32_MAX, &number)) {
-        return rl_url_complain(in, "the database must be a whole number from 0, got '%.*s'", rl_url_shown(text),
-                        text.at);
+        return rl_url_complain(in, "the database must be a whole number from 0, got '%.*s'",
+                               rl_url_shown(text), text.at);
     }
     if (in->out->kind == RL_CLUSTER && number != 0) {
-        return rl_url_complain(in, "the database of a cluster is 0, got '%.*s'", rl_url_shown(text), text.at);
+        return rl_url_complain(in, "the database of a cluster is 0, got '%.*s'", rl_url_shown(text),
+                               text.at);
     }
     in->out->database = (uint32_t)number;
     return true;
@@ -94,7 +98,7 @@ static bool read_timeout(const rl_url_reader *in, const char *name, rl_url_part 
     *out = (int64_t)(seconds * (uint64_t)NS_PER_S + fraction);
     if (!good || *out <= 0 || *out > TIMEOUT_MAX_S * NS_PER_S) {
         return rl_url_complain(in, "%s must be seconds above 0 and at most %d, got '%.*s'", name,
-                        TIMEOUT_MAX_S, rl_url_shown(text), text.at);
+                               TIMEOUT_MAX_S, rl_url_shown(text), text.at);
     }
     return true;
 }
@@ -112,14 +116,14 @@ typedef enum option {
     O_SOCKET_CONNECT_TIMEOUT,
     O_SENTINEL_USERNAME,
     O_SENTINEL_PASSWORD,
-    O_CA_CERTS, /* from here on for TLS alone */
+    O_CA_CERTS, /* from here on only for TLS */
     O_CA_PATH,
     O_CERTFILE,
     O_KEYFILE,
     O_SERVER_NAME,
     O_CHECK_HOSTNAME,
     O_CERT_REQS,
-    O_IGNORED /* from here on without meaning */
+    O_IGNORED /* from here on ignored */
 } option;
 
 static const char *const OPTIONS[] = {
@@ -169,15 +173,16 @@ static bool read_switch(const rl_url_reader *in, const char *name, rl_url_part t
             return true;
         }
     }
-    return rl_url_complain(in, "%s must be true or false, got '%.*s'", name, rl_url_shown(text), text.at);
+    return rl_url_complain(in, "%s must be true or false, got '%.*s'", name, rl_url_shown(text),
+                           text.at);
 }
 
 static bool read_verification(const rl_url_reader *in, rl_url_part text)
 {
     in->out->tls.any_certificate = rl_url_equals(text, "none");
     if (!in->out->tls.any_certificate && !rl_url_equals(text, "required")) {
-        return rl_url_complain(in, "ssl_cert_reqs must be required or none, got '%.*s'", rl_url_shown(text),
-                        text.at);
+        return rl_url_complain(in, "ssl_cert_reqs must be required or none, got '%.*s'",
+                               rl_url_shown(text), text.at);
     }
     return true;
 }
@@ -242,7 +247,8 @@ static bool complain_unknown(const rl_url_reader *in, rl_url_part name)
     for (size_t i = 0; i < O_IGNORED; i++) {
         len += (size_t)snprintf(known + len, sizeof known - len, " %s", OPTIONS[i]);
     }
-    return rl_url_complain(in, "there is no option '%.*s'; known are%s", rl_url_shown(name), name.at, known);
+    return rl_url_complain(in, "there is no option '%.*s'; known are%s", rl_url_shown(name),
+                           name.at, known);
 }
 
 bool rl_url_read_option(rl_url_reader *in, rl_url_part text)
@@ -258,13 +264,14 @@ bool rl_url_read_option(rl_url_reader *in, rl_url_part text)
         bool other_name = i == O_SOCKET_TIMEOUT || i == O_SOCKET_CONNECT_TIMEOUT;
         uint64_t bit = UINT64_C(1) << (other_name ? i - 1 : i);
         if (in->seen & bit) {
-            return rl_url_complain(in, "the option %s is there twice%s", OPTIONS[i],
-                            i >= O_TIMEOUT && i <= O_SOCKET_CONNECT_TIMEOUT
-                                ? ", with or without socket_" : "");
+            return rl_url_complain(
+                in, "the option %s is there twice%s", OPTIONS[i],
+                i >= O_TIMEOUT && i <= O_SOCKET_CONNECT_TIMEOUT ? ", with or without socket_" : "");
         }
         in->seen |= bit;
         if (i >= O_CA_CERTS && i < O_IGNORED && !in->out->tls.on) {
-            return rl_url_complain(in, "the option %s needs TLS, which rediss:// asks for", OPTIONS[i]);
+            return rl_url_complain(in, "the option %s needs TLS, which rediss:// asks for",
+                                   OPTIONS[i]);
         }
         return set_option(in, (option)i, text);
     }

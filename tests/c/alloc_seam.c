@@ -1,4 +1,4 @@
-/* alloc_seam.c -- the allocator of the C tests, which fails when it is told to. */
+/* alloc_seam.c -- the allocator of the C tests, which fails on request. */
 #include <stdatomic.h>
 
 #include "check.h"

@@ -1,4 +1,4 @@
-/* at.h -- moments for tests: both clocks show the same. */
+/* at.h -- times for tests: both clocks show the same. */
 #ifndef AT_H
 #define AT_H
 

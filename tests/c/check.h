@@ -1,4 +1,4 @@
-/* check.h -- the smallest harness: CHECK what must hold, then report from main. */
+/* check.h -- a minimal test harness: CHECK conditions, then report from main. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -8,11 +8,12 @@
 
 #include "engine/alloc.h"
 
-static _Atomic unsigned long checks_done; /* threads check as well */
+static _Atomic unsigned long checks_done; /* also used by threads */
 static _Atomic unsigned long checks_failed;
 
 #define CHECK(condition) check((condition), __FILE__, __LINE__, #condition)
-#define CHECK_EQUAL(a, b) check_equal((intmax_t)(a), (intmax_t)(b), __FILE__, __LINE__, #a " == " #b)
+#define CHECK_EQUAL(a, b)                                                                          \
+    check_equal((intmax_t)(a), (intmax_t)(b), __FILE__, __LINE__, #a " == " #b)
 
 static inline void check(int holds, const char *file, int line, const char *what)
 {
@@ -48,11 +49,11 @@ static inline uint64_t next_random(uint64_t *state)
 
 /* ---- the allocator's seam: alloc_seam.c ------------------------------------- */
 
-/* From now on allocation number `first` (from 0) fails, and with it the
- * `count` - 1 after it. count 0: none fails. */
+/* From now on allocation number `first` (from 0) and the `count` - 1 after it fail.
+ * count 0: none fails. */
 void seam_fail(unsigned long first, unsigned long count);
 
-/* Allocations asked for since seam_fail, and blocks not freed yet. */
+/* Return the allocations since seam_fail, and the blocks not freed yet. */
 unsigned long seam_calls(void);
 long seam_live_blocks(void);
 

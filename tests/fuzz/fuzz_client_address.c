@@ -1,5 +1,5 @@
-/* fuzz_client_address.c -- any bytes as headers of proxies: what a client prepends changes
- * nothing, and what is found can be written and read again. */
+/* fuzz_client_address.c -- any bytes as headers of proxies: prepending values changes nothing,
+ * and the found address can be written and read again. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static void check_written(const rl_address *address)
     }
 }
 
-/* Lines in front of those of the proxies are the client's own: they count only while every
+/* Lines in front of those of the proxies come from the client: they count only while every
  * address behind them is trusted. */
 static void check_prepended(const rl_proxies *proxies, const rl_text *peer, const rl_text *lines,
                             size_t n, const rl_address *found)

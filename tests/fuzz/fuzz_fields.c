@@ -1,5 +1,5 @@
-/* fuzz_fields.c -- any names, numbers and styles as header fields: values fit the buffer that
- * was asked for, and contain visible ASCII only, so that no name can end a header line. */
+/* fuzz_fields.c -- any names, numbers and styles as header fields: values fit the
+ * requested buffer, and contain visible ASCII only, so that no name can end a header line. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@ static void take_bytes(const uint8_t **data, size_t *size, void *out, size_t len
     *size -= found;
 }
 
-/* Within what the engine can decide. */
+/* Take a decision within the range of the engine. */
 static rl_decision take_decision(const uint8_t **data, size_t *size)
 {
     struct {

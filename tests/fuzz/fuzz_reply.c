@@ -1,7 +1,7 @@
-/* fuzz_reply.c -- any bytes as what a server sends, to a standalone client, one of Sentinel and one
- * of Cluster: it neither crashes nor spins, and each call gets an end.
+/* fuzz_reply.c -- any bytes as a server's answers, to a standalone, a Sentinel and a Cluster
+ * client: it neither crashes nor spins, and each call ends.
  *
- * The first byte chooses the kind, the second how the rest is cut into pieces. */
+ * The first byte chooses the kind, the second how the rest is split. */
 #include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* fuzz_route.c -- any patterns and any path: a path is found in bounded steps, and one that is
- * a pattern's own words has that pattern's rule in some reading. */
+/* fuzz_route.c -- any patterns and any path: a path is found in bounded steps, and a path
+ * that equals a pattern has the rule of that pattern in some reading. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* The bytes up to the next zero. */
+/* Take the bytes up to the next zero. */
 static rl_text next_text(const uint8_t **data, size_t *size)
 {
     const uint8_t *end = *size > 0 ? memchr(*data, 0, *size) : NULL;
@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         rl_route route = {next_text(&data, &size), next_text(&data, &size), (int)(size % 3) - 1,
                           size % 5 == 0 ? &key : NULL};
         rl_route_status status = rl_routes_add(routes, &route, n_rules, &other);
-        if (status != RL_ROUTE_OK) { /* these are to be freed only */
+        if (status != RL_ROUTE_OK) { /* such routes can only be freed */
             break;
         }
         n_rules++;

@@ -1,5 +1,5 @@
-/* no_network.c -- what a fuzzed server says must not lead anywhere: linked with --wrap, so that
- * no name is looked up and nothing but this host is connected to. */
+/* no_network.c -- a fuzzed answer must not cause network access: linked with --wrap, so that no
+ * name is looked up and no other host is connected to. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>

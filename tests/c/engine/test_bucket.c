@@ -1,4 +1,4 @@
-/* test_bucket.c -- the arithmetic of one bucket, by times and costs of its own choice. */
+/* test_bucket.c -- the arithmetic of one bucket, with chosen and random times and costs. */
 #include <math.h>
 
 #include "check.h"
@@ -13,7 +13,7 @@ static rl_limit limit_of(double capacity, double refill_rate)
     return limit;
 }
 
-/* A bucket as the table keeps it: one word. */
+/* A bucket as in the table: one word. */
 static rl_decision take(const rl_limit *limit, uint64_t *word, int64_t now_ns, double tokens)
 {
     rl_tap tap = rl_limit_tap(limit, now_ns);
@@ -37,9 +37,10 @@ static void test_limits_are_checked(void)
         CHECK_EQUAL(rl_limit_init(&limit, 1, bad_rates[i]), RL_ERATE);
     }
     CHECK_EQUAL(rl_limit_init(&limit, 1e-6, 1e9), RL_ECAPACITY); /* less than one unit */
-    CHECK(limit.capacity == 42); /* never written */
+    CHECK(limit.capacity == 42);                                 /* never written */
     const double capacities[] = {1e-3, 0.1, 1, 1.5, 20, 1e6, 1e12, RL_CAPACITY_MAX};
-    const double rates[] = {0, 5e-324, 1e-300, 1e-12, 1.0 / 86400, 0.1, 1, 3, 1e6, 3e8, RL_RATE_MAX};
+    const double rates[] = {0, 5e-324, 1e-300, 1e-12, 1.0 / 86400, 0.1,
+                            1, 3,      1e6,    3e8,   RL_RATE_MAX};
     for (int i = 0; i < 8; i++) {
         for (int j = 0; j < 11; j++) {
             limit = limit_of(capacities[i], rates[j]);
@@ -76,10 +77,18 @@ static void test_tokens_come_at_the_very_nanosecond(void)
         double rate;
         int64_t wait_ns;
     } cases[] = {
-        {1, NS_PER_S},           {2, NS_PER_S / 2},        {0.1, 10 * NS_PER_S},
-        {1.0 / 3600, 3600 * NS_PER_S}, {3.0 / 60, 20 * NS_PER_S}, {1.0 / 86400, 86400 * NS_PER_S},
-        {3, 333333334},          {1e9, 1},                 {3e8, 4},
-        {1e6, 1000},             {0.3, 3333333334},        {1.0 / 7, 7 * NS_PER_S},
+        {1, NS_PER_S},
+        {2, NS_PER_S / 2},
+        {0.1, 10 * NS_PER_S},
+        {1.0 / 3600, 3600 * NS_PER_S},
+        {3.0 / 60, 20 * NS_PER_S},
+        {1.0 / 86400, 86400 * NS_PER_S},
+        {3, 333333334},
+        {1e9, 1},
+        {3e8, 4},
+        {1e6, 1000},
+        {0.3, 3333333334},
+        {1.0 / 7, 7 * NS_PER_S},
     };
     uint64_t random = 3;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -119,8 +128,8 @@ static void test_retry_after_is_exact(void)
     }
 }
 
-/* Over any time t: admitted <= capacity + rate * t + one unit. Costs and rates of
- * this test are such that long double holds the bound exactly enough. */
+/* Over any time t: admitted <= capacity + rate * t + one unit. The costs and
+ * rates of this test keep the bound exact enough in long double. */
 static void test_never_more_than_promised(void)
 {
     const double rates[] = {0.5, 1, 2.5, 1000, 1e6};
@@ -134,7 +143,8 @@ static void test_never_more_than_promised(void)
         for (int n = 0; n < 50000; n++) {
             double cost = (double)(next_random(&random) % 4096 + 1) / 2048;
             admitted += take(&limit, &word, now_ns, cost).allowed ? cost : 0;
-            long double bound = 10 + (long double)rates[i] * (long double)(now_ns - begin_ns) / 1e9L;
+            long double bound =
+                10 + (long double)rates[i] * (long double)(now_ns - begin_ns) / 1e9L;
             CHECK(admitted <= bound + limit.unit);
             now_ns += (int64_t)((double)(next_random(&random) % 1000) * 2e6 / rates[i]);
         }

@@ -1,4 +1,4 @@
-/* test_hash.c -- SipHash against published vectors, and how rl_hash uses it. */
+/* test_hash.c -- SipHash against published vectors, and its use by rl_hash. */
 #include "check.h"
 #include "engine/hash.h"
 
@@ -8,14 +8,10 @@ static const struct {
     size_t len;
     const char *hex;
 } VECTORS[] = {
-    {0, "a3817f04ba25a8e66df67214c7550293"},
-    {1, "da87c1d86b99af44347659119b22fc45"},
-    {2, "8177228da4a45dc7fca38bdef60affe4"},
-    {7, "a1f1ebbed8dbc153c0b84aa61ff08239"},
-    {8, "3b62a9ba6258f5610f83e264f31497b4"},
-    {15, "5493e99933b0a8117e08ec0f97cfc3d9"},
-    {16, "6ee2a4ca67b054bbfd3315bf85230577"},
-    {63, "5150d1772f50834a503e069a973fbd7c"},
+    {0, "a3817f04ba25a8e66df67214c7550293"},  {1, "da87c1d86b99af44347659119b22fc45"},
+    {2, "8177228da4a45dc7fca38bdef60affe4"},  {7, "a1f1ebbed8dbc153c0b84aa61ff08239"},
+    {8, "3b62a9ba6258f5610f83e264f31497b4"},  {15, "5493e99933b0a8117e08ec0f97cfc3d9"},
+    {16, "6ee2a4ca67b054bbfd3315bf85230577"}, {63, "5150d1772f50834a503e069a973fbd7c"},
 };
 
 static const rl_secret KEY = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};

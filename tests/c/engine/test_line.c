@@ -17,8 +17,8 @@ static void test_line(const uint64_t *tags, uint64_t tag)
 int main(void)
 {
     /* Tags that share one half with the wanted one must not match. */
-    const uint64_t near[] = {0, 1, UINT64_C(1) << 32, (UINT64_C(1) << 32) + 1, UINT64_MAX,
-                             UINT32_MAX, UINT64_MAX << 32};
+    const uint64_t near[] = {0,          1,          UINT64_C(1) << 32, (UINT64_C(1) << 32) + 1,
+                             UINT64_MAX, UINT32_MAX, UINT64_MAX << 32};
     _Alignas(RL_CACHE_LINE) uint64_t tags[RL_LINE_SLOTS];
     uint64_t random = 1;
     for (int round = 0; round < 20000; round++) {

@@ -140,7 +140,7 @@ static void test_odd_files(void)
 #ifdef __linux__
 static bool disk_is_full;
 
-/* Instead of that of the C library. */
+/* Replaces the function of the C library. */
 int posix_fallocate(int fd, off_t offset, off_t len)
 {
     off_t reserved = disk_is_full ? len / 2 : len;
@@ -153,7 +153,7 @@ static void test_a_full_disk(void)
     disk_is_full = true;
     check_refused(RL_METER_ESYSTEM);
     CHECK_EQUAL(errno, ENOSPC);
-    CHECK_EQUAL(access(path, F_OK), -1); /* else it would be refused when there is room again */
+    CHECK_EQUAL(access(path, F_OK), -1); /* else it would be refused even with room */
     disk_is_full = false;
     rl_meter *meter;
     CHECK_EQUAL(rl_meter_open(path, &meter), RL_METER_OK);

@@ -1,4 +1,4 @@
-/* test_oom.c -- every allocation of the core fails in turn, and nothing is lost. */
+/* test_oom.c -- each allocation of the core fails once, and nothing is lost. */
 #include "at.h"
 #include "check.h"
 #include "engine/table.h"
@@ -12,7 +12,7 @@ static rl_key number_key(const rl_table *table, uint64_t number)
     return rl_table_key(table, &number, sizeof number);
 }
 
-/* Fill a table past several growths, empty it, fill it again. True: it was all done. */
+/* Fill a table past several growths, empty it, fill it again. True: all was done. */
 static bool work(rl_table *table, uint64_t cost)
 {
     bool all_done = true;
@@ -22,7 +22,8 @@ static bool work(rl_table *table, uint64_t cost)
             rl_decision decision = {.limit = -1};
             bool allowed = false;
             rl_key key = number_key(table, i);
-            rl_status status = rl_table_take(table, key, &cost, at(now_ns), &allowed, &decision, NULL);
+            rl_status status =
+                rl_table_take(table, key, &cost, at(now_ns), &allowed, &decision, NULL);
             if (status == RL_OK) {
                 CHECK(allowed && decision.limit == 2);
                 rl_table_peek(table, key, &cost, at(now_ns), &decision, NULL);
@@ -41,7 +42,7 @@ static bool work(rl_table *table, uint64_t cost)
     return all_done;
 }
 
-/* The number of allocations that the work asks for when these fail. */
+/* Return the number of allocations of the work when these fail. */
 static unsigned long run(unsigned long first, unsigned long count)
 {
     rl_limit limit;
@@ -62,7 +63,7 @@ static unsigned long run(unsigned long first, unsigned long count)
     return calls;
 }
 
-/* Growth stops, the table goes on in the memory it has: it evicts and admits less. */
+/* Growth stops, and the table goes on in its present memory: it evicts and admits less. */
 static void test_no_more_memory_at_all(void)
 {
     rl_limit limit;
@@ -72,12 +73,14 @@ static void test_no_more_memory_at_all(void)
     bool allowed;
     uint64_t admitted = 0;
     for (uint64_t i = 0; i < 5000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
     }
     uint64_t slots = rl_table_sweep(table, at(0)).slots;
     seam_fail(0, (unsigned long)-1);
     for (uint64_t i = 0; i < 200000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(0));

@@ -55,7 +55,7 @@ static void test_two_handles_are_one_table(void)
     CHECK_EQUAL(rl_table_sweep(two, at(5)).keys, 1);
     rl_table_free(one);
     rl_table_free(two);
-    rl_table *again = opened(limits, 2, 100); /* it stays when nobody has it open */
+    rl_table *again = opened(limits, 2, 100); /* it stays while no process has it open */
     rl_decision decision;
     rl_table_peek(again, rl_table_key(again, "k", 1), costs, at(5), &decision, NULL);
     CHECK(!decision.allowed);
@@ -73,7 +73,8 @@ static void test_it_does_not_grow(void)
     uint64_t admitted = 0;
     bool allowed;
     for (uint64_t i = 0; i < 100000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(0));
@@ -122,13 +123,13 @@ static void test_files_that_are_something_else(void)
     unlink(path);
 }
 
-/* A file from before the last boot, and one that was never finished, start anew. */
+/* A file from before the last boot, or one that was never finished, starts empty. */
 static void test_files_that_start_anew(void)
 {
     rl_limit limit = limit_of(3, 0);
     uint64_t cost = rl_limit_cost(&limit, 1);
     bool allowed;
-    for (long offset = 0; offset <= 8; offset += 8) { /* the magic number; the boot's name */
+    for (long offset = 0; offset <= 8; offset += 8) { /* the magic number; the boot's id */
         rl_table *table = opened(&limit, 1, 100);
         rl_table_take(table, number_key(table, 1), &cost, at(0), &allowed, NULL, NULL);
         rl_table_free(table);
@@ -206,14 +207,14 @@ static uint64_t sum_of(_Atomic uint64_t *admitted)
     return total;
 }
 
-/* Whether there is more to see; a slow machine gets a minute for it. */
+/* Return true while there is more to see; a slow machine gets a minute. */
 static bool goes_on(int64_t elapsed_ns, unsigned kills, _Atomic uint64_t *admitted)
 {
     bool is_enough = kills > 100 && sum_of(admitted) > 1000;
     return elapsed_ns < 1500000000 || (!is_enough && elapsed_ns < INT64_C(60000000000));
 }
 
-/* Killed at any moment: nobody waits for ever, and no key gets more than its limit. */
+/* Killed at any moment: no process hangs, and no key gets more than its limit. */
 static void test_processes_that_are_killed(_Atomic uint64_t *admitted)
 {
     rl_limit limit = limit_of(50, 2000);
@@ -247,8 +248,9 @@ static void test_processes_that_are_killed(_Atomic uint64_t *admitted)
     uint64_t cost = rl_limit_cost(&limit, 1);
     bool allowed;
     for (uint64_t i = 0; i < KEYS; i++) { /* no lock is left */
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(now_ns()), &allowed, NULL, NULL),
-                    RL_OK);
+        CHECK_EQUAL(
+            rl_table_take(table, number_key(table, i), &cost, at(now_ns()), &allowed, NULL, NULL),
+            RL_OK);
     }
     CHECK(rl_table_sweep(table, at(now_ns())).keys <= KEYS);
     CHECK_EQUAL(rl_table_sweep(table, at(now_ns() + INT64_C(3600000000000))).keys, 0);

@@ -19,7 +19,7 @@ static rl_key number_key(const rl_table *table, uint64_t number)
     return rl_table_key(table, &number, sizeof number);
 }
 
-/* ---- the model: every key has its words, for ever ---------------------------- */
+/* ---- the model: every key keeps its words ------------------------------------ */
 
 #define MODEL_KEYS 400
 
@@ -62,7 +62,7 @@ static void model_refund(model *model, size_t key, const uint64_t *costs, int64_
     }
 }
 
-/* Whether some limit of the model is in the state that the decision tells of. */
+/* Return true if some limit of the model is in the state of the decision. */
 static bool model_agrees(const model *model, size_t key, const rl_decision *decision,
                          const uint64_t *costs, int64_t now_ns)
 {
@@ -162,7 +162,8 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     rl_table_stats empty = rl_table_sweep(table, at(0));
     bool allowed;
     for (uint64_t i = 0; i < 100000; i++) {
-        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL), RL_OK);
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
         CHECK(allowed);
     }
     rl_table_stats full = rl_table_sweep(table, at(0));
@@ -173,7 +174,7 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     for (uint64_t i = 0; i < 100000; i++) {
         rl_decision decision;
         rl_table_peek(table, number_key(table, i), &cost, at(0), &decision, NULL);
-        CHECK(decision.remaining == 9); /* nobody was lost on the way */
+        CHECK(decision.remaining == 9); /* no key was lost */
     }
     for (uint64_t i = 0; i < 50; i++) { /* a few stay, the others fill up */
         rl_table_take(table, number_key(table, i), &cost, at(NS_PER_S / 2), &allowed, NULL, NULL);
@@ -195,7 +196,8 @@ static void test_inserts_reuse_what_is_full(void)
     rl_table *table = rl_table_new(&limit, 1, 1000000, SECRET);
     bool allowed;
     for (uint64_t i = 0; i < 300000; i++) { /* a thousand keys a second, each once */
-        rl_table_take(table, number_key(table, i), &cost, at((int64_t)i * 1000000), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, i), &cost, at((int64_t)i * 1000000), &allowed, NULL,
+                      NULL);
         CHECK(allowed);
     }
     rl_table_stats stats = rl_table_sweep(table, at(INT64_C(299999) * 1000000));
@@ -217,7 +219,8 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     bool allowed;
     int64_t now_ns = 1000 * NS_PER_S;
     for (int i = 0; i < 200000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns), &allowed,
+                      NULL, NULL);
         admitted += allowed;
     }
     rl_table_stats stats = rl_table_sweep(table, at(now_ns));
@@ -232,14 +235,15 @@ static void test_flood_mints_nothing(size_t max_keys, size_t n_limits)
     /* A second later each slot has one token back, and no more. */
     uint64_t later = 0;
     for (int i = 0; i < 100000; i++) {
-        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns + NS_PER_S), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, next_random(&random)), costs, at(now_ns + NS_PER_S),
+                      &allowed, NULL, NULL);
         later += allowed;
     }
     CHECK(later <= stats.slots);
     rl_table_free(table);
 }
 
-/* The entry that gives way is the one closest to full, and its debt stays. */
+/* The evicted entry is the one closest to full, and its debt stays. */
 static void test_newcomer_inherits_the_least_debt(void)
 {
     rl_limit limit = limit_of(10, 0);
@@ -269,7 +273,9 @@ static void test_denied_newcomer_leaves_no_trace(void)
     rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
     rl_decision decision;
     bool allowed = true;
-    CHECK_EQUAL(rl_table_take(table, number_key(table, 1), &costs[0], at(0), &allowed, &decision, NULL), RL_OK);
+    CHECK_EQUAL(
+        rl_table_take(table, number_key(table, 1), &costs[0], at(0), &allowed, &decision, NULL),
+        RL_OK);
     CHECK(!allowed && decision.remaining == 5);
     CHECK_EQUAL(decision.retry_after_ns, RL_NEVER);
     CHECK_EQUAL(rl_table_sweep(table, at(0)).inserted, 0);
@@ -294,8 +300,8 @@ static void test_zero_tag(void)
     rl_table_free(table);
 }
 
-/* A fast limit wraps V within months. Whatever was idle for longer is full, and
- * whatever is not full is never taken for it. */
+/* A fast limit wraps V within months. An entry that was idle for longer is full, and
+ * an entry that is not full never looks full. */
 static void test_idle_beyond_the_wrap(void)
 {
     const int64_t day_ns = 86400 * NS_PER_S;
@@ -314,15 +320,17 @@ static void test_idle_beyond_the_wrap(void)
         CHECK(decision.allowed && decision.remaining == 1e6);
         rl_table_free(table);
     }
-    /* Two limits: the slow one still owes when the fast one has wrapped. */
+    /* Two limits: the slow one still has a deficit when the fast one has wrapped. */
     rl_table *table = rl_table_new(limits, 2, 100, SECRET);
     bool allowed;
     rl_decision decision;
     for (int i = 0; i < 100; i++) {
-        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, at(0), &allowed, NULL, NULL);
+        rl_table_take(table, number_key(table, 1), (uint64_t[2]){0, costs[1]}, at(0), &allowed,
+                      NULL, NULL);
         CHECK(allowed);
     }
-    rl_table_peek(table, number_key(table, 1), costs, at(100 * day_ns), &decision, NULL); /* long unvisited */
+    rl_table_peek(table, number_key(table, 1), costs, at(100 * day_ns), &decision,
+                  NULL); /* long unvisited */
     CHECK(!decision.allowed);
     for (int64_t days = 101; days < 200; days += 5) { /* visited now and then */
         rl_table_peek(table, number_key(table, 1), costs, at(days * day_ns), &decision, NULL);
@@ -331,12 +339,13 @@ static void test_idle_beyond_the_wrap(void)
     rl_table_free(table);
 }
 
-/* A word that was just full at the last sweep, and is next seen after any time at all. */
+/* A word that was just full at the last sweep, and is seen next after any time. */
 static void test_idle_around_the_wrap(void)
 {
     rl_limit limits[2] = {limit_of(1, 1), limit_of(1000, 1e-6)};
     uint64_t costs[2] = {rl_limit_cost(&limits[0], 1), rl_limit_cost(&limits[1], 1000)};
-    int64_t swept_ns = NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second owes */
+    int64_t swept_ns =
+        NS_PER_S * 13 / 10; /* the first bucket is full since 0.3 s, the second has a deficit */
     /* the time in which V of the first moves by 2^63, where signs change */
     int64_t half_ns = 4 * limits[0].horizon_ns;
     for (int64_t eighths = 1; eighths <= 40; eighths++) {
@@ -344,19 +353,22 @@ static void test_idle_around_the_wrap(void)
             rl_table *table = rl_table_new(limits, 2, 100, SECRET);
             bool allowed = false;
             rl_decision decision;
-            CHECK_EQUAL(rl_table_take(table, number_key(table, 1), costs, at(0), &allowed, NULL, NULL), RL_OK);
+            CHECK_EQUAL(
+                rl_table_take(table, number_key(table, 1), costs, at(0), &allowed, NULL, NULL),
+                RL_OK);
             CHECK(allowed);
             rl_table_sweep(table, at(swept_ns));
             int64_t now_ns = swept_ns + half_ns / 8 * eighths + off_ns;
-            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, at(now_ns), &decision, NULL);
+            rl_table_peek(table, number_key(table, 1), (uint64_t[2]){costs[0], 0}, at(now_ns),
+                          &decision, NULL);
             CHECK(decision.allowed);
             rl_table_free(table);
         }
     }
 }
 
-/* The other side of that: a large bucket that was emptied just before a horizon had passed still
- * owes between two horizons and three after the sweep. */
+/* The opposite case: a large bucket that was emptied just before a horizon had passed still has a
+ * deficit between two horizons and three after the sweep. */
 static void test_owes_around_the_horizon(void)
 {
     rl_limit limit = limit_of(1023.9, 0x1p-12); /* nearly 2^62 units: two horizons to fill */

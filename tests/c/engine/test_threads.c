@@ -1,4 +1,4 @@
-/* test_threads.c -- eight threads on one table admit exactly what is there. */
+/* test_threads.c -- eight threads on one table admit exactly the available tokens. */
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -24,14 +24,14 @@ static void *take_many(void *argument)
     work *work = argument;
     uint64_t random = work->number;
     atomic_fetch_add(&started, 1);
-    while (atomic_load(&started) < THREADS) {
-    }
+    while (atomic_load(&started) < THREADS) {}
     for (uint64_t i = 0; i < work->tries; i++) {
         uint64_t number = (i + next_random(&random)) % work->n_keys;
         rl_key key = rl_table_key(work->table, &number, sizeof number);
         rl_decision decision;
         bool allowed = false;
-        if (rl_table_take(work->table, key, &work->cost, at(5), &allowed, &decision, NULL) == RL_OK) {
+        if (rl_table_take(work->table, key, &work->cost, at(5), &allowed, &decision, NULL) ==
+            RL_OK) {
             work->admitted += allowed;
         }
         if (i % 1024 == work->number) {

@@ -1,4 +1,4 @@
-/* test_window.c -- windows by themselves and in a table, against counting one by one. */
+/* test_window.c -- single windows and windows in a table, against counting one by one. */
 #include "at.h"
 #include "check.h"
 #include "engine/table.h"
@@ -31,7 +31,7 @@ static void test_arguments(void)
     CHECK_EQUAL(rl_limit_cost(&limit, 0.25), 1); /* no parts of a request */
 }
 
-/* ---- one window, hit by hit ------------------------------------------------------ */
+/* ---- one window, request by request ---------------------------------------------- */
 
 typedef struct history {
     int64_t hits_ns[MAX_HITS];
@@ -47,7 +47,7 @@ static int64_t count_in(const history *history, int64_t number, int64_t window_n
     return count;
 }
 
-/* As the documentation words it, in long doubles. */
+/* The formula of the documentation, in long doubles. */
 static bool expected(const rl_limit *limit, const history *history, int64_t now_ns)
 {
     int64_t number = now_ns / limit->window_ns;
@@ -57,7 +57,8 @@ static bool expected(const rl_limit *limit, const history *history, int64_t now_
     if (limit->kind == RL_FIXED_WINDOW) {
         previous = 0;
     }
-    rl_u128 used = (rl_u128)current * (uint64_t)limit->window_ns + (rl_u128)previous * (uint64_t)overlap;
+    rl_u128 used =
+        (rl_u128)current * (uint64_t)limit->window_ns + (rl_u128)previous * (uint64_t)overlap;
     return used + (uint64_t)limit->window_ns <= (rl_u128)limit->cap * (uint64_t)limit->window_ns;
 }
 
@@ -85,25 +86,26 @@ static void test_one_by_one(bool sliding, double count, int64_t window_s)
     int64_t now_ns = NOON_NS - 3 * NS_PER_S;
     for (int n = 0; n < 3000 && history.n < 900; n++) {
         rl_decision decision;
-        rl_decision told;
+        rl_decision peeked;
         bool allowed = false;
-        rl_table_peek(table, key, &one, at(now_ns), &told, NULL);
+        rl_table_peek(table, key, &one, at(now_ns), &peeked, NULL);
         CHECK_EQUAL(rl_table_take(table, key, &one, at(now_ns), &allowed, &decision, NULL), RL_OK);
         CHECK_EQUAL(allowed, expected(&limit, &history, now_ns));
-        CHECK_EQUAL(told.allowed, allowed);
+        CHECK_EQUAL(peeked.allowed, allowed);
         if (allowed) {
             history.hits_ns[history.n++] = now_ns;
         } else {
             int64_t wait_ns = decision.retry_after_ns;
             CHECK(!expected(&limit, &history, now_ns + wait_ns - 1));
             CHECK(expected(&limit, &history, now_ns + wait_ns));
-            CHECK_EQUAL(told.retry_after_ns, wait_ns);
+            CHECK_EQUAL(peeked.retry_after_ns, wait_ns);
         }
-        rl_table_peek(table, key, &one, at(now_ns + decision.reset_after_ns), &told, NULL);
-        CHECK(told.remaining == count);
+        rl_table_peek(table, key, &one, at(now_ns + decision.reset_after_ns), &peeked, NULL);
+        CHECK(peeked.remaining == count);
         if (sliding && decision.reset_after_ns > 0 && !allowed) {
-            rl_table_peek(table, key, &one, at(now_ns + decision.reset_after_ns - 1), &told, NULL);
-            CHECK(told.remaining < count);
+            rl_table_peek(table, key, &one, at(now_ns + decision.reset_after_ns - 1), &peeked,
+                          NULL);
+            CHECK(peeked.remaining < count);
         }
         uint64_t dice = next_random(&random) % 100;
         now_ns += dice < 50   ? 0
@@ -147,7 +149,7 @@ static void test_fixed_window_edges(void)
     rl_table_free(table);
 }
 
-/* A clock on the wall that is set back frees nothing, and locks nobody out until it has caught up. */
+/* A wall clock that is set back frees nothing, and blocks no client until it has caught up. */
 static void test_wall_clock_set_back(bool sliding)
 {
     rl_limit limit = window_of(sliding, 3, 60);
@@ -179,8 +181,8 @@ static void test_what_has_ended_is_freed(void)
     for (size_t n = 1; n <= 2; n++) {
         rl_table *table = rl_table_new(limits, n, 100000, SECRET);
         for (uint64_t i = 0; i < 1000; i++) {
-            rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL,
-                          NULL);
+            rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed,
+                          NULL, NULL);
         }
         CHECK_EQUAL(rl_table_sweep(table, at(NOON_NS + 9 * NS_PER_S)).keys, 1000);
         CHECK_EQUAL(rl_table_sweep(table, at(NOON_NS + 10 * NS_PER_S)).keys, n == 1 ? 0 : 1000);
@@ -208,7 +210,7 @@ static void test_refund(void)
     rl_table_free(table);
 }
 
-/* ---- charges: what is not there becomes a debt ------------------------------------ */
+/* ---- charges: missing tokens become a debt ---------------------------------------- */
 
 static void test_charge(void)
 {
@@ -227,7 +229,7 @@ static void test_charge(void)
         CHECK(!decision.allowed);
         const int64_t paid_s[] = {6, 60, 60 + 24}; /* 15 * (1 - 24 / 60) = 9 */
         CHECK_EQUAL(decision.retry_after_ns, paid_s[kind] * NS_PER_S);
-        /* No debt is above one capacity, however much is charged. */
+        /* No debt is above one capacity, for any charge. */
         charge = rl_limit_charge(limit, 1e18);
         for (int i = 0; i < 3; i++) {
             CHECK_EQUAL(rl_table_charge(table, key, &charge, at(NOON_NS), &decision), RL_OK);
@@ -250,7 +252,7 @@ static void test_charge(void)
 
 /* ---- other limits for the same keys --------------------------------------------------- */
 
-static rl_decision told(rl_table *table, uint64_t number, const uint64_t *costs, int64_t now_ns,
+static rl_decision peek(rl_table *table, uint64_t number, const uint64_t *costs, int64_t now_ns,
                         rl_decision *each)
 {
     rl_decision decision;
@@ -270,12 +272,13 @@ static void test_renew(void)
     bool allowed;
     rl_table *table = rl_table_new(before, 3, 1000, SECRET);
     for (uint64_t i = 0; i < 500; i++) {
-        rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL, NULL);
+        rl_table_take(table, rl_table_key(table, &i, sizeof i), costs, at(NOON_NS), &allowed, NULL,
+                      NULL);
         CHECK(allowed);
     }
     unsigned long calls = 0;
     rl_table *renewed = NULL;
-    for (unsigned long fail = 0; renewed == NULL; fail++) { /* each allocation fails in turn */
+    for (unsigned long fail = 0; renewed == NULL; fail++) { /* each allocation fails once */
         seam_fail(fail, 1);
         renewed = rl_table_renew(table, after, at(NOON_NS + NS_PER_S));
         calls = fail;
@@ -284,20 +287,20 @@ static void test_renew(void)
     CHECK(calls > 1);
     for (uint64_t i = 0; i < 500; i++) {
         rl_decision each[3];
-        told(renewed, i, none, NOON_NS + NS_PER_S, each);
+        peek(renewed, i, none, NOON_NS + NS_PER_S, each);
         /* 3 of 20 lacking at 2 a second is 1.5 s, in which 12 come at 8 a second */
         CHECK(each[0].remaining == 88 && each[0].limit == 100);
         CHECK_EQUAL(each[0].reset_after_ns, NS_PER_S * 3 / 2);
         CHECK(each[1].remaining == 15); /* as many as before were counted */
-        CHECK(each[2].remaining == 20); /* another window: forgotten */
+        CHECK(each[2].remaining == 20); /* another window: starts empty */
     }
     CHECK_EQUAL(rl_table_sweep(renewed, at(NOON_NS)).allowed, 500);
-    rl_table_free(table); /* the new one stands by itself */
-    told(renewed, 1, none, NOON_NS, NULL);
+    rl_table_free(table); /* the new one does not depend on it */
+    peek(renewed, 1, none, NOON_NS, NULL);
     rl_table_free(renewed);
 }
 
-/* Where one of the two buckets is never refilled, tokens are what counts; never more debt than one
+/* Where one of the two buckets is never refilled, the tokens are kept; no debt is above one
  * capacity. */
 static void test_renew_extremes(void)
 {

@@ -11,7 +11,7 @@ static rl_text text_of(const char *text)
 
 static const struct {
     const char *text;
-    const char *written; /* with all 128 bits; NULL: it is no address */
+    const char *written; /* with all 128 bits; NULL: not an address */
 } ADDRESSES[] = {
     {"192.0.2.1", "192.0.2.1"},
     {"0.0.0.0", "0.0.0.0"},
@@ -60,7 +60,7 @@ static void test_addresses(void)
 
 static const struct {
     const char *text;
-    const char *written; /* NULL: it is no node with an address */
+    const char *written; /* NULL: not a node with an address */
 } NODES[] = {
     {"192.0.2.1:80", "192.0.2.1"},
     {" \t192.0.2.1 ", "192.0.2.1"},
@@ -111,7 +111,7 @@ static const struct {
     {"192.0.2.128/25", "192.0.2.200", "192.0.2.127"},
     {"192.0.2.7", "192.0.2.7", "192.0.2.6"},
     {"0.0.0.0/0", "1.2.3.4", "::1"},
-    {"::/0", "2001:db8::", "1.2.3.4"}, /* IPv6 alone */
+    {"::/0", "2001:db8::", "1.2.3.4"}, /* IPv6 only */
     {"2001:db8::/33", "2001:db8:7fff::1", "2001:db8:8000::1"},
     {"2001:db8::1", "2001:db8::1", "2001:db8::2"},
     {"::ffff:10.0.0.0/104", "10.1.2.3", "11.0.0.0"},

@@ -47,7 +47,7 @@ static void test_peers(void)
     CHECK(!rl_client_address("::1\0x", 5, out)); /* a NUL does not end an address */
 }
 
-/* ---- over proxies: 10.0.0.0/8 and 2001:db8:a::/48 are trusted ----------------------------- */
+/* ---- behind proxies: 10.0.0.0/8 and 2001:db8:a::/48 are trusted ----------------------------- */
 
 static rl_text text_of(const char *text)
 {
@@ -56,7 +56,7 @@ static rl_text text_of(const char *text)
 
 static const char *const NAMES[] = {"peer", "forwarded", "malformed", "none"};
 
-/* The client and how it was found, such as "203.0.113.7 forwarded". */
+/* Return the client and how it was found, such as "203.0.113.7 forwarded". */
 static const char *found_over(rl_proxy_header header, bool trust_unix, const char *peer,
                               const char *const *lines)
 {
@@ -89,7 +89,7 @@ static const struct {
     const char *lines[4];
     const char *result;
 } CHAINS[] = {
-    {"203.0.113.7", {"1.1.1.1"}, "203.0.113.7 peer"}, /* nobody trusted this peer */
+    {"203.0.113.7", {"1.1.1.1"}, "203.0.113.7 peer"}, /* this peer is not trusted */
     {"10.0.0.1", {NULL}, "10.0.0.1 peer"},
     {"10.0.0.1", {"203.0.113.7"}, "203.0.113.7 forwarded"},
     {"10.0.0.1", {"6.6.6.6, 203.0.113.7, 10.0.0.2"}, "203.0.113.7 forwarded"},
@@ -164,7 +164,7 @@ static void test_forwarded(void)
     CHECK(strcmp(found_over(RL_FORWARDED, false, "10.0.0.1", two), "203.0.113.7 forwarded") == 0);
 }
 
-/* A chain of trusted proxies of any length is followed to its beginning. */
+/* A chain of trusted proxies is followed to its beginning, at any length. */
 static void test_long_chains(void)
 {
     static char line[64 * 1024];

@@ -19,7 +19,7 @@ static rl_limit_state state_of(const char *name, double capacity, double period_
     return (rl_limit_state){text_of(name), decision, capacity, period_s, 0};
 }
 
-/* All fields as "name: value" lines; the buffer has exactly the bytes that are needed. */
+/* Return all fields as "name: value" lines; the buffer has exactly the needed size. */
 static const char *written(rl_field_style style, rl_field_input input)
 {
     static char lines[8192];

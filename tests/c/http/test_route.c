@@ -1,4 +1,4 @@
-/* test_route.c -- which rules a request falls under. */
+/* test_route.c -- which rules apply to a request. */
 #include <string.h>
 
 #include "check.h"
@@ -18,7 +18,7 @@ static rl_route_status add(rl_routes *routes, uint32_t rule, const char *pattern
     return rl_routes_add(routes, &route, rule, &other);
 }
 
-/* The rules of a request as digits, "-" for none: "3" or "30-". */
+/* Return the rules of a request as digits, "-" for none: "3" or "30-". */
 static const char *found(const rl_routes *routes, const char *path, const char *method,
                          const int *tiers, size_t n_tiers, const char *key, bool werkzeug)
 {
@@ -64,7 +64,7 @@ static void test_paths(void)
     rl_routes_free(routes);
 }
 
-/* All readings of an odd path count, so that none frees it. */
+/* All readings of an unusual path count, so it is never exempt by one of them. */
 static void test_odd_paths(void)
 {
     rl_routes *routes = rl_routes_new();
@@ -171,7 +171,7 @@ static void test_many_rules(void)
     rl_routes_free(routes);
 }
 
-/* A path of any length costs no more than the deepest pattern. */
+/* A path of any length costs at most as much as the deepest pattern. */
 static void test_long_paths(void)
 {
     static char path[65537];

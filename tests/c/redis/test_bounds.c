@@ -1,5 +1,5 @@
-/* test_bounds.c -- a client against servers that send without end, without measure or without being
- * asked: the connection ends with an error that says so, and the next one works. */
+/* test_bounds.c -- a client against servers that send endless, oversized or unrequested answers:
+ * the connection ends with a clear error, and the next one works. */
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 
 #define MS INT64_C(1000000)
 
-/* What a server sends, and then its tail for ever. */
+/* The bytes that a server sends, and then its tail without end. */
 typedef struct stream {
     const char *text;
     size_t tail;
@@ -42,7 +42,7 @@ static const stream streams[] = {
 
 typedef struct server_state {
     const stream *sends; /* NULL: an echo */
-    bool at_once;        /* instead of its first answer, before the client is ready */
+    bool at_once;        /* in place of its first answer, before the client is ready */
 } server_state;
 
 static int answer(void *context, unsigned number, const redisReply *command, char *out)
@@ -68,23 +68,22 @@ static rl_options options_for(uint16_t port, rl_topology_kind kind)
     return options;
 }
 
-/* Ask for an echo; the answer, or -1 with the fault and its text. */
+/* Send an echo. Return the answer, or -1 with the fault and its text. */
 static long long ask(rl_client *client, const char *number, rl_fault *fault, char *error)
 {
     const char *texts[] = {"ECHO", number};
     const size_t lens[] = {4, strlen(number)};
     rl_thread_call call = {.call = {.arguments = {2, texts, lens}, .key = 1}};
     rl_client_submit(client, &call);
-    while (!rl_client_wait(client, &call, 50 * MS)) {
-    }
+    while (!rl_client_wait(client, &call, 50 * MS)) {}
     *fault = call.call.fault;
     strcpy(error, call.call.error);
     if (call.call.reply == NULL) {
         return -1;
     }
-    long long told = call.call.reply->type == REDIS_REPLY_INTEGER ? call.call.reply->integer : -2;
+    long long echoed = call.call.reply->type == REDIS_REPLY_INTEGER ? call.call.reply->integer : -2;
     freeReplyObject(call.call.reply);
-    return told;
+    return echoed;
 }
 
 static void test_streams(bool at_once)
@@ -108,7 +107,7 @@ static void test_streams(bool at_once)
     }
 }
 
-/* What a sentinel or a node of a cluster says about others. */
+/* Answers of a sentinel or of a node of a cluster about other servers. */
 static void test_discoverys(rl_topology_kind kind)
 {
     for (size_t i = 0; i < N_STREAMS; i++) {
@@ -140,7 +139,7 @@ static rl_connection *connect_to(uint16_t port)
     return redis;
 }
 
-/* However much a socket holds, a step reads a part of it. */
+/* A step reads only a part of a large answer. */
 static void test_a_step_is_bounded(void)
 {
     const stream numbers = {":1\r\n", 4, NULL};
@@ -153,8 +152,9 @@ static void test_a_step_is_bounded(void)
     const char *texts[] = {"ECHO", "1"};
     const size_t lens[] = {4, 1};
     uint64_t ticket;
-    CHECK_EQUAL(rl_connection_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
-                RL_FAULT_NONE);
+    CHECK_EQUAL(
+        rl_connection_send(redis, &(rl_arguments){2, texts, lens}, &state, rl_now_ns(), &ticket),
+        RL_FAULT_NONE);
     rl_connection_flush(redis);
     rl_connection_listen(redis);
     for (int step = 0; step < 20; step++) {

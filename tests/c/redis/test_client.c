@@ -1,5 +1,5 @@
-/* test_client.c -- the client for threads: everyone gets his own answer, in time, through connections
- * that break, answers in pieces, memory that is missing, and a fork. */
+/* test_client.c -- the client for threads: each one gets its own answer, in time, despite
+ * connections that break, answers in pieces, failing allocations, and a fork. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -36,7 +36,7 @@ static int echo(void *context, unsigned number, const redisReply *command, char 
     return snprintf(out, 4096, ":%s\r\n", command->element[1]->str);
 }
 
-/* Ask for an echo; the answer, or -1 with the fault. */
+/* Send an echo. Return the answer, or -1 with the fault. */
 static long long ask(rl_client *client, long long number, rl_fault *fault)
 {
     char text[24];
@@ -45,8 +45,7 @@ static long long ask(rl_client *client, long long number, rl_fault *fault)
     const size_t lens[] = {4, strlen(text)};
     rl_thread_call call = {.call = {.arguments = {2, texts, lens}, .key = 1}};
     rl_client_submit(client, &call);
-    while (!rl_client_wait(client, &call, 50 * MS)) {
-    }
+    while (!rl_client_wait(client, &call, 50 * MS)) {}
     *fault = call.call.fault;
     if (call.call.fault != RL_FAULT_NONE) {
         CHECK(call.call.reply == NULL && call.call.error[0] != 0);
@@ -174,7 +173,7 @@ static void test_garbage(void)
     fake_redis_stop(server);
 }
 
-/* Each allocation of ours fails in turn; then it works again. */
+/* Each allocation of the core fails once; then it works again. */
 static void test_without_memory(void)
 {
     unsigned never = 0;
@@ -219,7 +218,7 @@ static void test_fork(void)
         rl_client_after_fork_in_child(client);
         char good = ask(client, 77, &fault) == 77;
         if (write(result[1], &good, 1) == 1) {
-            raise(SIGKILL); /* before anybody looks for leaks of the parent's server */
+            raise(SIGKILL); /* before a leak check sees the parent's server */
         }
         _exit(1);
     }

@@ -33,12 +33,11 @@ static void test_redirections(void)
     CHECK(strcmp(to.host, "::1") == 0 && to.port == 7000);
     CHECK(rl_cluster_redirection("5 :7000", &from, &slot, &to));
     CHECK(strcmp(to.host, "10.0.0.1") == 0 && to.port == 7000);
-    static const char *const wrong[] = {"",          "x",         "1",        "1 ",
-                                        "16384 h:1", "-1 h:1",    "1 h",      "1 h:",
-                                        "1 h:0",     "1 h:65536", "1 h:1x",   "1:1",
-                                        " 1 h:1",    "1\th:1",    "9:9 9"};
+    static const char *const wrong[] = {"",       "x",   "1",      "1 ",     "16384 h:1",
+                                        "-1 h:1", "1 h", "1 h:",   "1 h:0",  "1 h:65536",
+                                        "1 h:1x", "1:1", " 1 h:1", "1\th:1", "9:9 9"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        if (strcmp(wrong[i], " 1 h:1") != 0) { /* strtol skips spaces, and nobody minds */
+        if (strcmp(wrong[i], " 1 h:1") != 0) { /* strtol skips spaces, which is harmless */
             CHECK(!rl_cluster_redirection(wrong[i], &from, &slot, &to));
         }
     }
@@ -55,7 +54,7 @@ static void test_ranges(void)
         bool good;
     } cases[] = {
         {"*3\r\n:0\r\n:5460\r\n*3\r\n$1\r\nh\r\n:7\r\n$1\r\nx\r\n", true},
-        {"*3\r\n:0\r\n:5460\r\n*2\r\n$-1\r\n:7\r\n", true}, /* no host: the one that was asked */
+        {"*3\r\n:0\r\n:5460\r\n*2\r\n$-1\r\n:7\r\n", true}, /* no host: the server that answered */
         {"*3\r\n:0\r\n:16384\r\n*2\r\n$1\r\nh\r\n:7\r\n", false},
         {"*3\r\n:5\r\n:4\r\n*2\r\n$1\r\nh\r\n:7\r\n", false},
         {"*3\r\n:0\r\n:5\r\n*2\r\n$1\r\nh\r\n:0\r\n", false},

@@ -1,4 +1,4 @@
-/* test_arrival.c -- the numbers of a bucket in Redis, against plain arithmetic. */
+/* test_redis_bucket.c -- the numbers of a bucket in Redis, against plain arithmetic. */
 #include <math.h>
 
 #include "check.h"
@@ -27,7 +27,7 @@ static void test_scales(void)
     CHECK(frozen.scale == 0 && frozen.token != 0 && frozen.cap == 5 * frozen.token);
 }
 
-/* Extreme rates: exact where a token is a whole number of units, else slow by a trifle. */
+/* Extreme rates: exact where a token is a whole number of units, else slightly too slow. */
 static void test_edges(void)
 {
     static const double rates[] = {1e-9, 1e9, 1 / 3600.0, 100 / 60.0, 0.1, 3.141592653589793};
@@ -39,7 +39,7 @@ static void test_edges(void)
     }
     rl_redis_bucket huge = make(1e12, 1e9);
     CHECK(huge.cap == UINT64_C(1000000000000) && rl_redis_bucket_cost(&huge, 1e12) == huge.cap);
-    /* A part of a token can be a whole bucket. */
+    /* A capacity may be less than one token. */
     rl_redis_bucket part = make(0.25, 1);
     CHECK(part.cap == 250000 && rl_redis_bucket_cost(&part, 1) == RL_COST_NEVER);
 }
@@ -52,8 +52,9 @@ static void test_random_limits(void)
         double capacity = (double)(1 + next_random(&random) % 100000);
         double rate = ldexp((double)(1 + next_random(&random) % (1u << 20)),
                             -(int)(next_random(&random) % 30));
-        rate = next_random(&random) % 2 ? rate : (double)(1 + next_random(&random) % 1000) /
-                                                     (double)(1 + next_random(&random) % 100000);
+        rate = next_random(&random) % 2 ? rate
+                                        : (double)(1 + next_random(&random) % 1000) /
+                                              (double)(1 + next_random(&random) % 100000);
         rl_redis_bucket limit = {0};
         if (rl_redis_bucket_init(&limit, capacity, rate) != RL_OK) {
             CHECK(capacity / rate > 1e9); /* a bucket that takes decades to fill */
@@ -125,7 +126,8 @@ static void test_refusals(void)
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1, INFINITY), RL_ERATE);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e12, 1), RL_ECAPACITY); /* 31,000 years to fill */
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e9, 1), RL_OK);         /* 126 years */
-    CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e15, 123456789.125), RL_ECAPACITY); /* half the rate */
+    CHECK_EQUAL(rl_redis_bucket_init(&limit, 4e15, 123456789.125),
+                RL_ECAPACITY); /* half the rate */
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e12, 314159265.3589793), RL_ECAPACITY);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1e9, 314159265.3589793), RL_OK);
 }
@@ -138,5 +140,5 @@ int main(void)
     test_costs();
     test_decisions();
     test_refusals();
-    return report("arrival");
+    return report("redis_bucket");
 }

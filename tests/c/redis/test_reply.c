@@ -1,5 +1,5 @@
-/* test_reply.c -- the bounds on replies: what is refused, at which byte, and that hiredis reads all
- * that is accepted, however the stream is cut. */
+/* test_reply.c -- the bounds on replies: which bytes are refused, and that hiredis reads everything
+ * that is accepted, for any split of the stream. */
 #include <hiredis/hiredis.h>
 #include <stdbool.h>
 #include <string.h>
@@ -14,7 +14,7 @@ static bool feed(rl_reply_scan *scan, const char *text)
     return rl_reply_scan_bytes(scan, text, len, &error) == len && error == NULL;
 }
 
-/* The error for a stream, NULL for none; *at: the number of bytes before the one it is for. */
+/* Return the error for a stream, NULL for none; *at: the number of bytes before the refused one. */
 static const char *error_in(const char *text, size_t *at)
 {
     rl_reply_scan scan = {0};
@@ -65,7 +65,7 @@ static void test_accepted(void)
 static void test_refused_at_the_header(void)
 {
     static const struct {
-        const char *text; /* the last byte is the first that is refused */
+        const char *text; /* the last byte is the first refused one */
         const char *why;
     } cases[] = {
         {"$500000000000\r\n", "larger than 8 MB"},
@@ -74,7 +74,7 @@ static void test_refused_at_the_header(void)
         {"*1\r\n$18446744073709551617\r\n", "larger than 8 MB"},
         {"*1000000000\r\n", "too many elements"},
         {"*524289\r\n", "too many elements"},
-        {"*2\r\n*524286\r\n:1\r\n*0\r\n*", NULL}, /* as many as there may be */
+        {"*2\r\n*524286\r\n:1\r\n*0\r\n*", NULL}, /* the most that are allowed */
         {"*2\r\n*524287\r\n", "too many elements"},
         {"*4294967297\r\n", "too many elements"},
         {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", "nested too deeply"},
@@ -118,7 +118,7 @@ static void test_what_came_before_goes_on(void)
     CHECK(error != NULL);
 }
 
-/* Feed the same bytes until they are refused; returns how many were accepted. */
+/* Feed the same bytes until they are refused. Return how many were accepted. */
 static size_t fill(const char *begin, const char *more)
 {
     rl_reply_scan scan = {0};
@@ -141,7 +141,7 @@ static void test_endless(void)
     CHECK(fill("*", "1") <= 32);
     CHECK(fill("", "*1\r\n") <= 4 * (RL_REPLY_DEPTH_MAX + 1));
     CHECK(fill("", "*2\r\n:1\r\n") <= 8 * (RL_REPLY_DEPTH_MAX + 1));
-    /* Strings within the bound, but not together. */
+    /* Each string is within the bound, but not all of them together. */
     char big[4096];
     snprintf(big, sizeof big, "$%d\r\n%04000d\r\n", 4000, 0);
     CHECK(fill("*500000\r\n", big) <= RL_REPLY_SIZE_MAX + sizeof big);
@@ -193,8 +193,8 @@ static size_t put_random(uint64_t *random, char *out, int depth)
     }
 }
 
-/* Replies, or with a byte changed something else: hiredis reads as many as were counted, and finds
- * nothing wrong with what was accepted. */
+/* Valid replies, also with one byte changed: hiredis reads as many as were counted, and accepts all
+ * bytes that were accepted here. */
 static void test_hiredis_agrees(bool changed)
 {
     static char text[1 << 16];
@@ -227,7 +227,7 @@ static void test_hiredis_agrees(bool changed)
                 freeReplyObject(reply);
             }
         }
-        CHECK(fine || changed); /* hiredis also looks into integers and texts */
+        CHECK(fine || changed); /* hiredis also checks integers and texts */
         CHECK(!fine || replies == scan.ended);
         read += replies;
         redisReaderFree(reader);

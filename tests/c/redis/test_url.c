@@ -1,4 +1,4 @@
-/* test_url.c -- addresses: good ones, every piece of them, and bad ones. */
+/* test_url.c -- addresses: valid ones, their beginnings, and wrong ones. */
 #include <string.h>
 
 #include "check.h"
@@ -90,7 +90,7 @@ static void test_beginnings(void)
     }
 }
 
-/* The message names the part, and no message shows a password. */
+/* The message names the wrong part and never shows a password. */
 static void test_bad(void)
 {
     static const struct {
@@ -141,11 +141,11 @@ static void test_bad(void)
         char error[RL_URL_ERROR_SIZE] = "";
         rl_options options;
         rl_status status = rl_url_parse(bad[i].text, strlen(bad[i].text), &options, error);
-        bool told = status == RL_EURL && strstr(error, bad[i].message) != NULL;
-        if (!told) {
+        bool named = status == RL_EURL && strstr(error, bad[i].message) != NULL;
+        if (!named) {
             printf("%s: %s\n", bad[i].text, error);
         }
-        CHECK(told);
+        CHECK(named);
         CHECK(strstr(error, "SE") == NULL);
     }
 }

@@ -1,0 +1,177 @@
+/* nodes.c -- the map of a topology: servers, their connections, who serves which slot. */
+#include "redis/nodes.h"
+
+#include <string.h>
+
+#include "engine/alloc.h"
+#include "redis/cluster.h"
+#include "redis/pending_calls.h"
+
+#define UNKNOWN_NODE UINT16_MAX
+#define OTHER_MASTER "there is another master"
+
+bool rl_nodes_init(rl_topology *topology)
+{
+    bool cluster = topology->options.kind == RL_CLUSTER;
+    topology->nodes = rl_alloc_zeroed((cluster ? RL_NODES_MAX : 1) * sizeof *topology->nodes);
+    topology->slots = cluster ? rl_alloc_zeroed(RL_SLOTS * sizeof *topology->slots) : NULL;
+    if (topology->nodes == NULL || (cluster && topology->slots == NULL)) {
+        return false;
+    }
+    if (cluster) {
+        rl_nodes_clear_slots(topology);
+    } else {
+        topology->n_nodes = 1;
+        topology->nodes[0] = (rl_node){.server = topology->options.servers[0], .used = true};
+    }
+    topology->known = topology->options.kind == RL_STANDALONE;
+    return true;
+}
+
+void rl_nodes_free(rl_topology *topology)
+{
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        rl_connection_free(topology->nodes[i].redis);
+    }
+    rl_free(topology->nodes);
+    rl_free(topology->slots);
+}
+
+/* ---- the map ------------------------------------------------------------------- */
+
+int rl_nodes_find(rl_topology *topology, const rl_server *server)
+{
+    int unused = -1;
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        const rl_node *each = &topology->nodes[i];
+        if (each->server.port == server->port && strcmp(each->server.host, server->host) == 0) {
+            return (int)i;
+        }
+        if (!each->used && each->redis == NULL && unused < 0) {
+            unused = (int)i;
+        }
+    }
+    if (unused < 0) {
+        if (topology->n_nodes == RL_NODES_MAX) {
+            return -1;
+        }
+        unused = (int)topology->n_nodes++;
+    }
+    topology->nodes[unused] = (rl_node){.server = *server, .used = true};
+    return unused;
+}
+
+int rl_nodes_route(const rl_topology *topology, const rl_call *call)
+{
+    if (!topology->known) {
+        return -1;
+    }
+    if (call->ask >= 0) {
+        return call->ask;
+    }
+    if (topology->slots == NULL) {
+        return 0;
+    }
+    if (call->slot >= 0) {
+        uint16_t i = topology->slots[call->slot];
+        return i != UNKNOWN_NODE ? i : -1;
+    }
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        if (topology->nodes[i].used) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+void rl_nodes_clear_slots(rl_topology *topology)
+{
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        topology->nodes[i].used = false;
+    }
+    for (size_t slot = 0; slot < RL_SLOTS; slot++) {
+        topology->slots[slot] = UNKNOWN_NODE;
+    }
+}
+
+void rl_nodes_set_master(rl_topology *topology, const rl_server *server, int64_t now_ns)
+{
+    rl_node *master = &topology->nodes[0];
+    if (master->server.port != server->port || strcmp(master->server.host, server->host) != 0) {
+        rl_nodes_drop(topology, 0, now_ns);
+        master->server = *server;
+    }
+    topology->known = true;
+}
+
+void rl_nodes_mark_stale(rl_topology *topology, int64_t ask_at_ns)
+{
+    if (topology->options.kind != RL_STANDALONE) {
+        if (!topology->stale || ask_at_ns < topology->ask_at_ns) {
+            topology->ask_at_ns = ask_at_ns;
+        }
+        topology->stale = true;
+    }
+}
+
+/* ---- connections --------------------------------------------------------------- */
+
+rl_connection_config rl_nodes_config(const rl_topology *topology, const rl_server *server)
+{
+    const rl_options *options = &topology->options;
+    rl_connection_config config = {
+        .server = *server,
+        .credentials = options->redis,
+        .database = options->database,
+        .must_be_master = options->kind == RL_SENTINEL,
+        .tls = topology->tls,
+        .connect_timeout_ns = options->connect_timeout_ns,
+    };
+    memcpy(config.client_name, options->client_name, sizeof config.client_name);
+    return config;
+}
+
+bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns)
+{
+    rl_node *to = &topology->nodes[i];
+    rl_connection_config config = rl_nodes_config(topology, &to->server);
+    to->redis = rl_connection_new(&config, now_ns);
+    to->serial = topology->connections++;
+    return to->redis != NULL;
+}
+
+void rl_nodes_drop(rl_topology *topology, size_t i, int64_t now_ns)
+{
+    rl_node *lost = &topology->nodes[i];
+    rl_connection *redis = lost->redis;
+    if (redis == NULL) {
+        return;
+    }
+    bool failed = rl_connection_state_of(redis) == RL_CONNECTION_FAILED;
+    bool never_ready = failed && rl_connection_fault(redis) == RL_FAULT_CONNECT;
+    const char *error = failed ? rl_connection_error(redis) : OTHER_MASTER;
+    rl_connection_break(redis, OTHER_MASTER);
+    void *owner;
+    bool sent;
+    while (rl_connection_lost(redis, &owner, &sent)) {
+        if (sent) {
+            rl_fault fault = failed ? rl_connection_fault(redis) : RL_FAULT_LOST;
+            rl_call_finish(topology, owner, NULL, fault, error);
+        } else {
+            rl_call_try_again(topology, owner, 0, RL_FAULT_CONNECT, error);
+        }
+    }
+    rl_call *next;
+    for (rl_call *call = topology->first_waiting; never_ready && call != NULL; call = next) {
+        next = call->next_waiting;
+        if (rl_nodes_route(topology, call) == (int)i) {
+            rl_call_finish(topology, call, NULL, RL_FAULT_CONNECT, error);
+        }
+    }
+    rl_connection_free(redis);
+    lost->redis = NULL;
+    if (topology->options.kind == RL_SENTINEL && failed) {
+        topology->known = false;
+    }
+    rl_nodes_mark_stale(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
+}
