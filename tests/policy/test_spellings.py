@@ -43,7 +43,7 @@ from support.fronts import (
     on_rules,
 )
 from support.redis_servers import RedisServer
-from test_jwt import token
+from support.tokens import token
 
 
 def is_one_client(ask: Any, read: str, requests: Iterable[Headers]) -> bool:

@@ -26,7 +26,7 @@ from rate_limiter.middleware import (
 )
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 from support.redis_servers import RedisServer
-from test_jwt import HS, token
+from support.tokens import HS, token
 from werkzeug.test import create_environ
 
 ALLOWED, DENIED = "1000000/second", "1/day"
