@@ -34,7 +34,14 @@ from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
 from rate_limiter.policy.keys import Identities, KeySpec
-from rate_limiter.policy.policy import CostAfter, Finished, correct, errors_logged, now
+from rate_limiter.policy.policy import (
+    CostAfter,
+    Finished,
+    Storage,
+    correct,
+    errors_logged,
+    now,
+)
 from rate_limiter.policy.request_fields import (
     Framework,
     header_value,
@@ -184,15 +191,9 @@ class RateLimit:
                 "with a store that is shared, a RateLimit needs a name, by which all processes "
                 "know its buckets: RateLimit(..., name='upload')"
             )
-        self.limiter = one_limiter(
-            limits,
-            limiter,
-            store=store,
-            name="" if store == MEMORY else name,
-            on_store_error=on_store_error,
-            max_keys=max_keys,
-            clock=clock,
-        )
+        shared_name = "" if store == MEMORY else name
+        storage = Storage(store, shared_name, on_store_error, max_keys, clock)
+        self.limiter = one_limiter(limits, limiter, storage)
         metrics = checked_metrics(metrics)
         if metrics is not None:
             watch(self.limiter, metrics)

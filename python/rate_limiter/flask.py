@@ -158,7 +158,7 @@ class FlaskRateLimiter:
         self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
         self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
-        self._answer = None if denied in (None, "json") else denial_renderer(denied)
+        self._renderer = None if denied in (None, "json") else denial_renderer(denied)
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         self._clock = clock
@@ -324,7 +324,7 @@ class FlaskRateLimiter:
             style=replace(self._style, style=settings["HEADERS"]),
             identities=self._identities,
             bypass=self._bypass,
-            answer=self._answer,
+            renderer=self._renderer,
             status_path=self._status_path,
             checks=SetupChecks(
                 in_memory=settings["STORE"] == MEMORY,
@@ -344,14 +344,7 @@ class _NamedStorage(Storage):
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         if self.store == MEMORY:
             return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
-        return RateLimiter(
-            rule.limits,
-            store=self.store,
-            name=self.name,
-            on_store_error=self.on_store_error,
-            max_keys=self.max_keys,
-            clock=self.clock,
-        )
+        return self.new_limiter(rule.limits)
 
 
 # --- Configuration -------------------------------------------------------------------------------

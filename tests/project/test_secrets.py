@@ -35,7 +35,6 @@ from rate_limiter.cli.main import main as command
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.jwt import Jwt
-from rate_limiter.limiting.limiter import check_store
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.policy import Storage
@@ -44,6 +43,7 @@ from rate_limiter.redis_client import get_redis
 from rate_limiter.redis_store_async import AsyncRedisStore
 from rate_limiter.settings import Settings
 from rate_limiter.startup import exit_on_mistake
+from rate_limiter.stores.address import check_store
 from rate_limiter.stores.connection import connect
 from rate_limiter.stores.redis_address import redis_address
 from rate_limiter.stores.redis_store import RedisStore

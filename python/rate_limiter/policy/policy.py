@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter._core import Decision, ManualClock
@@ -41,15 +41,46 @@ _NOT_SETTLED = "the cost of a request could not be settled"
 Value = TypeVar("Value")
 
 
+class LimiterSource(Protocol):
+    """Where a Policy gets the limiters of its rules."""
+
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
+        """Return the limiter of a rule; `before` is the rule of that name until now."""
+
+
+@dataclass(frozen=True)
+class SharedLimiter:
+    """A LimiterSource with one existing limiter, whose buckets all rules share."""
+
+    shared: RateLimiter
+
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
+        return self.shared
+
+
 @dataclass(frozen=True)
 class Storage:
-    """Say where the buckets of rules live. The fields are arguments of RateLimiter."""
+    """A LimiterSource that makes a limiter for each rule.
+
+    The fields are arguments of RateLimiter.
+    """
 
     store: object = field(default=MEMORY, repr=False)  # which may hold a password
     name: str = ""
     on_store_error: str = "memory"
     max_keys: int = 1_000_000
     clock: str | ManualClock = "monotonic"
+
+    def new_limiter(self, limits: Limits) -> RateLimiter:
+        """Return a RateLimiter with these arguments."""
+        return RateLimiter(
+            limits,
+            store=self.store,
+            name=self.name,
+            on_store_error=self.on_store_error,
+            max_keys=self.max_keys,
+            clock=self.clock,
+        )
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule; its clients keep what they used under the one before."""
@@ -119,7 +150,7 @@ class Verdict:
         return not self.decision.allowed and not self.active.rule.shadow
 
     @property
-    def wants_store(self) -> bool:
+    def store_unavailable(self) -> bool:
         """Whether it is denied because there is no store: 503, not 429."""
         return self.decision.store_unavailable
 
@@ -129,9 +160,7 @@ class Verdict:
         own = [
             LimitState(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)
         ]
-        return own + [
-            decision for one in self.also if one.decision.allowed for decision in one.each()
-        ]
+        return own + [state for one in self.also if one.decision.allowed for state in one.each()]
 
     def headers(self, style: HeaderStyle) -> dict[str, str]:
         """Return the headers that tell of it."""
@@ -223,7 +252,7 @@ class Policy:
     def __init__(
         self,
         source: RuleSource,
-        storage: Storage,
+        storage: LimiterSource,
         identities: Identities,
         *,
         key: KeySpec = "ip",

@@ -180,7 +180,7 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
         try:
             rules.append(RuleModel.model_validate(value).rule(name))
         except ValidationError as error:
-            wrong += [_told(one, name, text, source) for one in error.errors()]
+            wrong += [_error_line(one, name, text, source) for one in error.errors()]
         except ValueError as error:
             field = str(error).partition(":")[0]
             wrong.append(f"{_place(text, source, name, field)}: rule {name!r}, {error}")
@@ -294,7 +294,7 @@ def _parsed_yaml(text: str, source: str) -> Any:
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def _told(error: Any, name: str, text: str, source: str) -> str:
+def _error_line(error: Any, name: str, text: str, source: str) -> str:
     """Return one line about one of pydantic's errors."""
     field = str(error["loc"][0]) if error["loc"] else ""
     at = ".".join(map(str, error["loc"]))

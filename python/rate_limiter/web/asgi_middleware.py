@@ -38,7 +38,14 @@ from rate_limiter.policy.keys import (
     TierSpec,
     first_of,
 )
-from rate_limiter.policy.policy import ActiveRule, CostAfter, Policy, Storage, rules_of_limits
+from rate_limiter.policy.policy import (
+    CostAfter,
+    LimiterSource,
+    Policy,
+    SharedLimiter,
+    Storage,
+    rules_of_limits,
+)
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.setup_checks import SetupChecks
@@ -177,14 +184,16 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         self._remote: AsyncRateLimiter | None = None
         self._denied: Denied | None = None
         self._checks: SetupChecks | None = None
-        self._front: Any = None
+        self._policy: Policy | None = None
+        self._gateway: Any = None  # with `policy`: the application of an API gateway
+        self._target: Any = None  # gets the requests that the engine forwards
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         identities = Identities(address, jwt)
         if policy is not None:
             check_arguments(RateLimitMiddleware.__init__, arguments)
             if not hasattr(policy, "gateway"):
                 raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
-            gateway = policy.gateway(
+            self._gateway = policy.gateway(
                 app,
                 limiter,
                 api_key_header=api_key_header,
@@ -194,7 +203,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
                 conclude=self._conclude,
             )
             exempt_paths = policy.exempt_paths if exempt_paths is None else exempt_paths
-            self._set_up_forwarding(app, gateway if enabled else app, exempt_paths)
+            self._set_up_forwarding(app, self._gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
@@ -221,14 +230,15 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             or not (denied in (None, "json") or is_callable)
         )
         if is_forwarded:
+            limiters: LimiterSource = storage
             if source is None:
                 assert limiter is not None
                 source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
-                storage = _Shared(limiter)
+                limiters = SharedLimiter(limiter)
             by_rule = metrics is not None and limiter is None
-            decider = Policy(
+            request_policy = Policy(
                 source,
-                storage,
+                limiters,
                 identities,
                 key=key,
                 tier=None if tier is None else identities.tier(tier),
@@ -239,19 +249,20 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             )
             limited = LimitedApp(
                 app,
-                decider,
+                request_policy,
                 style,
-                answer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
+                renderer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
                 denied=denied if is_callable else None,  # type: ignore[arg-type]
                 status_path=status_path,
                 checks=self._checks,
                 conclude=self._conclude,
             )
+            self._policy = request_policy if enabled else None
             self._set_up_forwarding(app, limited if enabled else app, exempt_paths or ())
             return
         assert limiter is not None
         if not enabled:
-            _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
+            _plain_key(key, identities), checked_cost(cost, limiter)  # raise for mistakes
             self._set_up_forwarding(app, app, exempt_paths or ())
             return
         self._remote = AsyncRateLimiter.of(limiter) if limiter.is_remote else None
@@ -267,9 +278,11 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             probing=self._checks is not None,
         )
 
-    def _set_up_forwarding(self, app: ASGIApp, front: ASGIApp, exempt_paths: Iterable[str]) -> None:
-        """Leave all but exempt paths to `front`; to `app` itself where nothing is limited."""
-        self._front = front
+    def _set_up_forwarding(
+        self, app: ASGIApp, target: ASGIApp, exempt_paths: Iterable[str]
+    ) -> None:
+        """Forward exempt paths to `app` and all other requests to `target`."""
+        self._target = target
         self._set_up(
             app,
             None,
@@ -289,21 +302,21 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     @property
     def governor(self) -> Policy | None:
-        """What decides where rules, tiers and the like are configured; None for plain limits."""
-        return self._front.policy if isinstance(self._front, LimitedApp) else None
+        """The Policy that decides by rules, tiers and so on; None for plain limits."""
+        return self._policy
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
 
-    # --- Called by the gate ---
+    # --- Called by the engine ---
 
     def _forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request that the gate does not decide about by itself."""
-        answered: Awaitable[None] = self._front(scope, receive, send)
+        """Answer a request that the engine does not decide about."""
+        answered: Awaitable[None] = self._target(scope, receive, send)
         return answered
 
     def _probe(self, scope: Scope, key: object) -> bool:
-        """Look at one of the first requests; tell whether the next one is to be shown too."""
+        """Look at one of the first requests; return whether to show the next one too."""
         if self._checks is None or inspect.isawaitable(key):
             return False
         return self._checks.look(scope, key)
@@ -311,12 +324,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     async def _resolve(
         self, scope: Scope, receive: Receive, send: Send, key: Any, cost: Any
     ) -> None:
-        """Await the key, the cost, the decision, where one is awaitable."""
+        """Await the key, the cost and the decision where they are awaitable."""
         if inspect.isawaitable(key):
             key = await key
         if inspect.isawaitable(cost):
             cost = await cost
-        if cost is None:  # to the gate it would mean the default
+        if cost is None:  # the engine would take the default
             raise TypeError("cost must be a number, not NoneType")
         if self._remote is None:
             await self._decide(scope, receive, send, key, cost)
@@ -328,12 +341,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         await self._conclude(scope, receive, send, decision)
 
     def _decided(self, key: Any, decision: Decision) -> None:
-        """Hear of a decision of Redis: for subclasses."""
+        """Do nothing. Subclasses get each decision of Redis here."""
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request; `send` adds the headers."""
-        if self._front is not None:
-            await self._front.deny(scope, receive, send, decision)
+        if self._gateway is not None:
+            await self._gateway.deny(scope, receive, send, decision)
             return
         if await turned_away(scope, receive, send):
             return
@@ -344,17 +357,6 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             await send_answer(DENIED, scope, send)
             return
         await send_users_answer(self._denied(scope, decision), scope, receive, send)
-
-
-class _Shared(Storage):
-    """The buckets of a limiter that is there already."""
-
-    def __init__(self, limiter: RateLimiter) -> None:
-        object.__setattr__(self, "_limiter", limiter)
-
-    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        shared: RateLimiter = self._limiter  # type: ignore[attr-defined]
-        return shared
 
 
 def _limiter_or_rules(
@@ -371,16 +373,7 @@ def _limiter_or_rules(
         return None, as_source(rules)
     if isinstance(limits, Mapping):
         return None, RuleSource(rules_of_limits(limits))
-    made = one_limiter(
-        limits,
-        limiter,
-        store=storage.store,
-        name=storage.name,
-        on_store_error=storage.on_store_error,
-        max_keys=storage.max_keys,
-        clock=storage.clock,
-    )
-    return made, None
+    return one_limiter(limits, limiter, storage), None
 
 
 def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
@@ -388,31 +381,17 @@ def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
 
 
 def one_limiter(
-    limits: Limits | None,
-    limiter: RateLimiter | None,
-    *,
-    store: object,
-    name: str,
-    on_store_error: str,
-    max_keys: int,
-    clock: str | ManualClock,
+    limits: Limits | None, limiter: RateLimiter | None, storage: Storage
 ) -> RateLimiter:
-    """Return the limiter that was given, or a new one for the limits.
+    """Return `limiter`, or a new one for `limits`.
 
     Raises:
-        TypeError: both or neither were given, or `limiter` is something else.
+        TypeError: both or neither are given, or `limiter` is not a RateLimiter.
     """
     if (limits is None) == (limiter is None):
         raise TypeError("give either limits or limiter")
     if limits is not None:
-        return RateLimiter(
-            limits,
-            store=store,
-            name=name,
-            on_store_error=on_store_error,
-            max_keys=max_keys,
-            clock=clock,
-        )
+        return storage.new_limiter(limits)
     if not isinstance(limiter, RateLimiter):
         with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
         raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")

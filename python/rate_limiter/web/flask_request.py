@@ -50,7 +50,7 @@ class State:
     style: HeaderStyle
     identities: Identities
     bypass: Source | None
-    answer: DenialRenderer | None
+    renderer: DenialRenderer | None
     status_path: str | None
     checks: SetupChecks | None
     defaults: Policy | None  # of views that have no limits of their own
@@ -182,9 +182,9 @@ def _decide(state: State, policy: Policy, scope: dict[str, Any], taken: list[_Ta
         taken.append(one)
         return
     request.environ[_TAKEN] = [one]
-    if verdict.wants_store:
+    if verdict.store_unavailable:
         raise _StoreIsUnavailable
-    answer = None if state.answer is None else state.answer(verdict.denial(state.style))
+    answer = None if state.renderer is None else state.renderer(verdict.denial(state.style))
     raise FlaskRateLimitExceeded(verdict.decision, verdict.key, answer)
 
 
@@ -216,16 +216,16 @@ def _after_request(response: Response) -> Response:
 
 def _header_values(taken: Iterable[_Taken]) -> dict[str, str]:
     """Return the headers of all limits that have some, in the style of the tightest one."""
-    decision = [
+    shown = [
         one
         for one in taken
         if one.state.style.style != "off"
         and (one.verdict.decision.allowed or not one.verdict.active.rule.shadow)
     ]
-    if not decision:
+    if not shown:
         return {}
-    tightest = min(decision, key=lambda one: one.verdict.decision.remaining)
-    every: list[LimitState] = [each for one in decision for each in one.verdict.each()]
+    tightest = min(shown, key=lambda one: one.verdict.decision.remaining)
+    every: list[LimitState] = [each for one in shown for each in one.verdict.each()]
     return tightest.state.style.values(tightest.verdict.decision, every)
 
 

@@ -54,7 +54,7 @@ class LimitedApp:
         policy: Policy,
         style: HeaderStyle,
         *,
-        answer: DenialRenderer | None = None,
+        renderer: DenialRenderer | None = None,
         denied: Callable[..., Any] | None = None,
         status_path: str | None = None,
         checks: SetupChecks | None = None,
@@ -63,7 +63,7 @@ class LimitedApp:
         self.app = app
         self.policy = policy
         self.style = style
-        self._answer = answer
+        self._renderer = renderer
         self._denied = denied
         self._status_path = status_path
         self._checks = checks
@@ -98,12 +98,12 @@ class LimitedApp:
         sender = _sender(send, verdict.headers(self.style))
         if await turned_away(scope, receive, sender):
             return
-        if verdict.wants_store:
+        if verdict.store_unavailable:
             await send_answer(NO_STORE, scope, sender)
         elif self._denied is not None:
             await send_users_answer(self._denied(scope, verdict.decision), scope, receive, sender)
         else:
-            made = DENIED if self._answer is None else self._answer(verdict.denial(self.style))
+            made = DENIED if self._renderer is None else self._renderer(verdict.denial(self.style))
             await send_answer(made, scope, sender)
 
     async def _status(self, scope: Scope, send: Send) -> None:
