@@ -1,7 +1,7 @@
 """LimitedApp: an ASGI application behind a Policy.
 
-A request that is not limited goes straight to the application. Of one that is, the response gets
-headers, and what it costs is settled when it is over: answered, failed, or left by its client.
+A request without limits goes straight to the application. The response to a limited request gets
+headers. Its cost is settled when it is over: answered, failed or disconnected.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class LimitedApp:
 
     Args:
         app: the ASGI application.
-        policy: decides.
-        style: of the headers.
-        denied: makes the answer to a denied request: an DenialRenderer, or a callable of the user's
-            that gets the scope and the Decision and returns an ASGI application.
-        status_path: where callers see their own state; None: nowhere.
-        conclude: calls the application so that the response tells of a Decision; the engine's,
-            for headers that it can write by itself.
-        checks: look at the first requests.
+        policy: decides about requests.
+        style: the style of the headers.
+        renderer: renders the body of a denied response; None: the default body.
+        denied: a user's callable that gets the scope and the Decision of a denied request and
+            returns an ASGI application; used instead of `renderer`.
+        status_path: path at which callers see their own state; None: no such path.
+        checks: check the first requests.
+        conclude: calls the application and adds the headers of a Decision: a method of the
+            engine, used if the engine can write headers of this style.
     """
 
     def __init__(
