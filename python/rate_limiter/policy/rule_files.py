@@ -30,7 +30,7 @@ _NAME = re.compile(r"[^\s{}\x00-\x1f]{1,100}")
 
 
 class RulesError(ValueError):
-    """Raised for invalid rules. The message has a line per mistake: its place, what was expected."""
+    """Raised for invalid rules. The message has a line per mistake: place and expected value."""
 
 
 def _several(value: object) -> object:

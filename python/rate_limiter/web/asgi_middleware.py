@@ -3,8 +3,8 @@
     app.add_middleware(RateLimitMiddleware, limits="100/minute", key="ip")
     app.add_middleware(RateLimitMiddleware, rules="rate_limits.json")
 
-Pure ASGI: a request that passes goes straight to the application, which gets its own `scope`.
-Streaming, background tasks, context variables and exceptions are as without it.
+Pure ASGI: an allowed request goes straight to the application, with its own `scope`. Streaming,
+background tasks, context variables and exceptions work as they do without the middleware.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class KeyLimiter(Protocol):
 
 
 class GatewayPolicy(Protocol):
-    """What makes RateLimitMiddleware(app, limiter, policy) the middleware of an API gateway."""
+    """The `policy` that makes RateLimitMiddleware the middleware of an API gateway."""
 
     @property
     def exempt_paths(self) -> frozenset[str]: ...
@@ -92,13 +92,12 @@ class GatewayPolicy(Protocol):
 class RateLimitMiddleware(_core.AsgiMiddleware):
     """Limit the requests and websockets of an ASGI application, per client.
 
-    A denied request is answered with 429. A denied websocket is answered with 429 before it is
-    accepted, where the server can (the ``websocket.http.response`` extension), else closed with
-    code 1008.
+    A denied request gets a 429. A denied websocket gets a 429 before it is accepted if the server
+    supports that (the ``websocket.http.response`` extension), else it is closed with code 1008.
 
     Give one of `limits`, `rules` and `limiter`. With `limiter` and `policy` it is the middleware
-    of an API gateway: see rate_limiter.gateway. An argument that has no effect beside the others
-    is an error, also where `enabled` is False.
+    of an API gateway: see rate_limiter.config.RateLimitPolicy. An argument that has no effect in
+    combination with the others is an error, even if `enabled` is False.
 
     Args:
         app: the ASGI application.
@@ -109,39 +108,39 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         limiter: a RateLimiter instead of `limits`, to share its buckets.
         policy: with a TokenBucketLimiter as `limiter`: what a gateway allows each client.
         key: who a request counts for: ``"ip"``, ``"header:NAME"``, ``"cookie:NAME"``,
-            ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that is
-            there, or a callable, sync or async, that gets the scope and returns str or bytes. Where
-            nothing is there, the client's address counts, so leaving a header out lifts no limit.
-        cost: tokens a request takes, a number or a callable, sync or async, that gets the scope.
+            ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins), or a
+            callable, sync or async, that gets the scope and returns str or bytes. If none is
+            present, the client's address counts, so omitting a header does not lift a limit.
+        cost: tokens a request takes: a number, or a callable, sync or async, that gets the scope.
         cost_after: a callable, sync or async, that gets a Finished when the request is over and
-            returns what it has cost; less is given back, more is charged. None: as before.
-        tier: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable: what tells the tiers of a client.
-        bypass: who is not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
-            ``"jwt:CLAIM=VALUE"``, a callable, or several of them.
+            returns its final cost. The difference is refunded or charged; None changes nothing.
+        tier: the source of a client's tiers: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable.
+        bypass: clients that are not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
+            ``"jwt:CLAIM=VALUE"``, a callable, or several of these.
         trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress. With `policy` and without
-            `trusted_proxies` the first element of ``X-Forwarded-For`` is the client.
-        jwt: a Jwt, which verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
+            `trusted_proxies`, the first element of ``X-Forwarded-For`` is the client.
+        jwt: a Jwt that verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
         exempt_paths: paths that are not limited, compared with ``scope["path"]``.
-        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response that has its
-            own ``X-RateLimit-Limit`` keeps what it says.
+        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response with its own
+            ``X-RateLimit-Limit`` keeps its ``X-RateLimit-*`` headers.
         reset, retry_jitter_s: see HeaderStyle.
-        cors: see HeaderStyle. Preflight requests are not limited then.
-        denied: the answer to a denied request: ``"json"``, ``"problem"``, a template, or a
+        cors: see HeaderStyle. True also exempts preflight requests from the limits.
+        denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
             callable, sync or async, that gets the scope and the Decision and returns an ASGI
             application, such as a Starlette response. The headers are added to it.
-        status_path: a path at which callers see their own state, which costs nothing.
-        metrics: what its decisions are shown under in metrics, such as ``"api"``; with rules or
-            tiers the name of each follows, as in ``"api.default"``. See docs/metrics.md.
+        status_path: a path at which callers see their own state, which takes no tokens.
+        metrics: the name of its decisions in metrics, such as ``"api"``; with rules or tiers, the
+            name of each is added, as in ``"api.default"``. See docs/metrics.md.
         store, name, max_keys, clock: as for RateLimiter.
-        on_store_error: as for RateLimiter. A request that is denied for want of a store
-            (``"deny"``) is answered with 503.
-        setup_checks: look at the first requests for mistakes in the set-up, and log them.
-        enabled: False lets everything pass, for example in tests.
-        api_key_header, user_id_header: with `policy`: which headers tell the API key and the user.
+        on_store_error: as for RateLimiter. A request that is denied because the store is
+            unavailable (``"deny"``) gets a 503.
+        setup_checks: check the first requests for mistakes in the configuration, and log them.
+        enabled: False allows every request, for example in tests.
+        api_key_header, user_id_header: with `policy`: the headers with the API key and the user.
         dimension_label: with `policy`: the label of its metrics.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -296,8 +295,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _set_up(self, app: ASGIApp, limiter: RateLimiter | None, **arguments: Any) -> None:
         super().__init__(app, limiter, **arguments)
-        # Servers tell ASGI 3 from ASGI 2 by whether `app.__call__` is a coroutine function, which
-        # a C slot is not. Calls of the object itself never look here: they go to the slot.
+        # Servers recognise ASGI 3 by a coroutine function `app.__call__`, which a C slot is not.
+        # Calling the object never uses this attribute: it uses the slot.
         self.__call__ = self._called_by_name  # type: ignore[method-assign]
 
     @property
@@ -311,9 +310,9 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     # --- Called by the engine ---
 
     def _forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request that the engine does not decide about."""
-        answered: Awaitable[None] = self._target(scope, receive, send)
-        return answered
+        """Respond to a request that the engine does not decide about."""
+        response: Awaitable[None] = self._target(scope, receive, send)
+        return response
 
     def _probe(self, scope: Scope, key: object) -> bool:
         """Look at one of the first requests; return whether to show the next one too."""
@@ -344,7 +343,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         """Do nothing. Subclasses get each decision of Redis here."""
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
-        """Answer a denied request; `send` adds the headers."""
+        """Respond to a denied request; `send` adds the headers."""
         if self._gateway is not None:
             await self._gateway.deny(scope, receive, send, decision)
             return
@@ -362,10 +361,10 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 def _limiter_or_rules(
     limits: Any, rules: object, limiter: Any, storage: Storage
 ) -> tuple[RateLimiter | None, RuleSource | None]:
-    """Return what was given: a limiter, made where only limits were, or rules.
+    """Return the limiter (a new one for `limits`) or the source of the rules.
 
     Raises:
-        TypeError: not one of the three was given, or `limiter` is something else.
+        TypeError: not exactly one of the three is given, or `limiter` is not a RateLimiter.
     """
     if sum(one is not None for one in (limits, rules, limiter)) != 1:
         raise TypeError("give one of limits, rules and limiter")
@@ -399,19 +398,19 @@ def one_limiter(
 
 
 def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
-    """Return what tells the key, None for the peer's address, which the engine finds itself."""
+    """Return the source of the key; None for the peer's address, which the engine reads."""
     address = identities.address
     is_peer = not address.reads_header and address.ipv6_prefix == 64
     if not callable(key):
         return None if is_peer and key == "ip" else identities.key(key)
-    # Where it returns None, the engine takes the peer's address.
+    # If the callable returns None, the engine uses the peer's address.
     return key if is_peer else first_of((key, identities.client))
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
-    """Return the cost, a constant one checked against the limits.
+    """Return the cost; check a constant one against the limits.
 
     Raises:
-        TypeError, ValueError: it could never pass, or is no cost at all.
+        TypeError, ValueError: it is not a valid cost, or could never pass.
     """
     return cost if callable(cost) else check_cost(cost, limiter.limits)

@@ -26,7 +26,7 @@ from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
 
 EXTENSION = "rate_limiter"
-_TAKEN = "rate_limiter.taken"  # in the WSGI environment of a request: a list of _Taken
+_TAKEN = "rate_limiter.taken"  # in the WSGI environ of a request: a list of _Taken
 LIMITS = "_rate_limiter_limits"  # on views, classes and blueprints that a decorator marks
 EXEMPT = "_rate_limiter_exempt"
 
