@@ -70,7 +70,7 @@ class RuleModel(BaseModel):
     exempt: bool = Field(False, description="Do not limit.")
     shadow: bool = Field(False, description="Count, and never deny.")
     on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
-        None, description="What becomes of a decision while Redis gives none."
+        None, description="How to decide while Redis is unavailable."
     )
     refund: Statuses = Field(
         [], description='Statuses for which the cost is given back: ["5xx", "404"].'
