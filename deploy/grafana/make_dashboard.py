@@ -1,6 +1,6 @@
 """Print the Grafana dashboard, for `deploy/grafana/dashboard.json`.
 
-The queries stand here once; a test asks each of a Prometheus that scrapes a running demo.
+The queries are defined only here; a test runs each in a Prometheus that scrapes a running demo.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def refusal(*words: str, **environment: str) -> tuple[int, str]:
         (["--workers", "none"], "--workers 'none': expected a number from 1 to 65535"),
         (["--demo", "nothing"], "there is no demo/nothing/app.py"),
         (["--server", "apache"], "--server 'apache': expected gunicorn or uvicorn"),
-        (["sentinel", "--demo", "gateway"], "knows one Redis only: expected plain"),
+        (["sentinel", "--demo", "gateway"], "supports one Redis only: expected plain"),
         (["--demo", "flaskapp", "--server", "uvicorn"], "is WSGI: expected --server gunicorn"),
     ],
 )

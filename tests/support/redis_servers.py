@@ -265,7 +265,7 @@ def sentinel_group(folder: Path) -> Iterator[SentinelGroup]:
             sentinels.append(sentinel)
             sentinel.start()
         group = SentinelGroup(servers, sentinels)
-        wait_until(lambda: all(map(_sees_all, sentinels)), "the sentinels know each other")
+        wait_until(lambda: all(map(_sees_all, sentinels)), "the sentinels see each other")
         yield group
     finally:
         for each in servers + sentinels:
