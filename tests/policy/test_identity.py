@@ -53,7 +53,7 @@ BOB = f"Bearer {token({'sub': 'bob', 'plan': 'pro', 'role': ['admin'], 'scope': 
         ("jwt:sub", {"Authorization": BOB}, "jwt:sub:bob"),
         ("jwt:sub", {"Authorization": BOB + "x"}, "ip:192.0.2.1"),
         ("jwt:scope", {"Authorization": BOB}, "ip:192.0.2.1"),  # two values are no identity
-        # the first that is there
+        # the first one present
         (["header:X-API-Key", "jwt:sub", "ip"], {"X_API_Key": "k", "Authorization": BOB}, None),
         (["header:X-API-Key", "jwt:sub", "ip"], {"Authorization": BOB}, "jwt:sub:bob"),
         (["header:X-API-Key", "jwt:sub", "ip"], {}, "ip:192.0.2.1"),

@@ -158,7 +158,7 @@ asked_rules = st.lists(
 def test_it_is_what_a_scan_would_find(
     asked: list[tuple[str, tuple[str, ...], tuple[str, ...]]], path: list[str], tier: bool
 ) -> None:
-    """The tree against the definition: sort by specificity, take the first that asks for it."""
+    """The tree against the definition: sort by specificity, take the first match."""
     rules = [
         rule(str(i), paths=[pattern], methods=methods, tiers=tiers)
         for i, (pattern, methods, tiers) in enumerate(asked)

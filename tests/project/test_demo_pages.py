@@ -38,7 +38,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether a text is as shown, where ``...`` stands for anything, line ends included."""
+    """Return whether a text is as shown, where ``...`` matches anything, including newlines."""
     shown, printed = (
         "\n".join(line.strip() for line in text.splitlines() if line.strip())
         for text in (shown, printed)

@@ -142,7 +142,7 @@ def test_a_failover_under_way(service: Server, group: SentinelGroup) -> None:
 
 
 def counts(group: SentinelGroup, before: RedisServer, number: int) -> bool:
-    """Tell whether another master than before has the count of a client."""
+    """Return whether another master than before has the count of a client."""
     master = group.master()
     if master is before:
         return False

@@ -1,4 +1,4 @@
-"""The demos as real processes, driven over HTTP as their documents tell.
+"""The demos as real processes, driven over HTTP as their documents describe.
 
 Each is started by a command of its page, on a Redis and on none; the Redis is killed under way.
 """
@@ -438,7 +438,7 @@ def test_twenty_a_minute_and_a_status_that_takes_nothing(case: Case, client: htt
         "limit": 20,
         "window": 60,
     }
-    assert client.post(case.path).status_code == 200  # by address, with a count of its own
+    assert client.post(case.path).status_code == 200  # by address, counted separately
 
 
 @on("service")

@@ -1,4 +1,4 @@
-"""What docs/deployment.md shows is run as it is printed, on other ports."""
+"""Run the commands of docs/deployment.md as printed, on other ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages of docs/ show is tried as it is printed, block by block; see pages.py."""
+"""Try the pages of docs/ as printed, block by block; see pages.py."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_drawings_are_what_the_scripts_draw() -> None:
 
 @pytest.mark.usefixtures("scripts")
 def test_the_figures_of_the_drawings() -> None:
-    """What the pages say of the drawings is what the engine does."""
+    """The pages describe the drawings as the engine behaves."""
     import draw_decisions
     import plot_algorithms
 

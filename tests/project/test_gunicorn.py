@@ -192,7 +192,7 @@ def test_a_metrics_folder_that_cannot_be_used(
         others = [httpx.get(server.url + one).status_code for one in ("/health", "/docs")]
         metrics = httpx.get(f"{server.url}/metrics")
     assert (limited, others, metrics.status_code) == ([200] * 3, [200] * 2, 200)
-    # What an application has not limited is not counted; the gateway also limits /docs.
+    # Requests that are not limited are not counted; the gateway also limits /docs.
     counted = 3 if demo == "service" else 4
     assert f'rate_limiter_allowed_total{{dimension="{demo}"}} {counted}.0' in metrics.text
     if kind != "of another version":  # which the configuration removes before the start

@@ -27,7 +27,7 @@ SCRAPED_EVERY_S = 0.5
 
 
 def queries() -> list[tuple[str, str]]:
-    """Return what the dashboard asks, and in which panel."""
+    """Return the queries of the dashboard, each with its panel."""
     dashboard = json.loads((FOLDER / "grafana" / "dashboard.json").read_text("utf-8"))
     return [
         (f"{panel['title']} {target['legendFormat']}", target["expr"])
@@ -197,7 +197,7 @@ def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:
 
 
 def test_series_that_alerts_ask_for_are_there(prometheus: Prometheus) -> None:
-    """An alert on a name that nobody exposes would be quiet for ever."""
+    """An alert on a name that is not exposed would never fire."""
     for rule in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]:
         if rule["alert"] == "RateLimiterGone":
             continue

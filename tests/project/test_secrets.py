@@ -53,7 +53,7 @@ from support.servers import serve
 
 SECRET = "PLANTED0secret0value0of0thirty2bytes"
 WORD = "PLANTED"  # in every secret here, and in each piece of one
-HERE = "127.0.0.1:1"  # nobody listens
+HERE = "127.0.0.1:1"  # nothing listens
 
 GOOD = [
     f"redis://:{SECRET}@{HERE}/0",
@@ -289,7 +289,7 @@ def test_settings_are_plain_to_programs_and_hidden_from_readers(
 def test_settings_that_are_wrong(
     variable: str, settings: Settings, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is wrong with one is told without the others; each alone makes a middleware or none."""
+    """An error about one does not show the others; each alone makes a middleware or fails."""
     monkeypatch.setenv("REDIS_PORT", "x")
     with pytest.raises(ValueError, match="REDIS_PORT") as caught:
         Settings()

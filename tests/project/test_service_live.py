@@ -1,6 +1,6 @@
 """The service, end to end: at SERVICE_URL where that is set, else on a stack of deploy/start.sh.
 
-deploy/run_tests.sh runs this file. Each test is a client of its own, and none waits for a window.
+deploy/run_tests.sh runs this file. Each test is a separate client, and none waits for a window.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_the_date_in_the_key(server: RedisServer, client: redis.Redis, window_s:
 def test_a_fixed_window_without_an_exact_key_has_one_key(
     server: RedisServer, client: redis.Redis
 ) -> None:
-    """The one that it declares, so that a cluster knows it also while a slot moves."""
+    """The declared key, so that a cluster can route it even while a slot moves."""
     limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
     now_s = steady(client, DAY_S, 0.001)
     limiter.hit("k", 2)

@@ -7,7 +7,7 @@
                                      SEND /websocket one two -> answer answer
                                  Behind the bar stands what the last answer has: a header, or
                                  `body: text`.
-    <!-- test: run -->           asserts something by itself
+    <!-- test: run -->           has its own assertions
     <!-- test: file NAME -->     is written to the folder that everything runs in
     <!-- test: commands -->      `$ command`, and what it prints; decimals may differ
     <!-- test: commands app -->  likewise, while uvicorn serves app.py of the folder on port 8000
@@ -113,7 +113,7 @@ class Guide:
 
     def _execute(self, block: Block) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": f"guide_{block.line}"}
-        # Errors and failed assertions tell the line of the page.
+        # Errors and failed assertions show the line of the page.
         source = "\n" * block.line + self._local(block)
         exec(compile(source, str(self.page), "exec", dont_inherit=True), names)
         return names
@@ -223,7 +223,7 @@ def _send(client: Any, method: str, path: str, headers: dict[str, str]) -> Any:
 
 
 def _told(response: Any, last: str) -> str:
-    """Return what a response says of what `last` tells of; `last` itself where it has that."""
+    """Return the values of a response that `last` describes; `last` itself if it has them."""
     name, _, value = last.partition(": ")
     if name == "body":
         return last if value in str(response.text) else f"body: {response.text}"

@@ -1,4 +1,4 @@
-"""An application for the tests of the load tool: it counts what it gets, and tells at /seen."""
+"""An application for the tests of the load tool: it counts requests and shows them at /seen."""
 
 import asyncio
 import json

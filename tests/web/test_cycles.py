@@ -43,7 +43,7 @@ def collected(step: Callable[[], object]) -> float:
     for _ in range(WARM_UP):
         step()
     gc.disable()
-    gc.freeze()  # what there is by now does not count
+    gc.freeze()  # existing objects do not count
     try:
         for _ in range(REQUESTS):
             step()

@@ -70,7 +70,7 @@ def test_rules() -> None:
 def test_each_rule_has_buckets_of_its_own() -> None:
     client = Client(rules={"/a": {"limits": "1/minute"}, "/b": {"limits": "1/minute"}})
     assert client.statuses(2, "/a") == client.statuses(2, "/b") == [200, 429]
-    assert client.statuses(3, "/c") == [200] * 3  # no rule asks for it
+    assert client.statuses(3, "/c") == [200] * 3  # no rule matches
 
 
 def test_keys_of_rules() -> None:
@@ -317,7 +317,7 @@ async def drip() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("how", ["send fails", "cancelled", "disconnect message"])
 async def test_a_client_that_leaves(how: str) -> None:
-    """What was sent until then is charged, once, though nobody waits for it any more."""
+    """The bytes sent until then are charged once, although the task is cancelled."""
     charged = asyncio.Event()
     seen: list[Finished] = []
 

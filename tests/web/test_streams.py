@@ -32,7 +32,7 @@ from werkzeug.test import create_environ
 LIMITS = "100/hour"
 BROKEN = "planned"
 MANY = 1000
-"""Chunks of a stream that nobody reads to its end."""
+"""Chunks of a stream that is not read to its end."""
 
 
 def chunks() -> Iterator[bytes]:
