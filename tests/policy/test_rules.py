@@ -676,9 +676,11 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["pro"]["tier"] == ["pro"]
     path.write_text('{"a": {"limits": "often"}}')
     assert main(["rules", "check", str(path)]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"rate-limiter: {path}:1: rule 'a', limits: invalid limit 'often'")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(
+        f"rate-limiter: {path}:1: rule 'a', limits: invalid limit 'often'"
+    )
 
 
 def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,8 +228,8 @@ def test_pings(storage: str, client: httpx.Client) -> None:
     assert 4 < float(denied.headers["X-RateLimit-Reset"]) <= 5
     assert {answer.headers["X-Storage-Type"] for answer in allowed} == {storage}
     assert denied.headers["X-Storage-Type"] == storage
-    told = denied.json()
-    assert told.get("detail", told) == {"error": "Rate limit exceeded", "storage": storage}
+    body = denied.json()
+    assert body.get("detail", body) == {"error": "Rate limit exceeded", "storage": storage}
 
 
 @on(*PLUGGABLE)
@@ -408,10 +408,10 @@ def test_metrics_count(case: Case, client: httpx.Client) -> None:
     before = counts()
     answers = until_denied(client, case)
     after = counts()
-    told = {name: after[name] - before.get(name, 0) for name in after}
-    assert told["rate_limiter_allowed_total"] == len(answers) - 1
-    assert told["rate_limiter_blocked_total"] == 1
-    assert told["rate_limiter_decision_seconds_count"] == len(answers)
+    added = {name: after[name] - before.get(name, 0) for name in after}
+    assert added["rate_limiter_allowed_total"] == len(answers) - 1
+    assert added["rate_limiter_blocked_total"] == 1
+    assert added["rate_limiter_decision_seconds_count"] == len(answers)
 
 
 # --- 004: the service ---

@@ -96,12 +96,12 @@ def header_example(run: PageRun, block: Block) -> None:
     limiter = RateLimiter(limits, clock=clock)
     for _ in range(3):
         limiter.hit("client")
-    told, *each = limiter.peek_each("client", 0)
+    decision, *each = limiter.peek_each("client", 0)
     named = [
         LimitState(f"upload-{number}", limit, one)
         for number, (limit, one) in enumerate(zip(limits, each, strict=True), start=1)
     ]
-    values = HeaderStyle("ietf").values(told, named)
+    values = HeaderStyle("ietf").values(decision, named)
     assert block.text == "".join(f"{name}: {value}\n" for name, value in values.items())
 
 

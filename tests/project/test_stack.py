@@ -36,9 +36,9 @@ def test_plain_with_uvicorn(tmp_path: Path) -> None:
         assert set(stack.members) == {"redis-1", "service"}
         assert statuses(stack.url, 22) == [200] * 20 + [429] * 2
         for _ in range(10):  # each worker shows the metrics of both
-            told = httpx.get(f"{stack.url}/metrics").text
-            assert 'rate_limiter_allowed_total{dimension="service"} 20.0' in told
-            assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in told
+            exposed = httpx.get(f"{stack.url}/metrics").text
+            assert 'rate_limiter_allowed_total{dimension="service"} 20.0' in exposed
+            assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in exposed
         stack.stop()
         assert stack.process.returncode == 0
         assert_nothing_is_left(stack)

@@ -38,12 +38,12 @@ class RunningDemo:
         Args:
             answer: to a limited request; the pluggable limiter uses a header.
         """
-        told = answer.headers.get("X-Storage-Type")
-        if told is None:
+        shown = answer.headers.get("X-Storage-Type")
+        if shown is None:
             health = ASKING.get(f"{self.server.url}/health").json()
-            told = health.get("storage") or health["redis"]
+            shown = health.get("storage") or health["redis"]
         words = {"connected": "redis", "disconnected": "memory", "regular": "memory"}
-        return str(words.get(told, told))
+        return str(words.get(shown, shown))
 
 
 def environment(redis: RedisServer | None, folder: Path) -> dict[str, str]:

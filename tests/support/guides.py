@@ -134,8 +134,8 @@ class Guide:
 
     def _file(self, block: Block) -> None:
         assert block.what is not None, self._place(block, "the file has no name")
-        told = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
-        assert told, self._place(block, f"readers are not told of {block.what}")
+        is_mentioned = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
+        assert is_mentioned, self._place(block, f"the page does not mention {block.what}")
         (self.folder / block.what).write_text(self._local(block))
 
     def _requests(self, block: Block) -> None:
@@ -147,8 +147,8 @@ class Guide:
                 admin.flushall()
             with _client(app) as client:
                 for line in block.text.splitlines():
-                    told = answers(client, line)
-                    assert told == expected(line), self._place(built, f"{line!r}: {told}")
+                    received = answers(client, line)
+                    assert received == expected(line), self._place(built, f"{line!r}: {received}")
         self._apps.clear()
 
     def _commands(self, block: Block) -> None:
@@ -232,11 +232,11 @@ def _told(response: Any, last: str) -> str:
 
 def _echoes(client: TestClient, path: str, texts: list[str]) -> list[str]:
     with client.websocket_connect(path) as socket:
-        told = []
+        received = []
         for text in texts:
             socket.send_text(text)
-            told.append(socket.receive_text())
-        return told
+            received.append(socket.receive_text())
+        return received
 
 
 # --- The rest ------------------------------------------------------------------------------------

@@ -296,8 +296,8 @@ def _sentinel(folder: Path, master_port: int) -> RedisServer:
 
 def _sees_all(sentinel: RedisServer) -> bool:
     with contextlib.closing(sentinel.admin()) as client:
-        told = client.sentinel_master("mymaster")
-        return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
+        master_state = client.sentinel_master("mymaster")
+        return bool(master_state["num-slaves"] == 2 and master_state["num-other-sentinels"] == 2)
 
 
 # --- Cluster ---
