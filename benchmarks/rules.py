@@ -53,7 +53,7 @@ def matching(n: int) -> Callable[[], None]:
 async def _app(scope: Any, receive: Any, send: Any) -> None: ...
 
 
-def serving(gate: Any) -> Callable[[], None]:
+def serving(middleware: Any) -> Callable[[], None]:
     """Return a function that sends a thousand requests through a middleware."""
     scopes = [
         {
@@ -68,7 +68,7 @@ def serving(gate: Any) -> Callable[[], None]:
 
     async def ask() -> None:
         for scope in scopes:
-            await gate(scope, None, None)
+            await middleware(scope, None, None)
 
     def run() -> None:
         asyncio.run(ask())

@@ -185,7 +185,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         self._checks: SetupChecks | None = None
         self._policy: Policy | None = None
         self._gateway: Any = None  # with `policy`: the application of an API gateway
-        self._target: Any = None  # gets the requests that the engine forwards
+        self._target = app  # gets the requests that the engine forwards
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         identities = Identities(address, jwt)
         if policy is not None:
@@ -311,8 +311,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Respond to a request that the engine does not decide about."""
-        response: Awaitable[None] = self._target(scope, receive, send)
-        return response
+        return self._target(scope, receive, send)
 
     def _probe(self, scope: Scope, key: object) -> bool:
         """Look at one of the first requests; return whether to show the next one too."""
