@@ -495,7 +495,15 @@ def test_commands_that_fail(
 def test_load(
     words: list[str], seen: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    server = ("-m", "uvicorn", "tests.support.load_app:app", "--port", "{port}", "--log-level", "warning")
+    server = (
+        "-m",
+        "uvicorn",
+        "tests.support.load_app:app",
+        "--port",
+        "{port}",
+        "--log-level",
+        "warning",
+    )
     files = [tmp_path / "load.json", tmp_path / "load.svg"]
     kept = ["--json-file", str(files[0]), "--plot", str(files[1])]
     with serve(tmp_path / "log", *server) as running:

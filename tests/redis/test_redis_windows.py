@@ -364,7 +364,7 @@ def test_inspect_and_reset_windows(
 
 @pytest.mark.parametrize("text", ["20/day; window=fixed", "20/day; window=sliding", "20/day"])
 async def test_tasks_of_one_turn_admit_the_count(server: RedisServer, text: str) -> None:
-    """Each kind of limit is decided as what it is, after limits of the other kinds were made."""
+    """Each kind of limit is decided correctly after limits of the other kinds were made."""
     for before in ("1/day", "1/day; window=fixed", "1/hour; 1/day; window=sliding"):
         RateLimiter(before, store=server.url, name="before")
         limiter = AsyncRateLimiter(text, store=server.url, name=before, on_store_error="raise")
