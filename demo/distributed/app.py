@@ -76,7 +76,7 @@ async def health() -> dict[str, str]:
 @app.get("/special_path")
 async def special_path() -> dict[str, str]:
     """Greet clients that are within the rule of this path."""
-    return {"message": "This path has a limit of its own."}
+    return {"message": "This path has its own limit."}
 
 
 # Build it now, not on the first request: a configuration mistake must stop the start.

@@ -116,7 +116,7 @@ LINES: list[tuple[int, list[Any]]] = [
                 "Denied, by dimension",
                 "reqps",
                 {"{{dimension}}": BLOCKED},
-                "With the decisions of shadow rules, which deny nobody.",
+                "With the decisions of shadow rules, which deny no requests.",
             ),
             panel(
                 "timeseries",

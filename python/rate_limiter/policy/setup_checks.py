@@ -82,7 +82,7 @@ class SetupChecks:
                     "a request from %s has the header %s (%a), but no proxy is trusted: if that is "
                     "your proxy, all its clients share one limit. Name it or its network, such as "
                     "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
-                    "and all is well",
+                    "and nothing is wrong",
                     peer,
                     name.decode("latin-1"),
                     value[:100].decode("latin-1"),
@@ -125,7 +125,7 @@ def _check_workers() -> None:
     workers = configured_workers(sys.argv, os.environ)
     if workers > 1:
         logger.warning(
-            "%s worker processes serve this application, and each has limits of its own in its "
+            "%s worker processes serve this application, and each keeps its own limits in its "
             "memory: together they allow %s times as much. Share them with "
             "store='shared:///dev/shm/NAME' on this host or store='redis://...', or run one worker",
             workers,
