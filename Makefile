@@ -1,12 +1,12 @@
-# What a person or a CI types. Everything made lands in .venv/ and build/; stamp files there
-# remember what is done, so a second call says and does nothing that is not needed.
+# Commands for developers and CI. All output goes to .venv/ and build/; stamp files there record
+# finished steps, so a second call only does what has changed.
 
 PYTHON ?= python3
 DEMO ?= fastapi
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
-# The folders stand for files that come or go.
+# Folders are listed too, to notice added and removed files.
 PACKAGE := pyproject.toml setup.py $(shell find csrc python/rate_limiter -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ PACKAGE := pyproject.toml setup.py $(shell find csrc python/rate_limiter -name _
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-# --- For everybody ---------------------------------------------------------------------------
+# --- Commands --------------------------------------------------------------------------------
 
 .PHONY: demo demos demo-name test test-all lint pytest bench docs screenshots clean
 demo: demo-name $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
@@ -27,7 +27,7 @@ demo: demo-name $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for 
 demos: ## list the demos
 	@awk '!/^#/ { printf "  make demo DEMO=%-12s port %s  ", $$1, $$3; $$1 = $$2 = $$3 = ""; sub(/^ */, ""); print }' demo/demos.txt
 
-# Asked before anything is built.
+# Checked before anything is built.
 demo-name:
 	@awk -v name='$(DEMO)' '!/^#/ { all = all (all ? ", " : "") $$1; found = found || name == $$1 || name == $$2 } \
 		END { if (!found) { print "there is no demo \"" name "\": expected one of " all; exit 1 } }' demo/demos.txt >&2
@@ -37,7 +37,7 @@ test: test-packages ## lint, C tests, sanitizers, Python tests
 	@$(MAKE) --no-print-directory fuzz fuzz-binding
 	@$(MAKE) --no-print-directory pytest
 
-test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: but this one)
+test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: except this one)
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
@@ -67,13 +67,13 @@ screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pa
 	@PYTHON='$(PYTHON)' .ci/system-packages docs
 	@$(VENV)/bin/python docs/screenshots.py
 
-clean: ## remove all that was made
+clean: ## remove all build output
 	@rm -rf $(VENV) build dist .hypothesis python/*.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- The environment -------------------------------------------------------------------------
 
-# Another PYTHON than last time means another environment.
+# A different PYTHON than last time needs a new environment.
 ifneq ($(PYTHON),$(shell cat $(VENV)/created.stamp 2>/dev/null))
 .PHONY: $(VENV)/created.stamp
 endif
@@ -84,14 +84,14 @@ $(VENV)/created.stamp:
 	@$(VENV)/bin/pip install -qq --upgrade pip 'setuptools>=77'
 	@echo '$(PYTHON)' >$@
 
-# An older build would lend this one the modules that have been removed since.
+# Delete modules of an older build, which may have been removed since.
 $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 	@echo "Building rate_limiter and installing it into $(VENV)"
 	@find build/lib* -type f ! -name '*.so' -delete 2>/dev/null || true
 	@$(VENV)/bin/pip install -qq --no-deps --no-build-isolation .
 	@touch $@
 
-# The package is there by now, so pip only adds what the extra asks for.
+# The package is installed already, so pip only adds the packages of the extra.
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
 	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
@@ -100,7 +100,7 @@ $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
 
 # --- The C tests -----------------------------------------------------------------------------
 
-# Every tests/c/*/test_*.c is a program. It runs once in each variant: the folder build/c/VARIANT.
+# Every tests/c/*/test_*.c is a program. It runs once per variant, in build/c/VARIANT.
 C_VARIANTS := gcc gcc-nosimd clang clang-nosimd
 C_SANITIZERS := asan asan-nosimd tsan $(if $(filter Darwin,$(shell uname)),,valgrind)
 
@@ -135,7 +135,7 @@ c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIA
 c-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
 	@:
 
-# Fuzz targets, each run so long: make fuzz FUZZ_SECONDS=600
+# FUZZ_SECONDS is the time per target: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -Wl,--wrap=getaddrinfo,--wrap=connect
@@ -156,13 +156,13 @@ build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Make
 
 # --- The binding under ASan+UBSan ------------------------------------------------------------
 
-# A copy of the environment, in which the package is built with sanitizers. Nothing is preloaded on
-# macOS, so what needs that is left out there.
+# A copy of the environment in which the package is built with sanitizers. macOS cannot preload
+# their library, so these targets do nothing there.
 SANITIZED := build/sanitized/venv
 CAN_PRELOAD := $(if $(filter Darwin,$(shell uname)),,yes)
 
 .PHONY: sanitize fuzz-binding pytest-sanitized
-sanitize: c-sanitize fuzz-binding pytest-sanitized ## all that runs under sanitizers
+sanitize: c-sanitize fuzz-binding pytest-sanitized ## all tests that run under sanitizers
 
 fuzz-binding: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## hostile calls of the binding (FUZZ_SECONDS=30)
 	@$(if $(CAN_PRELOAD),PYTHONPATH=tests .ci/sanitized $(SANITIZED)/bin/python -m fuzz.fuzz_binding --seconds $(FUZZ_SECONDS))
@@ -183,10 +183,10 @@ $(SANITIZED).stamp: $(PACKAGE) $(VENV)/check.stamp Makefile | test-packages
 test-packages:
 	@PYTHON='$(PYTHON)' .ci/system-packages test
 
-# Back from a folder of object files. The name of the folder that this file is in may have spaces.
+# From a folder of object files back to the root, relative: the root's path may have spaces.
 UP := ../../../../
 
-# The core is built with the seam through which the tests make allocations fail.
+# The core is built with a hook that lets tests make allocations fail.
 build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@rm -rf $(@D)/objects && mkdir -p $(@D)/objects
 	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c $(addprefix $(UP),$(C_CORE) $(C_SUPPORT))
@@ -200,7 +200,7 @@ build/c/%.passed: build/c/%.bin
 	@echo "$*: $$(tail -n 1 $<.log)"
 	@touch $@
 
-# The binding has no C tests, but it must please both compilers.
+# The binding has no C tests, but both compilers must accept it without a warning.
 build/c/%/binding.o: $(C_BINDING) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)/binding
 	@cd $(@D)/binding && $(C_COMPILE) -I$(UP)csrc -fPIC -c $(addprefix $(UP),$(C_BINDING)) \

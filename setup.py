@@ -1,7 +1,7 @@
-"""Build the C extension rate_limiter._core; pyproject.toml tells the rest.
+"""Build the C extension rate_limiter._core; pyproject.toml has all other settings.
 
-RATE_LIMITER_NO_REDIS=1 builds it without Redis, and then without hiredis and OpenSSL.
-RATE_LIMITER_WERROR=1 makes a compiler's warning an error.
+RATE_LIMITER_NO_REDIS=1 builds it without Redis, so it needs neither hiredis nor OpenSSL.
+RATE_LIMITER_WERROR=1 turns compiler warnings into errors.
 RATE_LIMITER_SANITIZE=1 builds it with clang's address and undefined-behaviour sanitizers, whose
 library must then be preloaded: see .ci/sanitized.
 """
@@ -30,7 +30,7 @@ or build without Redis: RATE_LIMITER_NO_REDIS=1 pip install rate_limiter
 
 
 def pkg_config(*arguments: str) -> "list[str] | None":
-    """Return what pkg-config says about LIBRARIES, in words; None when it has not got them."""
+    """Return the flags of LIBRARIES from pkg-config; None if it does not find them."""
     program = os.environ.get("PKG_CONFIG") or shutil.which("pkg-config") or shutil.which("pkgconf")
     if program is None:
         return None
@@ -40,7 +40,7 @@ def pkg_config(*arguments: str) -> "list[str] | None":
     return done.stdout.split() if done.returncode == 0 else None
 
 
-# -Wconversion is for our code: -isystem keeps it out of Python's own headers.
+# -isystem keeps -Wconversion out of Python's headers.
 compile_args = [
     "-std=gnu11",
     "-O3",

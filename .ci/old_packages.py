@@ -1,8 +1,8 @@
-"""Install older versions of packages that the tests use beside the newer ones.
+"""Install older versions of packages that the tests use in addition to the newer ones.
 
-They go into folders of their own in the environment that runs this. tests/support/guides.py
-runs the version that docs/migration describes, tests/project/test_differential.py the oldest
-FastAPI that the package supports, with its Starlette.
+Each goes into a separate folder of the environment. tests/support/guides.py uses the version that
+docs/migration describes, tests/project/test_differential.py the oldest FastAPI that the package
+supports, with its Starlette.
 """
 
 import subprocess

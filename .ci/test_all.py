@@ -1,9 +1,9 @@
 """Run the Python tests on every CPython from 3.10 that this machine has (`make test-all`).
 
-Each version gets its own environment under build/, with the package installed from an sdist:
-so nothing of the work tree is tested by accident, and builds do not meet in one folder.
-`--others` leaves out the version that runs this script. Tests of what is the same for every
-version, tests/project, are left to `make test`.
+Each version gets its own environment under build/, with the package installed from an sdist, so
+that nothing in the work tree is tested by accident and builds do not share a folder.
+`--others` leaves out the version that runs this script. `make test` runs tests/project, which do
+not depend on the version.
 """
 
 import json
@@ -42,25 +42,25 @@ class Python(NamedTuple):
 
     @property
     def environment(self) -> Path:
-        """Say which folder its environment is in."""
+        """The folder of its environment."""
         return BUILD / f"venv-{self.tag}"
 
     @property
     def tag(self) -> str:
-        """Say what there is one of: "3.13", or "3.13t"."""
+        """Its unique name: "3.13", or "3.13t"."""
         return f"{self.version[0]}.{self.version[1]}{self.abi}"
 
 
 def run(*command: str | Path) -> tuple[bool, str]:
-    """Run `command` in the project's folder; return whether it succeeded, and what it printed."""
+    """Run `command` in the project's folder; return whether it succeeded, and its output."""
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return process.returncode == 0, process.stdout + process.stderr
 
 
 def probe(program: Path) -> Python | None:
-    """Ask `program` what it is; None when it does not run, or cannot build an extension."""
+    """Return the version of `program`; None if it does not run or cannot build an extension."""
     probed, answer = run(program, "-c", PROBE)
-    if not probed:  # pyenv's stand-ins for versions that are not selected end here
+    if not probed:  # for example pyenv's shim of a version that is not selected
         return None
     implementation, version, abi, has_headers = json.loads(answer.splitlines()[0])
     if implementation != "cpython" or not has_headers:
@@ -77,7 +77,7 @@ def find_pythons() -> list[Python]:
 
 
 def make_environment(python: Python, sdist: Path) -> tuple[bool, str]:
-    """Make a new environment for `python`, with the package and all that its tests need."""
+    """Create an environment for `python`, with the package and the packages of its tests."""
     made, output = run(python.program, "-m", "venv", "--clear", python.environment)
     if not made:
         return made, output

@@ -1,13 +1,13 @@
-"""How long decisions are not from Redis when its master dies: `python benchmarks/failover.py`.
+"""Measure how long decisions fall back when the Redis master dies: `python benchmarks/failover.py`.
 
     python benchmarks/failover.py --rounds 5
-    python benchmarks/failover.py --url http://127.0.0.1:8000     # a stack that runs: one round
+    python benchmarks/failover.py --url http://127.0.0.1:8000     # a running stack: one round
 
-The stack is that of deploy/start.sh sentinel: two workers, two replicas, three sentinels that call
-a master gone after 1 s of silence. A client asks without pause, each time under a new API key. The
-master is killed with SIGKILL; the figure is the time from there to the first request whose count is
-in the new master. Statuses and the slowest answer are those of the time between. It needs what the
-tests need: make .venv/test.stamp.
+It uses the stack of deploy/start.sh sentinel: two workers, two replicas, and three sentinels that
+consider a master down after 1 s of silence. A client sends requests without pause, each with a new
+API key. The master is killed with SIGKILL; the figure is the time until the first request that is
+counted in the new master. Statuses and the slowest response are of that period. It needs the
+packages of the tests: make .venv/test.stamp.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GIVE_UP_S = 60
 
 @dataclass
 class Outcome:
-    """What a client saw while the master was replaced."""
+    """The responses to a client during a failover."""
 
     recovery_s: float
     statuses: Counter[int]
@@ -68,7 +68,7 @@ def folder_of(url: str) -> Path:
 
 
 def master_port(members: dict[str, tuple[int, int]]) -> int:
-    """Return where the master of now listens, as a sentinel tells."""
+    """Return the port of the current master, from a sentinel."""
     with contextlib.closing(redis.Redis("127.0.0.1", members["sentinel-1"][0])) as sentinel:
         return int(sentinel.sentinel_get_master_addr_by_name("mymaster")[1])
 
@@ -84,7 +84,7 @@ def counted_in(port: int, key: str) -> bool:
 
 
 def measure(url: str, folder: Path) -> Outcome:
-    """Kill the master of a stack, and ask until decisions are from Redis again."""
+    """Kill the master of a stack; send requests until decisions come from Redis again."""
     members = members_of(folder)
     old = master_port(members)
     process = next(pid for port, pid in members.values() if port == old)
@@ -93,7 +93,7 @@ def measure(url: str, folder: Path) -> Outcome:
     ]
     statuses: Counter[int] = Counter()
     slowest_s = 0.0
-    # A connection for each request, so that both workers are asked.
+    # A connection per request, so that both workers get requests.
     with httpx.Client(base_url=url, timeout=10, headers={"Connection": "close"}) as client:
         os.kill(process, signal.SIGKILL)
         begin_s = time.monotonic()
@@ -112,7 +112,7 @@ def show(outcome: Outcome) -> None:
     """Print a line about a round."""
     seen = ", ".join(f"{count} x {status}" for status, count in sorted(outcome.statuses.items()))
     print(
-        f"from Redis again after {outcome.recovery_s:.2f} s; answers meanwhile: {seen}; "
+        f"from Redis again after {outcome.recovery_s:.2f} s; responses: {seen}; "
         f"the slowest took {outcome.slowest_s * 1000:.0f} ms"
     )
 

@@ -1,8 +1,8 @@
 """Measure the engine in process memory: `python benchmarks/memory.py [--rounds N] [--json FILE]`.
 
-Times are ratios taken in one run. All that is compared runs in turn, in many short slices, and
-each round gives one ratio; told are the median of the rounds and their quartiles. Whatever else
-the machine does meets both sides of a ratio alike.
+Times are ratios taken in one run. The compared cases alternate in many short slices, and each round
+gives one ratio. The output has the median of the rounds and their quartiles. Other load on the
+machine affects both sides of a ratio equally.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What measuring a decision costs: `python benchmarks/metrics.py [--rounds N]`.
+"""Measure the cost of metrics per decision: `python benchmarks/metrics.py [--rounds N]`.
 
-Prints ratios of times taken in one run, the cases in turn, to the same without a meter. The rival
-is what prometheus_client costs when it is called at each decision: a Counter and a Histogram.
+Prints ratios of times taken in one run, with alternating cases, to the same calls without a meter.
+The rival calls a Counter and a Histogram of prometheus_client at each decision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALLS = 1000
 
 
 def asking(allow: Callable[[str], bool]) -> Callable[[], None]:
-    """Return what makes a thousand decisions."""
+    """Return a function that makes a thousand decisions."""
     keys = ["192.0.2.1"] * CALLS
 
     def run() -> None:
@@ -58,7 +58,7 @@ def measured() -> RateLimiter:
 
 
 def serving(app: Any) -> Callable[[], None]:
-    """Return what sends a thousand requests through an application."""
+    """Return a function that sends a thousand requests through an application."""
     scope = {
         "type": "http",
         "method": "GET",

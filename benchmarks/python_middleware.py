@@ -1,7 +1,7 @@
 """The rival of the ASGI middleware in benchmarks/memory.py: the same behaviour in plain Python.
 
-It decides on the same C engine, so the difference is the middleware alone: the coroutine, the
-headers and the wrapper of `send`.
+It uses the same C engine, so only the middleware differs: the coroutine, the headers and the
+wrapper of `send`.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Ratios of times that are taken in one run, the cases in turn."""
+"""Ratios of times that are taken in one run, with alternating cases."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 
 def ratios(cases: dict[str, Callable[[], None]], base: str, rounds: int) -> None:
-    """Run the cases, a thousand calls each, in turn; print how their times relate to one's.
+    """Run the cases alternately, a thousand calls each; print their times relative to one case.
 
-    What is printed: the median of the ratios, their quartiles, and microseconds a call at best.
+    Prints the median of the ratios, their quartiles, and the fewest microseconds per call.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):

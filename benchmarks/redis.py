@@ -1,12 +1,11 @@
-"""Measure decisions in Redis beside redis-py doing the same EVALSHA, in the same run.
+"""Compare decisions in Redis with redis-py sending the same EVALSHA, in the same run.
 
     python benchmarks/redis.py [--rounds 7] [--seconds 1.0]
 
-Starts a redis-server of its own. Each round measures every case once, in turn, so that what else
-the machine does falls on all of them; printed are the medians of the rounds' ratios, and the
-quartiles. redis-py runs the very same script with the same arguments, over one connection for each
-thread, and a connection pool for tasks, as its documentation has it. The memory is
-that of Redis for 100,000 clients in use.
+Starts its own redis-server. Each round measures every case once, so that other load on the machine
+affects all of them; the output has the median of the rounds' ratios and their quartiles. redis-py
+runs the same script with the same arguments, over one connection per thread, and a connection pool
+for tasks, as its documentation recommends. The memory is that of Redis for 100,000 active clients.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ LIMIT = "1000000000/second"
 
 @dataclass
 class Measured:
-    """What one case did in one round."""
+    """The result of one case in one round."""
 
     per_second: float
     p99_ms: float
@@ -184,7 +183,7 @@ class Benchmark:
 
 
 def bytes_of_a_client(port: int) -> float:
-    """Return what a client in use adds to used_memory, its key included."""
+    """Return the bytes that an active client adds to used_memory, including its key."""
     with redis.Redis(port=port) as admin:
         admin.flushall()
         limiter = RateLimiter(
@@ -230,7 +229,7 @@ def main() -> None:
 
 
 def show(name: str, rounds: list[tuple[Measured, Measured]], target: float) -> None:
-    """Print what the rounds of a case came to."""
+    """Print the result of a case."""
     ratios = [ours.per_second / theirs.per_second for ours, theirs in rounds]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     verdict = "met" if middle >= target else "MISSED"

@@ -1,9 +1,9 @@
 """Measure what a RateLimit adds to a FastAPI route: `python benchmarks/route_latency.py`.
 
 One uvicorn worker serves the same route without a limit, with an empty dependency, and with limits.
-20 connections that are kept open each send their next request when they have the answer to their
-last. The routes take turns within each round, so that what else the machine does meets all of them.
-The load tool runs on the same machine. Printed are the medians of the rounds, and the medians of
+20 kept-alive connections each send their next request when they have the response to the last. The
+routes alternate within each round, so that other load on the machine affects all of them.
+The load tool runs on the same machine. The output has the medians of the rounds, and the medians of
 the ratios to the route without a limit in the same round.
 """
 

@@ -1,7 +1,7 @@
-"""What finding a rule costs, with few rules and with many: `python benchmarks/rules.py`.
+"""Measure the cost of finding a rule among few and many rules: `python benchmarks/rules.py`.
 
-Prints ratios of times taken in one run, the cases in turn. The paths that are asked for have three
-segments, and each rule is asked for as often as any other.
+Prints ratios of times taken in one run, with alternating cases. The requested paths have three
+segments, and each rule is requested equally often.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ SIZES = (10, 100, 1000, 10_000)
 
 
 def table_of(n: int) -> RuleTable:
-    """Return so many rules: paths with a variable segment, some for a method or a tier."""
+    """Return `n` rules: paths with a variable segment, some for a method or a tier."""
     rules = [Rule("default", LIMITS)]
     for i in range(n - 1):
-        asks: dict[str, Any] = {"paths": (f"/api/service{i}/{{id}}",)}
+        conditions: dict[str, Any] = {"paths": (f"/api/service{i}/{{id}}",)}
         if i % 3 == 1:
-            asks["methods"] = ("POST",)
+            conditions["methods"] = ("POST",)
         if i % 3 == 2:
-            asks["tiers"] = ("pro",)
-        rules.append(Rule(f"rule{i}", LIMITS, **asks))
+            conditions["tiers"] = ("pro",)
+        rules.append(Rule(f"rule{i}", LIMITS, **conditions))
     return RuleTable(rules)
 
 
 def matching(n: int) -> Callable[[], None]:
-    """Return what looks up a thousand requests."""
+    """Return a function that looks up a thousand requests."""
     table = table_of(n)
     requests = [
         (f"/api/service{(i * 7919) % (n - 1)}/{i}", ("GET", "POST")[i % 2], ("pro",)[: i % 2])
@@ -53,8 +53,8 @@ def matching(n: int) -> Callable[[], None]:
 async def _app(scope: Any, receive: Any, send: Any) -> None: ...
 
 
-def serving(gate: Any) -> Callable[[], None]:
-    """Return what sends a thousand requests through a middleware."""
+def serving(middleware: Any) -> Callable[[], None]:
+    """Return a function that sends a thousand requests through a middleware."""
     scopes = [
         {
             "type": "http",
@@ -68,7 +68,7 @@ def serving(gate: Any) -> Callable[[], None]:
 
     async def ask() -> None:
         for scope in scopes:
-            await gate(scope, None, None)
+            await middleware(scope, None, None)
 
     def run() -> None:
         asyncio.run(ask())

@@ -1,13 +1,12 @@
-"""Measure the service demo beside itself without the limiter: `python benchmarks/service.py`.
+"""Compare the service demo with and without its limiter: `python benchmarks/service.py`.
 
-Both are served by one uvicorn worker each, with one redis-server, on this machine, which also runs
-the load tool: the figures are of a small machine that does all three. Runs alternate; told are the
-median of the rounds and their quartiles.
+One uvicorn worker serves each of the two, with one redis-server and the load tool on the same
+machine. Runs alternate; the output has the median of the rounds and their quartiles.
 
-    latency       requests are due at a fixed rate, far below what the service can do
-    requests/s    20 connections, each of which sends its next request when it has its answer
+    latency       requests at a fixed rate, far below the maximum of the service
+    requests/s    20 connections that send the next request after each response
     1,000 at once 1,000 connections, 10,000 requests
-    bytes         what 10,000 users add to Redis' used_memory
+    bytes         used_memory that 10,000 users add to Redis
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from rate_limiter.stores.connection import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS = 10_000
-"""So many that each stays within 20 requests a minute: what is measured is requests that pass."""
+"""So many that each stays within 20 requests a minute: all measured requests are allowed."""
 RATE = 200
 PERCENTILES = (50, 95, 99)
 
@@ -64,7 +63,7 @@ def running(*command: str, **environment: str) -> Iterator[None]:
 
 
 class Redis:
-    """A running redis-server, asked by the engine's own client."""
+    """A running redis-server, queried by the engine's client."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -98,7 +97,7 @@ def service_running(app: str, redis_port: int) -> Iterator[str]:
 
 
 def wait_for(question: object) -> None:
-    """Ask until there is an answer."""
+    """Retry until there is an answer."""
     deadline_s = time.monotonic() + 30
     while True:
         try:
@@ -111,7 +110,7 @@ def wait_for(question: object) -> None:
 
 
 def load(url: str, **plan: object) -> LoadResult:
-    """Send requests of 10,000 users in turn; return what came back."""
+    """Send requests of 10,000 users in rotation; return the result."""
     made = LoadPlan(f"{url}/api/resource", method="POST", users=USERS, **plan)  # type: ignore[arg-type]
     result = asyncio.run(LoadRun(made).run())
     if result.errors or set(result.statuses) != {200}:
@@ -119,7 +118,7 @@ def load(url: str, **plan: object) -> LoadResult:
     return result
 
 
-def told(values: list[float], form: str) -> str:
+def summary(values: list[float], form: str) -> str:
     low, median, high = statistics.quantiles(values, n=4)
     return f"{median:{form}} ({low:{form}}..{high:{form}})"
 
@@ -140,9 +139,9 @@ def measure_latency(limited: str, unlimited: str, rounds: int, seconds: float) -
     for percentile in PERCENTILES:
         pairs = zip(taken["with"][percentile], taken["without"][percentile], strict=True)
         print(
-            f"p{percentile}: with {told(taken['with'][percentile], '.2f')}, "
-            f"without {told(taken['without'][percentile], '.2f')}, "
-            f"added {told([one - other for one, other in pairs], '.2f')}"
+            f"p{percentile}: with {summary(taken['with'][percentile], '.2f')}, "
+            f"without {summary(taken['without'][percentile], '.2f')}, "
+            f"added {summary([one - other for one, other in pairs], '.2f')}"
         )
 
 
@@ -155,12 +154,12 @@ def measure_throughput(limited: str, unlimited: str, rounds: int, seconds: float
             taken[name].append(result.answers / result.elapsed_s)
     pairs = zip(taken["with"], taken["without"], strict=True)
     print(f"\nrequests/s, 20 connections, {rounds} rounds of {seconds:g} s")
-    print(f"with {told(taken['with'], '.0f')}, without {told(taken['without'], '.0f')}")
-    print(f"with / without: {told([one / other for one, other in pairs], '.3f')}")
+    print(f"with {summary(taken['with'], '.0f')}, without {summary(taken['without'], '.0f')}")
+    print(f"with / without: {summary([one / other for one, other in pairs], '.3f')}")
 
 
 def measure_many(limited: str) -> None:
-    """Print what becomes of a thousand connections."""
+    """Print errors and latencies with a thousand connections."""
     result = load(limited, requests=10_000, concurrency=1000, seconds=120, timeout_s=60)
     worst_ms = result.all_latencies().percentile_ns(100) / 1e6
     print(f"\n1,000 connections: 10,000 requests, {sum(result.errors.values())} errors")
@@ -168,7 +167,7 @@ def measure_many(limited: str) -> None:
 
 
 def measure_bytes(limited: str, store: Redis) -> None:
-    """Print what the state of 10,000 users takes of Redis."""
+    """Print the memory that the state of 10,000 users takes in Redis."""
     store.ask("FLUSHALL")
     before = int(store.info("memory", "used_memory"))
     load(limited, requests=USERS, concurrency=20, seconds=60)

@@ -1,4 +1,4 @@
-"""The service demo without its limiter: what benchmarks/service.py compares it with."""
+"""The service demo without its limiter, for comparison in benchmarks/service.py."""
 
 from demo.service.app import create_app
 

@@ -1,6 +1,6 @@
 """Serve a demo: `python -m demo NAME [PORT]`. Without a name, list them.
 
-What there is stands in demos.txt; how each is started and what to try, in its README.md.
+demos.txt lists the demos. The README.md of each shows how to start and try it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Demo:
 
     @property
     def readme(self) -> str:
-        """Its README.md."""
+        """The text of its README.md."""
         return (FOLDER / self.name / "README.md").read_text(encoding="utf-8")
 
     def commands(self, port: int | str) -> list[str]:
-        """Return what stands under "By hand" of its README, on another port."""
+        """Return the commands under "By hand" of its README, with another port."""
         found = re.search(r"By hand.*?```console\n(.*?)```", self.readme, re.DOTALL)
         lines = re.findall(r"^\$ (.*)$", found[1] if found else "", re.MULTILINE)
         return [re.sub(rf"\b{self.port}\b", str(port), line) for line in lines]
 
     def to_try(self, port: int | str) -> list[str]:
-        """Return the commands under "Try it" of its README, on another port."""
+        """Return the commands under "Try it" of its README, with another port."""
         found = re.search(r"## Try it\n(.*?)(?=\n## |\Z)", self.readme, re.DOTALL)
         lines = re.findall(r"^\$ (.*)$", found[1] if found else "", re.MULTILINE)
         return [line.replace(f":{self.port}", f":{port}") for line in lines]
@@ -54,7 +54,7 @@ def find(name: str) -> Demo:
     """Return the demo of a name or a number.
 
     Raises:
-        SystemExit: there is none; the message names them all.
+        SystemExit: it is unknown; the message lists all demos.
     """
     for demo in demos():
         if name in (demo.name, demo.number):
@@ -64,10 +64,10 @@ def find(name: str) -> Demo:
 
 
 def free_port(text: str, demo: Demo) -> int:
-    """Return the port that a text names.
+    """Return the port in a text.
 
     Raises:
-        SystemExit: it is no port, or somebody listens there.
+        SystemExit: it is not a port, or it is in use.
     """
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
         raise SystemExit(f"PORT={text!r} is not a port: expected a number from 1 to 65535")
@@ -86,11 +86,11 @@ def free_port(text: str, demo: Demo) -> int:
 
 
 def serve(demo: Demo, port: int) -> None:
-    """Become the server of a demo."""
+    """Replace this process by the server of a demo."""
     print(f"\n{demo.name}: {demo.summary}. Try in another terminal:\n")
     print(*(f"  {line}" for line in demo.to_try(port)), sep="\n")
     print("\nIt runs with and without Redis, and says which; Ctrl-C stops it.\n", flush=True)
-    # The programs of this interpreter's environment come first: uvicorn, and python itself.
+    # Use the programs of this interpreter's environment: uvicorn and python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("UVICORN_LIFESPAN", "on")  # an error there ends the start
     os.chdir(FOLDER.parent)

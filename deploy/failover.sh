@@ -1,6 +1,6 @@
 #!/bin/sh
-# Kill the master of a running `deploy/start.sh sentinel`, and tell how long it takes until
-# decisions are from Redis again: deploy/failover.sh [--port 8000]
+# Kill the master of a running `deploy/start.sh sentinel`, and print the time until decisions
+# come from Redis again: deploy/failover.sh [--port 8000]
 # Without a running stack, `python benchmarks/failover.py --rounds 5` starts its own.
 set -eu
 cd "$(dirname "$0")/.."

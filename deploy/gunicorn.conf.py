@@ -1,7 +1,7 @@
 """Settings of gunicorn for the demos: `gunicorn --config deploy/gunicorn.conf.py`.
 
-DEMO names one (service), API_HOST and API_PORT say where it listens, WEB_CONCURRENCY how many
-workers serve it. rate_limiter.settings reads the rest of the environment, and .env.
+DEMO names the demo (service), API_HOST and API_PORT set its address, WEB_CONCURRENCY the number of
+workers. rate_limiter.settings reads the rest of the environment, and .env.
 """
 
 import os
@@ -21,7 +21,7 @@ PORTS = {"gateway": 8080, "fastapi": 5000, "flaskapp": 5000}  # 8000 elsewhere
 
 
 def number(name: str, default: int) -> int:
-    """Return a whole number from 1 that the environment gives, or end gunicorn."""
+    """Return a whole number from 1 of the environment, or exit with an error."""
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         sys.exit(f"{name}={text!r} is wrong: expected a whole number from 1")
@@ -44,51 +44,51 @@ bind = (
 
 
 class AsgiWorker(UvicornWorker):
-    """A worker that ends the start when the application's own start fails."""
+    """A worker that stops the start if the startup of the application fails."""
 
-    # With "auto", uvicorn would take that for an application without a lifespan, and every path
-    # would answer 500.
+    # With "auto", uvicorn would treat it as an application without a lifespan, and every path
+    # would return 500.
     CONFIG_KWARGS = UvicornWorker.CONFIG_KWARGS | {"lifespan": "on"}
 
 
-# An event loop serves many clients, a WSGI worker one for each thread. With a memory:// store
-# each worker has buckets of its own, so several workers want shared:// or Redis.
+# An event loop serves many clients, a WSGI worker one per thread. With a memory:// store each
+# worker has its own buckets, so several workers need shared:// or Redis.
 worker_class = "gthread" if demo in WSGI else AsgiWorker
 threads = number("THREADS", 8) if demo in WSGI else 1
 workers = number("WEB_CONCURRENCY", 2)
 
 # The application is imported once, before the workers are forked: a mistake in it ends gunicorn
-# with one message, and the code is in memory once. The engine closes what a child inherits of its
-# connections, so a child never reads another's answers. New code needs a restart, not SIGHUP.
+# with one message, and the code is in memory once. The engine closes inherited connections in a
+# child, so a child never reads another's responses. New code needs a restart, not SIGHUP.
 preload_app = True
 
-# A worker that says nothing for so long is killed; one that is told to stop may finish first.
+# A worker without a heartbeat for this long is killed; a stopping one may finish its requests.
 timeout = 30
 graceful_timeout = number("GRACEFUL_TIMEOUT_S", 20)
-keepalive = 75  # longer than the proxy in front keeps idle connections: it closes first
+keepalive = 75  # longer than the proxy keeps idle connections, so the proxy closes first
 
-# One place decides who the client is: RATE_LIMITER_TRUSTED_PROXIES. By default uvicorn would
-# also believe X-Forwarded-For from whatever runs on this host.
+# Only RATE_LIMITER_TRUSTED_PROXIES decides which proxies to trust. By default uvicorn would also
+# trust X-Forwarded-For from any process on this host.
 forwarded_allow_ips = ""
 
-# Heartbeat files on a disk can stop a worker; the root of a container is not writable at all.
+# Heartbeat files on a disk can block a worker, and the root of a container is not writable.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 accesslog = "-" if settings.log_level.upper() in ("INFO", "DEBUG") else None
 errorlog = "-"
-control_socket_disable = True  # it would be one file in the home folder for all instances
+control_socket_disable = True  # all instances would share one file in the home folder
 loglevel = settings.log_level.lower()
 
 
 def forget_metrics() -> None:
-    """Forget the metrics of workers that an earlier gunicorn had.
+    """Delete the metrics of workers of an earlier gunicorn.
 
-    Now, because the application that is preloaded opens files there before any hook is called; but
-    not when a running gunicorn reads its settings again. A folder that cannot be used is logged by
-    the application, and never ends the start.
+    This runs here since the preloaded application opens files in the folder before any hook is
+    called, but not when a running gunicorn reloads its settings. The application logs a folder that
+    cannot be used; it never stops the start.
     """
-    folder, asked_by = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), str(os.getpid())
-    if folder and os.environ.get("RATE_LIMITER_METRICS_FORGOTTEN_BY") != asked_by:
-        os.environ["RATE_LIMITER_METRICS_FORGOTTEN_BY"] = asked_by
+    folder, arbiter = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), str(os.getpid())
+    if folder and os.environ.get("RATE_LIMITER_METRICS_FORGOTTEN_BY") != arbiter:
+        os.environ["RATE_LIMITER_METRICS_FORGOTTEN_BY"] = arbiter
         with suppress(OSError):
             for pattern in ("*.db", "*.rate_limiter_*"):
                 for file in Path(folder).glob(pattern):
@@ -99,7 +99,7 @@ forget_metrics()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """Let the gauges of a dead worker go; its counters stay in the sum."""
+    """Drop the gauges of a dead worker; its counters stay in the sum."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         from prometheus_client.multiprocess import mark_process_dead
 

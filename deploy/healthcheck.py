@@ -1,6 +1,6 @@
-"""Tell by the exit status whether a demo answers: `python deploy/healthcheck.py [URL]`.
+"""Exit with 0 if a demo responds, else with an error: `python deploy/healthcheck.py [URL]`.
 
-Any answer below 500 will do: a service without its Redis is degraded, but it serves.
+Any status below 500 is fine: a service without its Redis is degraded, but it responds.
 """
 
 import os

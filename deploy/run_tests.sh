@@ -1,11 +1,11 @@
 #!/bin/sh
 # Check the service end to end, as a client sees it.
 #
-#   deploy/run_tests.sh                        on a stack of its own, which it stops again
-#   deploy/run_tests.sh http://127.0.0.1:8000  on the one that runs there
+#   deploy/run_tests.sh                        on a new stack, stopped at the end
+#   deploy/run_tests.sh http://127.0.0.1:8000  on a running stack
 #
-# What follows the URL goes to pytest. PYTHON names the interpreter: .venv/bin/python where there is
-# one, else python3.
+# Arguments after the URL go to pytest. PYTHON sets the interpreter: by default .venv/bin/python if
+# it exists, else python3.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Run a demo and its Redis as plain processes of this machine: what the compose files describe,
-# without containers. usage() tells how. All listen on the loopback address alone.
+# Run a demo and its Redis as processes on this machine: the same stacks as the compose files,
+# without containers. See usage(). Everything listens on the loopback address only.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -14,13 +14,13 @@ usage: deploy/start.sh [plain|sentinel|cluster] [--port N] [--redis-port N] [--d
   sentinel  a master, two replicas, three sentinels
   cluster   three masters with a replica each
 
-  --port N        where the demo answers (8000)
-  --redis-port N  the first of the ports of Redis, which follow one another (any that are free)
-  --demo NAME     a folder of demo/ (service); another than service needs plain
-  --workers N     processes that serve it (2)
-  --server NAME   what serves it (gunicorn)
+  --port N        port of the demo (8000)
+  --redis-port N  first of the consecutive Redis ports (by default any free ports)
+  --demo NAME     a folder of demo/ (service); all others need plain
+  --workers N     worker processes (2)
+  --server NAME   server program (gunicorn)
 
-PYTHON names the interpreter: .venv/bin/python where there is one, else python3.
+PYTHON sets the interpreter: by default .venv/bin/python if it exists, else python3.
 TEXT
 }
 
@@ -36,7 +36,7 @@ wrong() {
     exit 2
 }
 
-# --- What is asked for ---
+# --- Arguments ---
 
 topology='' port=8000 redis_port='' demo=service workers=2 server=gunicorn
 
@@ -67,7 +67,7 @@ read_arguments() {
     case $server in gunicorn | uvicorn) ;; *) wrong "--server '$server': expected gunicorn or uvicorn" ;; esac
     [ -f "$root/demo/$demo/app.py" ] || wrong "--demo '$demo': there is no demo/$demo/app.py"
     [ "$topology $demo" = "$topology service" ] || [ "$topology" = plain ] ||
-        wrong "--demo '$demo' knows one Redis only: expected plain, not $topology"
+        wrong "--demo '$demo' supports one Redis only: expected plain, not $topology"
     [ "$server $demo" != "uvicorn flaskapp" ] || wrong "--demo flaskapp is WSGI: expected --server gunicorn"
 }
 
@@ -80,12 +80,12 @@ number() { # number OPTION VALUE...: print the value
 }
 
 # --- Processes. The file `state` names the folder of a stack; there, `pids` has a line for each
-# process: its id, its name, its port. Who removes `state` ends the stack. ---
+# process: its id, its name, its port. The process that removes `state` stops the stack. ---
 
 folder='' state=''
 
-# Each leads a session: a Ctrl-C then ends this script alone, which ends the others in their order,
-# and what a process leaves behind is known by its group.
+# Each process leads a session: Ctrl-C then ends only this script, which ends the others in order,
+# and children that a process leaves behind are found by its group.
 launch() { # launch NAME PORT COMMAND...
     name=$1 at=$2
     shift 2
@@ -113,17 +113,17 @@ wait_until() { # wait_until WHAT COMMAND...: for a minute at most
     done
 }
 
-# Whether a process of the list is still the one that was started: an id may be given again.
+# Check that a listed process is still the one that was started: ids are reused.
 is_ours() {
     kill -0 "$1" 2>/dev/null || return 1
-    # gunicorn calls itself so where setproctitle is installed.
+    # gunicorn has this name if setproctitle is installed.
     case $(ps -o args= -p "$1" 2>/dev/null || echo "$root") in
     *"$folder"* | *"$root"* | "gunicorn: "*) ;;
     *) return 1 ;;
     esac
 }
 
-end_process() { # end_process PID: politely, then not
+end_process() { # end_process PID: SIGTERM, then SIGKILL
     is_ours "$1" || return 0
     kill "$1" 2>/dev/null || return 0
     for _ in $(seq 250); do
@@ -133,14 +133,14 @@ end_process() { # end_process PID: politely, then not
     kill -KILL "$1" 2>/dev/null || true
 }
 
-# The service is the last of the list, and ends first: it may still finish requests.
+# The service is last in the list and ends first, so that it can finish its requests.
 end_all() {
     [ -f "$folder/pids" ] || return 0
     pids=$(sed '1!G;h;$!d' "$folder/pids" | cut -d ' ' -f 1)
     for pid in $pids; do
         end_process "$pid"
-        # Workers are still there only if their parent was killed. Where its id is that of another
-        # process by now, so may be that of its group.
+        # Workers are left only if their parent was killed. If its id has been reused, so may be
+        # the id of its group.
         case $(ps -o stat= -p "$pid" 2>/dev/null) in
         '' | Z*) kill -s KILL -- "-$pid" 2>/dev/null || true ;;
         esac
@@ -157,7 +157,7 @@ clean_up() {
     rmdir "$root/build/stack" "$root/build" 2>/dev/null || true
 }
 
-# Whether a process is a start.sh, and not another that has got its id since.
+# Check that a process is a start.sh: its id may have been reused.
 is_start() {
     kill -0 "$1" 2>/dev/null || return 1
     case $(ps -o args= -p "$1" 2>/dev/null || echo start.sh) in *start.sh*) ;; *) return 1 ;; esac
@@ -168,7 +168,7 @@ stop() {
     [ -f "$state" ] || die "nothing was started on port $port"
     read -r supervisor folder <"$state"
     rm -f "$state"
-    # Whoever started it ends it, unless that process is itself gone.
+    # The start.sh that started it ends it, unless that process is gone.
     while [ -d "$folder" ] && is_start "$supervisor"; do sleep 0.1; done
     if [ -d "$folder" ]; then clean_up; fi
     echo "stopped what was on port $port"
@@ -180,19 +180,19 @@ redis() { # redis NAME PORT OPTION...
     name=$1 at=$2
     shift 2
     mkdir "$folder/$name"
-    cp "$root/deploy/redis/redis.conf" "$folder/$name/conf" # sentinels let it be rewritten
+    cp "$root/deploy/redis/redis.conf" "$folder/$name/conf" # sentinels rewrite it
     launch "$name" "$at" redis-server "$folder/$name/conf" --port "$at" --bind 127.0.0.1 \
         --dir "$folder/$name" --set-proc-title no "$@"
 }
 
 answers() { redis-cli -e -p "$1" ping; }
 says() { redis-cli -p "$1" "$2" "$3" | grep -q "$4"; }
-knows_replicas() { [ "$(redis-cli -p "$1" cluster nodes | grep -c ' connected')" = 6 ] && [ "$(redis-cli -p "$1" cluster nodes | grep -c slave)" = 3 ]; }
+sees_replicas() { [ "$(redis-cli -p "$1" cluster nodes | grep -c ' connected')" = 6 ] && [ "$(redis-cli -p "$1" cluster nodes | grep -c slave)" = 3 ]; }
 
 start_plain() {
     redis redis-1 "$1"
     wait_until "Redis answers" answers "$1"
-    # Demos differ in what they read.
+    # Demos read different variables.
     export REDIS_HOST=127.0.0.1 REDIS_PORT="$1" REDIS_URL="redis://127.0.0.1:$1/0" USE_REDIS=1
 }
 
@@ -214,10 +214,10 @@ start_sentinel() {
             --port "$at" --bind 127.0.0.1 --dir "$folder/sentinel-$number" --set-proc-title no
     done
     for at in "$4" "$5" "$6"; do
-        wait_until "the sentinels know each other" says "$at" info sentinel slaves=2,sentinels=3
+        wait_until "the sentinels see each other" says "$at" info sentinel slaves=2,sentinels=3
     done
     export REDIS_SENTINEL_HOSTS="127.0.0.1:$4,127.0.0.1:$5,127.0.0.1:$6" REDIS_MASTER_NAME=mymaster
-    # Else a REDIS_URL in .env would come before the sentinels.
+    # Otherwise a REDIS_URL in .env would override the sentinels.
     export RATE_LIMITER_STORE="redis+sentinel://$REDIS_SENTINEL_HOSTS/mymaster/0"
 }
 
@@ -234,7 +234,7 @@ start_cluster() {
         die "the cluster was not made: $(last_words create)"
     for at in "$@"; do
         wait_until "node $at sees the cluster whole" says "$at" cluster info cluster_state:ok
-        wait_until "node $at knows who replicates whom" knows_replicas "$at"
+        wait_until "node $at sees who replicates whom" sees_replicas "$at"
     done
     RATE_LIMITER_STORE="redis+cluster://$(echo "$nodes" | sed 's/^ //; s/ /,/g')"
     export RATE_LIMITER_STORE
@@ -248,7 +248,7 @@ start_demo() {
         export RATE_LIMIT_RULES_PATH="${RATE_LIMIT_RULES_PATH:-demo/distributed/rate_limits.json}"
         export RATE_LIMITER_LOG="$folder/decisions.log"
     fi
-    # Through it workers tell each other their metrics.
+    # Workers share their metrics in this folder.
     mkdir "$folder/metrics"
     export PROMETHEUS_MULTIPROC_DIR="$folder/metrics"
     cd "$root"
@@ -270,12 +270,12 @@ says_connected() {
     "$python" - "http://127.0.0.1:$port/health" <<'PYTHON'
 import json, sys, urllib.request
 with urllib.request.urlopen(sys.argv[1], timeout=3) as answer:
-    told = json.load(answer)
-sys.exit(0 if told["redis"] == "connected" else "Redis is " + told["redis"])
+    health = json.load(answer)
+sys.exit(0 if health["redis"] == "connected" else "Redis is " + health["redis"])
 PYTHON
 }
 
-# Prints COUNT ports for Redis, or one line about the port that is taken.
+# Print COUNT ports for Redis, or one line about the port that is in use.
 choose_ports() { # choose_ports COUNT
     "$python" - "$port" "$1" "$redis_port" <<'PYTHON'
 import contextlib, socket, sys
@@ -295,14 +295,14 @@ with contextlib.ExitStack() as held:
     hold(port)
     chosen = [hold(int(first) + i) for i in range(count)] if first else []
     while len(chosen) < count:
-        # The bus of a cluster is 10000 higher.
+        # The cluster bus uses the port plus 10000.
         if (free := hold(0)) < 55536:
             chosen.append(free)
     print(*chosen)
 PYTHON
 }
 
-# --- Act ---
+# --- Main ---
 
 show() {
     url=http://127.0.0.1:$port
@@ -326,7 +326,7 @@ show() {
     printf "  deploy/start.sh stop --port %s\n\nCtrl-C stops it all. Logs are in %s until then.\n" "$port" "$folder"
 }
 
-# A Redis may end: that is what the others are for. The demo may not.
+# A Redis may end, since the others replace it. The demo may not.
 watch() {
     missed=''
     while [ -f "$state" ]; do
@@ -364,10 +364,10 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 folder=$(mktemp -d "${TMPDIR:-/tmp}/rate-limiter-stack.XXXXXX")
 mkdir -p "$root/build/stack"
-# Made by one of two that start at once.
+# Only one of two scripts that start at once can create the file.
 (set -C && echo "$$ $folder" >"$state") 2>/dev/null || { state='' && taken; }
 
-# Redis is where this script says, and nowhere else.
+# Only this script sets the address of Redis.
 unset RATE_LIMITER_STORE REDIS_URL REDIS_HOST REDIS_PORT REDIS_DB REDIS_PASSWORD REDIS_SENTINEL_HOSTS PORT
 echo "Starting $demo with Redis: $topology"
 # shellcheck disable=SC2086 # one word for each port

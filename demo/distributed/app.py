@@ -1,8 +1,8 @@
 """A limit for a fleet, by rules in a file: `uvicorn demo.distributed.app:app --port 8000`.
 
 The rules are in RATE_LIMIT_RULES_PATH (rate_limits.json), Redis is at REDIS_HOST, REDIS_PORT and
-REDIS_DB; .env may set them. Decisions are logged to the console and to rate_limiter.log. While no
-Redis answers, each process keeps the limits in its memory, and says so in its log and at /health.
+REDIS_DB; .env may set them. Decisions are logged to the console and to rate_limiter.log. While
+Redis is down, each process keeps the limits in its memory; the log and /health show it.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ logger = logging.getLogger("demo")
 
 
 async def storage(app: FastAPI) -> str:
-    """Ask Redis whether it is there; return where buckets are."""
+    """Ping Redis; return where buckets are."""
     store = RedisStore(app.state.redis)  # on the same connection as the middleware
     return "redis" if await asyncio.to_thread(store.ping) else "memory"
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Give the middleware its client of Redis."""
+    """Open the Redis client of the middleware, and close it at the end."""
     app.state.redis = redis.asyncio.Redis.from_url(settings.redis_address)
     where = RedisStore(app.state.redis).health()["servers"][0]
     logger.info("buckets are in: %s (Redis: %s)", await storage(app), where)
@@ -63,22 +63,22 @@ app.add_middleware(
 
 @app.get("/")
 async def index() -> dict[str, str]:
-    """Fall under the default rule."""
+    """Greet clients that are within the default rule."""
     return {"message": "You are within the limit."}
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the application runs, and where buckets are; the rules exempt it."""
+    """Return the status of the application and where buckets are; the rules exempt it."""
     return {"status": "ok", "storage": await storage(app)}
 
 
 @app.get("/special_path")
 async def special_path() -> dict[str, str]:
-    """Fall under the rule of this path."""
-    return {"message": "This path has a limit of its own."}
+    """Greet clients that are within the rule of this path."""
+    return {"message": "This path has its own limit."}
 
 
-# Not with the first request: a mistake in the configuration ends the start.
+# Build it now, not on the first request: a configuration mistake must stop the start.
 with exit_on_mistake():
     app.middleware_stack = app.build_middleware_stack()

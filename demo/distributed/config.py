@@ -18,7 +18,7 @@ with exit_on_mistake():
 
 
 def rules_file() -> str:
-    """Return the file that is named, else the one of the working directory, else of this folder."""
+    """Return the configured file, else the one in the working directory, else in this folder."""
     beside = Path("rate_limits.json")
     found = beside if beside.exists() else Path(__file__).with_name(beside.name)
     return settings.rules or str(found)
@@ -27,8 +27,8 @@ def rules_file() -> str:
 def load_rules() -> tuple[Limit, RuleSource]:
     """Return the limit of the rule `default`, and all rules.
 
-    10 tokens and one a second are the limit where the file is missing or broken, or has no such
-    rule.
+    If the file is missing or invalid, or has no such rule, the limit is 10 tokens and one per
+    second.
     """
     try:
         source = as_source(rules_file())

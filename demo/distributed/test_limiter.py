@@ -1,4 +1,4 @@
-"""try_limiter.py by another name: `python demo/distributed/test_limiter.py`. No test for pytest."""
+"""Another name of try_limiter.py: `python demo/distributed/test_limiter.py`. Not a pytest test."""
 
 import runpy
 from pathlib import Path

@@ -6,7 +6,7 @@ import urllib.request
 
 
 def main() -> None:
-    """Print what each request got."""
+    """Print the response to each request."""
     parser = argparse.ArgumentParser(description="Send requests and print what they got.")
     parser.add_argument("--url", default="http://127.0.0.1:8000/")
     parser.add_argument("--requests", type=int, default=30)

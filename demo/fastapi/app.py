@@ -25,7 +25,7 @@ limiter = AsyncTokenBucketRateLimiter(config, store)
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Say at the start where buckets are."""
+    """Log at the start where buckets are."""
     where = "redis" if await store.ping() else "memory"
     logger.info("buckets are in: %s (Redis: %s)", where, store.health()["servers"][0])
     yield
@@ -35,12 +35,12 @@ app = FastAPI(title="Token bucket demo", lifespan=lifespan)
 
 
 def storage() -> str:
-    """Return where the last decision was made."""
+    """Return which store made the last decision."""
     return "redis" if store.health()["status"] == "ok" else "memory"
 
 
 def spend(weight: float) -> Callable[[Request, Response], Awaitable[None]]:
-    """Return a dependency that takes `weight` tokens of the client, or answers 429."""
+    """Return a dependency that takes `weight` tokens from the client, or responds with 429."""
 
     async def dependency(request: Request, response: Response) -> None:
         client = client_of(request)
@@ -71,7 +71,7 @@ def client_of(request: Request) -> str:
 
 @app.get("/api/ping", dependencies=[Depends(spend(1))])
 async def ping() -> dict[str, str]:
-    """Answer quickly, for one token."""
+    """Respond quickly, for one token."""
     return {"message": "pong", "storage": storage()}
 
 
@@ -83,9 +83,9 @@ async def upload() -> dict[str, str]:
 
 @app.get("/api/stats")
 async def stats(request: Request, response: Response, ip: str | None = None) -> dict[str, object]:
-    """Tell what a client has left, for nothing."""
+    """Return what a client has left, without taking tokens."""
     client = ip or client_of(request)
-    told = {
+    state = {
         "ip": client,
         "capacity": config.capacity,
         "refill_rate": config.refill_rate,
@@ -93,4 +93,4 @@ async def stats(request: Request, response: Response, ip: str | None = None) -> 
         "headers": await limiter.get_headers(client),
     }
     response.headers["X-Storage-Type"] = storage()
-    return told | {"storage": storage()}
+    return state | {"storage": storage()}

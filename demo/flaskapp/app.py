@@ -41,14 +41,14 @@ limiter = make_limiter(os.environ.get("USE_REDIS") == "1")
 
 
 def storage() -> str:
-    """Return where the last decision was made."""
+    """Return which store made the last decision."""
     store = limiter.store
     in_redis = isinstance(store, RedisStore) and store.health()["status"] == "ok"
     return "redis" if in_redis else "regular"
 
 
 def spend(weight: float) -> Callable[[Callable[[], Any]], Callable[[], Response]]:
-    """Return a decorator that takes `weight` tokens of the client, or answers 429."""
+    """Return a decorator that takes `weight` tokens from the client, or responds with 429."""
 
     def decorate(view: Callable[[], Any]) -> Callable[[], Response]:
         @functools.wraps(view)
@@ -87,7 +87,7 @@ def client_of_request() -> str:
 @app.get("/api/ping")
 @spend(1)
 def ping() -> Response:
-    """Answer quickly, for one token."""
+    """Respond quickly, for one token."""
     return jsonify(message="pong", storage=storage())
 
 
@@ -107,7 +107,7 @@ def heavy_report() -> Response:
 
 @app.get("/api/stats")
 def stats() -> Response:
-    """Tell what a client has left, for nothing."""
+    """Return what a client has left, without taking tokens."""
     client = request.args.get("ip") or client_of_request()
     return jsonify(
         ip=client,
@@ -120,7 +120,7 @@ def stats() -> Response:
 
 
 def main() -> None:
-    """Serve the demo with Flask's own server."""
+    """Serve the demo with Flask's development server."""
     parser = argparse.ArgumentParser(description="Flask behind a token bucket limiter.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)

@@ -2,8 +2,7 @@
 
 The environment configures it: PORT (8080), RL_RATE_PER_SEC (5), RL_BURST (10) and REDIS_URL
 (redis://localhost:6379/0).
-While no Redis answers there, each process keeps the limits in its memory, and says so in its
-log and at /health.
+While Redis is down, each process keeps the limits in its memory; the log and /health show it.
 """
 
 import asyncio
@@ -36,13 +35,13 @@ store = limiter.limiter.store
 
 
 async def storage() -> str:
-    """Ask Redis whether it is there; return where buckets are."""
+    """Ping Redis; return where buckets are."""
     return "redis" if await asyncio.to_thread(store.ping) else "memory"
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Say at the start where buckets are."""
+    """Log at the start where buckets are."""
     logger.info("buckets are in: %s (Redis: %s)", await storage(), store.health()["servers"][0])
     yield
 
@@ -53,13 +52,13 @@ app.add_middleware(RateLimitMiddleware, limiter=limiter, policy=policy, dimensio
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the gateway runs, and where buckets are."""
+    """Return the status of the gateway and where buckets are."""
     return {"status": "ok", "storage": await storage()}
 
 
 @app.get("/v1/hello")
 async def hello() -> dict[str, str]:
-    """Answer whoever is within the limit."""
+    """Greet clients that are within the limit."""
     return {"message": "hello"}
 
 
@@ -69,7 +68,7 @@ def metrics() -> Response:
     return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 
 
-# Not with the first request: a mistake in the configuration ends the start.
+# Build it now, not on the first request: a configuration mistake must stop the start.
 with exit_on_mistake():
     app.middleware_stack = app.build_middleware_stack()
 

@@ -1,8 +1,8 @@
 """A token bucket around FastAPI: `uvicorn demo.quickstart.app:app --port 8000`.
 
-Or `uvicorn app:app --port 8000` from inside this folder. Each client may send 10 requests at
-once, and 2 a second in the long run. Buckets are in the Redis that the environment names
-(REDIS_URL, or REDIS_HOST and REDIS_PORT; localhost:6379) while it answers, else in memory.
+Or `uvicorn app:app --port 8000` from inside this folder. Each client can send 10 requests at
+once, and 2 per second on average. Buckets are in the Redis of the environment (REDIS_URL, or
+REDIS_HOST and REDIS_PORT; localhost:6379) while it answers, else in memory.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ with exit_on_mistake():
 
 
 async def storage() -> str:
-    """Ask Redis whether it is there; return where buckets are."""
+    """Ping Redis; return where buckets are."""
     return "redis" if await asyncio.to_thread(store.ping) else "memory"
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Say at the start where buckets are."""
+    """Log at the start where buckets are."""
     logger.info("buckets are in: %s (Redis: %s)", await storage(), store.health()["servers"][0])
     yield
 
@@ -71,10 +71,10 @@ async def submit(received: dict[str, Any]) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Tell how the application fares and where buckets are; not limited."""
+    """Return the status of the application and where buckets are; not limited."""
     return {"status": "healthy", "storage": await storage()}
 
 
-# Not with the first request: a mistake in the configuration ends the start.
+# Build it now, not on the first request: a configuration mistake must stop the start.
 with exit_on_mistake():
     app.middleware_stack = app.build_middleware_stack()

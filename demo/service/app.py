@@ -1,11 +1,11 @@
-"""A rate-limiting service, 20 requests a minute for each API key, or address where there is none.
+"""A rate-limiting service: 20 requests a minute per API key, or per address without one.
 
     uvicorn demo.service.app:app --port 8000
 
 Fixed windows in Redis, aligned to the minute, under keys that show what they count:
-``rate:user:bob:2026-11-21-09:05``. The environment and .env say where Redis is: see
-rate_limiter.settings. While it gives no answer, each process counts in its memory, and says so in
-its log and at /health. The pages at /docs and /redoc load nothing from elsewhere.
+``rate:user:bob:2026-11-21-09:05``. The environment and .env configure Redis: see
+rate_limiter.settings. While it is down, each process counts in its memory; the log and /health
+show it. The pages at /docs and /redoc load nothing from other hosts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from rate_limiter.startup import exit_on_mistake
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAME = "Distributed Rate Limiting Service"
-LIMIT = Limit.fixed_window(20, 60)  # of each API key
-IP_LIMIT = Limit.fixed_window(20, 60)  # of each address, of requests without a key
+LIMIT = Limit.fixed_window(20, 60)  # per API key
+IP_LIMIT = Limit.fixed_window(20, 60)  # per address, for requests without a key
 ASSETS = "/docs/assets"
 NOT_LIMITED = (
     *("/", "/health", "/metrics", "/rate-limit/status", "/openapi.json"),
@@ -57,7 +57,7 @@ _api_key = header_source("x-api-key")
 
 
 def _depth(value: object) -> int:
-    """Return how deeply objects and lists are nested, or just more than is allowed."""
+    """Return the nesting depth of objects and lists; stop counting just above the maximum."""
     depth, level = 0, [value]
     while level and depth <= _DEPTH_MAX:
         inner = [one.values() if isinstance(one, dict) else one for one in level]
@@ -67,7 +67,7 @@ def _depth(value: object) -> int:
 
 
 class ResourceRequest(BaseModel):
-    """What a client may send."""
+    """The body of a request."""
 
     action: str | None = Field(default=None, max_length=200, examples=["process"])
     user_data: dict[str, Any] | None = None
@@ -85,7 +85,7 @@ class ResourceRequest(BaseModel):
 
 
 class ResourceData(BaseModel):
-    """What became of it."""
+    """The processed data."""
 
     processed: bool
     action: str | None
@@ -93,7 +93,7 @@ class ResourceData(BaseModel):
 
 
 class ResourceResponse(BaseModel):
-    """The answer to a request that was within the limit."""
+    """The response to an allowed request."""
 
     message: str
     request_id: str
@@ -102,7 +102,7 @@ class ResourceResponse(BaseModel):
 
 
 class RateLimitExceededResponse(BaseModel):
-    """The answer to a request that was not."""
+    """The response to a denied request."""
 
     error: str
     identifier: str
@@ -112,13 +112,13 @@ class RateLimitExceededResponse(BaseModel):
 
 
 class MalformedResponse(BaseModel):
-    """The answer to a body that is no text."""
+    """The response to a body that is not text."""
 
     detail: str
 
 
 class StatusResponse(BaseModel):
-    """Where the caller stands."""
+    """The caller's rate limit status."""
 
     identifier: str
     identifier_type: str
@@ -130,7 +130,7 @@ class StatusResponse(BaseModel):
 
 
 class HealthResponse(BaseModel):
-    """How the service fares."""
+    """The health of the service."""
 
     status: str
     redis: str
@@ -139,7 +139,7 @@ class HealthResponse(BaseModel):
 
 
 class ServiceResponse(BaseModel):
-    """What this is."""
+    """A description of the service."""
 
     service: str
     version: str
@@ -173,25 +173,25 @@ DENIED: dict[int | str, dict[str, Any]] = {
 
 
 class LimitByKind:
-    """Ask the limiter of API keys about requests that have one, that of addresses about others.
+    """Limit requests with an API key by the key, all others by address.
 
     Args:
         app: the ASGI application.
-        limiters: by ``"user"`` and ``"ip"``.
-        options: of RateLimitMiddleware.
+        limiters: the limiters of ``"user"`` and ``"ip"``.
+        options: arguments of RateLimitMiddleware.
     """
 
     def __init__(
         self, app: ASGIApp, /, *, limiters: Mapping[str, RedisRateLimiter], **options: Any
     ) -> None:
-        """See the class."""
+        """Create a middleware for each kind of client."""
         self._apps = {
             kind: RateLimitMiddleware(app, limiter=limiter, **options)
             for kind, limiter in limiters.items()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
+        """Pass a request to the middleware of its kind."""
         has_key = scope["type"] == "http" and _api_key(scope)
         await self._apps["user" if has_key else "ip"](scope, receive, send)
 
@@ -202,9 +202,9 @@ def create_app(
     """Return the service.
 
     Args:
-        settings: by default those of the environment.
-        limit: of each API key, a fixed window.
-        ip_limit: likewise, of each address without a key.
+        settings: read from the environment by default.
+        limit: fixed window per API key.
+        ip_limit: fixed window per address, for requests without a key.
     """
     settings = settings or Settings()
     for name in ("demo", "rate_limiter"):
@@ -217,7 +217,7 @@ def create_app(
             one,
             store=address,
             on_store_error=settings.on_store_error,
-            # A cluster cannot place keys with a date in them: there they are as of other limiters.
+            # A cluster cannot place keys with a date in them: it uses the keys of other limiters.
             exact_prefix=None if "+cluster://" in address else "rate:",
             max_keys=settings.max_keys,
         )
@@ -233,7 +233,7 @@ def create_app(
     )
 
     def identify(scope: Any) -> tuple[str, str]:
-        """Return the type and the name of a client: its API key, else its address."""
+        """Return the kind and the name of a client: its API key, else its address."""
         api_key = _api_key(scope)
         if not api_key:
             return "ip", identities.client(scope)
@@ -259,7 +259,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        """Say at the start where requests are counted."""
+        """Log at the start where requests are counted."""
         where = "redis" if await asyncio.to_thread(store.ping) else "memory"
         servers = ", ".join(store.health()["servers"])
         level = logging.INFO if where == "redis" else logging.WARNING
@@ -282,7 +282,7 @@ def create_app(
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
-    """Tell what is wrong with a request, without an echo of what may not be sendable."""
+    """Describe an invalid request without echoing its input, which may not be encodable."""
     assert isinstance(error, RequestValidationError)
     detail = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
     return JSONResponse({"detail": detail}, 422)
@@ -293,7 +293,7 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
 
     @app.post("/api/resource", responses=DENIED)
     async def resource(body: ResourceRequest | None = None) -> ResourceResponse:
-        """Do what the limit protects."""
+        """Process a request; the limit protects this endpoint."""
         given = body or ResourceRequest(action=None)
         data = ResourceData(processed=True, action=given.action, user_data=given.user_data)
         return ResourceResponse(
@@ -305,7 +305,7 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
 
     @app.get("/rate-limit/status")
     async def status(request: Request) -> StatusResponse:
-        """Tell where the caller stands; takes nothing."""
+        """Return the caller's rate limit status, without counting a request."""
         kind, name = identify(request.scope)
         limit = limiters[kind].limits[0]
         decision = await awaited[kind].peek(f"{kind}:{name}", 0)
@@ -322,7 +322,7 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
 
     @app.get("/health")
     async def health() -> HealthResponse:
-        """Tell how the service and its Redis fare."""
+        """Return the health of the service and its Redis."""
         connected = await asyncio.to_thread(limiters["user"].store.ping)
         return HealthResponse(
             status="healthy" if connected else "degraded",
@@ -333,7 +333,7 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
 
     @app.get("/")
     async def index() -> ServiceResponse:
-        """Tell what this is."""
+        """Return a description of the service."""
         return ServiceResponse(
             service=NAME, version=__version__, status="running", documentation="/docs"
         )

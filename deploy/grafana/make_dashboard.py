@@ -1,6 +1,6 @@
 """Print the Grafana dashboard, for `deploy/grafana/dashboard.json`.
 
-The queries stand here once; a test asks each of a Prometheus that scrapes a running demo.
+The queries are defined only here; a test runs each in a Prometheus that scrapes a running demo.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ LINES: list[tuple[int, list[Any]]] = [
                 "Denied, by dimension",
                 "reqps",
                 {"{{dimension}}": BLOCKED},
-                "With the decisions of shadow rules, which deny nobody.",
+                "With the decisions of shadow rules, which deny no requests.",
             ),
             panel(
                 "timeseries",

@@ -5,12 +5,12 @@
 A dependency can neither add to the documented responses of its route, nor see the response that
 is sent. So importing this module extends two methods of FastAPI:
 
-- `openapi`: each route that depends on a RateLimit gets the 429 in the document, unless it
-  describes a 429 itself;
-- `build_middleware_stack`: applications get a SettlingMiddleware when they start, for `cost_after`.
+- `openapi`: documents the 429 of each route that depends on a RateLimit, unless the route
+  documents one itself;
+- `build_middleware_stack`: adds a SettlingMiddleware, for `cost_after`, when an application starts.
 """
 
-# No `from __future__ import annotations`: FastAPI reads those of RateLimit.__call__ as they are.
+# No `from __future__ import annotations`: FastAPI reads the annotations of RateLimit.__call__.
 
 import copy
 import functools
@@ -34,7 +34,14 @@ from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
 from rate_limiter.policy.keys import Identities, KeySpec
-from rate_limiter.policy.policy import CostAfter, Finished, correct, errors_logged, now
+from rate_limiter.policy.policy import (
+    CostAfter,
+    Finished,
+    Storage,
+    correct,
+    errors_logged,
+    now,
+)
 from rate_limiter.policy.request_fields import (
     Framework,
     header_value,
@@ -57,7 +64,7 @@ _CONNECTION = "rate_limiter.connection"
 _TAKEN = "rate_limiter.taken"
 """The key of a list of _Taken in the scope of a request."""
 _WATCH = "rate_limiter.watch"
-"""The key of what SettlingMiddleware sees of a request."""
+"""The key of the Watch of a request, which SettlingMiddleware sets."""
 
 RATE_LIMITED_RESPONSE: dict[str, Any] = {
     "description": "Rate limit exceeded",
@@ -67,7 +74,7 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
             "schema": {"type": "integer", "minimum": 1},
         },
         "X-RateLimit-Limit": {
-            "description": "Requests that may come at once.",
+            "description": "Requests allowed at once.",
             "schema": {"type": "integer"},
         },
         "X-RateLimit-Remaining": {
@@ -75,7 +82,7 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
             "schema": {"type": "integer", "minimum": 0},
         },
         "X-RateLimit-Reset": {
-            "description": "Seconds until all are there again.",
+            "description": "Seconds until the limit resets.",
             "schema": {"type": "integer", "minimum": 0},
         },
     },
@@ -90,27 +97,26 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
         }
     },
 }
-"""How the OpenAPI document describes the 429."""
+"""The description of the 429 in the OpenAPI document."""
 
 
 class FastApiFramework(Framework):
-    """Read requests as FastAPI does: of a repeated header the first value counts."""
+    """Read requests as FastAPI does: the first value of a repeated header counts."""
 
     def header(self, scope: Any, name: bytes) -> str | None:
-        """Return the value that ``connection.headers`` has."""
+        """Return the value in ``connection.headers``."""
         values = header_values(scope, name)
         return header_value(name, values[0]) or None if values else None
 
     def cookie(self, scope: Any, name: str) -> str | None:
-        """Return the value that ``connection.cookies`` has."""
+        """Return the value in ``connection.cookies``."""
         return signed_value(HTTPConnection(scope).cookies.get(name, "")) or None
 
 
 class RateLimitHTTPException(RateLimitExceeded, HTTPException):
-    """Answer a denied request with 429.
+    """Raised for a denied request; FastAPI turns it into a 429.
 
-    FastAPI turns it into the response by itself; an exception handler for RateLimitExceeded
-    may make another one, with `headers`.
+    An exception handler for RateLimitExceeded can return another response, with its `headers`.
     """
 
     def __init__(self, decision: Decision, key: str | bytes, headers: dict[str, str]) -> None:
@@ -119,36 +125,36 @@ class RateLimitHTTPException(RateLimitExceeded, HTTPException):
 
 
 class RateLimit:
-    """Limit what depends on this object, per client: ``Depends(RateLimit("5/minute"))``.
+    """Limit the routes that depend on this object, per client: ``Depends(RateLimit("5/minute"))``.
 
-    Each object has buckets of its own, shared by all routes that depend on it; FastAPI calls it
-    once a request, however often it is depended on. When a request depends on several and one
-    denies it, the others get back what they took. Works on websocket routes: the client gets the
-    429, where the server can send it, else the websocket is closed with code 1008.
+    Each object has its own buckets, shared by all routes that depend on it. FastAPI calls it once
+    per request, even if it is used several times. If a request depends on several limits and one
+    denies it, the others get their tokens back. On websocket routes the client gets a 429 if the
+    server supports that, else the websocket is closed with code 1008.
 
-    The headers are on the responses that FastAPI makes from what a route returns. A route that
-    returns a Response of its own, or raises, goes without them; the middleware adds them always.
+    The headers are on the responses that FastAPI makes from the return value of a route, but not
+    on those of a route that returns a Response or raises. The middleware always adds them.
 
     Args:
-        limits: a text (``"5/minute"``), a Limit, or several, which are then all or nothing.
+        limits: a text (``"5/minute"``), a Limit, or several, which are all or nothing.
         limiter: a RateLimiter instead of `limits`, to share its buckets.
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket).
         cost: tokens a request takes: a number, or a callable, sync or async, that gets the
             HTTPConnection.
         cost_after: a callable, sync or async, that gets a Finished when the response has been sent
-            and returns what the request has cost; less is given back, more is charged. None: as
-            before.
+            and returns the final cost. The difference is refunded or charged; None changes
+            nothing.
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
         trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
-        metrics: what its decisions are shown under in metrics, such as ``"upload"``.
-        name: what the limit is called in headers. Needed with a store that is shared: what the
-            buckets of this object are called there.
+        metrics: the name of its decisions in metrics, such as ``"upload"``.
+        name: the name of the limit in headers. Required with a shared store, where it identifies
+            the buckets of this object.
         store, on_store_error, max_keys, clock: as for RateLimiter.
-        enabled: False lets everything pass, for example in tests; may be set later.
+        enabled: False allows every request, for example in tests; may be set later.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -175,24 +181,18 @@ class RateLimit:
         enabled: bool = True,
     ) -> None:
         arguments = {"denied": None} | locals()
-        if limiter is None:  # headers show the name, whatever the store is
+        if limiter is None:  # headers show the name with any store
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
         self.enabled = enabled
         if store != MEMORY and not name:
             raise ValueError(
-                "with a store that is shared, a RateLimit needs a name, by which all processes "
-                "know its buckets: RateLimit(..., name='upload')"
+                "with a shared store, a RateLimit needs a name, which identifies its buckets in "
+                "all processes: RateLimit(..., name='upload')"
             )
-        self.limiter = one_limiter(
-            limits,
-            limiter,
-            store=store,
-            name="" if store == MEMORY else name,
-            on_store_error=on_store_error,
-            max_keys=max_keys,
-            clock=clock,
-        )
+        shared_name = "" if store == MEMORY else name
+        storage = Storage(store, shared_name, on_store_error, max_keys, clock)
+        self.limiter = one_limiter(limits, limiter, storage)
         metrics = checked_metrics(metrics)
         if metrics is not None:
             watch(self.limiter, metrics)
@@ -228,15 +228,15 @@ class RateLimit:
         """Decide for this request; called by FastAPI.
 
         Returns:
-            The Decision, for a route that asks for it.
+            The Decision, for routes that declare the dependency as a parameter.
 
         Raises:
             RateLimitHTTPException: denied.
-            HTTPException: 503, denied for want of a store (``on_store_error="deny"``).
-            WebSocketException: denied, on a server that cannot answer a websocket with 429.
+            HTTPException: 503, the store is unavailable (``on_store_error="deny"``).
+            WebSocketException: denied, on a server that cannot send a 429 to a websocket.
         """
         if not self.enabled:
-            return _all_there(self.limiter)
+            return _untouched(self.limiter)
         taken: list[_Taken] = connection.scope.setdefault(_TAKEN, [])
         if self._cost_after is not None:
             self._watch(connection)
@@ -265,7 +265,7 @@ class RateLimit:
         return decision
 
     def _watch(self, connection: HTTPConnection) -> None:
-        """Have the response watched, for `cost_after`."""
+        """Start the Watch of the response, for `cost_after`."""
         watch: Watch | None = connection.scope.get(_WATCH)
         if watch is None:
             raise RuntimeError(
@@ -275,7 +275,7 @@ class RateLimit:
         watch.start()
 
     async def _settle(self, taken: "_Taken", finished: Finished) -> None:
-        """Give back or charge what the request has cost less or more than was taken."""
+        """Refund or charge the difference between the final cost and the tokens taken."""
         if self._cost_after is None:
             return
         cost = await now(self._cost_after(replace(finished, cost=taken.cost, key=taken.key)))
@@ -301,14 +301,14 @@ class RateLimit:
         return RateLimitHTTPException(decision, key, self._style.values(decision, states))
 
 
-def _all_there(limiter: RateLimiter) -> Decision:
-    """Return what is said of a request that nothing was taken for."""
+def _untouched(limiter: RateLimiter) -> Decision:
+    """Return the Decision of a request that took no tokens from a full bucket."""
     capacity = min(limit.capacity for limit in limiter.limits)
     return Decision(True, capacity, limit=capacity)
 
 
 def _key_of_connection(key: Any, identities: Identities) -> Callable[[HTTPConnection], Any]:
-    """Return what tells the key of a connection, which the user's callables get."""
+    """Return the function that reads the key of a connection; users' callables get it too."""
     if callable(key):
         given: Callable[[HTTPConnection], Any] = key
         return given
@@ -322,7 +322,7 @@ def _key_of_connection(key: Any, identities: Identities) -> Callable[[HTTPConnec
         connection.scope[_CONNECTION] = connection
         try:
             return await now(chain(connection.scope))
-        finally:  # or else each would refer to the other for ever
+        finally:  # break the reference cycle
             del connection.scope[_CONNECTION]
 
     return of_connection
@@ -337,13 +337,13 @@ def _with_connection(function: Callable[[HTTPConnection], Any]) -> Callable[[Any
 
 @dataclass(frozen=True)
 class _Taken:
-    """What one RateLimit has taken for a request."""
+    """The tokens that one RateLimit took for a request."""
 
     by: RateLimit
     key: str | bytes
     cost: float
     decision: Decision
-    states: list[LimitState]  # what headers say of it
+    states: list[LimitState]  # for the headers
 
 
 async def _give_back(taken: list[_Taken]) -> None:
@@ -360,10 +360,10 @@ async def _settle(taken: list[_Taken], finished: Finished) -> None:
 
 
 class SettlingMiddleware:
-    """Settle what the RateLimits of a request have taken, when its response is over.
+    """Settle the cost of a request's RateLimits when its response is over.
 
-    FastAPI applications get it when they start. It is for other applications that call routes
-    of FastAPI.
+    FastAPI applications add it when they start. Add it yourself to other applications that call
+    FastAPI routes.
 
     Args:
         app: the ASGI application.
@@ -380,7 +380,7 @@ class SettlingMiddleware:
         scope[_WATCH] = watch = Watch(scope, receive, send)
         try:
             await watch.run(self.app, functools.partial(_settle, taken))
-        finally:  # or else each would refer to the other for ever
+        finally:  # break the reference cycle
             del scope[_WATCH]
 
 
@@ -404,9 +404,9 @@ FastAPI.build_middleware_stack = _settling(FastAPI.build_middleware_stack)  # ty
 def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:
     """Describe the 429 of every route that depends on a RateLimit.
 
-    Done by itself for ``app.openapi()``. An application that makes its OpenAPI document in
-    another way calls this with the document and ``app.routes``. A 429 that a route describes
-    itself stays.
+    ``app.openapi()`` does it automatically. If your application builds its OpenAPI document in
+    another way, call this with the document and ``app.routes``. Routes that document a 429 keep
+    their description.
     """
     for route in _route_contexts(routes):
         dependant = getattr(route, "dependant", None)
@@ -420,7 +420,7 @@ def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:
 
 
 def _route_contexts(routes: Iterable[Any]) -> Iterable[Any]:
-    """Return the routes with those of included routers, which newer versions keep apart."""
+    """Return all routes, including those that newer versions keep in included routers."""
     iterate = getattr(routing, "iter_route_contexts", None)
     contexts: Iterable[Any] = routes if iterate is None else iterate(routes)
     return contexts
@@ -435,7 +435,7 @@ def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI
     def extended(app: FastAPI) -> dict[str, Any]:
         before = app.openapi_schema
         document = openapi(app)
-        if document is not before:  # newer versions make it again when routes were added
+        if document is not before:  # newer versions rebuild it after adding routes
             document_limits(document, app.routes)
         return document
 

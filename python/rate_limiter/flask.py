@@ -6,8 +6,8 @@
     @limiter.limit("5/minute", cost=3)
     def upload(): ...
 
-Which limits count for a request: those of the view's decorators, else those of its blueprint, else
-the default ones. Requests that no view answers (404) and Flask's own static files are not limited.
+A request has the limits of the view's decorators, else those of its blueprint, else the default
+ones. Requests without a view (404) and Flask's own static files are not limited.
 """
 
 from __future__ import annotations
@@ -66,52 +66,52 @@ View = TypeVar("View", bound=Any)
 class FlaskRateLimiter:
     """Limit the views of Flask applications, per client.
 
-    Holds no application: it may serve several, each with default limits of its own. The buckets
-    of a decorator belong to the decorator. An application may have several limiters, for example
-    one per user and one per address: all of them count, and a request that one denies takes
-    nothing from the others.
+    One limiter can serve several applications, each with its own default limits. The buckets of a
+    decorator belong to the decorator. An application can have several limiters, for example one
+    per user and one per address: all of them count, and a request that one denies takes no tokens
+    from the others.
 
     Args:
-        app: an application to limit at once; else call `init_app`.
-        default_limits: limits of every view that has none of its own.
+        app: an application to limit now; else call `init_app`.
+        default_limits: limits of every view without its own limits.
         rules: rules instead of `default_limits`, as for RateLimitMiddleware.
         key: who a request counts for: ``"ip"`` (of `request.remote_addr`), ``"header:NAME"``,
-            ``"cookie:NAME"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that
-            is there, or a callable without arguments, not async, that returns str or bytes. Where
-            nothing is there, the address counts, so leaving a header out lifts no limit.
-        cost: tokens that a request takes of the default limits: a number, or a callable without
+            ``"cookie:NAME"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins),
+            or a callable without arguments, not async, that returns str or bytes. If none is
+            present, the address counts, so omitting a header does not lift a limit.
+        cost: tokens that a request takes from the default limits: a number, or a callable without
             arguments.
         cost_after: a callable, not async, that gets a Finished when the response has been sent
-            and returns what the request has cost; less is given back, more is charged. Of default
-            limits and rules. `request` and `g` are as the view left them, but what the
-            application closes at the end of a request is closed.
+            and returns the final cost; the difference is refunded or charged. For default limits
+            and rules. `request` and `g` are as the view left them, but resources that the
+            application closes at the end of a request are closed.
         tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
-        trusted_proxies: see ClientAddress. Behind Werkzeug's ProxyFix the peer is the client
-            already, and no proxy is to be trusted.
+        trusted_proxies: see ClientAddress. Behind Werkzeug's ProxyFix the peer is already the
+            client, so trust no proxy.
         proxy_header, ipv6_prefix: see ClientAddress.
         jwt: as for RateLimitMiddleware.
         headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A header that the view
             has set stays.
         reset, retry_jitter_s: see HeaderStyle.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
-        status_path: a path at which callers see their own state, which costs nothing.
-        metrics: what decisions by the default limits are shown under in metrics, such as
-            ``"web"``; the name of a rule, tier or decorator follows, as in ``"web.upload"``.
-        setup_checks: look at the first requests for mistakes in the set-up, and log them.
-        enabled: False lets everything pass, for example in tests.
-        store: as for RateLimiter. In a store the buckets of a decorator are named after what it
-            marks, those of the default limits after the application.
-        on_store_error: as for RateLimiter. A request that is denied for want of a store
-            (``"deny"``) is answered with 503.
+        status_path: a path at which callers see their own state, which takes no tokens.
+        metrics: the name of decisions by the default limits in metrics, such as ``"web"``; the
+            name of a rule, tier or decorator is added, as in ``"web.upload"``.
+        setup_checks: check the first requests for mistakes in the configuration, and log them.
+        enabled: False allows every request, for example in tests.
+        store: as for RateLimiter. In a store the buckets of a decorator are named after the view
+            it decorates, those of the default limits after the application.
+        on_store_error: as for RateLimiter. A request that is denied because the store is
+            unavailable (``"deny"``) gets a 503.
         max_keys, clock: as for RateLimiter.
 
-    The application's configuration counts before these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
+    The application's configuration overrides these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
     ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
-    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``. An argument that has no effect beside the
-    others, or beside these, is an error.
+    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``. An argument that has no effect in
+    combination with the others, or with these, is an error.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -142,10 +142,10 @@ class FlaskRateLimiter:
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
     ) -> None:
-        # Decorators have keys of their own, which may use what the key here does not.
+        # A decorator can have its own key, which may use arguments that this key does not.
         left_out = ("self", "app", "key")
         self._arguments = {name: one for name, one in locals().items() if name not in left_out}
-        # What the configuration of an application may change is checked with that.
+        # init_app checks the arguments that an application's configuration may override.
         check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         self._identities = Identities(address, jwt, blocking=True, framework=FlaskFramework())
@@ -153,12 +153,12 @@ class FlaskRateLimiter:
         self._shares_key = key == "all"
         self._key = _without_scope(key, "key")
         self._cost = _without_scope(cost, "cost")
-        self._identities.key(self._key)  # tell mistakes here
+        self._identities.key(self._key)  # raise for mistakes
         self._cost_after = _not_async(cost_after, "cost_after")
         self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
         self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
         self._style = HeaderStyle(headers, reset, retry_jitter_s)
-        self._answer = None if denied in (None, "json") else denial_renderer(denied)
+        self._renderer = None if denied in (None, "json") else denial_renderer(denied)
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         self._clock = clock
@@ -176,11 +176,11 @@ class FlaskRateLimiter:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Limit an application, which may have other limiters too: then all of them count.
+        """Limit an application. If it has several limiters, all of them count.
 
         Raises:
-            ValueError: a ``RATE_LIMITER_`` setting is wrong, or unknown; the message names it.
-            RuntimeError: it limits this application already.
+            ValueError: a ``RATE_LIMITER_`` setting is invalid or unknown; the message names it.
+            RuntimeError: this limiter already limits the application.
         """
         settings = self._settings | _read_settings(app)
         states = app.extensions[EXTENSION].states if EXTENSION in app.extensions else []
@@ -203,7 +203,7 @@ class FlaskRateLimiter:
         """Return a decorator that limits a view, a MethodView, or all views of a blueprint.
 
         Put it below the route: ``@app.get(...)`` first, then ``@limiter.limit(...)``. Stacked
-        decorators all count, and a request that one of them denies takes from none. In the
+        decorators all count, and a request that one of them denies takes no tokens. In the
         `decorators` of a class-based view it limits all its methods together. As
         ``limiter.limit("...")(blueprint)`` it limits the views of the blueprint together.
 
@@ -211,11 +211,11 @@ class FlaskRateLimiter:
             limits: a text, a Limit, or several.
             cost: tokens a request takes: a number, or a callable without arguments.
             cost_after: as for FlaskRateLimiter, for these limits.
-            key: as for FlaskRateLimiter. None: what it says there.
-            name: what its buckets are called in Redis; the name of the view by default.
+            key: as for FlaskRateLimiter. None: the key given there.
+            name: the name of its buckets in Redis; the name of the view by default.
 
         Raises:
-            TypeError, ValueError: an argument is not what it should be; the message names it.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         check_arguments(FlaskRateLimiter.limit, dict(locals()))
         made: list[Policy] = []
@@ -236,7 +236,7 @@ class FlaskRateLimiter:
         return decorate
 
     def exempt(self, view: View) -> View:
-        """Lift this limiter's limits from a view, a MethodView or a blueprint; a decorator."""
+        """Exempt a view, a MethodView or a blueprint from this limiter. Use it as a decorator."""
         setattr(view, EXEMPT, (self, *getattr(view, EXEMPT, ())))
         return view
 
@@ -249,7 +249,7 @@ class FlaskRateLimiter:
         key: KeySpec | None,
         name: str | None = None,
     ) -> Policy:
-        """Return what decides by the limits of a decorator; without a name it is only tried."""
+        """Return the Policy of a decorator; one without a name only checks the arguments."""
         several = as_limits(limits)
         return Policy(
             RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
@@ -264,7 +264,7 @@ class FlaskRateLimiter:
         )
 
     def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
-        """Return what tells the dimension of a rule, None where nothing is measured."""
+        """Return the function that names a rule's dimension; None without metrics."""
         if self._metrics is None:
             return None
         return lambda rule: f"{self._metrics}{ending(rule)}"
@@ -272,7 +272,7 @@ class FlaskRateLimiter:
     def _defaults(
         self, settings: dict[str, Any], name: str, *, is_measured: bool = True
     ) -> Policy | None:
-        """Return what decides about views without limits of their own, None: nothing does."""
+        """Return the Policy of views without their own limits; None if they are not limited."""
         limits, rules = settings["DEFAULT_LIMITS"], settings["RULES"]
         if limits is not None and rules is not None:
             raise ValueError("give default_limits or rules, not both")
@@ -324,7 +324,7 @@ class FlaskRateLimiter:
             style=replace(self._style, style=settings["HEADERS"]),
             identities=self._identities,
             bypass=self._bypass,
-            answer=self._answer,
+            renderer=self._renderer,
             status_path=self._status_path,
             checks=SetupChecks(
                 in_memory=settings["STORE"] == MEMORY,
@@ -339,19 +339,12 @@ class FlaskRateLimiter:
 
 
 class _NamedStorage(Storage):
-    """Limiters that are called what this says, whatever their rule."""
+    """A LimiterSource that names limiters after itself and not after their rules."""
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         if self.store == MEMORY:
             return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
-        return RateLimiter(
-            rule.limits,
-            store=self.store,
-            name=self.name,
-            on_store_error=self.on_store_error,
-            max_keys=self.max_keys,
-            clock=self.clock,
-        )
+        return self.new_limiter(rule.limits)
 
 
 # --- Configuration -------------------------------------------------------------------------------
@@ -373,11 +366,11 @@ def _check_limits(limits: object) -> None:
 
 
 _DECIDING = ("DEFAULT_LIMITS", "RULES", "STORE", "HEADERS")
-"""Settings beside which arguments may have no effect."""
+"""Settings that can leave an argument without effect."""
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "DEFAULT_LIMITS": _check_limits,
-    "RULES": lambda rules: None,  # read once, when they are used
+    "RULES": lambda rules: None,  # checked when they are loaded
     "STORE": check_store,
     "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
@@ -406,7 +399,7 @@ def _read_settings(app: Flask) -> dict[str, Any]:
 
 
 def _name_of(view: Any) -> str:
-    """What a decorated view, class or blueprint is called, the same in all processes."""
+    """Return the name of a decorated view, class or blueprint, the same in all processes."""
     if isinstance(view, Blueprint):
         return f"{view.import_name}.{view.name}"
     return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}".replace(
@@ -415,7 +408,7 @@ def _name_of(view: Any) -> str:
 
 
 def _without_scope(spec: Any, what: str) -> Any:
-    """Return what callables of a request are here: they have no arguments, and are not async."""
+    """Return `spec` with callables wrapped: Flask's have no argument and must not be async."""
     if callable(spec):
         plain: Callable[[], Any] = _not_async(spec, what)
         return lambda scope: plain()

@@ -1,4 +1,4 @@
-"""The middleware of ASGI applications: one for everything, and those of earlier systems.
+"""Middleware for ASGI applications: the general one, and two for programs of earlier systems.
 
 from rate_limiter.middleware import RateLimitMiddleware
 

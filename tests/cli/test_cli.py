@@ -1,4 +1,4 @@
-"""The command rate-limiter as a whole, beside the page that tells of it: docs/command.md."""
+"""The command rate-limiter as a whole, as docs/command.md describes it."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_closed_outputs(closed: str, words: str, status: int) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """bench prints what it has when it is interrupted, and removes what it has made."""
+    """An interrupted bench prints its results so far and removes its files."""
     file = tmp_path / "table"
     words = ["bench", "--rounds", "100000", "--json", "--store", f"shared://{file}"]
     process = subprocess.Popen(

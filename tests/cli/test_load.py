@@ -60,7 +60,7 @@ def load(url: str, **settings: Any) -> LoadResult:
     return asyncio.run(LoadRun(LoadPlan(url, **settings)).run())
 
 
-# --- What is sent, and what is told of it ---
+# --- Requests and reports ---
 
 
 def test_counts_are_those_of_the_server(counting: Server) -> None:
@@ -170,7 +170,7 @@ def test_a_server_that_dies_under_way(tmp_path: Path) -> None:
 
 
 def test_no_http(tmp_path: Path) -> None:
-    """Whoever answers something else is an error of its own kind."""
+    """A response of another protocol is a separate kind of error."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -261,7 +261,7 @@ def test_what_was_checked_is_what_is_connected_to(
 def test_hosts_of_digits_are_not_looked_up_again(
     host: str, counting: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An HTTP client may take such a host for an address, and look it up by itself."""
+    """An HTTP client may treat such a host as an address and resolve it."""
     asked = resolve(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
     result = load(f"http://{host}:{counting.port}/", requests=3)
     assert (result.statuses, result.errors) == ({200: 3}, {})
@@ -503,7 +503,7 @@ def test_a_test_that_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
 
 
 def printed_by_script(demo: str, words: str) -> str:
-    """Return what a script prints that is run in the folder of a demo."""
+    """Run a script in the folder of a demo; return its output."""
     done = subprocess.run(
         [sys.executable, *words.split()],
         cwd=ROOT / "demo" / demo,
@@ -537,7 +537,7 @@ def test_the_script_of_the_service(counting: Server) -> None:
 
 
 def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its users give way to an API key; its help tells its own defaults."""
+    """An API key replaces its users; its help shows its own defaults."""
     defaults = {"url": counting.url, "path": "/p", "method": "POST", "requests": 4, "users": 2}
     assert script("Try.", [], **defaults) == 0
     assert script("Try.", ["--api-key", "k"], **defaults) == 0

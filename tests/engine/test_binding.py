@@ -159,7 +159,7 @@ def test_a_loop_that_initialises_the_loop_object() -> None:
 
 
 def test_a_loop_object_after_an_init_that_failed() -> None:
-    """What the first one got is neither used nor left behind."""
+    """The arguments of the first call are neither used nor leaked."""
     client = _core.RedisClient("redis://127.0.0.1:1")
     loop = _core.RedisLoop.__new__(_core.RedisLoop)
 

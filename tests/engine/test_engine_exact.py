@@ -136,7 +136,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(step_ns=st.integers(0, HOUR_NS))
     def step_back(self, step_ns: int) -> None:
-        # Full buckets are dropped at any time; now, so that the model knows.
+        # Full buckets may be dropped at any time; drop them now, like the model.
         for key, buckets in self.buckets.items():
             deficits = [bucket.deficit(self.clock.now_ns) for bucket in buckets]
             if any(0 < d <= self.error(b.limit) for d, b in zip(deficits, buckets, strict=True)):
@@ -179,7 +179,7 @@ class EngineMachine(RuleBasedStateMachine):
         grain = gcd(limit.capacity, limit.per_ns, QUANTUM) if self.whole else Fraction(0)
         return Fraction(0) if grain > slack else slack
 
-    # --- what must hold, before a request is taken from the model
+    # --- invariants, checked before a request reaches the model
 
     def check_allowed(self, key: str, cost: float, allowed: bool) -> None:
         now_ns = self.clock.now_ns
@@ -237,7 +237,7 @@ POLLS = 100_000
 
 
 class Greedy:
-    """An exact bucket in whole numbers of its own small unit, for speed: no limit of an engine."""
+    """An exact bucket in integers of a small unit, for speed: without the engine's limits."""
 
     def __init__(self, capacity: float, refill_rate: Fraction, cost: float) -> None:
         per_ns = refill_rate / 10**9
@@ -261,7 +261,7 @@ def trace(capacity: float, refill_rate: Fraction, cost: float, gap_ns: int) -> t
     limiter = Limiter([(capacity, float(refill_rate))], clock=clock)
     unit = ExactLimit.of(capacity, float(refill_rate)).unit
     follows = Greedy(capacity, refill_rate, cost)  # is given what the engine admitted
-    model = Greedy(capacity, refill_rate, cost)  # decides by itself
+    model = Greedy(capacity, refill_rate, cost)  # makes its own decisions
     error = unit * follows.scale
     admitted = expected = 0
     for _ in range(POLLS):

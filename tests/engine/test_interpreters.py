@@ -159,7 +159,7 @@ print(*answers)
 
 @pytest.mark.unsanitized(reason="memory that is freed stays in the sanitizer's quarantine")
 def test_made_and_destroyed_many_times(run_python: Callable[..., str]) -> None:
-    """What an interpreter leaves over is given back: types, a clock, a table of 3 MB."""
+    """An interpreter frees all it holds: types, a clock, a table of 3 MB."""
     leaves_much = """
 from rate_limiter._core import Decision, Limiter, ManualClock
 clock = ManualClock()
@@ -189,5 +189,5 @@ print(grown_mb("import sys", 10), grown_mb(ALONE + sys.argv[1], 10))
 """
     )
     bare_mb, ours_mb = map(float, run_python(program, leaves_much).split())
-    # An interpreter of its own leaves some behind, too: 1.8 MB on Python 3.12.
+    # A bare subinterpreter leaks memory too: 1.8 MB on Python 3.12.
     assert ours_mb < bare_mb + 0.5

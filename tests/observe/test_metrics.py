@@ -1,4 +1,4 @@
-"""Metrics: what is counted, where it is shown, and how processes tell each other."""
+"""Metrics: what is counted, where it is shown, and how processes share it."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_evictions_are_counted_once(dimension: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
 def test_shared_memory_is_told_of_once(tmp_path: Path, dimension: str) -> None:
-    """But what lies in another file is added."""
+    """Numbers of another file are added."""
     one, same, other = (
         RateLimiter("1/hour", store=f"shared://{tmp_path}/app", name=name, max_keys=100)
         for name in ("one", "one", "other")
@@ -529,7 +529,7 @@ def workers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def ask(url: str, **headers: str) -> httpx.Response:
-    """Ask over a connection of its own, so that any worker may answer."""
+    """Open a new connection, so that any worker may respond."""
     return httpx.get(url, headers=headers, timeout=30)
 
 
@@ -616,7 +616,7 @@ def test_what_a_process_counted_outlives_it(
 def test_a_dead_process_whose_id_is_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int
 ) -> None:
-    """What another process left is told of, and what was true of it is not."""
+    """Counters of a process that has ended are shown, its gauges are not."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     left = [
         {"name": "keys", "labels": {"dimension": "dead"}, "value": 7, "is_gauge": True},
@@ -640,7 +640,7 @@ def test_readings_of_another_version(
 
 
 def run_in(folder: Path, program: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that shares its numbers in a folder, in which this process tells nothing."""
+    """Run a program that shares its numbers in a folder that this process does not use."""
     return subprocess.run(
         [sys.executable, "-c", program, *args],
         env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},

@@ -106,7 +106,7 @@ def test_a_folder_that_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_another_layout_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another version counts is left alone, and numbers are shared all the same."""
+    """Files of another version are left alone, and numbers are still shared."""
     name = f"layout-{uuid.uuid4().hex}"
     old = tmp_path / f"{name}.rate_limiter_meter"
     old.write_bytes(b"of another version")

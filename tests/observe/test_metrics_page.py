@@ -1,4 +1,4 @@
-"""What docs/metrics.md says is so."""
+"""Check the statements of docs/metrics.md."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_the_next_one_finds_what_was_left(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_removed(tmp_path: Path) -> None:
-    """Whoever lost it takes it again, where nobody was faster, and else another."""
+    """A process that lost its slot takes it again if it is free, else another one."""
     one, two = Slot(), Slot()
     one.hold(tmp_path)
     one.write("of one")

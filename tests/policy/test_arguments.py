@@ -38,7 +38,7 @@ from rate_limiter.redis_store_async import AsyncRedisStore
 from rate_limiter.settings import Settings
 from rate_limiter.stores.redis_store import RedisStore
 
-REDIS = "redis://127.0.0.1:1"  # nobody is there, and nobody is asked
+REDIS = "redis://127.0.0.1:1"  # nothing listens there, and nothing connects
 SECRET = "a secret of thirty-two bytes or more"
 POLICY = RateLimitPolicy(rate_per_sec=1, burst=2)
 BUCKETS = TokenBucketLimiter(REDIS, POLICY)
@@ -230,7 +230,7 @@ ACCEPTED: list[tuple[Make, dict[str, Any]]] = [
     (extension, {"config": {"RATE_LIMITER_ON_STORE_ERROR": "deny"}}),
     (extension, {"config": {"RATE_LIMITER_DEFAULT_LIMITS": TIERS}, "tier": "header:X-Plan"}),
     (FlaskRateLimiter, {"tier": "header:X-Plan", "cost": 2, "on_store_error": "deny"}),
-    # A decorator has a key of its own.
+    # A decorator can have its own key.
     (extension, {"key": "all", "jwt": TOKENS, "trusted_proxies": ["10.0.0.0/8"]}),
     (plain, {"key": "all", "trusted_proxies": ["10.0.0.0/8"], "bypass": "ip:10.0.0.0/8"}),
     (plain, {"key": ["ip", "all"], "ipv6_prefix": 48}),

@@ -102,7 +102,7 @@ def counted(path: str, *, like_werkzeug: bool = False) -> set[str]:
 
 
 def is_counted(name: str, path: str, *, like_werkzeug: bool = False) -> bool:
-    """Return whether what reaches a route is counted by its rule, where that limits."""
+    """Return whether every request that reaches a limited route is counted by its rule."""
     return "exempt" in RULES[name] or name in counted(path, like_werkzeug=like_werkzeug)
 
 

@@ -23,7 +23,7 @@ def scope_of(client: Any = ("192.0.2.1", 1), **headers: Any) -> dict[str, Any]:
     return {"type": "http", "method": "GET", "path": "/", "client": client, "headers": pairs}
 
 
-def told(source: Any, scope: Any) -> Any:
+def value_of(source: Any, scope: Any) -> Any:
     async def value() -> Any:
         found = source(scope)
         return await found if inspect.isawaitable(found) else found
@@ -53,7 +53,7 @@ BOB = f"Bearer {token({'sub': 'bob', 'plan': 'pro', 'role': ['admin'], 'scope': 
         ("jwt:sub", {"Authorization": BOB}, "jwt:sub:bob"),
         ("jwt:sub", {"Authorization": BOB + "x"}, "ip:192.0.2.1"),
         ("jwt:scope", {"Authorization": BOB}, "ip:192.0.2.1"),  # two values are no identity
-        # the first that is there
+        # the first one present
         (["header:X-API-Key", "jwt:sub", "ip"], {"X_API_Key": "k", "Authorization": BOB}, None),
         (["header:X-API-Key", "jwt:sub", "ip"], {"Authorization": BOB}, "jwt:sub:bob"),
         (["header:X-API-Key", "jwt:sub", "ip"], {}, "ip:192.0.2.1"),
@@ -63,7 +63,7 @@ BOB = f"Bearer {token({'sub': 'bob', 'plan': 'pro', 'role': ['admin'], 'scope': 
 )
 def test_keys(key: Any, headers: dict[str, Any], expected: str | None) -> None:
     source = Identities(jwt=HS).key(key)
-    assert told(source, scope_of(**headers)) == (expected or "header:x-api-key:k")
+    assert value_of(source, scope_of(**headers)) == (expected or "header:x-api-key:k")
 
 
 def test_awaited_parts_of_a_chain() -> None:
@@ -74,21 +74,21 @@ def test_awaited_parts_of_a_chain() -> None:
         return "user:1"
 
     identities = Identities()
-    assert told(identities.key([nobody, user]), scope_of()) == "user:1"
-    assert told(identities.key([nobody, nobody, "ip"]), scope_of()) == "ip:192.0.2.1"
-    assert told(identities.key([nobody, "header:x"]), scope_of(x="1")) == "header:x:1"
+    assert value_of(identities.key([nobody, user]), scope_of()) == "user:1"
+    assert value_of(identities.key([nobody, nobody, "ip"]), scope_of()) == "ip:192.0.2.1"
+    assert value_of(identities.key([nobody, "header:x"]), scope_of(x="1")) == "header:x:1"
 
 
 def test_long_values_are_digested() -> None:
-    key = told(Identities().key("header:x"), scope_of(x="k" * 129))
+    key = value_of(Identities().key("header:x"), scope_of(x="k" * 129))
     assert key.startswith("header:x:sha256:")
     assert len(key) < 100
-    assert told(Identities().key("header:x"), scope_of(x="k" * 128)) == "header:x:" + "k" * 128
+    assert value_of(Identities().key("header:x"), scope_of(x="k" * 128)) == "header:x:" + "k" * 128
 
 
 def test_values_of_different_sources_do_not_meet() -> None:
     identities = Identities(jwt=HS)
-    forged = told(identities.key(["header:x-name", "jwt:sub"]), scope_of(x_name="jwt:sub:bob"))
+    forged = value_of(identities.key(["header:x-name", "jwt:sub"]), scope_of(x_name="jwt:sub:bob"))
     assert forged == "header:x-name:jwt:sub:bob"
 
 
@@ -100,27 +100,27 @@ def test_users_of_starlette() -> None:
         (SimpleUser("eve"), "user:eve"),
         (UnauthenticatedUser(), "ip:192.0.2.1"),
     ):
-        assert told(source, scope_of() | {"user": user}) == expected
+        assert value_of(source, scope_of() | {"user": user}) == expected
 
     class User(SimpleUser):
         @property
         def identity(self) -> str:
             return "7"
 
-    assert told(source, scope_of() | {"user": User("eve")}) == "user:7"
+    assert value_of(source, scope_of() | {"user": User("eve")}) == "user:7"
 
 
 def test_addresses_behind_proxies() -> None:
     identities = Identities(ClientAddress(["192.0.2.0/24"]))
     scope = scope_of(X_Forwarded_For=["6.6.6.6", "203.0.113.9, 192.0.2.4"])
-    assert told(identities.key("ip"), scope) == "203.0.113.9"
-    assert told(identities.key(["header:x", "ip"]), scope) == "ip:203.0.113.9"
+    assert value_of(identities.key("ip"), scope) == "203.0.113.9"
+    assert value_of(identities.key(["header:x", "ip"]), scope) == "ip:203.0.113.9"
     assert str(identities.client_address(scope)) == "203.0.113.9"
 
 
 @pytest.mark.parametrize("client", [None, (), ("", 0), (None, 0)])
 def test_without_an_address(client: Any) -> None:
-    assert told(Identities().key("ip"), scope_of(client)) == "unknown"
+    assert value_of(Identities().key("ip"), scope_of(client)) == "unknown"
     assert Identities().client_address(scope_of(client)) is None
 
 
@@ -140,7 +140,7 @@ def test_without_an_address(client: Any) -> None:
     ],
 )
 def test_tiers(tier: Any, headers: dict[str, Any], expected: Any) -> None:
-    assert told(Identities(jwt=HS).tier(tier), scope_of(**headers)) == expected
+    assert value_of(Identities(jwt=HS).tier(tier), scope_of(**headers)) == expected
 
 
 async def admin_later(scope: Any) -> bool:
@@ -168,7 +168,7 @@ async def admin_later(scope: Any) -> bool:
     ],
 )
 def test_bypasses(bypass: Any, headers: dict[str, Any], expected: bool) -> None:
-    assert told(Identities(jwt=HS).bypass(bypass), scope_of(**headers)) is expected
+    assert value_of(Identities(jwt=HS).bypass(bypass), scope_of(**headers)) is expected
 
 
 def test_no_bypass_by_the_address_of_a_proxy_whose_header_is_malformed() -> None:
@@ -176,24 +176,24 @@ def test_no_bypass_by_the_address_of_a_proxy_whose_header_is_malformed() -> None
     proxies = ClientAddress(["10.0.0.0/8"], header="forwarded")
     source = Identities(proxies).bypass("ip:10.0.0.0/8")
     peer = ("10.0.0.1", 1)
-    assert told(source, scope_of(peer, Forwarded='for="x, for=203.0.113.7')) is False
-    assert told(source, scope_of(peer, Forwarded="for=203.0.113.7")) is False
-    assert told(source, scope_of(peer, Forwarded="for=10.0.0.7")) is True
-    assert told(source, scope_of(peer)) is True  # the proxy itself
+    assert value_of(source, scope_of(peer, Forwarded='for="x, for=203.0.113.7')) is False
+    assert value_of(source, scope_of(peer, Forwarded="for=203.0.113.7")) is False
+    assert value_of(source, scope_of(peer, Forwarded="for=10.0.0.7")) is True
+    assert value_of(source, scope_of(peer)) is True  # the proxy itself
 
 
 def test_a_secret_in_a_header_may_have_any_letters() -> None:
     source = Identities().bypass("header:X-Admin=geheimnis-ü")
     raw = {"type": "http", "path": "/", "headers": [(b"x-admin", "geheimnis-ü".encode())]}
-    assert told(source, raw) is True
+    assert value_of(source, raw) is True
 
 
 def test_bypass_by_address_is_not_fooled() -> None:
     source = Identities().bypass("ip:127.0.0.0/8")
-    assert told(source, scope_of(X_Forwarded_For="127.0.0.1")) is False
+    assert value_of(source, scope_of(X_Forwarded_For="127.0.0.1")) is False
     trusting = Identities(ClientAddress(["192.0.2.1"])).bypass("ip:127.0.0.0/8")
-    assert told(trusting, scope_of(X_Forwarded_For="127.0.0.1, 203.0.113.5")) is False
-    assert told(trusting, scope_of(X_Forwarded_For="127.0.0.1")) is True
+    assert value_of(trusting, scope_of(X_Forwarded_For="127.0.0.1, 203.0.113.5")) is False
+    assert value_of(trusting, scope_of(X_Forwarded_For="127.0.0.1")) is True
     assert Identities().bypass(()) is None
 
 
@@ -229,9 +229,9 @@ def test_the_builders_of_a_gateway() -> None:
 def test_verifiers_do_not_believe_each_other() -> None:
     scope = scope_of(Authorization=BOB)
     other = Jwt(secret="another secret of at least 32 bytes!", algorithms=["HS256"])
-    assert told(Identities(jwt=HS).bypass("jwt:role=admin"), scope) is True
-    assert told(Identities(jwt=other).bypass("jwt:role=admin"), scope) is False
-    assert told(Identities(jwt=other).key("jwt:sub"), scope) == "ip:192.0.2.1"
+    assert value_of(Identities(jwt=HS).bypass("jwt:role=admin"), scope) is True
+    assert value_of(Identities(jwt=other).bypass("jwt:role=admin"), scope) is False
+    assert value_of(Identities(jwt=other).key("jwt:sub"), scope) == "ip:192.0.2.1"
 
 
 def test_one_verification_a_request() -> None:
@@ -246,6 +246,6 @@ def test_one_verification_a_request() -> None:
     verifier = Counting(secret="s" * 32, algorithms=["HS256"])
     identities = Identities(jwt=verifier)
     scope = scope_of(Authorization=f"Bearer {token({'sub': 'bob'}, 's' * 32)}")
-    told(identities.tier("jwt:plan"), scope)
-    assert told(identities.key("jwt:sub"), scope) == "jwt:sub:bob"
+    value_of(identities.tier("jwt:plan"), scope)
+    assert value_of(identities.key("jwt:sub"), scope) == "jwt:sub:bob"
     assert calls == 1

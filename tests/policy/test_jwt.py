@@ -62,7 +62,7 @@ def test_a_valid_token() -> None:
         f"Bearer {token({'sub': 'bob'}, OTHER)}",  # another key
         f"Bearer {token({'sub': 'bob', 'exp': later(-1)})}",  # expired
         f"Bearer {token({'sub': 'bob', 'nbf': later()})}",  # not yet
-        f"Bearer {pyjwt.encode({'sub': 'bob'}, SECRET, 'HS256')}",  # for ever
+        f"Bearer {pyjwt.encode({'sub': 'bob'}, SECRET, 'HS256')}",  # does not expire
         f"Bearer {token({'sub': 'bob'}, None, 'none')}",  # not signed
         f"Bearer {token({'sub': 'bob'}, SECRET * 2, 'HS512')}",  # another algorithm
         f"Bearer {token({'sub': 'bob'})[:-4]}",
@@ -77,7 +77,7 @@ def test_a_valid_token() -> None:
         "Bearer " + "é" * 40,
         "Bearer " + "a" * 10_000,
         "",
-        f"Bearer {token({})}",  # nobody
+        f"Bearer {token({})}",  # no subject
         f"Bearer {token({'sub': ''})}",
     ],
     ids=lambda _: "value",  # tokens have the time in them

@@ -1,4 +1,4 @@
-"""Mistakes in a set-up are found by the first requests, and told once."""
+"""Mistakes in a configuration are found by the first requests and logged once."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from support.fronts import (
     on_rules,
 )
 from support.redis_servers import RedisServer
-from test_jwt import token
+from support.tokens import token
 
 
 def is_one_client(ask: Any, read: str, requests: Iterable[Headers]) -> bool:
@@ -287,7 +287,7 @@ def test_of_two_headers_fastapi_reads_the_first() -> None:
 
 
 def test_of_two_headers_flask_reads_both() -> None:
-    """So a valid key with another one beside it is a key that the application does not know."""
+    """So a valid key repeated with another one is a key that the application rejects."""
 
     def read(request: Any) -> str:
         return str(request.headers["X-API-Key"])

@@ -42,8 +42,8 @@ def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple
         }
 
         def run(line: str) -> tuple[int, str]:
-            for told, here in places.items():
-                line = re.sub(re.escape(told) + r"(?!\d)", here, line)
+            for printed, here in places.items():
+                line = re.sub(re.escape(printed) + r"(?!\d)", here, line)
             done = subprocess.run(
                 ["bash", "-c", line],
                 cwd=tmp_path,
@@ -54,8 +54,8 @@ def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple
                 check=False,
             )
             out = done.stdout + done.stderr
-            for told, here in places.items():
-                out = out.replace(here, told)
+            for printed, here in places.items():
+                out = out.replace(here, printed)
             return done.returncode, out
 
         yield run
@@ -89,10 +89,10 @@ def test_every_console_line_of_the_page(
 ) -> None:
     status, ran = 0, 0
     for block in BLOCKS:
-        for line, told in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+        for line, printed in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
             ran += 1
             if line == "echo $?":
-                assert told.strip() == str(status)
+                assert printed.strip() == str(status)
                 continue
             if "inspect" in line:
                 bucket = RateLimiter("100/minute", store=server.url, on_store_error="raise")
@@ -100,9 +100,9 @@ def test_every_console_line_of_the_page(
                 bucket.hit("user:42", 63)
                 TokenBucket(server.url, 10, 0.1).consume("203.0.113.7", 4)
             status, out = shell(line)
-            assert status == 0 or f"{line}\n{told}$ echo $?\n{status}\n" in block, (line, out)
-            if told.startswith(("{", "[")):
-                assert shape(json.loads(out)) == shape(json.loads(told)), line
+            assert status == 0 or f"{line}\n{printed}$ echo $?\n{status}\n" in block, (line, out)
+            if printed.startswith(("{", "[")):
+                assert shape(json.loads(out)) == shape(json.loads(printed)), line
             else:
-                assert normal(out) == normal(told), line
+                assert normal(out) == normal(printed), line
     assert ran == sum(len(re.findall(r"^\$ ", block, re.MULTILINE)) for block in BLOCKS) >= 20

@@ -38,7 +38,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether a text is as shown, where ``...`` stands for anything, line ends included."""
+    """Return whether a text is as shown, where ``...`` matches anything, including newlines."""
     shown, printed = (
         "\n".join(line.strip() for line in text.splitlines() if line.strip())
         for text in (shown, printed)
@@ -121,8 +121,8 @@ def settle(running: RunningDemo) -> None:
 @pytest.mark.parametrize(("name", "which"), OTHER_COMMANDS)
 def test_other_commands_start_it(name: str, which: int, tmp_path: Path) -> None:
     with running_demo(name, tmp_path, which=which) as running:
-        told = [line.partition("http://localhost")[2] for line in running.demo.to_try("")]
-        path = told[0].partition(":")[2].partition(" ")[0]
+        urls = [line.partition("http://localhost")[2] for line in running.demo.to_try("")]
+        path = urls[0].partition(":")[2].partition(" ")[0]
         assert path.startswith("/")
         assert httpx.get(f"{running.server.url}{path}").status_code in (200, 405)
 

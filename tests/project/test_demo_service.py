@@ -105,9 +105,9 @@ def test_keys_and_addresses_have_limits_of_their_own(tmp_path: Path, server: Red
             status = client.get("/rate-limit/status", headers=headers).json()
             assert (status["limit"], status["window"]) == (limit, window)
             assert (status["current_count"], status["remaining"]) == (limit, 0)
-        told = client.get("/metrics").text
-    assert 'rate_limiter_allowed_total{dimension="service"} 6.0' in told
-    assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in told
+        metrics = client.get("/metrics").text
+    assert 'rate_limiter_allowed_total{dimension="service"} 6.0' in metrics
+    assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in metrics
 
 
 # --- Sentinel ---
@@ -142,7 +142,7 @@ def test_a_failover_under_way(service: Server, group: SentinelGroup) -> None:
 
 
 def counts(group: SentinelGroup, before: RedisServer, number: int) -> bool:
-    """Tell whether another master than before has the count of a client."""
+    """Return whether another master than before has the count of a client."""
     master = group.master()
     if master is before:
         return False

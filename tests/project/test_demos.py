@@ -1,4 +1,4 @@
-"""The demos as real processes, driven over HTTP as their documents tell.
+"""The demos as real processes, driven over HTTP as their documents describe.
 
 Each is started by a command of its page, on a Redis and on none; the Redis is killed under way.
 """
@@ -228,8 +228,8 @@ def test_pings(storage: str, client: httpx.Client) -> None:
     assert 4 < float(denied.headers["X-RateLimit-Reset"]) <= 5
     assert {answer.headers["X-Storage-Type"] for answer in allowed} == {storage}
     assert denied.headers["X-Storage-Type"] == storage
-    told = denied.json()
-    assert told.get("detail", told) == {"error": "Rate limit exceeded", "storage": storage}
+    body = denied.json()
+    assert body.get("detail", body) == {"error": "Rate limit exceeded", "storage": storage}
 
 
 @on(*PLUGGABLE)
@@ -408,10 +408,10 @@ def test_metrics_count(case: Case, client: httpx.Client) -> None:
     before = counts()
     answers = until_denied(client, case)
     after = counts()
-    told = {name: after[name] - before.get(name, 0) for name in after}
-    assert told["rate_limiter_allowed_total"] == len(answers) - 1
-    assert told["rate_limiter_blocked_total"] == 1
-    assert told["rate_limiter_decision_seconds_count"] == len(answers)
+    added = {name: after[name] - before.get(name, 0) for name in after}
+    assert added["rate_limiter_allowed_total"] == len(answers) - 1
+    assert added["rate_limiter_blocked_total"] == 1
+    assert added["rate_limiter_decision_seconds_count"] == len(answers)
 
 
 # --- 004: the service ---
@@ -438,7 +438,7 @@ def test_twenty_a_minute_and_a_status_that_takes_nothing(case: Case, client: htt
         "limit": 20,
         "window": 60,
     }
-    assert client.post(case.path).status_code == 200  # by address, with a count of its own
+    assert client.post(case.path).status_code == 200  # by address, counted separately
 
 
 @on("service")

@@ -1,4 +1,4 @@
-"""What reaches a limited route is counted by its rule and for its client, on every server.
+"""Requests to a limited route count by its rule and for their client, on every server.
 
     DIFFERENTIAL_SEED=7 pytest ...              send other requests
     DIFFERENTIAL_CASES=20000 pytest ...         send more of them

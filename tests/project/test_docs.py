@@ -1,4 +1,4 @@
-"""What the pages of docs/ show is tried as it is printed, block by block; see pages.py."""
+"""Try the pages of docs/ as printed, block by block; see pages.py."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def header_example(run: PageRun, block: Block) -> None:
     limiter = RateLimiter(limits, clock=clock)
     for _ in range(3):
         limiter.hit("client")
-    told, *each = limiter.peek_each("client", 0)
+    decision, *each = limiter.peek_each("client", 0)
     named = [
         LimitState(f"upload-{number}", limit, one)
         for number, (limit, one) in enumerate(zip(limits, each, strict=True), start=1)
     ]
-    values = HeaderStyle("ietf").values(told, named)
+    values = HeaderStyle("ietf").values(decision, named)
     assert block.text == "".join(f"{name}: {value}\n" for name, value in values.items())
 
 
@@ -278,7 +278,7 @@ def test_drawings_are_what_the_scripts_draw() -> None:
 
 @pytest.mark.usefixtures("scripts")
 def test_the_figures_of_the_drawings() -> None:
-    """What the pages say of the drawings is what the engine does."""
+    """The pages describe the drawings as the engine behaves."""
     import draw_decisions
     import plot_algorithms
 

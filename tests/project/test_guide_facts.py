@@ -54,9 +54,9 @@ def test_slowapi_counts_what_it_denies() -> None:
 
 
 def test_headers_and_body_of_slowapi() -> None:
-    plain, told = slowapi_app(), slowapi_app(headers_enabled=True)
+    plain, with_headers = slowapi_app(), slowapi_app(headers_enabled=True)
     assert "X-RateLimit-Limit" not in plain.get("/").headers
-    headers = told.get("/").headers
+    headers = with_headers.get("/").headers
     assert 3590 <= int(headers["Retry-After"]) <= 3601
     assert float(headers["X-RateLimit-Reset"]) > 1_700_000_000
     denied = plain.get("/", headers={"X-Cost": "9"})
@@ -142,8 +142,8 @@ def test_versions_are_those_that_the_guides_name() -> None:
         "fastapi-limiter": ("fastapi-limiter", "of {} with"),
     }
     for page, (package, text) in named.items():
-        told = (DOCS / "migration" / f"{page}.md").read_text(encoding="utf-8")
-        assert text.format(version(package)) in told
+        page_text = (DOCS / "migration" / f"{page}.md").read_text(encoding="utf-8")
+        assert text.format(version(package)) in page_text
     assert (OLD["0.1"] / "fastapi_limiter-0.1.6.dist-info").is_dir()
     assert "fastapi_limiter" not in sys.modules or not hasattr(
         sys.modules["fastapi_limiter"], "FastAPILimiter"

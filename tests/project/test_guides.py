@@ -1,4 +1,4 @@
-"""What the guides show is done as it is printed: by the other limiter, and by this one."""
+"""Try the guides as printed, with the other limiter and with this one."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ def test_health_check(server: Server, image: Path) -> None:
 
 def test_our_own_proxies_decide_who_the_client_is(server: Server) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9, 127.0.0.2"}
-    told = httpx.get(f"{server.url}/rate-limit/status", headers=forwarded).json()
-    assert told["identifier"] == "203.0.113.9"
+    status = httpx.get(f"{server.url}/rate-limit/status", headers=forwarded).json()
+    assert status["identifier"] == "203.0.113.9"
 
 
 def test_metrics_of_dead_workers_go(server: Server, metrics: Path) -> None:
@@ -139,8 +139,8 @@ def test_nobody_is_believed_by_default(image: Path, tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "--config", "deploy/gunicorn.conf.py")
     with serve(tmp_path / "log", *command, cwd=image, environment=environment) as server:
         forwarded = {"X-Forwarded-For": "203.0.113.9"}
-        told = httpx.get(f"{server.url}/rate-limit/status", headers=forwarded).json()
-    assert told["identifier"] == "127.0.0.1"
+        status = httpx.get(f"{server.url}/rate-limit/status", headers=forwarded).json()
+    assert status["identifier"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_metrics_folder_that_cannot_be_used(
         others = [httpx.get(server.url + one).status_code for one in ("/health", "/docs")]
         metrics = httpx.get(f"{server.url}/metrics")
     assert (limited, others, metrics.status_code) == ([200] * 3, [200] * 2, 200)
-    # What an application has not limited is not counted; the gateway also limits /docs.
+    # Requests that are not limited are not counted; the gateway also limits /docs.
     counted = 3 if demo == "service" else 4
     assert f'rate_limiter_allowed_total{{dimension="{demo}"}} {counted}.0' in metrics.text
     if kind != "of another version":  # which the configuration removes before the start

@@ -27,7 +27,7 @@ SCRAPED_EVERY_S = 0.5
 
 
 def queries() -> list[tuple[str, str]]:
-    """Return what the dashboard asks, and in which panel."""
+    """Return the queries of the dashboard, each with its panel."""
     dashboard = json.loads((FOLDER / "grafana" / "dashboard.json").read_text("utf-8"))
     return [
         (f"{panel['title']} {target['legendFormat']}", target["expr"])
@@ -45,9 +45,9 @@ class Prometheus:
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Return the series that a query gives now."""
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=30)
-        told = answer.json()
-        assert told["status"] == "success", told
-        result: list[dict[str, Any]] = told["data"]["result"]
+        body = answer.json()
+        assert body["status"] == "success", body
+        result: list[dict[str, Any]] = body["data"]["result"]
         return result
 
     def values(self, query: str) -> list[float]:
@@ -55,8 +55,8 @@ class Prometheus:
 
     def states_of_alerts(self) -> dict[str, str]:
         """Return whether each alert is firing, pending or inactive."""
-        told = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()
-        rules = told["data"]["groups"][0]["rules"]
+        body = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()
+        rules = body["data"]["groups"][0]["rules"]
         assert all(rule["health"] in ("ok", "unknown") for rule in rules), rules
         return {rule["name"]: rule["state"] for rule in rules}
 
@@ -197,7 +197,7 @@ def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:
 
 
 def test_series_that_alerts_ask_for_are_there(prometheus: Prometheus) -> None:
-    """An alert on a name that nobody exposes would be quiet for ever."""
+    """An alert on a name that is not exposed would never fire."""
     for rule in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]:
         if rule["alert"] == "RateLimiterGone":
             continue

@@ -53,7 +53,7 @@ from support.servers import serve
 
 SECRET = "PLANTED0secret0value0of0thirty2bytes"
 WORD = "PLANTED"  # in every secret here, and in each piece of one
-HERE = "127.0.0.1:1"  # nobody listens
+HERE = "127.0.0.1:1"  # nothing listens
 
 GOOD = [
     f"redis://:{SECRET}@{HERE}/0",
@@ -109,7 +109,7 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     assert [text for text in texts if WORD in text] == []
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return all that is shown of an exception."""
     return f"{error} {error!r} {''.join(traceback.format_exception(error))}"
 
@@ -221,7 +221,7 @@ def test_addresses(use: str, seen: list[str]) -> None:
         try:
             made = USES[use](address)
         except (TypeError, ValueError, OSError, RuntimeError) as error:
-            seen.append(told(error))
+            seen.append(error_text(error))
         else:
             assert address not in BAD or use != "RateLimiter", address
             seen.append(f"{made!r} {made}")
@@ -233,7 +233,7 @@ def test_get_redis(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", f"redis://user:{SECRET}")
     with pytest.raises(ValueError, match=r"wrong, got 'redis://\*\*\*': expected one") as caught:
         get_redis()
-    seen.append(told(caught.value))
+    seen.append(error_text(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -289,11 +289,11 @@ def test_settings_are_plain_to_programs_and_hidden_from_readers(
 def test_settings_that_are_wrong(
     variable: str, settings: Settings, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is wrong with one is told without the others; each alone makes a middleware or none."""
+    """An error about one does not show the others; each alone makes a middleware or fails."""
     monkeypatch.setenv("REDIS_PORT", "x")
     with pytest.raises(ValueError, match="REDIS_PORT") as caught:
         Settings()
-    seen.append(told(caught.value))
+    seen.append(error_text(caught.value))
     for name in {*SECRETS, "REDIS_PORT"} - {variable}:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RATE_LIMITER_JWT_ALGORITHMS", "HS512")
@@ -303,7 +303,7 @@ def test_settings_that_are_wrong(
         arguments = Settings().middleware()
         seen += [repr(arguments), repr(RateLimitMiddleware(app, **arguments))]
     except (TypeError, ValueError, StoreError) as error:
-        seen.append(told(error))
+        seen.append(error_text(error))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_malformed_bypass(bypass: Any, seen: list[str]) -> None:
     ):
         with pytest.raises((TypeError, ValueError), match=r"number \d is none of these") as caught:
             make()
-        seen.append(told(caught.value))
+        seen.append(error_text(caught.value))
 
 
 def test_a_bypass_and_a_secret_that_work(seen: list[str]) -> None:
@@ -347,7 +347,7 @@ def test_a_bypass_and_a_secret_that_work(seen: list[str]) -> None:
     seen += [repr(middleware), repr(tokens), generate_latest(registry()).decode()]
     with pytest.raises(ValueError, match="at least 64 bytes") as caught:
         Jwt(secret=SECRET, algorithms=["HS512"])
-    seen.append(told(caught.value))
+    seen.append(error_text(caught.value))
 
 
 def test_a_key_set_that_cannot_be_fetched(seen: list[str]) -> None:
@@ -356,10 +356,10 @@ def test_a_key_set_that_cannot_be_fetched(seen: list[str]) -> None:
     assert verifier.verify(jwt.encode({"exp": 1}, SECRET, "HS256", {"kid": "k"})) is None
     with pytest.raises(ValueError, match="jwks must be") as caught:
         Jwt(jwks=url.replace("127.0.0.1", "example.com"), algorithms=["RS256"])
-    seen.append(told(caught.value))
+    seen.append(error_text(caught.value))
     with pytest.raises(OSError, match="No such file") as missing:
         Jwt(jwks="/nowhere", algorithms=["RS256"])
-    seen.append(told(missing.value))
+    seen.append(error_text(missing.value))
 
 
 # --- Servers ---

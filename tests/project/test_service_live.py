@@ -1,6 +1,6 @@
 """The service, end to end: at SERVICE_URL where that is set, else on a stack of deploy/start.sh.
 
-deploy/run_tests.sh runs this file. Each test is a client of its own, and none waits for a window.
+deploy/run_tests.sh runs this file. Each test is a separate client, and none waits for a window.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def spend(client: httpx.Client, count: int) -> list[httpx.Response]:
 
 
 def test_health(client: httpx.Client) -> None:
-    told = client.get("/health").json()
-    assert (told["status"], told["redis"]) == ("healthy", "connected")
+    data = client.get("/health").json()
+    assert (data["status"], data["redis"]) == ("healthy", "connected")
 
 
 def test_index(client: httpx.Client) -> None:
-    told = client.get("/").json()
-    assert told["service"] == "Distributed Rate Limiting Service"
-    assert (told["status"], told["documentation"]) == ("running", "/docs")
+    data = client.get("/").json()
+    assert data["service"] == "Distributed Rate Limiting Service"
+    assert (data["status"], data["documentation"]) == ("running", "/docs")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
@@ -71,10 +71,10 @@ def test_documentation(client: httpx.Client, path: str) -> None:
 def test_request_that_passes(client: httpx.Client) -> None:
     (answer,) = spend(client, 1)
     assert answer.status_code == 200
-    told = answer.json()
-    assert told["message"] == "Request successful"
-    assert told["request_id"].startswith("req_")
-    assert told["data"] == {"processed": True, "action": None, "user_data": None}
+    data = answer.json()
+    assert data["message"] == "Request successful"
+    assert data["request_id"].startswith("req_")
+    assert data["data"] == {"processed": True, "action": None, "user_data": None}
 
 
 def test_data_comes_back(client: httpx.Client) -> None:
@@ -104,11 +104,11 @@ def test_twenty_pass_and_then_429(client: httpx.Client) -> None:
     denied = answers[-1]
     assert denied.headers["x-ratelimit-remaining"] == "0"
     assert 1 <= int(denied.headers["retry-after"]) <= 60
-    told = denied.json()
-    assert told["error"] == "Rate limit exceeded"
-    assert told["identifier"] == denied.request.headers["x-api-key"]
-    assert (told["limit"], told["window"]) == (LIMIT, 60)
-    assert 1 <= told["retry_after"] <= 60
+    data = denied.json()
+    assert data["error"] == "Rate limit exceeded"
+    assert data["identifier"] == denied.request.headers["x-api-key"]
+    assert (data["limit"], data["window"]) == (LIMIT, 60)
+    assert 1 <= data["retry_after"] <= 60
 
 
 def test_clients_do_not_count_for_each_other(client: httpx.Client) -> None:
@@ -123,8 +123,8 @@ def test_clients_do_not_count_for_each_other(client: httpx.Client) -> None:
 
 
 def test_without_a_key_the_address_counts(client: httpx.Client) -> None:
-    told = client.get("/rate-limit/status").json()
-    assert told["identifier_type"] == "ip"
+    data = client.get("/rate-limit/status").json()
+    assert data["identifier_type"] == "ip"
     assert client.post("/api/resource").status_code in (200, 429)  # others may share the address
 
 
@@ -142,10 +142,10 @@ def test_status_tells_what_was_taken(client: httpx.Client) -> None:
     for _ in range(5):
         (*_, last) = spend(client, 3)
         who = {"X-API-Key": last.request.headers["x-api-key"]}
-        told = client.get("/rate-limit/status", headers=who).json()
-        if told["reset_at"] == int(last.headers["x-ratelimit-reset"]):
+        data = client.get("/rate-limit/status", headers=who).json()
+        if data["reset_at"] == int(last.headers["x-ratelimit-reset"]):
             break
-    assert told == {
+    assert data == {
         "identifier": who["X-API-Key"],
         "identifier_type": "user",
         "limit": LIMIT,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.servers import ROOT
 
-# What a browser fetches by itself, by element.
+# What a browser fetches automatically, by element.
 LOADS = {
     "script": ["src"],
     "link": ["href"],

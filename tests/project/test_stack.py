@@ -1,4 +1,4 @@
-"""deploy/start.sh: brings stacks up, tells why where it cannot, and leaves nothing behind.
+"""deploy/start.sh: starts stacks, explains failures, and leaves nothing behind.
 
 The one with sentinels is in test_deployment_page.py.
 """
@@ -35,10 +35,10 @@ def test_plain_with_uvicorn(tmp_path: Path) -> None:
     with running_stack(tmp_path / "log", "plain", "--server", "uvicorn") as stack:
         assert set(stack.members) == {"redis-1", "service"}
         assert statuses(stack.url, 22) == [200] * 20 + [429] * 2
-        for _ in range(10):  # whichever worker is asked, it tells of both
-            told = httpx.get(f"{stack.url}/metrics").text
-            assert 'rate_limiter_allowed_total{dimension="service"} 20.0' in told
-            assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in told
+        for _ in range(10):  # each worker shows the metrics of both
+            exposed = httpx.get(f"{stack.url}/metrics").text
+            assert 'rate_limiter_allowed_total{dimension="service"} 20.0' in exposed
+            assert 'rate_limiter_blocked_total{dimension="service"} 2.0' in exposed
         stack.stop()
         assert stack.process.returncode == 0
         assert_nothing_is_left(stack)
@@ -79,7 +79,7 @@ def test_other_demos(tmp_path: Path, demo: str, path: str, limit: str, end: sign
         assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, limit)
         with redis.Redis("127.0.0.1", stack.members["redis-1"][0]) as client:
             assert client.dbsize() == 1  # the bucket is there
-        # A Ctrl-C in a terminal reaches a group: only start.sh hears it, and ends the demo first.
+        # A Ctrl-C in a terminal reaches a group: only start.sh gets it, and ends the demo first.
         groups = {os.getpgid(pid) for _, pid in stack.members.values()}
         assert len(groups - {os.getpgid(stack.process.pid)}) == 2
         stack.process.send_signal(end)
@@ -114,7 +114,7 @@ def test_demo_that_ends(tmp_path: Path) -> None:
 
 
 def test_start_that_was_killed(tmp_path: Path) -> None:
-    """Then nobody is left to end the servers but `stop`."""
+    """Then only `stop` can end the servers."""
     with running_stack(tmp_path / "log", "--workers", "1") as stack:
         stack.process.kill()
         stack.process.wait()
@@ -153,7 +153,7 @@ def refusal(*words: str, **environment: str) -> tuple[int, str]:
         (["--workers", "none"], "--workers 'none': expected a number from 1 to 65535"),
         (["--demo", "nothing"], "there is no demo/nothing/app.py"),
         (["--server", "apache"], "--server 'apache': expected gunicorn or uvicorn"),
-        (["sentinel", "--demo", "gateway"], "knows one Redis only: expected plain"),
+        (["sentinel", "--demo", "gateway"], "supports one Redis only: expected plain"),
         (["--demo", "flaskapp", "--server", "uvicorn"], "is WSGI: expected --server gunicorn"),
     ],
 )

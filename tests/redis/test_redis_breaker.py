@@ -166,7 +166,7 @@ class Outage:
 
 @pytest.mark.parametrize("cause", ["its key", "a wrong cost", "no keys"])
 def test_one_client_uses_up_no_probes(ask: Callable[..., Any], cause: str) -> None:
-    """However often it asks, the next request of another one finds that Redis is back."""
+    """A busy limiter does not keep the next request of another one from finding Redis back."""
     outage = Outage()
     with fake_redis(outage.handle) as server:
         limiter = limiter_on(server.url)

@@ -1,7 +1,7 @@
 """Everything that Redis and the network can do to a limiter, and what must become of it.
 
 In every case: no exception but where `raise` was asked for, no call beyond its deadline, no answer
-for the wrong caller, no leak, and the engine is back by itself.
+for the wrong caller, no leak, and the engine recovers.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_silence(own: RedisServer, ask: Callable[..., Any]) -> None:
         times = [took_s for _, took_s in answers]
         assert TIMEOUT_S <= min(times) < TIMEOUT_S + BEST_S
         assert max(times) < TIMEOUT_S + WORST_S
-        # The breaker is open by now: nobody waits but for a probe now and then.
+        # The breaker is open by now: only a probe waits now and then.
         quick = [ask(limiter)[1] for _ in range(20)]
         assert statistics.median(quick) < TIMEOUT_S / 2
     finally:
@@ -103,7 +103,7 @@ def test_client_pause(own: RedisServer, ask: Callable[..., Any]) -> None:
     assert answer.kind == "timeout"
     assert took_s < TIMEOUT_S + WORST_S
     is_back(limiter, ask)
-    # What was asked in vain has counted late; the answers went to nobody.
+    # Requests without a reply were counted late; their replies were dropped.
     assert round(ask(limiter, "fresh", 3)[0].remaining) == 100000 - 3
 
 
@@ -427,7 +427,7 @@ def test_it_is_logged_once_a_change(
 
 
 def test_too_many_calls_are_refused_not_queued_for_ever() -> None:
-    """A loop whose server does not read any more is told so, and memory stays bounded."""
+    """A loop whose server stops reading gets an error, and memory stays bounded."""
 
     answers = iter([ALLOWED])
 

@@ -228,7 +228,7 @@ def test_exact_total_of_processes(server: RedisServer, program: str, processes: 
 
 
 def test_no_reply_reaches_another_caller(server: RedisServer) -> None:
-    """Each thread has a key and a cost of its own, which the answer must show."""
+    """Each thread has its own key and cost, which the reply must show."""
     limiter = on_redis(f"100000{SLOW}100000", server)
     wrong: list[object] = []
 
@@ -325,7 +325,7 @@ async def test_calls_of_one_turn_go_out_together(server: RedisServer) -> None:
 
 
 async def test_tasks_with_odd_keys_among_others(server: RedisServer) -> None:
-    """One script decides for many; what it cannot decide is asked again, alone."""
+    """One script decides for many; a decision it cannot make is sent again, alone."""
     limiter = AsyncRateLimiter(f"10{SLOW}10", store=server.url, on_store_error="raise")
     with contextlib.closing(server.admin()) as client:
         client.lpush("rl:{list}:10/day", "x")
@@ -472,7 +472,7 @@ def documented_rights() -> list[str]:
 
 
 def test_the_fewest_rights(tmp_path: Path) -> None:
-    """What docs/stores.md recommends is enough for all but a search of keys."""
+    """The ACL of docs/stores.md is enough for everything except a search of keys."""
     with redis_server(tmp_path, "--user", "limiter", *documented_rights()) as own:
         address = f"redis://limiter:secret@127.0.0.1:{own.port}/0?{PATIENT}"
         limiter = RateLimiter("2/day", store=address, on_store_error="raise")

@@ -53,7 +53,7 @@ def resident_mb() -> float:
 async def heartbeat() -> Any:
     """Measure how long the event loop computes at a time, at most, until the block ends.
 
-    In seconds of its own thread: what else a busy machine does is not counted.
+    In CPU seconds of its thread: other load on the machine does not count.
     """
     longest = [0.0]
 

@@ -58,7 +58,7 @@ THIRDS = Bucket(3, Fraction(3))
 def test_a_burst_is_exact(client: redis.Redis) -> None:
     for bucket, capacity in ((SLOW, 5), (THIRDS, 3), (Bucket(1000, Fraction(7, 86400)), 1000)):
         answers = [run(client, TAKE, ["k"], bucket.numbers(1))[0] for _ in range(capacity + 3)]
-        # A bucket of three a second may refill meanwhile, the others do not.
+        # A bucket of three a second may refill in that time, the others do not.
         assert sum(answers) == capacity or bucket is THIRDS
         assert answers[:capacity] == [1] * capacity
         client.delete("k")
@@ -219,7 +219,7 @@ def test_a_state_set_by_hand(client: redis.Redis) -> None:
 def test_far_ahead_is_no_overflow(client: redis.Redis) -> None:
     for value in ("9007199254740991", "9" * 400, "9" * 400 + "+" + "9" * 400 + "/" + "9" * 400):
         client.set("k", value)
-        # Above 2^53 units, where they are no longer told apart.
+        # Above 2^53 units, where neighbours are equal.
         for script in (TAKE, PEEK):
             assert run(client, script, ["k"], Bucket(10, Fraction(7)).numbers(1)) == [0, 2**53]
         assert many(client, Bucket(10, Fraction(7)), ("k", 1)) == [(0, 2**53)]

@@ -116,7 +116,7 @@ def test_unknown_master_and_no_sentinel(group: SentinelGroup) -> None:
 
 
 def test_failover_on_request(group: SentinelGroup) -> None:
-    """The old master is alive, and a replica now: sentinels tell, or it does by READONLY."""
+    """The old master is now a live replica: sentinels report it, or it replies READONLY."""
     limiter = limiter_on(group.url)
     old = group.master_port()
     with Load(limiter, ["k"]) as load:
@@ -209,7 +209,7 @@ def test_resharding_under_load(cluster: RedisCluster) -> None:
     assert load.errors == []
     assert limiter.peek("hot", 0).remaining < 1
     taken = sum(1000 - round(limiter.inspect(key)[1].tokens or 0) for key in ["hot", *KEYS[:3]])
-    assert abs(load.admitted - taken) <= 4  # what has been refilled meanwhile
+    assert abs(load.admitted - taken) <= 4  # tokens refilled during the test
 
 
 def test_master_of_the_cluster_killed_under_load(cluster: RedisCluster) -> None:

@@ -94,7 +94,7 @@ def test_the_date_in_the_key(server: RedisServer, client: redis.Redis, window_s:
 def test_a_fixed_window_without_an_exact_key_has_one_key(
     server: RedisServer, client: redis.Redis
 ) -> None:
-    """The one that it declares, so that a cluster knows it also while a slot moves."""
+    """The declared key, so that a cluster can route it even while a slot moves."""
     limiter = limiter_of(server, Limit.fixed_window(5, DAY_S))
     now_s = steady(client, DAY_S, 0.001)
     limiter.hit("k", 2)
@@ -364,7 +364,7 @@ def test_inspect_and_reset_windows(
 
 @pytest.mark.parametrize("text", ["20/day; window=fixed", "20/day; window=sliding", "20/day"])
 async def test_tasks_of_one_turn_admit_the_count(server: RedisServer, text: str) -> None:
-    """Each kind of limit is decided as what it is, after limits of the other kinds were made."""
+    """Each kind of limit is decided correctly after limits of the other kinds were made."""
     for before in ("1/day", "1/day; window=fixed", "1/hour; 1/day; window=sliding"):
         RateLimiter(before, store=server.url, name="before")
         limiter = AsyncRateLimiter(text, store=server.url, name=before, on_store_error="raise")

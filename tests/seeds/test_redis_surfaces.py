@@ -46,7 +46,7 @@ from support.servers import free_port
 
 @pytest.fixture(params=["sync", "sync decoding", "asyncio", "asyncio decoding", "address"])
 def client(request: pytest.FixtureRequest, server: RedisServer) -> Any:
-    """Return each kind of thing by which a program tells where its Redis is."""
+    """Return each kind of value that configures a program's Redis."""
     if request.param == "address":
         return server.url
     module = redis.asyncio if "asyncio" in request.param else redis

@@ -50,7 +50,7 @@ SEED_RULES = (
 def test_rules_apply_to_the_paths_they_name(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an unchanged program has it: two numbers, and a file that the environment names."""
+    """The configuration of an unchanged program: two numbers, and a file from the environment."""
     path = tmp_path / "limits.json"
     path.write_text(SEED_RULES)
     monkeypatch.setenv("RATE_LIMIT_RULES_PATH", str(path))

@@ -1,4 +1,4 @@
-"""Start the demos as their pages tell, on a Redis or on none, and ask them which it is."""
+"""Start the demos as their pages describe, with or without Redis, and read which they use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.__main__ import Demo, demos
 
 DEMOS = {demo.name: demo for demo in demos()}
 NOBODY_PORT = 1
-# A client of its own for each question would take longer than the answer, for certificates.
+# A new client per request would take longer than the response, because of certificates.
 ASKING = httpx.Client(verify=False, timeout=10)
 # The programs of this environment come first: uvicorn, gunicorn, rate-limiter, and python itself.
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -36,18 +36,18 @@ class RunningDemo:
         """Return where it keeps limits, as it says: ``redis`` or ``memory``.
 
         Args:
-            answer: to a limited request; the pluggable limiter tells in a header.
+            answer: to a limited request; the pluggable limiter uses a header.
         """
-        told = answer.headers.get("X-Storage-Type")
-        if told is None:
+        shown = answer.headers.get("X-Storage-Type")
+        if shown is None:
             health = ASKING.get(f"{self.server.url}/health").json()
-            told = health.get("storage") or health["redis"]
+            shown = health.get("storage") or health["redis"]
         words = {"connected": "redis", "disconnected": "memory", "regular": "memory"}
-        return str(words.get(told, told))
+        return str(words.get(shown, shown))
 
 
 def environment(redis: RedisServer | None, folder: Path) -> dict[str, str]:
-    """Return what tells every demo where Redis is; by default there is none."""
+    """Return the environment that configures Redis for every demo; without Redis by default."""
     port = NOBODY_PORT if redis is None else redis.port
     return {
         "PATH": PATH,
@@ -86,7 +86,7 @@ def running_demo(
     variables = environment(redis, folder) | (variables or {})
     with serve(folder / "log", *command, program="/bin/sh", environment=variables) as server:
         yield RunningDemo(demo, server)
-    # Some servers end as they were told, others by the signal; neither had to be killed.
+    # Some servers exit normally, others by the signal; neither had to be killed.
     assert server.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in server.log, server.log
 

@@ -114,7 +114,7 @@ def ran(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 class Account(HTTPEndpoint):
-    """A view class, which finds its method by itself."""
+    """A view class, which dispatches to its own methods."""
 
     async def get(self, request: Request) -> Response:
         return await ran("account")(request)

@@ -47,7 +47,7 @@ def acceptable_identities(seen: dict[str, Any], source: str) -> list[Identity] |
     if source == "authorization":
         found = _authorized(seen)
         if not found and seen["credentials"]:
-            return None  # what is no credential to the framework is nobody's bucket
+            return None  # an invalid credential has no bucket
     else:
         found = _with_and_without_blanks(source, seen[source] or "")
         if source == "cookie" and not found:

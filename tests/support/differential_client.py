@@ -23,7 +23,7 @@ class Answer:
 
     @property
     def seen(self) -> dict[str, Any] | None:
-        """Return what the application says that it saw; None: the server answered by itself."""
+        """Return what the application saw; None if the server itself responded."""
         text = self.headers.get("x-seen")
         return None if text is None else json.loads(text)
 

@@ -1,6 +1,6 @@
 """Routes and rules of the applications that the differential test sends requests to.
 
-Every rule has a capacity of its own, so a response's ``X-RateLimit-Limit`` names the rule that
+Every rule has a distinct capacity, so a response's ``X-RateLimit-Limit`` names the rule that
 counted. The larger the capacity, the more generous the rule. Nothing refills, and every request
 costs what its ``X-Cost`` header says, so ``X-RateLimit-Remaining`` names the bucket.
 """

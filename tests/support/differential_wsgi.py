@@ -98,7 +98,7 @@ def ran(name: str) -> Callable[..., str]:
 
 
 class Account(MethodView):
-    """A view class, which finds its method by itself."""
+    """A view class, which dispatches to its own methods."""
 
     def get(self) -> str:
         return ran("account")()

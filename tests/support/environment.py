@@ -26,8 +26,8 @@ def forget_other_variables() -> None:
 def catch_ignored_signals() -> None:
     """Give the programs that tests start the default action of every signal.
 
-    ``nohup`` and the background of a script ignore SIGHUP and SIGINT, and a program inherits what
-    is ignored. What is caught is reset for it, so this process catches them and does nothing.
+    ``nohup`` and background jobs of a script ignore SIGHUP and SIGINT, and programs inherit ignored
+    signals. Caught signals are reset for them, so this process catches both and does nothing.
     """
     # Python itself ignores these two, and resets them for what it starts.
     by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}

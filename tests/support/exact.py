@@ -62,7 +62,7 @@ class ExactLimit:
         return cls(whole, meant_by(refill_rate) / 10**9, unit)
 
     def cost(self, tokens: float) -> Fraction:
-        """Return what a cost comes to: it is rounded up to units."""
+        """Return a cost rounded up to units."""
         return math.ceil(Fraction(tokens) / self.unit) * self.unit
 
     def slack(self, elapsed_ns: int) -> Fraction:

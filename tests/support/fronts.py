@@ -60,14 +60,14 @@ def ask_flask(app: Flask, headers: Headers = (), peer: str = PEER, **environ: An
 
 
 def on_asgi(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any:
-    """Return what asks an application behind the middleware."""
+    """Return a function that sends requests to an application behind the middleware."""
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(read(request)))])
     gate = RateLimitMiddleware(app, limits=limits, clock=ManualClock(), **arguments)
     return lambda *headers, **more: ask_asgi(gate, headers, **more)
 
 
 def on_rules(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any:
-    """Return what asks an application behind the middleware with rules."""
+    """Return a function that sends requests to an application with rules."""
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(read(request)))])
     rules = {"default": {"limits": limits}}
     gate = RateLimitMiddleware(app, rules=rules, clock=ManualClock(), **arguments)
@@ -75,7 +75,7 @@ def on_rules(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any:
 
 
 def on_fastapi(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any:
-    """Return what asks a route that depends on a limit."""
+    """Return a function that sends requests to a route that depends on a limit."""
     app = FastAPI()
     dependency = Depends(RateLimit(limits, clock=ManualClock(), **arguments))
 
@@ -87,7 +87,7 @@ def on_fastapi(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any
 
 
 def on_flask(limits: str, read: Callable[[Any], str], **arguments: Any) -> Any:
-    """Return what asks an application with default limits."""
+    """Return a function that sends requests to an application with default limits."""
     app = Flask("bypasses")
     app.get("/")(lambda: read(flask_request))
     FlaskRateLimiter(app, default_limits=limits, clock=ManualClock(), **arguments)

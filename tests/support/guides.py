@@ -7,7 +7,7 @@
                                      SEND /websocket one two -> answer answer
                                  Behind the bar stands what the last answer has: a header, or
                                  `body: text`.
-    <!-- test: run -->           asserts something by itself
+    <!-- test: run -->           has its own assertions
     <!-- test: file NAME -->     is written to the folder that everything runs in
     <!-- test: commands -->      `$ command`, and what it prints; decimals may differ
     <!-- test: commands app -->  likewise, while uvicorn serves app.py of the folder on port 8000
@@ -113,7 +113,7 @@ class Guide:
 
     def _execute(self, block: Block) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": f"guide_{block.line}"}
-        # Errors and failed assertions tell the line of the page.
+        # Errors and failed assertions show the line of the page.
         source = "\n" * block.line + self._local(block)
         exec(compile(source, str(self.page), "exec", dont_inherit=True), names)
         return names
@@ -134,8 +134,8 @@ class Guide:
 
     def _file(self, block: Block) -> None:
         assert block.what is not None, self._place(block, "the file has no name")
-        told = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
-        assert told, self._place(block, f"readers are not told of {block.what}")
+        is_mentioned = f"`{block.what}`" in self.page.read_text(encoding="utf-8")
+        assert is_mentioned, self._place(block, f"the page does not mention {block.what}")
         (self.folder / block.what).write_text(self._local(block))
 
     def _requests(self, block: Block) -> None:
@@ -147,8 +147,8 @@ class Guide:
                 admin.flushall()
             with _client(app) as client:
                 for line in block.text.splitlines():
-                    told = answers(client, line)
-                    assert told == expected(line), self._place(built, f"{line!r}: {told}")
+                    received = answers(client, line)
+                    assert received == expected(line), self._place(built, f"{line!r}: {received}")
         self._apps.clear()
 
     def _commands(self, block: Block) -> None:
@@ -223,7 +223,7 @@ def _send(client: Any, method: str, path: str, headers: dict[str, str]) -> Any:
 
 
 def _told(response: Any, last: str) -> str:
-    """Return what a response says of what `last` tells of; `last` itself where it has that."""
+    """Return the values of a response that `last` describes; `last` itself if it has them."""
     name, _, value = last.partition(": ")
     if name == "body":
         return last if value in str(response.text) else f"body: {response.text}"
@@ -232,11 +232,11 @@ def _told(response: Any, last: str) -> str:
 
 def _echoes(client: TestClient, path: str, texts: list[str]) -> list[str]:
     with client.websocket_connect(path) as socket:
-        told = []
+        received = []
         for text in texts:
             socket.send_text(text)
-            told.append(socket.receive_text())
-        return told
+            received.append(socket.receive_text())
+        return received
 
 
 # --- The rest ------------------------------------------------------------------------------------

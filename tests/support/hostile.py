@@ -21,7 +21,7 @@ EXCEPTIONS = (ValueError, TypeError, OverflowError, KeyError, MemoryError, OSErr
 
 
 class Interrupt(BaseException):
-    """What KeyboardInterrupt is, but from nobody else."""
+    """Like KeyboardInterrupt, but raised only here."""
 
 
 class Hook:

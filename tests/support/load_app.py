@@ -1,4 +1,4 @@
-"""An application for the tests of the load tool: it counts what it gets, and tells at /seen."""
+"""An application for the tests of the load tool: it counts requests and shows them at /seen."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         return
     path = scope["path"]
     if path == "/seen":
-        told = json.dumps({"keys": KEYS, "requests": REQUESTS})
-        await _answer(send, 200, told.encode())
+        counts = json.dumps({"keys": KEYS, "requests": REQUESTS})
+        await _answer(send, 200, counts.encode())
         return
     key = dict(scope["headers"]).get(b"x-api-key", b"").decode()
     KEYS[key] += 1

@@ -6,7 +6,7 @@
     ```json       (toml, yaml) must be well-formed
     <!-- file: NAME --> before a block: it is put into that file instead
 
-Anything else is an error, so no page has a block that nobody tried. A page names Redis as
+Anything else is an error, so no page has an untested block. A page names Redis as
 redis://localhost:6379/0 and its own servers by the ports 8000 (uvicorn) and 5000 (flask); others
 are put in their place.
 """
@@ -80,7 +80,7 @@ def blocks_of(path: Path) -> list[Block]:
 
 
 def _begins_indented(lines: list[str], at: int) -> bool:
-    """Tell a block without a fence from the second paragraph of a list's item."""
+    """Return whether an indented block is code, not the second paragraph of a list item."""
     if not lines[at].startswith("    ") or at == 0 or lines[at - 1].strip():
         return False
     before = next((line for line in reversed(lines[:at]) if line.strip()), "")
@@ -127,7 +127,7 @@ class PageRun:
         """Run a block.
 
         Raises:
-            AssertionError: it does not do what the page says, or there is no way to run it.
+            AssertionError: its result differs from the page, or it cannot be run.
         """
         special = self.special.get((block.page, block.language))
         if special is not None:
@@ -162,7 +162,7 @@ class PageRun:
         if self.names.get("app") is self._own_app:  # pages show what is done to an application
             self.names["app"] = self._own_app = FastAPI()
             self._own_app.get("/{path:path}")(lambda: "ok")
-        # Errors tell the line of the page.
+        # Errors show the line of the page.
         code = "\n" * block.line + self.local(block.text)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -200,7 +200,7 @@ class PageRun:
         return os.environ | {"PATH": programs, "REDIS_URL": self.redis_url}
 
     def _install(self, block: Block, words: list[str]) -> None:
-        """Check the extras that are named; what there is to install is installed here."""
+        """Check the named extras; they are installed in this environment."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for word in words[words.index("install") + 1 :]:
             found = re.fullmatch(r"(?:\.|rate_limiter|uvicorn)(?:\[(.*)\])?", word)

@@ -165,7 +165,7 @@ class TlsFiles:
         return self.folder / f"{name}.key"
 
     def server_options(self) -> list[str]:
-        """Return what redis-server is told."""
+        """Return the arguments of redis-server."""
         return [
             *("--tls-cert-file", str(self.certificate(self.name))),
             *("--tls-key-file", str(self.key(self.name))),
@@ -181,7 +181,7 @@ class TlsFiles:
     def make(self, name: str, alternatives: str, days: int = 2) -> None:
         """Make a certificate that is signed by the authority ``ca``."""
         request, extension = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        # All that Python 3.13 asks of a certificate (RFC 5280).
+        # All that Python 3.13 requires of a certificate (RFC 5280).
         extension.write_text(
             f"subjectAltName={alternatives}\n"
             "basicConstraints=critical,CA:FALSE\n"
@@ -232,7 +232,7 @@ class SentinelGroup:
         return f"redis+sentinel://{hosts}/mymaster/0"
 
     def master_port(self) -> int:
-        """Return the port of the master of now, as the first sentinel that answers tells it."""
+        """Return the port of the current master, from the first sentinel that replies."""
         for each in self.sentinels:
             with contextlib.suppress(redis.RedisError), contextlib.closing(each.admin()) as client:
                 return int(client.sentinel_get_master_addr_by_name("mymaster")[1])
@@ -265,7 +265,7 @@ def sentinel_group(folder: Path) -> Iterator[SentinelGroup]:
             sentinels.append(sentinel)
             sentinel.start()
         group = SentinelGroup(servers, sentinels)
-        wait_until(lambda: all(map(_sees_all, sentinels)), "the sentinels know each other")
+        wait_until(lambda: all(map(_sees_all, sentinels)), "the sentinels see each other")
         yield group
     finally:
         for each in servers + sentinels:
@@ -296,8 +296,8 @@ def _sentinel(folder: Path, master_port: int) -> RedisServer:
 
 def _sees_all(sentinel: RedisServer) -> bool:
     with contextlib.closing(sentinel.admin()) as client:
-        told = client.sentinel_master("mymaster")
-        return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
+        master_state = client.sentinel_master("mymaster")
+        return bool(master_state["num-slaves"] == 2 and master_state["num-other-sentinels"] == 2)
 
 
 # --- Cluster ---
@@ -328,7 +328,7 @@ class RedisCluster:
         return int(self.command(self.nodes[0], "CLUSTER KEYSLOT", key))
 
     def master_of(self, slot: int) -> RedisServer:
-        """Return the master that serves a slot, as a node that lives tells it."""
+        """Return the master that serves a slot, from a live node."""
         for asked in self.nodes:
             if asked.process is None:
                 continue
@@ -345,7 +345,7 @@ class RedisCluster:
         return source
 
     def finish_move(self, slot: int, source: RedisServer, to: RedisServer) -> None:
-        """Move the keys of a slot, and tell the masters who serves it."""
+        """Move the keys of a slot, and assign it on all masters."""
         while keys := self.command(source, "CLUSTER GETKEYSINSLOT", slot, 100):
             words = ["MIGRATE", "127.0.0.1", to.port, "", 0, 1000, "KEYS", *keys]
             self.command(source, *words)

@@ -71,7 +71,7 @@ def serve(
         arguments: of Python.
         program: another program than Python.
         cwd: where it runs.
-        ready: tells whether it answers; by default, whether its port accepts connections.
+        ready: returns whether it responds; by default, whether its port accepts connections.
         environment: variables to add; ``{port}`` stands for the port in them too.
 
     Yields:

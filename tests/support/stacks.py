@@ -21,7 +21,7 @@ ENVIRONMENT = os.environ | {"PYTHON": sys.executable}
 
 
 class Stack(Server):
-    """A demo and its Redis, as deploy/start.sh, whose process it is, tells of them."""
+    """A demo and its Redis, read from the output of the deploy/start.sh that runs them."""
 
     @property
     def members(self) -> dict[str, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What a type checker knows of the public names. Run by mypy --strict, never executed."""
+"""Types of the public names. Checked by mypy --strict, never executed."""
 
 from rate_limiter import (
     AsyncRateLimiter,

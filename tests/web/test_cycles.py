@@ -26,7 +26,7 @@ from rate_limiter.middleware import (
 )
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 from support.redis_servers import RedisServer
-from test_jwt import HS, token
+from support.tokens import HS, token
 from werkzeug.test import create_environ
 
 ALLOWED, DENIED = "1000000/second", "1/day"
@@ -43,7 +43,7 @@ def collected(step: Callable[[], object]) -> float:
     for _ in range(WARM_UP):
         step()
     gc.disable()
-    gc.freeze()  # what there is by now does not count
+    gc.freeze()  # existing objects do not count
     try:
         for _ in range(REQUESTS):
             step()

@@ -12,6 +12,7 @@ from rate_limiter.fastapi import RATE_LIMITED_RESPONSE, RateLimit, document_limi
 from rate_limiter.middleware import RateLimitMiddleware
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
+from support.fastapi_app import limit, statuses
 
 
 @pytest.fixture
@@ -22,14 +23,6 @@ def app() -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> TestClient:
     return TestClient(app)
-
-
-def limit(limits: str = "2/minute", **arguments: Any) -> RateLimit:
-    return RateLimit(limits, **({"clock": ManualClock()} | arguments))
-
-
-def statuses(client: TestClient, path: str, n: int, **arguments: Any) -> list[int]:
-    return [client.get(path, **arguments).status_code for _ in range(n)]
 
 
 def test_route_needs_no_request_argument(app: FastAPI, client: TestClient) -> None:

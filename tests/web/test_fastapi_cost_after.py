@@ -15,7 +15,7 @@ from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.policy import Finished
 from starlette.applications import Starlette
 from starlette.routing import Route
-from test_fastapi import limit, statuses
+from support.fastapi_app import limit, statuses
 
 
 @pytest.fixture

@@ -5,37 +5,11 @@ from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, abort, g, request
-from flask.testing import FlaskClient
 from flask.views import MethodView
-from rate_limiter import ManualClock, RateLimitExceeded
-from rate_limiter.flask import FlaskRateLimiter, FlaskRateLimitExceeded
+from rate_limiter import RateLimitExceeded
+from rate_limiter.flask import FlaskRateLimitExceeded
+from support.flask_app import app_of, get, limiter_of, statuses
 from werkzeug.exceptions import TooManyRequests
-
-
-def limiter_of(**arguments: Any) -> FlaskRateLimiter:
-    return FlaskRateLimiter(**({"clock": ManualClock()} | arguments))
-
-
-def app_of(limiter: FlaskRateLimiter, **config: Any) -> Flask:
-    app = Flask(__name__)
-    app.config.update(config)
-    limiter.init_app(app)
-    return app
-
-
-def statuses(app: Flask, path: str, n: int, method: str = "GET", **arguments: Any) -> list[int]:
-    client = app.test_client()
-    codes = []
-    for _ in range(n):
-        with client.open(path, method=method, **arguments) as answer:
-            codes.append(answer.status_code)
-    return codes
-
-
-def get(app: Flask, path: str = "/", **arguments: Any) -> Any:
-    client: FlaskClient = app.test_client()
-    return client.get(path, **arguments)
-
 
 # --- default limits --------------------------------------------------------------------------
 

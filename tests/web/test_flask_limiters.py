@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from flask import Flask, request
 from rate_limiter.flask import FlaskRateLimiter
+from support.flask_app import app_of, get, limiter_of, statuses
 from support.redis_servers import RedisServer
-from test_flask import app_of, get, limiter_of, statuses
 
 # --- several limiters of one application -----------------------------------------------------
 

@@ -30,13 +30,13 @@ class Client:
     def __init__(self, app: Any = APP, peer: str = "192.0.2.1", **arguments: Any) -> None:
         if "limiter" not in arguments and "store" not in arguments:
             arguments.setdefault("clock", ManualClock(10**9))
-        self.gate = RateLimitMiddleware(app, setup_checks=False, **arguments)
+        self.middleware = RateLimitMiddleware(app, setup_checks=False, **arguments)
         self.peer = peer
 
     def ask(self, path: str = "/", method: str = "GET", **headers: str) -> httpx.Response:
         async def asked() -> httpx.Response:
             transport = httpx.ASGITransport(
-                self.gate, client=(self.peer, 5), raise_app_exceptions=False
+                self.middleware, client=(self.peer, 5), raise_app_exceptions=False
             )
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -70,7 +70,7 @@ def test_rules() -> None:
 def test_each_rule_has_buckets_of_its_own() -> None:
     client = Client(rules={"/a": {"limits": "1/minute"}, "/b": {"limits": "1/minute"}})
     assert client.statuses(2, "/a") == client.statuses(2, "/b") == [200, 429]
-    assert client.statuses(3, "/c") == [200] * 3  # no rule asks for it
+    assert client.statuses(3, "/c") == [200] * 3  # no rule matches
 
 
 def test_keys_of_rules() -> None:
@@ -87,8 +87,8 @@ def test_shadow_rules_count_and_never_deny() -> None:
     assert first.headers["X-RateLimit-Remaining"] == "0"
     assert {one.status_code for one in others} == {200}
     assert "X-RateLimit-Limit" not in others[0].headers
-    assert client.gate.governor is not None
-    assert client.gate.governor.shadow_denied == 3
+    assert client.middleware.governor is not None
+    assert client.middleware.governor.shadow_denied == 3
 
 
 def test_a_file_of_rules_that_changes(tmp_path: Path) -> None:
@@ -185,14 +185,14 @@ async def test_rules_that_change_while_a_tier_is_looked_up() -> None:
 
     async def tier(scope: Any) -> str:
         source._table = parse_rules('{"other": {"path": "/other", "limits": "1/hour"}}')
-        assert gate.governor is not None
-        gate.governor._rules()
+        assert middleware.governor is not None
+        middleware.governor._rules()
         await asyncio.sleep(0)
         return "none"
 
-    gate = RateLimitMiddleware(APP, rules=source, tier=tier)
+    middleware = RateLimitMiddleware(APP, rules=source, tier=tier)
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(gate), base_url="http://test"
+        transport=httpx.ASGITransport(middleware), base_url="http://test"
     ) as client:
         assert (await client.get("/")).headers["X-RateLimit-Limit"] == "1"
 
@@ -202,8 +202,8 @@ async def test_tiers_by_look_up() -> None:
         await asyncio.sleep(0)
         return "pro" if scope["path"] == "/pro" else "free"
 
-    gate = RateLimitMiddleware(APP, limits={"free": "2/minute", "pro": "5/minute"}, tier=plan)
-    transport = httpx.ASGITransport(gate)
+    middleware = RateLimitMiddleware(APP, limits={"free": "2/minute", "pro": "5/minute"}, tier=plan)
+    transport = httpx.ASGITransport(middleware)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/pro")).headers["X-RateLimit-Limit"] == "5"
         assert (await client.get("/")).headers["X-RateLimit-Limit"] == "2"
@@ -284,8 +284,8 @@ TWO_RULES = {
 
 def left_of_two_rules(client: Client) -> dict[str, float]:
     """Return what is left after requests that both rules count, because of the last slash."""
-    assert client.gate.governor is not None
-    limiters = client.gate.governor.limiters()
+    assert client.middleware.governor is not None
+    limiters = client.middleware.governor.limiters()
     return {name: one.peek("192.0.2.1").remaining for name, one in limiters.items()}
 
 
@@ -317,7 +317,7 @@ async def drip() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("how", ["send fails", "cancelled", "disconnect message"])
 async def test_a_client_that_leaves(how: str) -> None:
-    """What was sent until then is charged, once, though nobody waits for it any more."""
+    """The bytes sent until then are charged once, although the task is cancelled."""
     charged = asyncio.Event()
     seen: list[Finished] = []
 
@@ -331,7 +331,7 @@ async def test_a_client_that_leaves(how: str) -> None:
         await StreamingResponse(drip())(scope, receive, send)
 
     limiter = RateLimiter("1000/hour", clock=ManualClock())
-    gate = RateLimitMiddleware(stream, limiter=limiter, cost_after=cost)
+    middleware = RateLimitMiddleware(stream, limiter=limiter, cost_after=cost)
     sent = 0
     gone = asyncio.Event()
 
@@ -356,7 +356,7 @@ async def test_a_client_that_leaves(how: str) -> None:
         "client": ("192.0.2.1", 1),
         "asgi": {"version": "3.0", "spec_version": "2.4" if how == "send fails" else "2.1"},
     }
-    task = asyncio.ensure_future(gate(scope, receive, send))
+    task = asyncio.ensure_future(middleware(scope, receive, send))
     if how == "cancelled":
         await gone.wait()
         task.cancel()
@@ -378,15 +378,15 @@ async def test_a_request_that_is_cancelled_is_not_given_back() -> None:
         began.set()
         await asyncio.sleep(30)
 
-    gate = RateLimitMiddleware(slow, rules={"default": {"limits": "2/hour", "refund": "5xx"}})
+    middleware = RateLimitMiddleware(slow, rules={"default": {"limits": "2/hour", "refund": "5xx"}})
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("1.2.3.4", 1)}
-    task = asyncio.ensure_future(gate(scope, None, None))
+    task = asyncio.ensure_future(middleware(scope, None, None))
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert gate.governor is not None
-    assert gate.governor.limiters()["default"].peek("1.2.3.4").remaining == pytest.approx(
+    assert middleware.governor is not None
+    assert middleware.governor.limiters()["default"].peek("1.2.3.4").remaining == pytest.approx(
         1, abs=0.1
     )
 
@@ -399,14 +399,14 @@ async def test_a_websocket_that_the_application_closes_is_not_left_by_its_client
         await send({"type": "websocket.close"})
         await receive()
 
-    gate = RateLimitMiddleware(app, limits="9/hour", cost_after=lambda one: seen.append(one))
+    middleware = RateLimitMiddleware(app, limits="9/hour", cost_after=lambda one: seen.append(one))
 
     async def receive() -> Any:
         return {"type": "websocket.disconnect", "code": 1000}
 
     async def send(message: Any) -> None: ...
 
-    await gate(
+    await middleware(
         {"type": "websocket", "path": "/", "headers": [], "client": ("1.2.3.4", 1)}, receive, send
     )
     assert not seen[0].disconnected
@@ -419,11 +419,11 @@ class _nothing:
 
 
 async def test_cost_after_in_redis(server: RedisServer) -> None:
-    gate = RateLimitMiddleware(
+    middleware = RateLimitMiddleware(
         APP, limits="20/hour", store=server.url, cost_after=lambda finished: 6
     )
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(gate), base_url="http://test"
+        transport=httpx.ASGITransport(middleware), base_url="http://test"
     ) as client:
         left = [(await client.get("/")).headers["X-RateLimit-Remaining"] for _ in range(3)]
     assert left == ["19", "13", "7"]
@@ -701,7 +701,7 @@ def test_status_tells_whether_the_next_request_passes() -> None:
 
 
 async def test_status_is_nothing_for_a_websocket() -> None:
-    gate = RateLimitMiddleware(APP, rules=RULES, status_path="/me")
+    middleware = RateLimitMiddleware(APP, rules=RULES, status_path="/me")
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -710,7 +710,9 @@ async def test_status_is_nothing_for_a_websocket() -> None:
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    await gate({"type": "websocket", "path": "/me", "headers": [], "client": None}, receive, send)
+    await middleware(
+        {"type": "websocket", "path": "/me", "headers": [], "client": None}, receive, send
+    )
     assert sent == ["websocket.close"]
 
 
@@ -727,7 +729,7 @@ async def test_websockets_fall_under_rules() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
 
-    gate = RateLimitMiddleware(
+    middleware = RateLimitMiddleware(
         app, rules={"ws": {"path": "/ws", "methods": ["WEBSOCKET"], "limits": "1/minute"}}
     )
     sent: list[Any] = []
@@ -740,7 +742,7 @@ async def test_websockets_fall_under_rules() -> None:
 
     for _ in range(2):
         scope = {"type": "websocket", "path": "/ws", "headers": [], "client": ("192.0.2.1", 1)}
-        await gate(scope, receive, send)
+        await middleware(scope, receive, send)
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert (b"x-ratelimit-remaining", b"0") in sent[0]["headers"]
 

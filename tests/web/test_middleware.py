@@ -71,9 +71,9 @@ def header(message: Message, name: bytes) -> bytes | None:
 
 
 def test_allowed_then_denied() -> None:
-    gate = limited()
+    middleware = limited()
     for remaining in (b"1", b"0"):
-        start, body = call(gate, scope_of())
+        start, body = call(middleware, scope_of())
         assert start["status"] == 200
         assert body is BODY
         assert start["headers"] == [
@@ -82,7 +82,7 @@ def test_allowed_then_denied() -> None:
             (b"x-ratelimit-remaining", remaining),
             (b"x-ratelimit-reset", b"30" if remaining == b"1" else b"60"),
         ]
-    start, body = call(gate, scope_of())
+    start, body = call(middleware, scope_of())
     assert start["status"] == 429
     assert dict(start["headers"]) == {
         b"content-type": b"application/json",
@@ -106,10 +106,10 @@ def test_applications_own_messages_are_not_written_to() -> None:
 
 
 def test_clients_have_buckets_of_their_own() -> None:
-    gate = limited(limits="1/minute")
+    middleware = limited(limits="1/minute")
 
     def status(client: object) -> int:
-        code: int = call(gate, scope_of(client=client))[0]["status"]
+        code: int = call(middleware, scope_of(client=client))[0]["status"]
         return code
 
     assert status(("192.0.2.1", 1)) == 200
@@ -129,8 +129,8 @@ def test_peers_without_an_address_share_a_bucket(client: object) -> None:
 
 
 def test_scope_without_client_and_path() -> None:
-    gate = limited(limits="1/minute", exempt_paths=["/health"])
-    assert [call(gate, {"type": "http"})[0]["status"] for _ in range(2)] == [200, 429]
+    middleware = limited(limits="1/minute", exempt_paths=["/health"])
+    assert [call(middleware, {"type": "http"})[0]["status"] for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,21 @@ def test_client_key_of_something_else() -> None:
 
 
 def test_exempt_paths_are_free_and_bare() -> None:
-    gate = limited(exempt_paths={"/health"})
+    middleware = limited(exempt_paths={"/health"})
     for _ in range(5):
-        assert call(gate, scope_of("/health"))[0] is START
-    assert call(gate, scope_of("/healthy"))[0] is not START
+        assert call(middleware, scope_of("/health"))[0] is START
+    assert call(middleware, scope_of("/healthy"))[0] is not START
 
 
 def test_paths_with_undecodable_characters() -> None:
-    gate = limited(exempt_paths=["/health"])
-    assert call(gate, scope_of("/\udcff\x00"))[0]["status"] == 200
+    middleware = limited(exempt_paths=["/health"])
+    assert call(middleware, scope_of("/\udcff\x00"))[0]["status"] == 200
 
 
 def test_headers_off() -> None:
-    gate = limited(headers="off", limits="1/minute")
-    assert call(gate, scope_of())[0] is START
-    start = call(gate, scope_of())[0]
+    middleware = limited(headers="off", limits="1/minute")
+    assert call(middleware, scope_of())[0] is START
+    start = call(middleware, scope_of())[0]
     assert start["status"] == 429
     assert header(start, b"x-ratelimit-limit") is None
 
@@ -214,10 +214,10 @@ def sync_key(scope: Message) -> bytes | None:
 
 @pytest.mark.parametrize("key", [sync_key, async_key])
 def test_key_callable(key: Callable[[Message], object]) -> None:
-    gate = limited(limits="1/minute", key=key)
+    middleware = limited(limits="1/minute", key=key)
 
     def status(*headers: tuple[bytes, bytes]) -> int:
-        code: int = call(gate, scope_of(headers=list(headers)))[0]["status"]
+        code: int = call(middleware, scope_of(headers=list(headers)))[0]["status"]
         return code
 
     assert status((b"x-api-key", b"a")) == 200
@@ -253,9 +253,9 @@ async def async_denied(scope: Message, decision: Decision) -> Any:
     [async_denied, lambda scope, decision: JSONResponse({"retry": decision.retry_after}, 503)],
 )
 def test_denied_response_of_ones_own(denied: Any) -> None:
-    gate = limited(limits="1/minute", denied=denied)
-    call(gate, scope_of())
-    start, body = call(gate, scope_of())
+    middleware = limited(limits="1/minute", denied=denied)
+    call(middleware, scope_of())
+    start, body = call(middleware, scope_of())
     assert start["status"] == 503
     assert body["body"] == b'{"retry":60.0}'
     assert header(start, b"retry-after") == b"60"
@@ -289,15 +289,15 @@ def test_shared_limiter() -> None:
     ],
 )
 def test_exempt_paths_are_those_of_routes(root: Any, path: str, exempt: bool) -> None:
-    gate = limited(exempt_paths=["/health"])
-    start = call(gate, scope_of(path=path, root_path=root))[0]
+    middleware = limited(exempt_paths=["/health"])
+    start = call(middleware, scope_of(path=path, root_path=root))[0]
     assert (header(start, b"x-ratelimit-limit") is None) == exempt
 
 
 def test_the_exempt_root() -> None:
-    gate = limited(exempt_paths=["/"])
+    middleware = limited(exempt_paths=["/"])
     for path in ("/api", "/api/"):
-        start = call(gate, scope_of(path=path, root_path="/api"))[0]
+        start = call(middleware, scope_of(path=path, root_path="/api"))[0]
         assert header(start, b"x-ratelimit-limit") is None
 
 
@@ -317,10 +317,10 @@ def test_websocket_gets_headers_when_accepted() -> None:
 
 @pytest.mark.parametrize("extensions", [{}, None, {"other": {}}])
 def test_denied_websocket_is_closed(extensions: object) -> None:
-    gate = limited(echo, limits="1/minute")
+    middleware = limited(echo, limits="1/minute")
     scope = scope_of(type="websocket", extensions=extensions)
-    call(gate, scope)
-    assert call(gate, scope) == [
+    call(middleware, scope)
+    assert call(middleware, scope) == [
         {
             "type": "websocket.close",
             "code": 1008,
@@ -331,10 +331,10 @@ def test_denied_websocket_is_closed(extensions: object) -> None:
 
 @pytest.mark.parametrize("denied", [None, lambda scope, decision: PlainTextResponse("no", 429)])
 def test_denied_websocket_gets_429_where_the_server_can(denied: Any) -> None:
-    gate = limited(echo, limits="1/minute", denied=denied)
+    middleware = limited(echo, limits="1/minute", denied=denied)
     scope = scope_of(type="websocket", extensions={"websocket.http.response": {}})
-    call(gate, scope)
-    start, body = call(gate, scope)
+    call(middleware, scope)
+    start, body = call(middleware, scope)
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
     assert header(start, b"retry-after") == b"60"
     assert body["type"] == "websocket.http.response.body"
@@ -349,9 +349,9 @@ def test_other_scopes_pass_untouched() -> None:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         seen.append((scope, receive, send))
 
-    gate = limited(inner)
+    middleware = limited(inner)
     lifespan, receive, send = {"type": "lifespan"}, object(), object()
-    asyncio.run(_call(gate, lifespan, receive, send))
+    asyncio.run(_call(middleware, lifespan, receive, send))
     assert seen == [(lifespan, receive, send)]
 
 
@@ -513,36 +513,36 @@ def test_mistakes_of_a_callable_are_raised(
 
 def test_servers_take_it_for_asgi_3() -> None:
     """They look for a coroutine function under this name."""
-    gate: Any = limited(limits="1/minute")
-    assert inspect.iscoroutinefunction(gate.__call__)
-    assert call(gate.__call__, scope_of())[0]["status"] == 200
-    assert call(gate, scope_of())[0]["status"] == 429
+    middleware: Any = limited(limits="1/minute")
+    assert inspect.iscoroutinefunction(middleware.__call__)
+    assert call(middleware.__call__, scope_of())[0]["status"] == 200
+    assert call(middleware, scope_of())[0]["status"] == 429
 
 
 def test_called_as_no_server_would() -> None:
-    gate: Any = limited()
+    middleware: Any = limited()
     for arguments in ((), ({},), ("scope", None, None), ({}, None, None, None)):
         with pytest.raises(TypeError, match="an ASGI application is called with"):
-            gate(*arguments)
+            middleware(*arguments)
     with pytest.raises(RuntimeError, match="was not initialised"):
         AsgiMiddleware.__new__(AsgiMiddleware)({}, None, None)
     with pytest.raises(RuntimeError, match="cannot be initialised twice"):
-        gate.__init__(app, limits=Limit(1, 1))
+        middleware.__init__(app, limits=Limit(1, 1))
 
 
 def test_gate_and_sender_are_collected() -> None:
     """Cycles through the C types are found: the application refers to its own middleware."""
 
     class Application:
-        gate: Any = None
+        middleware: Any = None
         send: Any = None
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             self.send = send
 
     application = Application()
-    application.gate = limited(application)
-    asyncio.run(_call(application.gate, scope_of(), None, application))
+    application.middleware = limited(application)
+    asyncio.run(_call(application.middleware, scope_of(), None, application))
     gone = weakref.ref(application)
     del application
     gc.collect()
@@ -554,11 +554,11 @@ def test_gate_and_sender_are_collected() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"status_path": "/status"}, {"denied": "problem"}])
 def test_one_that_is_turned_off_is_not_there(more: dict[str, Any]) -> None:
-    gate = limited(limits="1/hour", enabled=False, **more)
+    middleware = limited(limits="1/hour", enabled=False, **more)
     for _ in range(3):
-        assert call(gate, scope_of()) == [START, BODY]
-    assert call(gate, scope_of("/status")) == [START, BODY]
-    assert gate.governor is None
+        assert call(middleware, scope_of()) == [START, BODY]
+    assert call(middleware, scope_of("/status")) == [START, BODY]
+    assert middleware.governor is None
 
 
 def test_mistakes_are_told_also_where_it_is_turned_off() -> None:

@@ -32,7 +32,7 @@ from werkzeug.test import create_environ
 LIMITS = "100/hour"
 BROKEN = "planned"
 MANY = 1000
-"""Chunks of a stream that nobody reads to its end."""
+"""Chunks of a stream that is not read to its end."""
 
 
 def chunks() -> Iterator[bytes]:
@@ -441,9 +441,11 @@ async def test_a_file_that_the_server_sends_from_its_path() -> None:
 
     async def send(message: Any) -> None: ...
 
-    gate = RateLimitMiddleware(app, limits=LIMITS, cost_after=seen.append, clock=ManualClock())
+    middleware = RateLimitMiddleware(
+        app, limits=LIMITS, cost_after=seen.append, clock=ManualClock()
+    )
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": None}
-    await gate(scope, receive, send)
+    await middleware(scope, receive, send)
     assert [(one.body_bytes, one.disconnected) for one in seen] == [(7, False)]
 
 
@@ -461,7 +463,9 @@ async def test_chunks_for_a_client_that_has_left_do_not_count() -> None:
 
     async def send(message: Any) -> None: ...
 
-    gate = RateLimitMiddleware(app, limits=LIMITS, cost_after=seen.append, clock=ManualClock())
+    middleware = RateLimitMiddleware(
+        app, limits=LIMITS, cost_after=seen.append, clock=ManualClock()
+    )
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": None}
-    await gate(scope, receive, send)
+    await middleware(scope, receive, send)
     assert [(one.body_bytes, one.disconnected) for one in seen] == [(4, True)]

@@ -1,4 +1,4 @@
-"""Put load on the gateway and see what its limits do.
+"""Send load to the gateway and print the effect of its limits.
 
 python tools/load_test.py --url http://localhost:8080/v1/hello --api-key demo --concurrency 20 \
 --seconds 10

@@ -1,4 +1,4 @@
-"""Put load on the service, as several users, and see what its limits do.
+"""Send load to the service as several users, and print the effect of its limits.
 
     python scripts/load_test.py --requests 1000 --concurrent 50 --users 10 --url http://localhost:8000
 

@@ -1,1 +1,1 @@
-"""From a request to a decision: rules, keys, client addresses, headers, denials."""
+"""Turn requests into decisions: rules, keys, client addresses, headers, denials."""

@@ -1,4 +1,4 @@
-"""What a denied request is answered: JSON, a problem of RFC 9457, or a template."""
+"""Bodies of denied responses: JSON, problem details (RFC 9457) or a template."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Denial:
-    """Tell of a denied request: by which rule and limit, for whom, and what was decided."""
+    """A denied request: the rule and limit that denied it, its key and the decision."""
 
     rule: str
     limit: Limit
@@ -44,7 +44,7 @@ class Denial:
     violated: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
-        """Return what a template may name. Times are whole seconds, None for never."""
+        """Return the fields of templates. Times are whole seconds, None for never."""
         decision = self.decision
         never_full = math.isinf(decision.reset_after)
         period_s = self.limit.period_s
@@ -74,15 +74,15 @@ DenialRenderer: TypeAlias = Callable[[Denial], Answer]
 
 
 def denial_renderer(denied: Template | None) -> DenialRenderer:
-    """Return what makes the answer to a denied request.
+    """Return the function that renders the body of a denied response.
 
     Args:
         denied: None or ``"json"`` for ``{"detail": ...}``; ``"problem"`` for problem+json; a
             mapping for JSON, or another text for plain text, in which ``{limit}`` and the other
-            fields are filled in. A text that is one field alone keeps the field's type.
+            fields are filled in. A text that consists of one field keeps the field's type.
 
     Raises:
-        TypeError, ValueError: it is something else, or names a field that there is not.
+        TypeError, ValueError: `denied` is something else, or names an unknown field.
     """
     if denied is None or denied == "json":
         return lambda denial: _json(429, {"detail": DENIED_DETAIL})

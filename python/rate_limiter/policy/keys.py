@@ -1,12 +1,12 @@
-"""Who a request is from: keys, tiers and bypasses, from the words in which they are configured.
+"""Who a request is from: keys, tiers and bypasses, compiled from configured words.
 
     key="ip"                                    the client's address
     key="header:X-API-Key"                      a header
-    key=["header:X-API-Key", "jwt:sub", "ip"]   the first that is there
+    key=["header:X-API-Key", "jwt:sub", "ip"]   the first one present
     tier="jwt:plan"                             a claim, a header, a look-up
-    bypass=["ip:10.0.0.0/8", "jwt:role=admin"]  who is not limited
+    bypass=["ip:10.0.0.0/8", "jwt:role=admin"]  clients that are not limited
 
-Everything works on an ASGI scope and returns an awaitable only where something must be awaited.
+Everything works on an ASGI scope and returns an awaitable only if something has to be awaited.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 KeySpec: TypeAlias = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
-"""A source, or several of which the first counts that is there."""
+"""A source, or several: the first one present wins."""
 TierSpec: TypeAlias = str | Callable[..., Any]
 BypassSpec: TypeAlias = str | Callable[..., Any] | Iterable[str | Callable[..., Any]]
 
 Source: TypeAlias = Callable[[Any], Any]
-"""From a scope to what it says, None where it says nothing; or an awaitable of that."""
+"""Read a value from a scope: return the value, None if it has none, or an awaitable of these."""
 
 ANY_FRAMEWORK = Framework()
-_LONGEST = 128  # characters; of a longer value the digest stands in the key
+_LONGEST = 128  # characters; a longer value is replaced by its digest
 _KINDS = "'ip', 'all', 'user', 'header:NAME', 'cookie:NAME' or 'jwt:CLAIM'"
 
 
@@ -42,9 +42,9 @@ class Identities:
     """Turn configured words into functions of a scope.
 
     Args:
-        address: how a client's address is found.
-        jwt: what verifies tokens; needed for ``jwt:``.
-        blocking: there is no event loop, so the keys of tokens are waited for.
+        address: finds a client's address.
+        jwt: verifies tokens; needed for ``jwt:``.
+        blocking: there is no event loop, so fetching the keys of tokens blocks.
         framework: reads requests as the application does.
     """
 
@@ -64,13 +64,13 @@ class Identities:
     # --- Keys ---
 
     def key(self, spec: KeySpec) -> Source:
-        """Return what tells the key of a request; an address where nothing else is there.
+        """Return the source of a request's key; it falls back to the client's address.
 
-        A value says in the key where it came from (``header:x-api-key:abc``), but for an ``ip`` or
-        ``all`` that stands alone.
+        The key begins with where its value came from (``header:x-api-key:abc``), except for an
+        ``ip`` or ``all`` that stands alone.
 
         Raises:
-            TypeError, ValueError: `spec` is none; the message names the part.
+            TypeError, ValueError: `spec` is invalid; the message names the part.
         """
         if isinstance(spec, str) or callable(spec):
             if spec in ("ip", "all"):
@@ -97,7 +97,7 @@ class Identities:
         return self.address.key(*self._seen(scope))
 
     def client_address(self, scope: Any) -> Address | None:
-        """Return a client's address, None where it has none, or where its header is malformed."""
+        """Return a client's address; None if it has none or its header is malformed."""
         return self.address.address(*self._seen(scope), strict=True)
 
     def _seen(self, scope: Any) -> tuple[str | None, Iterator[str]]:
@@ -148,7 +148,7 @@ class Identities:
         return source
 
     def _named(self, label: str, source: Source) -> Source:
-        """Return a source whose values say where they came from."""
+        """Return a source whose values are prefixed with `label`."""
 
         def name(value: Any) -> str | None:
             if isinstance(value, list):
@@ -169,10 +169,10 @@ class Identities:
     # --- Tiers ---
 
     def tier(self, spec: TierSpec) -> Source:
-        """Return what tells the tiers of a request: a list of texts, or None.
+        """Return the source of a request's tiers, a list of texts or None.
 
         Raises:
-            TypeError, ValueError: `spec` is none.
+            TypeError, ValueError: `spec` is invalid.
         """
         source = spec if callable(spec) else self._source(spec, "tier")
 
@@ -188,14 +188,13 @@ class Identities:
     # --- Bypasses ---
 
     def bypass(self, spec: BypassSpec) -> Source | None:
-        """Return what tells whether a request is not limited at all; None for never.
+        """Return a source that is True for requests without limits; None if there are none.
 
-        ``ip:NETWORK`` is a client's address, ``header:NAME=VALUE`` a secret that only a few
-        know (compared in constant time), ``jwt:CLAIM=VALUE`` one of a claim's values, and a
-        callable gets the scope.
+        ``ip:NETWORK`` matches a client's address, ``header:NAME=VALUE`` a secret (compared in
+        constant time), ``jwt:CLAIM=VALUE`` one of a claim's values. A callable gets the scope.
 
         Raises:
-            TypeError, ValueError: `spec` is none; the message names the part.
+            TypeError, ValueError: `spec` is invalid; the message names the part.
         """
         is_one = isinstance(spec, str) or callable(spec)
         parts = [spec] if is_one else checked_several("bypass", spec, "texts", "ip:10.0.0.0/8")
@@ -205,7 +204,7 @@ class Identities:
         return any_of(tests) if tests else None
 
     def _bypass(self, text: object, place: int) -> Source:
-        # It may be a secret, so the message does not show it.
+        # The text may be a secret, so the message does not show it.
         wrong = (
             "bypass must be 'ip:NETWORK', 'header:NAME=VALUE', 'jwt:CLAIM=VALUE' or a callable; "
             f"number {place} is none of these"
@@ -231,7 +230,7 @@ class Identities:
             raise ValueError(wrong)
         source = _secret_source(name) if kind == "header" else self._claim(name, "bypass")
         secret = wanted.encode()
-        charset = "latin-1" if kind == "header" else "utf-8"  # what it was decoded from
+        charset = "latin-1" if kind == "header" else "utf-8"  # the charset it was decoded from
 
         def matches(value: Any) -> bool:
             values = value if isinstance(value, list) else [value]
@@ -251,7 +250,7 @@ class Identities:
 
 
 def shortened(text: str) -> str:
-    """Return a text that is short enough for a key: of a longer one, its digest."""
+    """Return a text, or its digest if it is too long for a key."""
     if len(text) <= _LONGEST:
         return text
     return "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -261,7 +260,7 @@ def shortened(text: str) -> str:
 
 
 def label_of(spec: str) -> str:
-    """Return how the keys from a source begin; header names are told apart in lower case."""
+    """Return the prefix of the keys from a source, with header names in lower case."""
     kind, _, name = spec.partition(":")
     kind, name = kind.strip().lower(), name.strip()
     return f"{kind}:{name.lower() if kind == 'header' else name}" if name else kind
@@ -274,7 +273,7 @@ def header_source(name: str, framework: Framework = ANY_FRAMEWORK) -> Source:
 
 
 def _secret_source(name: str) -> Source:
-    """Return a source of a header's value as it came; None if it is missing or repeated."""
+    """Return a source of a header's unchanged value; None if it is missing or repeated."""
     wanted = name.lower().encode("latin-1")
 
     def source(scope: Any) -> str | None:
@@ -285,7 +284,7 @@ def _secret_source(name: str) -> Source:
 
 
 def user_of(scope: Any) -> str | None:
-    """Return who Starlette's AuthenticationMiddleware says the user is, None for nobody."""
+    """Return the user that Starlette's AuthenticationMiddleware has set, else None."""
     user = scope.get("user")
     if user is None or not getattr(user, "is_authenticated", False):
         return None
@@ -302,7 +301,7 @@ def _texts(value: Any) -> list[str] | None:
 
 
 def first_of(sources: Sequence[Source]) -> Source:
-    """Return a source that tells what the first of several tells that has something to tell."""
+    """Return a source of the first value that is not None among several sources."""
 
     async def later(scope: Any, value: Any, rest: Sequence[Source]) -> Any:
         found = await value
@@ -327,7 +326,7 @@ def first_of(sources: Sequence[Source]) -> Source:
 
 
 def any_of(tests: Sequence[Source]) -> Source:
-    """Return a source that tells whether any of several tells something true."""
+    """Return a source that is True if any of several sources is true."""
     chain = first_of([_true_or_none(test) for test in tests])
 
     async def later(value: Any) -> bool:

@@ -1,10 +1,10 @@
-"""Policy: from a request to a decision, by rules, and to what it costs in the end.
+"""Policy: decide about requests by rules, and settle their cost after the response.
 
     request ──> bypass? ──> tier, key ──> rule ──> limiter ──> Verdict ──> headers or denial
-                                                                  └──> after the answer: settle
+                                                                  └──> after the response: settle
 
-The middleware for ASGI and the Flask extension are built on it. Its methods are coroutines, that
-suspend only where something is awaited: `run_now` runs them where there is no event loop.
+The ASGI middleware and the Flask extension are built on it. Its methods are coroutines that
+suspend only if they await something, so `run_now` can run them without an event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter._core import Decision, ManualClock
@@ -41,18 +41,49 @@ _NOT_SETTLED = "the cost of a request could not be settled"
 Value = TypeVar("Value")
 
 
+class LimiterSource(Protocol):
+    """Where a Policy gets the limiters of its rules."""
+
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
+        """Return the limiter of a rule; `before` is the active rule of that name, if any."""
+
+
+@dataclass(frozen=True)
+class SharedLimiter:
+    """A LimiterSource with one existing limiter, whose buckets all rules share."""
+
+    shared: RateLimiter
+
+    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
+        return self.shared
+
+
 @dataclass(frozen=True)
 class Storage:
-    """Say where the buckets of rules live. The fields are arguments of RateLimiter."""
+    """A LimiterSource that makes a limiter for each rule.
 
-    store: object = field(default=MEMORY, repr=False)  # which may hold a password
+    The fields are arguments of RateLimiter.
+    """
+
+    store: object = field(default=MEMORY, repr=False)  # may hold a password
     name: str = ""
     on_store_error: str = "memory"
     max_keys: int = 1_000_000
     clock: str | ManualClock = "monotonic"
 
+    def new_limiter(self, limits: Limits) -> RateLimiter:
+        """Return a RateLimiter with these arguments."""
+        return RateLimiter(
+            limits,
+            store=self.store,
+            name=self.name,
+            on_store_error=self.on_store_error,
+            max_keys=self.max_keys,
+            clock=self.clock,
+        )
+
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        """Return the limiter of a rule; its clients keep what they used under the one before."""
+        """Return the limiter of a rule. Clients keep the usage they had under `before`."""
         if before is not None and _is_kept(before.rule, rule):
             return before.limiter
         if is_shared(self.store):
@@ -69,7 +100,7 @@ class Storage:
             return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
         shared = redis_store(self.store, self.on_store_error)
         if rule.on_store_error is not None:
-            # The same Redis and connections, another policy.
+            # The same Redis and connections, another on_store_error.
             policy = rule.on_store_error
             shared = RedisStore(shared.address, shared.prefix, on_store_error=policy)
         return RedisRateLimiter(
@@ -92,55 +123,53 @@ def _kinds(rule: Rule) -> list[str]:
 
 @dataclass(frozen=True)
 class ActiveRule:
-    """A rule at work: with its limiter, and the function that tells its key."""
+    """A rule with its limiter and the source of its keys."""
 
     rule: Rule
     limiter: RateLimiter
-    awaitable_limiter: RateLimiter | AsyncRateLimiter  # the same, as it is called here
+    awaitable_limiter: RateLimiter | AsyncRateLimiter  # the limiter, awaitable if it is remote
     key: Source
     names: tuple[str, ...]  # of its limits, in headers
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided about a request, and by what."""
+    """The decision about a request, with the rule and key that it was made for."""
 
     active: ActiveRule
     key: str | bytes
     cost: float
     decision: Decision
     decisions: tuple[Decision, ...]
-    also: tuple[Verdict, ...] = ()  # by other rules, which left more or were shadow rules
-    spread: float = field(default_factory=random.random)  # of Retry-After, the same all over
+    also: tuple[Verdict, ...] = ()  # by other rules: more remaining, or shadow rules
+    spread: float = field(default_factory=random.random)  # of Retry-After, set once
 
     @property
     def is_denial(self) -> bool:
-        """Whether the request is to be denied: a shadow rule only counts."""
+        """Whether to deny the request: a shadow rule only counts."""
         return not self.decision.allowed and not self.active.rule.shadow
 
     @property
-    def wants_store(self) -> bool:
-        """Whether it is denied because there is no store: 503, not 429."""
+    def store_unavailable(self) -> bool:
+        """Whether the denial is due to an unavailable store: 503, not 429."""
         return self.decision.store_unavailable
 
     def each(self) -> list[LimitState]:
-        """Return what was decided by each limit."""
+        """Return the state of each limit."""
         limits = self.active.rule.limits
         own = [
             LimitState(*one) for one in zip(self.active.names, limits, self.decisions, strict=True)
         ]
-        return own + [
-            decision for one in self.also if one.decision.allowed for decision in one.each()
-        ]
+        return own + [state for one in self.also if one.decision.allowed for state in one.each()]
 
     def headers(self, style: HeaderStyle) -> dict[str, str]:
-        """Return the headers that tell of it."""
+        """Return the header fields of the response."""
         if self.active.rule.shadow and not self.decision.allowed:
-            return {}  # the client is not to know
+            return {}  # clients must not see shadow rules
         return style.values(self.decision, self.each(), self.spread)
 
     def denial(self, style: HeaderStyle) -> Denial:
-        """Return what an answer is made of."""
+        """Return the values that a denial body is made of."""
         each = self.each()
         limit = next((one.limit for one in each if one.decision == self.decision), each[0].limit)
         violated = tuple(one.name for one in each if not one.decision.allowed)
@@ -152,19 +181,19 @@ class Verdict:
 
 @dataclass
 class Finished:
-    """What is known of a request after its response; `cost_after` gets it.
+    """A request after its response: the argument of `cost_after`.
 
     Attributes:
         scope: the request's ASGI scope; in Flask a dict with the same type, method, path,
             query_string, headers and client.
         status: of the response; None if the application sent none.
         headers: of the response.
-        body_bytes: size of the body that was given to the server, 0 for responses that have
-            none: to HEAD, and with status 204 or 304.
+        body_bytes: size of the body that was passed to the server; 0 for responses without a
+            body (to HEAD, and with status 204 or 304).
         disconnected: the client left before the end.
         error: what the application raised.
         cost: tokens taken before the response.
-        key: whose tokens.
+        key: the key they were taken for.
     """
 
     scope: Any
@@ -178,12 +207,12 @@ class Finished:
 
     @property
     def failed(self) -> bool:
-        """Whether the application raised, or answered with 400 or more."""
+        """Whether the application raised, or sent a status of 400 or more."""
         return self.error is not None or (self.status is not None and self.status >= 400)
 
     @property
     def is_bodyless(self) -> bool:
-        """Whether HTTP gives the response no body, whatever the application says."""
+        """Whether HTTP allows the response no body, even if the application sends one."""
         status = self.status or 0
         is_head = self.scope.get("method") == "HEAD"
         return is_head or 100 <= status < 200 or status in (204, 304)
@@ -203,27 +232,27 @@ class Policy:
 
     Args:
         source: the rules.
-        storage: where their buckets live.
-        identities: how words become functions of a scope.
-        key: whom a request counts for where its rule does not say.
-        tier: tells the tiers of a request, see Identities.tier; None: there are none.
-        bypass: tells whether a request is not limited; None: never.
-        cost: tokens a request takes where its rule does not say: a number, or a function of the
-            scope.
-        cost_after: tells what an answered request has cost in the end; None: no more or less.
-        blocking: there is no event loop, so a store is waited for.
-        dimension: tells what the decisions of a rule are shown under in metrics; None: they are
+        storage: makes the limiters of the rules.
+        identities: turns configured words into functions of a scope.
+        key: who a request counts for, unless its rule has a key.
+        tier: returns the tiers of a request, see Identities.tier; None: there are none.
+        bypass: returns True for a request that is not limited; None: every request is limited.
+        cost: tokens that a request takes, unless its rule has a cost: a number, or a function of
+            the scope.
+        cost_after: returns the final cost after the response; None: the cost stays.
+        blocking: there is no event loop, so calls to a store block.
+        dimension: returns the name that the decisions of a rule have in metrics; None: they are
             not measured.
         owner: the object that the limits belong to, if any.
 
     Attributes:
-        shadow_denied: how many requests a shadow rule would have denied.
+        shadow_denied: number of requests that a shadow rule would have denied.
     """
 
     def __init__(
         self,
         source: RuleSource,
-        storage: Storage,
+        storage: LimiterSource,
         identities: Identities,
         *,
         key: KeySpec = "ip",
@@ -248,9 +277,9 @@ class Policy:
         self._blocking = blocking
         self._dimension = dimension
         self._refused: RuleTable | None = None
-        self._lock = threading.Lock()  # of the process `_lock_pid`: held while taking new rules
+        self._lock = threading.Lock()  # held while rules change; of the process `_lock_pid`
         self._lock_pid = os.getpid()
-        # Always one pair, so that no request sees rules of one version and limiters of another.
+        # One tuple, so that every request sees rules and limiters of the same version.
         self._state: tuple[RuleTable, dict[str, ActiveRule]] = (RuleTable(()), {})
         self._activate(source.current())
 
@@ -281,7 +310,7 @@ class Policy:
         return self._state
 
     def _change(self, table: RuleTable) -> None:
-        if self._lock_pid != os.getpid():  # a fork may have copied a lock that is held
+        if self._lock_pid != os.getpid():  # a fork may have copied a held lock
             self._lock, self._lock_pid = threading.Lock(), os.getpid()
         if not self._lock.acquire(blocking=False):
             return
@@ -300,7 +329,7 @@ class Policy:
         """Return the limiters by the names of their rules."""
         return {name: one.limiter for name, one in self._state[1].items()}
 
-    # --- Before the answer ---
+    # --- Before the response ---
 
     async def find(
         self, scope: Any, path: str | None = None, method: str | None = None
@@ -337,13 +366,13 @@ class Policy:
         return counted
 
     async def decide(self, scope: Any) -> Verdict | None:
-        """Decide about a request; None: it is not limited.
+        """Decide about a request. Return None if it is not limited.
 
-        Several rules are all or nothing: what one denies is given back to the others.
+        Several rules are all or nothing: if one denies, the others get their tokens back.
 
         Raises:
-            TypeError, ValueError: a function of the user's returned what is no key or cost.
-            StoreError: there is no store, and the policy is to raise.
+            TypeError, ValueError: a user's function returned an invalid key or cost.
+            StoreError: the store is unavailable and on_store_error is ``"raise"``.
         """
         verdicts: list[Verdict] = []
         for active, key in await self.find(scope):
@@ -358,7 +387,7 @@ class Policy:
             verdicts.append(verdict)
         if len(verdicts) < 2:
             return verdicts[0] if verdicts else None
-        # A shadow rule that would have denied comes last: its headers are not shown.
+        # A shadow rule that would have denied comes last: it must not set the headers.
         first, *also = sorted(
             verdicts, key=lambda one: (not one.decision.allowed, one.decision.remaining)
         )
@@ -380,17 +409,17 @@ class Policy:
         taken: float = await now(cost(scope)) if callable(cost) else cost
         return taken
 
-    # --- After the answer ---
+    # --- After the response ---
 
     def settles(self, verdict: Verdict) -> bool:
-        """Return whether the cost of a request is known only after the answer."""
+        """Return whether the cost of a request can change after the response."""
         return any(
             one.decision.allowed and bool(self._cost_after or one.active.rule.refund)
             for one in (verdict, *verdict.also)
         )
 
     async def settle(self, verdict: Verdict, finished: Finished) -> None:
-        """Give back or charge what a request has cost less or more than was taken."""
+        """Refund or charge the difference between the final cost and the tokens taken."""
         status = 500 if finished.error is not None else finished.status
         taken = [one for one in (verdict, *verdict.also) if one.decision.allowed]
         free = [one for one in taken if status is not None and one.active.rule.refunds(status)]
@@ -405,7 +434,7 @@ class Policy:
                 await self._change_cost(one, cost)
 
     async def give_back(self, *verdicts: Verdict) -> None:
-        """Give back what was taken for a request that something else denied."""
+        """Refund the tokens of a request that another limit denied."""
         for verdict in verdicts:
             for one in (verdict, *verdict.also):
                 if one.decision.allowed:
@@ -413,16 +442,16 @@ class Policy:
                         await self._change_cost(one, 0)
 
     async def _change_cost(self, verdict: Verdict, cost: float) -> None:
-        # The rules may have changed since the decision, and the limiter with them.
+        # The rules, and so the limiter, may have changed since the decision.
         limiter = self._state[1].get(verdict.active.rule.name, verdict.active).awaitable_limiter
         await correct(limiter, verdict.key, verdict.cost, cost)
 
     # --- The caller's own state ---
 
     async def status(self, scope: Any) -> dict[str, Any]:
-        """Return what the caller has left, taking nothing.
+        """Return what the caller has left, without taking tokens.
 
-        ``?path=`` and ``?method=`` choose the request that is asked about; by default ``GET /``.
+        ``?path=`` and ``?method=`` choose the request to look up; ``GET /`` by default.
         """
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         path = query.get("path", ["/"])[0]
@@ -453,20 +482,20 @@ class Policy:
 
 
 def policy_names(rule: Rule) -> tuple[str, ...]:
-    """Return what the limits of a rule are called in headers."""
+    """Return the names of a rule's limits in headers."""
     if len(rule.limits) == 1:
         return (rule.name,)
     return tuple(f"{rule.name}-{i}" for i in range(1, len(rule.limits) + 1))
 
 
 def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
-    """Return the rules that limits mean: one for all, or one for each tier.
+    """Return limits as rules: one for all clients, or one for each tier.
 
-    The tiers go from the lowest to the highest. A client of none has the limits of ``default``,
-    else those of the lowest.
+    Tiers are in order from the lowest to the highest. A client without a tier gets the limits of
+    ``default``, else those of the lowest tier.
 
     Raises:
-        TypeError, ValueError: they are no limits.
+        TypeError, ValueError: `limits` is invalid.
     """
     if not isinstance(limits, Mapping):
         return RuleTable([Rule("default", as_limits(limits))])
@@ -482,15 +511,15 @@ def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
 
 
 async def now(value: Any) -> Any:
-    """Return a value, awaited where it must be."""
+    """Return a value; await it first if it is awaitable."""
     return await value if hasattr(value, "__await__") else value
 
 
 def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
-    """Run a coroutine that suspends nowhere, without an event loop.
+    """Run a coroutine that never suspends, without an event loop.
 
     Raises:
-        TypeError: it does suspend.
+        TypeError: it suspends.
     """
     try:
         steps.send(None)
@@ -502,7 +531,7 @@ def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
 
 
 async def correct(limiter: Any, key: str | bytes, taken: float, cost: float) -> None:
-    """Give back or charge the difference between what was taken and what it has cost."""
+    """Refund or charge the difference between the tokens taken and the final cost."""
     if cost < taken:
         await now(limiter.refund(key, taken - cost))
     elif cost > taken:
@@ -511,7 +540,7 @@ async def correct(limiter: Any, key: str | bytes, taken: float, cost: float) -> 
 
 @contextlib.contextmanager
 def errors_logged() -> Iterator[None]:
-    """Log what a settlement raises, instead of raising it: the response stands by then."""
+    """Log what a settlement raises instead of raising it: the response has been sent."""
     try:
         yield
     except Exception:
@@ -522,9 +551,9 @@ _unfinished: set[asyncio.Future[None]] = set()
 
 
 async def run_to_the_end(steps: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, also when the task that runs it is cancelled meanwhile.
+    """Run a coroutine to its end, even if the calling task is cancelled.
 
-    What it raises is logged: the answer has been sent by then.
+    What it raises is logged: the response has been sent by then.
     """
     task = asyncio.ensure_future(steps)
     _unfinished.add(task)

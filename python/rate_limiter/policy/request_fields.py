@@ -1,7 +1,7 @@
-"""Header fields and cookies of a request, read for keys: one value, one key.
+"""Header fields and cookies of a request, normalised for keys: one value, one key.
 
-A key is made of the value that the application gets, so the spellings that an application reads as
-the same value have to give the same key. Otherwise a client has a new bucket for each spelling:
+Spellings that an application reads as the same value must give the same key. Otherwise a client
+gets a new bucket for each spelling:
 
     sid="\\163ecret"             a quoted cookie (RFC 2109)     sid=secret
     bearer   secret              scheme and blanks              Bearer secret
@@ -19,16 +19,16 @@ from typing import Any
 AUTHORIZATION = b"authorization"
 
 WEBSOCKET = "WEBSOCKET"
-"""The method of a websocket, which has none of its own."""
+"""The method of websockets in rules; a websocket has no HTTP method."""
 
 _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
-# A JSON object in base64, something, a signature: a JSON Web Token (RFC 7515), or a session cookie
-# of Flask (which may be compressed) or Starlette.
+# A JSON object in base64, another part, a signature: a JSON Web Token (RFC 7515), or a session
+# cookie of Flask (which may be compressed) or Starlette.
 _SIGNED = re.compile(r"(\.?[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
 
 
 def route_path(scope: Any) -> str:
-    """Return the path by which an application finds a route: without what it is mounted at."""
+    """Return the path that an application routes by: without the path it is mounted at."""
     path: str = scope["path"]
     root: str = scope.get("root_path") or ""
     if not root or not path.startswith(root):
@@ -40,8 +40,8 @@ def route_path(scope: Any) -> str:
 def method_of(scope: Any) -> str:
     """Return the method of a request as rules name it.
 
-    In capital letters, since some frameworks route ``post`` like ``POST``. Only a websocket is a
-    ``WEBSOCKET``, not an HTTP request with a method of that name.
+    In upper case, since some frameworks route ``post`` like ``POST``. An HTTP request with the
+    method ``WEBSOCKET`` does not count as a websocket.
     """
     if scope.get("type") == "websocket":
         return WEBSOCKET
@@ -50,11 +50,11 @@ def method_of(scope: Any) -> str:
 
 
 class Framework:
-    """Read requests as the framework behind ASGI does, whichever that is.
+    """Read requests in a way that is safe for any framework behind ASGI.
 
-    Frameworks differ in which value counts if a field is repeated. Here several values that differ
-    count as none: counting the first would give a new bucket for each made-up first value to a
-    client whose application reads the last.
+    Frameworks differ in which value they use if a field is repeated. Here repeated values that
+    differ count as missing. If the first one counted, a client of an application that reads the
+    last one would get a new bucket for each invented first value.
 
     Attributes:
         routes_like_werkzeug: how routes are found, see RuleTable.both.
@@ -73,12 +73,12 @@ class Framework:
 
 
 def header_values(scope: Any, name: bytes) -> list[str]:
-    """Return the values of all lines of a header, as they came."""
+    """Return the unchanged values of all lines of a header."""
     return [value.decode("latin-1") for header, value in scope.get("headers", ()) if header == name]
 
 
 def header_value(name: bytes, value: str) -> str:
-    """Return the value of a header in its one spelling; `name` is in lower case."""
+    """Return the normalised value of a header; `name` is in lower case."""
     return credentials(value.strip()) if name == AUTHORIZATION else signed_value(value.strip())
 
 
@@ -95,9 +95,9 @@ def cookie_values(line: str, name: str) -> list[str]:
 
 
 def unquoted(value: str) -> str:
-    """Return what a quoted cookie value stands for; others stand for themselves.
+    """Return a cookie value without quotes and escapes; other values unchanged.
 
-    As ``http.cookies`` does it, which frameworks use, but in linear time on every Python.
+    Like ``http.cookies``, which frameworks use, but in linear time on every Python.
     """
     if value[:1] != '"' or value[-1] != '"' or len(value) < 2:
         return value
@@ -105,10 +105,10 @@ def unquoted(value: str) -> str:
 
 
 def credentials(value: str) -> str:
-    """Return the value of ``Authorization`` in its one spelling.
+    """Return the normalised value of ``Authorization``.
 
     The scheme is capitalised, as its case does not matter (RFC 9110, section 11.1), and followed by
-    one blank.
+    one space.
     """
     parts = value.split(None, 1)
     if len(parts) < 2:
@@ -118,16 +118,16 @@ def credentials(value: str) -> str:
 
 
 def credentials_key(key: str) -> str:
-    """Return a key that a rule names in the spelling in which requests have it."""
+    """Return the key of a rule, normalised like the keys of requests."""
     label, colon, value = key.partition("header:authorization:")
     return key if label or not colon else colon + credentials(value)
 
 
 def signed_value(value: str) -> str:
-    """Return a signed token or session cookie in its one spelling, other values unchanged.
+    """Return a signed token or session cookie with a normalised signature, else the value.
 
-    What is signed has one spelling. The signature has many: decoders of base64 leave out
-    characters that they do not know, and the last bits.
+    The signed part has only one valid spelling. The signature has many: base64 decoders ignore
+    unknown characters and the last bits.
     """
     found = _SIGNED.fullmatch(value) if value.startswith(("eyJ", ".eJ")) else None
     if found is None:
@@ -141,7 +141,7 @@ def signed_value(value: str) -> str:
 
 
 def _basic(value: str) -> str:
-    """Return user and password, in base64; a value that cannot be decoded as it came."""
+    """Return user and password in canonical base64; an invalid value unchanged."""
     try:
         return b64encode(b64decode(value)).decode()
     except ValueError:
@@ -149,7 +149,7 @@ def _basic(value: str) -> str:
 
 
 def _only(values: list[str]) -> str | None:
-    """Return the value that all of them have, None if there is none."""
+    """Return the value that all items share; None if they differ or are empty."""
     if not values or values.count(values[0]) != len(values):
         return None
     return values[0] or None

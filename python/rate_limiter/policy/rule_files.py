@@ -5,9 +5,9 @@
       "upload": {"path": "/files/{id}", "methods": ["POST"], "limits": "5/minute", "cost": 3}
     }
 
-An object of rules by name. ``default`` holds for all that no other rule asks for. A rule that asks
-for nothing names its path: ``special_path`` holds for ``/special_path`` and all below, and so does
-``/special_path``. docs/rules.md tells the rest.
+An object of rules by name. ``default`` applies to requests that no other rule matches. A rule
+without conditions uses its name as the path: ``special_path``, like ``/special_path``, applies to
+``/special_path`` and all paths below it. See docs/rules.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[^\s{}\x00-\x1f]{1,100}")
 
 
 class RulesError(ValueError):
-    """Tell what is wrong with rules, one line for each mistake: where, and what was expected."""
+    """Raised for invalid rules. The message has a line per mistake: place and expected value."""
 
 
 def _several(value: object) -> object:
@@ -45,7 +45,7 @@ Statuses = Annotated[
 
 
 class RuleModel(BaseModel):
-    """One rule, as a file says it."""
+    """One rule in a file."""
 
     model_config = ConfigDict(extra="forbid", title="Rule")
 
@@ -70,7 +70,7 @@ class RuleModel(BaseModel):
     exempt: bool = Field(False, description="Do not limit.")
     shadow: bool = Field(False, description="Count, and never deny.")
     on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
-        None, description="What becomes of a decision while Redis gives none."
+        None, description="How to decide while Redis is unavailable."
     )
     refund: Statuses = Field(
         [], description='Statuses for which the cost is given back: ["5xx", "404"].'
@@ -80,11 +80,11 @@ class RuleModel(BaseModel):
         """Return the rule.
 
         Raises:
-            ValueError: it contradicts itself; the message begins with the field.
+            ValueError: its fields contradict each other; the message begins with the field.
         """
-        asks = self.path or self.methods or self.tier or self.keys
+        has_conditions = self.path or self.methods or self.tier or self.keys
         paths = tuple(self.path)
-        if name != DEFAULT and not asks:
+        if name != DEFAULT and not has_conditions:
             below = "/" + name.strip("/")
             paths = (below,) if below.endswith("**") else (below, f"{below.rstrip('/')}/**")
         limits = self._limits()
@@ -138,10 +138,10 @@ def load_rules(path: str | Path) -> RuleTable:
     """Return the rules in a file.
 
     Raises:
-        RulesError: it cannot be read, or is wrong; the message tells file, line, field, and what
-            was expected.
+        RulesError: it cannot be read, or is invalid; the message names file, line and field, and
+            what was expected.
     """
-    path, name = Path(path), redacted(str(path))  # which may be an address, by mistake
+    path, name = Path(path), redacted(str(path))  # it may be an address, by mistake
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -152,20 +152,25 @@ def load_rules(path: str | Path) -> RuleTable:
 
 
 def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> RuleTable:
-    """Return the rules in a text. Arguments tell its format and what errors call it.
+    """Return the rules in a text.
+
+    Args:
+        text: the rules.
+        suffix: the format, one of SUFFIXES.
+        source: the name of the text in errors.
 
     Raises:
-        RulesError: it is wrong.
+        RulesError: the text is invalid.
     """
     data = _parsed(text, suffix, source)
     return check_rules(data, text, source)
 
 
 def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTable:
-    """Return the rules that `data` tells of; `text` is where lines are looked up.
+    """Return the rules in `data`; line numbers in errors are those of `text`.
 
     Raises:
-        RulesError: it is wrong; every mistake has a line.
+        RulesError: the rules are invalid; the message has a line for every mistake.
     """
     if not isinstance(data, Mapping):
         raise RulesError(f"{source}: expected an object of rules by name, got {_short(data)}")
@@ -180,7 +185,7 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
         try:
             rules.append(RuleModel.model_validate(value).rule(name))
         except ValidationError as error:
-            wrong += [_told(one, name, text, source) for one in error.errors()]
+            wrong += [_error_line(one, name, text, source) for one in error.errors()]
         except ValueError as error:
             field = str(error).partition(":")[0]
             wrong.append(f"{_place(text, source, name, field)}: rule {name!r}, {error}")
@@ -195,7 +200,7 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
 
 
 def as_data(table: RuleTable) -> dict[str, Any]:
-    """Return rules as a file would say them."""
+    """Return rules as the data of a file."""
     plain: dict[str, Any] = {}
     for rule in table.rules.values():
         model = RuleModel(
@@ -271,7 +276,7 @@ def _parsed_yaml(text: str, source: str) -> Any:
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
-        """A loader that refuses what is there twice."""
+        """A loader that refuses duplicate keys."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             names = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -294,8 +299,8 @@ def _parsed_yaml(text: str, source: str) -> Any:
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def _told(error: Any, name: str, text: str, source: str) -> str:
-    """Return one line about one of pydantic's errors."""
+def _error_line(error: Any, name: str, text: str, source: str) -> str:
+    """Return the line of one of pydantic's errors."""
     field = str(error["loc"][0]) if error["loc"] else ""
     at = ".".join(map(str, error["loc"]))
     where = f"rule {name!r}, {at}" if at else f"rule {name!r}"
@@ -307,7 +312,7 @@ def _told(error: Any, name: str, text: str, source: str) -> str:
 
 
 def _place(text: str, source: str, name: str, field: str) -> str:
-    """Return the source and, where it can be told, the line of a field of a rule."""
+    """Return the source and, if it can be found, the line of a field of a rule."""
     rule = _find(text, name, 0)
     if rule < 0:
         return source
@@ -316,7 +321,7 @@ def _place(text: str, source: str, name: str, field: str) -> str:
 
 
 def _find(text: str, name: str, start: int) -> int:
-    """Return where a name stands as a key of JSON, YAML or TOML, from some place on; else -1."""
+    """Return the index of `name` as a key of JSON, YAML or TOML from `start` on, else -1."""
     escaped = re.escape(name)
     key = re.compile(rf"""(?m)["']{escaped}["']\s*[:=\]]|^\s*{escaped}\s*[:=]|^\s*\[{escaped}\]""")
     found = key.search(text, start)

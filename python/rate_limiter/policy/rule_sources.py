@@ -1,6 +1,6 @@
-"""Where rules come from: a table, a file, or a hash in Redis; the last two may change at any time.
+"""Sources of rules: a table, a file, or a hash in Redis. The last two reload without a restart.
 
-A new version that is wrong is logged and counted, and the old one stays.
+An invalid new version is logged and counted, and the old one stays active.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RULES_KEY = "rl:rules"
 VERSION = "$version"
 """The field of the hash that changes with every push."""
 ORDER = "$order"
-"""The field that has the names in order, which a hash has not."""
+"""The field with the names in order, since a hash is unordered."""
 
 _PUSH = """\
 local version = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) + 1
@@ -42,12 +42,12 @@ return version
 
 
 class RuleSource:
-    """Tell the rules that hold now.
+    """A source of rules that never change; subclasses reload them.
 
     Attributes:
-        loaded: how many versions were taken.
-        refused: how many were wrong, or could not be read.
-        last_error: what was wrong with the last one; None when it was taken.
+        loaded: number of versions that were loaded.
+        refused: number of versions that were invalid or could not be read.
+        last_error: the error of the last version; None if it was loaded.
     """
 
     def __init__(self, table: RuleTable) -> None:
@@ -62,7 +62,7 @@ class RuleSource:
         return type(self) is RuleSource
 
     def current(self) -> RuleTable:
-        """Return the rules; another object when they have changed."""
+        """Return the current rules; a new object after each change."""
         return self._table
 
     def _take(self, table: RuleTable, what: str) -> None:
@@ -78,7 +78,7 @@ class RuleSource:
         self.last_error = str(error)
 
     def health(self) -> dict[str, Any]:
-        """Return how the rules fare: ``rules``, ``loaded``, ``refused``, ``last_error``."""
+        """Return the rule status: ``rules``, ``loaded``, ``refused``, ``last_error``."""
         return {
             "rules": len(self._table.rules),
             "loaded": self.loaded,
@@ -88,14 +88,14 @@ class RuleSource:
 
 
 class FileRules(RuleSource):
-    """Rules of a file, looked at again when a request comes and a second has passed.
+    """Rules of a file. A request checks it for changes if the last check is a second old.
 
     Args:
         path: JSON, TOML or YAML.
-        check_every_s: seconds between looks.
+        check_every_s: seconds between checks.
 
     Raises:
-        RulesError: the file cannot be read, or is wrong.
+        RulesError: the file cannot be read, or is invalid.
     """
 
     def __init__(self, path: str | Path, *, check_every_s: float = CHECK_EVERY_S) -> None:
@@ -104,7 +104,7 @@ class FileRules(RuleSource):
         self.path = Path(path)
         self._load = load_rules
         self._check_every_s = checked_seconds("check_every_s", check_every_s)
-        self._busy_pid = 0  # of the process in which a thread is looking
+        self._busy_pid = 0  # the process in which a thread is checking
         self._state = self._stat()
         super().__init__(load_rules(self.path))
         self._next_s = time.monotonic() + check_every_s
@@ -140,19 +140,19 @@ class FileRules(RuleSource):
 
 
 class RedisRules(RuleSource):
-    """Rules of a hash in Redis, that ``rate-limiter rules push`` fills, for a whole fleet.
+    """Rules of a hash in Redis for a whole fleet, written by ``rate-limiter rules push``.
 
-    Looked at again, by a thread, when a request comes and a second has passed.
+    A request starts a thread that checks for changes if the last check is a second old.
 
     Args:
         store: the address of the Redis, a redis-py client or a RedisStore.
-        key: of the hash.
-        fallback: a file that counts while Redis has no rules at the start.
-        check_every_s: seconds between looks.
+        key: the key of the hash.
+        fallback: a file to use if Redis has no rules at the start.
+        check_every_s: seconds between checks.
 
     Raises:
-        RulesError: there are no rules in Redis, or wrong ones, and there is no fallback.
-        StoreError: Redis gave no answer, and there is no fallback.
+        RulesError: Redis has no rules, or invalid ones, and there is no fallback.
+        StoreError: Redis did not answer, and there is no fallback.
     """
 
     def __init__(
@@ -171,13 +171,13 @@ class RedisRules(RuleSource):
         self._connection = redis_store(store, "memory").connection
         self._check_every_s = checked_seconds("check_every_s", check_every_s)
         self._version: bytes | None = None
-        self._busy_pid = 0  # of the process in which a thread is looking
+        self._busy_pid = 0  # the process in which a thread is checking
         try:
             table = self._fetch()
         except (RulesError, StoreError) as error:
             if fallback is None:
                 raise
-            logger.error("rules in Redis cannot be had, so %s counts: %s", fallback, error)
+            logger.error("could not load rules from Redis; using %s: %s", fallback, error)
             table = load_rules(fallback)
         super().__init__(table)
         self._next_s = time.monotonic() + check_every_s
@@ -199,19 +199,19 @@ class RedisRules(RuleSource):
             if version != self._version:
                 self._take(self._fetch(), f"Redis ({self.key})")
         except ValueError as error:
-            self._version = version  # once is enough to be told of it
+            self._version = version  # log each wrong version once
             self._refuse(error, self.key)
         except Exception as error:
-            self._refuse(error, self.key)  # and it will be asked again
+            self._refuse(error, self.key)  # the next check tries again
         finally:
             self._busy_pid = 0
 
 
 def push_rules(connection: Connection, table: RuleTable, key: str = RULES_KEY) -> int:
-    """Put rules into Redis, all at once; return their version.
+    """Replace the rules in Redis in one step; return their version.
 
     Raises:
-        StoreError: Redis gave no answer.
+        StoreError: Redis did not answer.
     """
     from rate_limiter.policy.rule_files import as_data
 
@@ -225,8 +225,8 @@ def pull_rules(connection: Connection, key: str = RULES_KEY) -> tuple[RuleTable,
     """Return the rules in Redis and their version.
 
     Raises:
-        RulesError: there are none, or they are wrong.
-        StoreError: Redis gave no answer.
+        RulesError: there are none, or they are invalid.
+        StoreError: Redis did not answer.
     """
     from rate_limiter.policy.rule_files import RulesError, check_rules
 
@@ -254,15 +254,15 @@ def _rank(order: list[Any]) -> Callable[[str], int]:
 
 
 def as_source(rules: object) -> RuleSource:
-    """Return where rules come from.
+    """Return the source of the rules.
 
     Args:
-        rules: a RuleSource, a RuleTable, a file's path, a mapping as a file would have it, or the
-            address of a Redis.
+        rules: a RuleSource, a RuleTable, the path of a file, a dict like the data of a file, or
+            the address of a Redis.
 
     Raises:
-        TypeError: it is something else.
-        RulesError: the rules are wrong.
+        TypeError: `rules` is something else.
+        RulesError: the rules are invalid.
     """
     if isinstance(rules, RuleSource):
         return rules

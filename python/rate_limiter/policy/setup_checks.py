@@ -1,6 +1,6 @@
-"""SetupChecks: mistakes in how a limiter is set up, found by the first requests, told once.
+"""SetupChecks: find mistakes in a limiter's configuration by the first requests.
 
-Each is logged as a warning that says what was seen, what it means and what to do.
+Each mistake is logged once, as a warning: what was seen, what it means and how to fix it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rate_limiter.policy.client_address import example_of
 logger = logging.getLogger("rate_limiter")
 
 SAMPLE = 1000
-"""Requests that are looked at."""
-_PEERS = 10  # different ones with the same key are no accident
+"""Number of requests that are checked."""
+_PEERS = 10  # so many addresses with one key are no coincidence
 _UNKNOWN = 100  # requests without an address
 _SERVERS = ("gunicorn", "uvicorn", "hypercorn", "granian")
 _PROXY_HEADERS = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
 
 
 class SetupChecks:
-    """Look at the first requests of an application.
+    """Check the first requests of an application.
 
     Args:
         in_memory: limits are kept in the memory of this process.
-        uses_address: clients are told apart by their addresses, at least in the end.
-        trusts_proxies: some proxy is trusted.
-        shares_key: that all clients have one key is meant so.
+        uses_address: keys are client addresses, or fall back to them.
+        trusts_proxies: at least one proxy is trusted.
+        shares_key: sharing one key is intentional.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class SetupChecks:
         self._peers: set[Any] = set()
 
     def look(self, scope: Any, key: Any) -> bool:
-        """Look at a request; tell whether the next one is to be looked at as well.
+        """Check a request; return whether to check the next one too.
 
         Args:
-            scope: of ASGI.
-            key: the client's, None for its address.
+            scope: the ASGI scope.
+            key: the client's key, None for its address.
         """
         if self.is_done:
             return False
@@ -82,7 +82,7 @@ class SetupChecks:
                     "a request from %s has the header %s (%a), but no proxy is trusted: if that is "
                     "your proxy, all its clients share one limit. Name it or its network, such as "
                     "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
-                    "and all is well",
+                    "and nothing is wrong",
                     peer,
                     name.decode("latin-1"),
                     value[:100].decode("latin-1"),
@@ -125,7 +125,7 @@ def _check_workers() -> None:
     workers = configured_workers(sys.argv, os.environ)
     if workers > 1:
         logger.warning(
-            "%s worker processes serve this application, and each has limits of its own in its "
+            "%s worker processes serve this application, and each keeps its own limits in its "
             "memory: together they allow %s times as much. Share them with "
             "store='shared:///dev/shm/NAME' on this host or store='redis://...', or run one worker",
             workers,
@@ -134,11 +134,11 @@ def _check_workers() -> None:
 
 
 def configured_workers(arguments: Sequence[str], environment: Any) -> int:
-    """Return how many worker processes this program's server has, 1 where that is not known.
+    """Return the number of worker processes of this program's server, 1 if it is unknown.
 
     Args:
-        arguments: of the command line.
-        environment: ``WEB_CONCURRENCY`` and ``GUNICORN_CMD_ARGS`` count.
+        arguments: the command line.
+        environment: the variables, of which WEB_CONCURRENCY and GUNICORN_CMD_ARGS are read.
     """
     program = Path(arguments[0]) if arguments else Path()
     names = {program.name, program.parent.name}

@@ -1,1 +1,1 @@
-"""What the ASGI, FastAPI and Flask fronts share."""
+"""Shared code of the ASGI, FastAPI and Flask integrations."""

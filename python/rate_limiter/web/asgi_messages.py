@@ -1,4 +1,4 @@
-"""What the ASGI modules share: types, and sending an answer.
+"""Types of ASGI, and functions that read and send its messages.
 
 See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages.
 """
@@ -36,8 +36,8 @@ def client_of(scope: Scope) -> str:
 def first_forwarded(scope: Scope) -> str:
     """Return the first element of ``X-Forwarded-For``, else the peer's address, else ``unknown``.
 
-    Not to be trusted but behind a proxy that sets the header. Of an element that is longer than
-    any address, the digest stands for it.
+    Trust it only behind a proxy that sets the header. An element that is longer than any address
+    is replaced by its digest.
     """
     for name, value in scope["headers"]:
         if name == b"x-forwarded-for":
@@ -50,15 +50,15 @@ def first_forwarded(scope: Scope) -> str:
 
 
 def is_websocket(scope: Scope) -> bool:
-    """Tell whether a request is for a websocket."""
+    """Return whether a request is for a websocket."""
     return bool(scope["type"] == "websocket")
 
 
 async def turned_away(scope: Scope, receive: Receive, send: Send) -> bool:
-    """Close a websocket whose server cannot answer it otherwise; tell whether that was it."""
+    """Close a websocket whose server cannot send a response; return True if it was closed."""
     if not is_websocket(scope):
         return False
-    await receive()  # a server may wait for its "websocket.connect" to be taken
+    await receive()  # servers may wait until "websocket.connect" is received
     if "websocket.http.response" in (scope.get("extensions") or {}):
         return False
     await send({"type": "websocket.close", "code": 1008, "reason": DENIED_DETAIL})
@@ -82,20 +82,20 @@ async def send_answer(answer: Answer, scope: Scope, send: Send) -> None:
 async def send_users_answer(
     answer: ASGIApp | Awaitable[ASGIApp], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Send what a user's `denied` has made, which may have to be awaited."""
+    """Send the response that a user's `denied` returned, awaited if needed."""
     app: Any = await answer if isawaitable(answer) else answer
     await app(scope, receive, send)
 
 
 def starts_response(message: Message) -> bool:
-    """Tell whether a message carries the headers of a response."""
+    """Return whether a message has the headers of a response."""
     return message["type"] in _STARTS
 
 
 def with_headers(message: Message, values: Mapping[str, str]) -> Message:
-    """Return a message with headers added, but for those that the application has set itself.
+    """Return a message with headers added, except those that the application has set.
 
-    An application's own ``X-RateLimit-Limit`` speaks for all of its kind.
+    If the application has set ``X-RateLimit-Limit``, no ``X-RateLimit-*`` header is added.
     """
     given = list(message.get("headers") or ())
     names = {bytes(name).lower() for name, _ in given}

@@ -3,8 +3,8 @@
     app.add_middleware(RateLimitMiddleware, limits="100/minute", key="ip")
     app.add_middleware(RateLimitMiddleware, rules="rate_limits.json")
 
-Pure ASGI: a request that passes goes straight to the application, which gets its own `scope`.
-Streaming, background tasks, context variables and exceptions are as without it.
+Pure ASGI: an allowed request goes straight to the application, with its own `scope`. Streaming,
+background tasks, context variables and exceptions work as they do without the middleware.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ from rate_limiter.policy.keys import (
     TierSpec,
     first_of,
 )
-from rate_limiter.policy.policy import ActiveRule, CostAfter, Policy, Storage, rules_of_limits
+from rate_limiter.policy.policy import (
+    CostAfter,
+    LimiterSource,
+    Policy,
+    SharedLimiter,
+    Storage,
+    rules_of_limits,
+)
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.setup_checks import SetupChecks
@@ -73,7 +80,7 @@ class KeyLimiter(Protocol):
 
 
 class GatewayPolicy(Protocol):
-    """What makes RateLimitMiddleware(app, limiter, policy) the middleware of an API gateway."""
+    """The `policy` that makes RateLimitMiddleware the middleware of an API gateway."""
 
     @property
     def exempt_paths(self) -> frozenset[str]: ...
@@ -85,13 +92,12 @@ class GatewayPolicy(Protocol):
 class RateLimitMiddleware(_core.AsgiMiddleware):
     """Limit the requests and websockets of an ASGI application, per client.
 
-    A denied request is answered with 429. A denied websocket is answered with 429 before it is
-    accepted, where the server can (the ``websocket.http.response`` extension), else closed with
-    code 1008.
+    A denied request gets a 429. A denied websocket gets a 429 before it is accepted if the server
+    supports that (the ``websocket.http.response`` extension), else it is closed with code 1008.
 
     Give one of `limits`, `rules` and `limiter`. With `limiter` and `policy` it is the middleware
-    of an API gateway: see rate_limiter.gateway. An argument that has no effect beside the others
-    is an error, also where `enabled` is False.
+    of an API gateway: see rate_limiter.config.RateLimitPolicy. An argument that has no effect in
+    combination with the others is an error, even if `enabled` is False.
 
     Args:
         app: the ASGI application.
@@ -102,39 +108,39 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         limiter: a RateLimiter instead of `limits`, to share its buckets.
         policy: with a TokenBucketLimiter as `limiter`: what a gateway allows each client.
         key: who a request counts for: ``"ip"``, ``"header:NAME"``, ``"cookie:NAME"``,
-            ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several of which the first counts that is
-            there, or a callable, sync or async, that gets the scope and returns str or bytes. Where
-            nothing is there, the client's address counts, so leaving a header out lifts no limit.
-        cost: tokens a request takes, a number or a callable, sync or async, that gets the scope.
+            ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins), or a
+            callable, sync or async, that gets the scope and returns str or bytes. If none is
+            present, the client's address counts, so omitting a header does not lift a limit.
+        cost: tokens a request takes: a number, or a callable, sync or async, that gets the scope.
         cost_after: a callable, sync or async, that gets a Finished when the request is over and
-            returns what it has cost; less is given back, more is charged. None: as before.
-        tier: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable: what tells the tiers of a client.
-        bypass: who is not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
-            ``"jwt:CLAIM=VALUE"``, a callable, or several of them.
+            returns its final cost. The difference is refunded or charged; None changes nothing.
+        tier: the source of a client's tiers: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable.
+        bypass: clients that are not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
+            ``"jwt:CLAIM=VALUE"``, a callable, or several of these.
         trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress. With `policy` and without
-            `trusted_proxies` the first element of ``X-Forwarded-For`` is the client.
-        jwt: a Jwt, which verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
+            `trusted_proxies`, the first element of ``X-Forwarded-For`` is the client.
+        jwt: a Jwt that verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
         exempt_paths: paths that are not limited, compared with ``scope["path"]``.
-        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response that has its
-            own ``X-RateLimit-Limit`` keeps what it says.
+        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response with its own
+            ``X-RateLimit-Limit`` keeps its ``X-RateLimit-*`` headers.
         reset, retry_jitter_s: see HeaderStyle.
-        cors: see HeaderStyle. Preflight requests are not limited then.
-        denied: the answer to a denied request: ``"json"``, ``"problem"``, a template, or a
+        cors: see HeaderStyle. True also exempts preflight requests from the limits.
+        denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
             callable, sync or async, that gets the scope and the Decision and returns an ASGI
             application, such as a Starlette response. The headers are added to it.
-        status_path: a path at which callers see their own state, which costs nothing.
-        metrics: what its decisions are shown under in metrics, such as ``"api"``; with rules or
-            tiers the name of each follows, as in ``"api.default"``. See docs/metrics.md.
+        status_path: a path at which callers see their own state, which takes no tokens.
+        metrics: the name of its decisions in metrics, such as ``"api"``; with rules or tiers, the
+            name of each is added, as in ``"api.default"``. See docs/metrics.md.
         store, name, max_keys, clock: as for RateLimiter.
-        on_store_error: as for RateLimiter. A request that is denied for want of a store
-            (``"deny"``) is answered with 503.
-        setup_checks: look at the first requests for mistakes in the set-up, and log them.
-        enabled: False lets everything pass, for example in tests.
-        api_key_header, user_id_header: with `policy`: which headers tell the API key and the user.
+        on_store_error: as for RateLimiter. A request that is denied because the store is
+            unavailable (``"deny"``) gets a 503.
+        setup_checks: check the first requests for mistakes in the configuration, and log them.
+        enabled: False allows every request, for example in tests.
+        api_key_header, user_id_header: with `policy`: the headers with the API key and the user.
         dimension_label: with `policy`: the label of its metrics.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -177,14 +183,16 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         self._remote: AsyncRateLimiter | None = None
         self._denied: Denied | None = None
         self._checks: SetupChecks | None = None
-        self._front: Any = None
+        self._policy: Policy | None = None
+        self._gateway: Any = None  # with `policy`: the application of an API gateway
+        self._target = app  # gets the requests that the engine forwards
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
         identities = Identities(address, jwt)
         if policy is not None:
             check_arguments(RateLimitMiddleware.__init__, arguments)
             if not hasattr(policy, "gateway"):
                 raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
-            gateway = policy.gateway(
+            self._gateway = policy.gateway(
                 app,
                 limiter,
                 api_key_header=api_key_header,
@@ -194,7 +202,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
                 conclude=self._conclude,
             )
             exempt_paths = policy.exempt_paths if exempt_paths is None else exempt_paths
-            self._set_up_forwarding(app, gateway if enabled else app, exempt_paths)
+            self._set_up_forwarding(app, self._gateway if enabled else app, exempt_paths)
             return
         metrics = checked_metrics(metrics)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
@@ -221,14 +229,15 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             or not (denied in (None, "json") or is_callable)
         )
         if is_forwarded:
+            limiters: LimiterSource = storage
             if source is None:
                 assert limiter is not None
                 source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
-                storage = _Shared(limiter)
+                limiters = SharedLimiter(limiter)
             by_rule = metrics is not None and limiter is None
-            decider = Policy(
+            request_policy = Policy(
                 source,
-                storage,
+                limiters,
                 identities,
                 key=key,
                 tier=None if tier is None else identities.tier(tier),
@@ -239,19 +248,20 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             )
             limited = LimitedApp(
                 app,
-                decider,
+                request_policy,
                 style,
-                answer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
+                renderer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
                 denied=denied if is_callable else None,  # type: ignore[arg-type]
                 status_path=status_path,
                 checks=self._checks,
                 conclude=self._conclude,
             )
+            self._policy = request_policy if enabled else None
             self._set_up_forwarding(app, limited if enabled else app, exempt_paths or ())
             return
         assert limiter is not None
         if not enabled:
-            _plain_key(key, identities), checked_cost(cost, limiter)  # tell mistakes here
+            _plain_key(key, identities), checked_cost(cost, limiter)  # raise for mistakes
             self._set_up_forwarding(app, app, exempt_paths or ())
             return
         self._remote = AsyncRateLimiter.of(limiter) if limiter.is_remote else None
@@ -267,9 +277,11 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             probing=self._checks is not None,
         )
 
-    def _set_up_forwarding(self, app: ASGIApp, front: ASGIApp, exempt_paths: Iterable[str]) -> None:
-        """Leave all but exempt paths to `front`; to `app` itself where nothing is limited."""
-        self._front = front
+    def _set_up_forwarding(
+        self, app: ASGIApp, target: ASGIApp, exempt_paths: Iterable[str]
+    ) -> None:
+        """Forward exempt paths to `app` and all other requests to `target`."""
+        self._target = target
         self._set_up(
             app,
             None,
@@ -283,27 +295,26 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _set_up(self, app: ASGIApp, limiter: RateLimiter | None, **arguments: Any) -> None:
         super().__init__(app, limiter, **arguments)
-        # Servers tell ASGI 3 from ASGI 2 by whether `app.__call__` is a coroutine function, which
-        # a C slot is not. Calls of the object itself never look here: they go to the slot.
+        # Servers recognise ASGI 3 by a coroutine function `app.__call__`, which a C slot is not.
+        # Calling the object never uses this attribute: it uses the slot.
         self.__call__ = self._called_by_name  # type: ignore[method-assign]
 
     @property
     def governor(self) -> Policy | None:
-        """What decides where rules, tiers and the like are configured; None for plain limits."""
-        return self._front.policy if isinstance(self._front, LimitedApp) else None
+        """The Policy that decides by rules, tiers and so on; None for plain limits."""
+        return self._policy
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
 
-    # --- Called by the gate ---
+    # --- Called by the engine ---
 
     def _forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request that the gate does not decide about by itself."""
-        answered: Awaitable[None] = self._front(scope, receive, send)
-        return answered
+        """Respond to a request that the engine does not decide about."""
+        return self._target(scope, receive, send)
 
     def _probe(self, scope: Scope, key: object) -> bool:
-        """Look at one of the first requests; tell whether the next one is to be shown too."""
+        """Look at one of the first requests; return whether to show the next one too."""
         if self._checks is None or inspect.isawaitable(key):
             return False
         return self._checks.look(scope, key)
@@ -311,12 +322,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     async def _resolve(
         self, scope: Scope, receive: Receive, send: Send, key: Any, cost: Any
     ) -> None:
-        """Await the key, the cost, the decision, where one is awaitable."""
+        """Await the key, the cost and the decision where they are awaitable."""
         if inspect.isawaitable(key):
             key = await key
         if inspect.isawaitable(cost):
             cost = await cost
-        if cost is None:  # to the gate it would mean the default
+        if cost is None:  # the engine would take the default
             raise TypeError("cost must be a number, not NoneType")
         if self._remote is None:
             await self._decide(scope, receive, send, key, cost)
@@ -328,12 +339,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         await self._conclude(scope, receive, send, decision)
 
     def _decided(self, key: Any, decision: Decision) -> None:
-        """Hear of a decision of Redis: for subclasses."""
+        """Do nothing. Subclasses get each decision of Redis here."""
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
-        """Answer a denied request; `send` adds the headers."""
-        if self._front is not None:
-            await self._front.deny(scope, receive, send, decision)
+        """Respond to a denied request; `send` adds the headers."""
+        if self._gateway is not None:
+            await self._gateway.deny(scope, receive, send, decision)
             return
         if await turned_away(scope, receive, send):
             return
@@ -346,24 +357,13 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         await send_users_answer(self._denied(scope, decision), scope, receive, send)
 
 
-class _Shared(Storage):
-    """The buckets of a limiter that is there already."""
-
-    def __init__(self, limiter: RateLimiter) -> None:
-        object.__setattr__(self, "_limiter", limiter)
-
-    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        shared: RateLimiter = self._limiter  # type: ignore[attr-defined]
-        return shared
-
-
 def _limiter_or_rules(
     limits: Any, rules: object, limiter: Any, storage: Storage
 ) -> tuple[RateLimiter | None, RuleSource | None]:
-    """Return what was given: a limiter, made where only limits were, or rules.
+    """Return the limiter (a new one for `limits`) or the source of the rules.
 
     Raises:
-        TypeError: not one of the three was given, or `limiter` is something else.
+        TypeError: not exactly one of the three is given, or `limiter` is not a RateLimiter.
     """
     if sum(one is not None for one in (limits, rules, limiter)) != 1:
         raise TypeError("give one of limits, rules and limiter")
@@ -371,16 +371,7 @@ def _limiter_or_rules(
         return None, as_source(rules)
     if isinstance(limits, Mapping):
         return None, RuleSource(rules_of_limits(limits))
-    made = one_limiter(
-        limits,
-        limiter,
-        store=storage.store,
-        name=storage.name,
-        on_store_error=storage.on_store_error,
-        max_keys=storage.max_keys,
-        clock=storage.clock,
-    )
-    return made, None
+    return one_limiter(limits, limiter, storage), None
 
 
 def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
@@ -388,31 +379,17 @@ def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
 
 
 def one_limiter(
-    limits: Limits | None,
-    limiter: RateLimiter | None,
-    *,
-    store: object,
-    name: str,
-    on_store_error: str,
-    max_keys: int,
-    clock: str | ManualClock,
+    limits: Limits | None, limiter: RateLimiter | None, storage: Storage
 ) -> RateLimiter:
-    """Return the limiter that was given, or a new one for the limits.
+    """Return `limiter`, or a new one for `limits`.
 
     Raises:
-        TypeError: both or neither were given, or `limiter` is something else.
+        TypeError: both or neither are given, or `limiter` is not a RateLimiter.
     """
     if (limits is None) == (limiter is None):
         raise TypeError("give either limits or limiter")
     if limits is not None:
-        return RateLimiter(
-            limits,
-            store=store,
-            name=name,
-            on_store_error=on_store_error,
-            max_keys=max_keys,
-            clock=clock,
-        )
+        return storage.new_limiter(limits)
     if not isinstance(limiter, RateLimiter):
         with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
         raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
@@ -420,19 +397,19 @@ def one_limiter(
 
 
 def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
-    """Return what tells the key, None for the peer's address, which the engine finds itself."""
+    """Return the source of the key; None for the peer's address, which the engine reads."""
     address = identities.address
     is_peer = not address.reads_header and address.ipv6_prefix == 64
     if not callable(key):
         return None if is_peer and key == "ip" else identities.key(key)
-    # Where it returns None, the engine takes the peer's address.
+    # If the callable returns None, the engine uses the peer's address.
     return key if is_peer else first_of((key, identities.client))
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
-    """Return the cost, a constant one checked against the limits.
+    """Return the cost; check a constant one against the limits.
 
     Raises:
-        TypeError, ValueError: it could never pass, or is no cost at all.
+        TypeError, ValueError: it is not a valid cost, or could never pass.
     """
     return cost if callable(cost) else check_cost(cost, limiter.limits)

@@ -1,8 +1,8 @@
-"""What happens to a request of a Flask application that has a FlaskRateLimiter.
+"""Handle the requests of a Flask application that has a FlaskRateLimiter.
 
 before: which limits? ──> decide ──> denied: 429
 after:  headers
-settle: when the response has been sent, see rate_limiter.wsgi_settling
+settle: when the response has been sent, see rate_limiter.web.wsgi_settling
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.wsgi_settling import SETTLEMENT, Settlement, SettlingApp, settle_failed
 
 EXTENSION = "rate_limiter"
-_TAKEN = "rate_limiter.taken"  # in the WSGI environment of a request: a list of _Taken
-LIMITS = "_rate_limiter_limits"  # on what a decorator has marked
+_TAKEN = "rate_limiter.taken"  # in the WSGI environ of a request: a list of _Taken
+LIMITS = "_rate_limiter_limits"  # on views, classes and blueprints that a decorator marks
 EXEMPT = "_rate_limiter_exempt"
 
 
 class FlaskFramework(Framework):
-    """Read requests as Flask does. A repeated header is one in WSGI, with commas."""
+    """Read requests as Flask does. WSGI joins repeated headers with commas."""
 
     routes_like_werkzeug = True
 
     def cookie(self, scope: Any, name: str) -> str | None:
-        """Return the value that ``request.cookies`` has."""
+        """Return the value in ``request.cookies``."""
         return signed_value(request.cookies.get(name, "")) or None
 
 
 @dataclass(frozen=True)
 class State:
-    """What one limiter is configured to do in one application."""
+    """The configuration of one limiter in one application."""
 
     owner: object  # the FlaskRateLimiter
     enabled: bool
     style: HeaderStyle
     identities: Identities
     bypass: Source | None
-    answer: DenialRenderer | None
+    renderer: DenialRenderer | None
     status_path: str | None
     checks: SetupChecks | None
-    defaults: Policy | None  # of views that have no limits of their own
+    defaults: Policy | None  # for views without limits of their own
 
 
 @dataclass
@@ -63,13 +63,13 @@ class Attached:
     states: list[State] = field(default_factory=list)
 
     def state_of(self, owner: object) -> State:
-        """Return the state of a limiter; of one that has no `init_app` here, the first one."""
+        """Return the state of a limiter, else the first one if it has no `init_app` here."""
         return next((state for state in self.states if state.owner is owner), self.states[0])
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """What one limit decided about a request."""
+    """The verdict of one limit about a request."""
 
     state: State
     policy: Policy
@@ -77,7 +77,7 @@ class _Taken:
 
 
 class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
-    """Tell that a request was denied; error handlers for either base or for 429 get it."""
+    """Raised for a denied request; error handlers for either base or for 429 receive it."""
 
     description = DENIED_DETAIL
 
@@ -87,7 +87,7 @@ class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignor
         self._answer = answer
 
     def get_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the default answer: 429, with a JSON body unless `denied=` says otherwise."""
+        """Return the default response: 429, with a JSON body or the one of `denied=`."""
         _forget_traceback(self)
         if self._answer is not None:
             answer = self._answer
@@ -98,7 +98,7 @@ class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignor
 
 
 class _StoreIsUnavailable(ServiceUnavailable):
-    """Answer 503: no store, and so no decision."""
+    """Respond with 503: the store is unavailable, so there is no decision."""
 
     description = NO_STORE_DETAIL
 
@@ -108,12 +108,12 @@ class _StoreIsUnavailable(ServiceUnavailable):
 
 
 def _forget_traceback(error: BaseException) -> None:
-    """Break the cycle of an error that becomes the response: Flask's frames refer to it then."""
+    """Break the reference cycle between an error that becomes the response and Flask's frames."""
     error.__traceback__ = None
 
 
 def attached(app: Flask) -> Attached:
-    """Return the limiters of an application, whose requests are limited from now on."""
+    """Return the limiters of an application; install the hooks if it has none yet."""
     if EXTENSION not in app.extensions:
         app.extensions[EXTENSION] = Attached()
         app.before_request(_before_request)
@@ -125,7 +125,7 @@ def attached(app: Flask) -> Attached:
 
 
 def _scope() -> dict[str, Any]:
-    """Return the request as an ASGI scope, as far as identities and rules look at it."""
+    """Return the request as an ASGI scope, with the fields that identities and rules read."""
     address = request.remote_addr
     return {
         "type": "http",
@@ -171,7 +171,7 @@ def _is_bypassed(state: State, scope: dict[str, Any]) -> bool:
 
 
 def _decide(state: State, policy: Policy, scope: dict[str, Any], taken: list[_Taken]) -> None:
-    """Decide by one limit, and add to `taken`; a denial raises."""
+    """Decide by one limit and add the verdict to `taken`; raise if it denies."""
     verdict = run_now(policy.decide(scope))
     if verdict is None:
         return
@@ -182,16 +182,16 @@ def _decide(state: State, policy: Policy, scope: dict[str, Any], taken: list[_Ta
         taken.append(one)
         return
     request.environ[_TAKEN] = [one]
-    if verdict.wants_store:
+    if verdict.store_unavailable:
         raise _StoreIsUnavailable
-    answer = None if state.answer is None else state.answer(verdict.denial(state.style))
+    answer = None if state.renderer is None else state.renderer(verdict.denial(state.style))
     raise FlaskRateLimitExceeded(verdict.decision, verdict.key, answer)
 
 
 def _settlement(scope: dict[str, Any], taken: Iterable[_Taken]) -> Settlement:
-    """Return what settles this request later, outside of it.
+    """Return the Settlement of this request, which runs after the request has ended.
 
-    `cost_after` finds `request`, `g` and `current_app` there as the view left them.
+    In `cost_after`, `request`, `g` and `current_app` are as the view left them.
     """
     context = copy_context()
 
@@ -215,17 +215,17 @@ def _after_request(response: Response) -> Response:
 
 
 def _header_values(taken: Iterable[_Taken]) -> dict[str, str]:
-    """Return the headers of all limits that have some, in the style of the tightest one."""
-    decision = [
+    """Return the headers of all limits that show some, in the style of the tightest one."""
+    shown = [
         one
         for one in taken
         if one.state.style.style != "off"
         and (one.verdict.decision.allowed or not one.verdict.active.rule.shadow)
     ]
-    if not decision:
+    if not shown:
         return {}
-    tightest = min(decision, key=lambda one: one.verdict.decision.remaining)
-    every: list[LimitState] = [each for one in decision for each in one.verdict.each()]
+    tightest = min(shown, key=lambda one: one.verdict.decision.remaining)
+    every: list[LimitState] = [each for one in shown for each in one.verdict.each()]
     return tightest.state.style.values(tightest.verdict.decision, every)
 
 
@@ -243,7 +243,7 @@ def _status(state: State) -> Response:
 
 
 def _policies(state: State, limiters: Attached) -> tuple[Policy, ...]:
-    """Return what one limiter decides by about this request: see the top of flask.py."""
+    """Return the policies of one limiter for this request: see the top of flask.py."""
     if request.endpoint is None:
         return ()
     view = current_app.view_functions.get(request.endpoint)
@@ -262,19 +262,19 @@ def _policies(state: State, limiters: Attached) -> tuple[Policy, ...]:
 
 
 def _serves_static_files(endpoint: str, view: Any) -> bool:
-    """Return whether a view is the one that Flask itself adds for a ``static_folder``."""
+    """Return whether Flask added a view for a ``static_folder``."""
     is_flasks = (getattr(view, "__module__", None) or "").partition(".")[0] == "flask"
     return is_flasks and endpoint.rpartition(".")[2] == "static"
 
 
 def _marks(sources: Iterable[Any], name: str) -> tuple[Any, ...]:
-    """Return what decorators have left on any of several objects."""
+    """Return the marks that decorators have set on several objects."""
     marks: tuple[Any, ...] = sum((getattr(one, name, ()) for one in sources), ())
     return marks
 
 
 def _sources(view: Any) -> list[Any]:
-    """Whatever a decorator may have marked: the view, its class, the method that will answer."""
+    """Return the objects a decorator can mark: the view, its class, the method of the request."""
     view_class = getattr(view, "view_class", None)
     if view_class is None:
         return [view]

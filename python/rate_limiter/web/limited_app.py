@@ -1,7 +1,7 @@
 """LimitedApp: an ASGI application behind a Policy.
 
-A request that is not limited goes straight to the application. Of one that is, the response gets
-headers, and what it costs is settled when it is over: answered, failed, or left by its client.
+A request without limits goes straight to the application. The response to a limited request gets
+headers. Its cost is settled when it is over: answered, failed or disconnected.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class LimitedApp:
 
     Args:
         app: the ASGI application.
-        policy: decides.
-        style: of the headers.
-        denied: makes the answer to a denied request: an DenialRenderer, or a callable of the user's
-            that gets the scope and the Decision and returns an ASGI application.
-        status_path: where callers see their own state; None: nowhere.
-        conclude: calls the application so that the response tells of a Decision; the engine's,
-            for headers that it can write by itself.
-        checks: look at the first requests.
+        policy: decides about requests.
+        style: the style of the headers.
+        renderer: renders the body of a denied response; None: the default body.
+        denied: a user's callable that gets the scope and the Decision of a denied request and
+            returns an ASGI application; used instead of `renderer`.
+        status_path: path at which callers see their own state; None: no such path.
+        checks: check the first requests.
+        conclude: calls the application and adds the headers of a Decision: a method of the
+            engine, used if the engine can write headers of this style.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class LimitedApp:
         policy: Policy,
         style: HeaderStyle,
         *,
-        answer: DenialRenderer | None = None,
+        renderer: DenialRenderer | None = None,
         denied: Callable[..., Any] | None = None,
         status_path: str | None = None,
         checks: SetupChecks | None = None,
@@ -63,7 +64,7 @@ class LimitedApp:
         self.app = app
         self.policy = policy
         self.style = style
-        self._answer = answer
+        self._renderer = renderer
         self._denied = denied
         self._status_path = status_path
         self._checks = checks
@@ -98,12 +99,12 @@ class LimitedApp:
         sender = _sender(send, verdict.headers(self.style))
         if await turned_away(scope, receive, sender):
             return
-        if verdict.wants_store:
+        if verdict.store_unavailable:
             await send_answer(NO_STORE, scope, sender)
         elif self._denied is not None:
             await send_users_answer(self._denied(scope, verdict.decision), scope, receive, sender)
         else:
-            made = DENIED if self._answer is None else self._answer(verdict.denial(self.style))
+            made = DENIED if self._renderer is None else self._renderer(verdict.denial(self.style))
             await send_answer(made, scope, sender)
 
     async def _status(self, scope: Scope, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Watch: see what becomes of a request of an ASGI application, and settle what it has cost."""
+"""Watch: record the messages of an ASGI request, and settle its cost when it is over."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Sen
 
 
 class Watch:
-    """The messages of one request, noted from `start` on.
+    """Record the messages of one request, from `start` on.
 
     Attributes:
-        finished: what is known of the request; None before `start`.
+        finished: the request and its response so far; None before `start`.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,24 +26,24 @@ class Watch:
         self._is_over = False
 
     def start(self) -> None:
-        """Note messages from now on. The response must not have begun."""
+        """Start to record messages. The response must not have begun."""
         if self.finished is None:
             self.finished = Finished(self._scope, 0, "")
 
     async def run(
         self, app: ASGIApp, settle: Callable[[Finished], Coroutine[Any, Any, None]]
     ) -> None:
-        """Call an application, then settle once, if there was a start.
+        """Call an application, then settle once if `start` was called.
 
         Args:
             app: the ASGI application.
-            settle: what settles the request. It runs to its end also when the server cancels the
+            settle: settles the request. It runs to its end even if the server cancels the
                 request; what it raises is logged.
         """
         # An error must not stay in a variable or attribute: its traceback refers to this frame.
         try:
             await app(self._scope, self._receive_noted, self._send_noted)
-        except asyncio.CancelledError:  # by the server, whose client is gone
+        except asyncio.CancelledError:  # by the server, after a disconnect
             await self._settle(settle, disconnected=True)
             raise
         except BaseException as error:
@@ -89,10 +89,10 @@ class Watch:
             self._is_over = True
         try:
             await self._send(message)
-        except OSError:  # what servers raise when the client is gone (ASGI, "Disconnected client")
+        except OSError:  # servers raise it after a disconnect (ASGI, "Disconnected client")
             finished.disconnected = True
             raise
         if not finished.disconnected and not finished.is_bodyless:
-            is_file = kind == "http.response.pathsend"  # sent by the server, from its path
+            is_file = kind == "http.response.pathsend"  # the server sends a file by its path
             size = finished.content_length if is_file else len(message.get("body", b""))
             finished.body_bytes += size or 0

@@ -1,9 +1,9 @@
 """SettlingApp: a WSGI application whose requests are settled when their response has been sent.
 
-    server ── SettlingApp ── application    the application leaves a Settlement in the environment
-                  └── CountedBody           counts what the server takes, and settles
+    server ── SettlingApp ── application    the application puts a Settlement into the environ
+                  └── CountedBody           counts the bytes that the server reads, and settles
 
-The body is passed on chunk by chunk, so that streams stay streams. See PEP 3333 for the calls.
+The body is passed on chunk by chunk, so streaming still works. See PEP 3333 for the calls.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from rate_limiter.policy.policy import Finished
 
 SETTLEMENT = "rate_limiter.settlement"
-"""The key of a request's Settlement in its WSGI environment."""
+"""The key of a request's Settlement in its WSGI environ."""
 
 
 class Settlement:
-    """What is known of a request that has to be settled.
+    """A request that has to be settled.
 
     Args:
-        finished: about the request; the response is added to it here.
-        settle: called once, with a Finished, when the response is over. Must not raise.
+        finished: the request; the Settlement adds the response.
+        settle: called once with a Finished when the response is over. Must not raise.
     """
 
     def __init__(self, finished: Finished, settle: Callable[[Finished], None]) -> None:
@@ -31,7 +31,7 @@ class Settlement:
         self._settle: Callable[[Finished], None] | None = settle
 
     def start(self, status: str, headers: list[tuple[str, str]]) -> None:
-        """Note how a response starts."""
+        """Record the status and headers of the response."""
         self.finished.status = int(status[:3])
         self.finished.headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
@@ -41,15 +41,15 @@ class Settlement:
     def fail(self, error: BaseException) -> None:
         """Settle a request whose application raised.
 
-        That is done at once: to keep the error would keep the frames of its traceback.
+        It settles at once: keeping the error would keep the frames of its traceback alive.
         """
         self._finish(replace(self.finished, error=error))
 
     def finish(self, *, has_sent_all: bool) -> None:
-        """Settle, unless that is done.
+        """Settle the request, unless it is settled already.
 
         Args:
-            has_sent_all: the server has taken the whole body.
+            has_sent_all: the server has read the whole body.
         """
         self._finish(replace(self.finished, disconnected=not has_sent_all))
 
@@ -60,14 +60,14 @@ class Settlement:
 
 
 def settle_failed(environ: dict[str, Any], error: BaseException) -> None:
-    """Settle the request of an application that raised, unless that is done."""
+    """Settle the request of an application that raised, unless it is settled already."""
     settlement: Settlement | None = environ.pop(SETTLEMENT, None)
     if settlement is not None:
         settlement.fail(error)
 
 
 class SettlingApp:
-    """Call a WSGI application, and settle its requests.
+    """Call a WSGI application and settle its requests.
 
     Args:
         app: the WSGI application.
@@ -93,11 +93,11 @@ class SettlingApp:
 
 
 class CountedBody:
-    """The body of a response. Counts the bytes that the server takes, and settles.
+    """The body of a response. Counts the bytes that the server reads, and settles.
 
-    A response that has no body, or a Content-Length, is settled when the server takes the last of
-    it: the client's next request finds what this one has cost. Any other is settled when the
-    server closes it, or, should the server not do that, drops it.
+    A response without a body, or with a Content-Length, is settled when the server reads its last
+    byte, so the client's next request sees the final cost. Any other response is settled when the
+    server closes it or, if it does not, when the body is deleted.
     """
 
     def __init__(self, body: Iterable[bytes], settlement: Settlement) -> None:
@@ -128,7 +128,7 @@ class CountedBody:
         return chunk
 
     def close(self) -> None:
-        """Close the body, as the server must, and settle."""
+        """Close the body, as servers must, and settle."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
