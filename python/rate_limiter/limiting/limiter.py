@@ -165,7 +165,7 @@ class RateLimiter(_core.Limiter):
             The Decision that allowed the request.
 
         Raises:
-            RateLimitExceeded: it cannot pass within `timeout`, or never.
+            RateLimitExceeded: the request cannot pass within `timeout`, or never.
             TypeError, ValueError: a bad key, cost or timeout.
         """
         waiter = ThreadWaiter()
