@@ -1,4 +1,4 @@
-"""The middleware of ASGI applications: one for everything, and those of earlier systems.
+"""ASGI middleware, and the classes of the token-bucket middleware and distributed demos.
 
 from rate_limiter.middleware import RateLimitMiddleware
 
