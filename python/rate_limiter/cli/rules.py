@@ -189,7 +189,7 @@ def _print_matches(
     tier = f", tier {' '.join(tiers)}" if tiers else ""
     print(f"{request}{tier}")
     if not found:
-        print("no rule asks for it, so it is not limited")
+        print("no rule matches, so the request is not limited")
     for rule in found:
         mark = "=>" if rule in counted else "  "
         print(f"{mark} {rule.name}: {_matches(rule)}: {_allows(rule)}")
