@@ -1,4 +1,4 @@
-"""Rate limiting that is exact, fast and calm: token buckets on a C engine.
+"""Exact and fast rate limiting: token buckets on a C engine.
 
 from rate_limiter import RateLimiter
 

@@ -1,4 +1,4 @@
-"""What `inspect` returns."""
+"""The return value of `inspect`."""
 
 from rate_limiter.stores.bucket_info import BucketInfo
 

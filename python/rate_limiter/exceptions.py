@@ -1,4 +1,4 @@
-"""What this package raises when a request may not pass."""
+"""Exceptions of this package."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from rate_limiter._core import Decision
 
 
 class RateLimitExceeded(Exception):
-    """Tell that a request was denied.
+    """Raised when a request was denied.
 
     Args:
-        decision: the Decision that denied it, or a message alone.
-        key: the client's key, where it is known. It stays out of the message: keys may be
-            secrets.
+        decision: the Decision that denied it, or only a message.
+        key: the client's key, if known. The message does not contain it: keys may be secrets.
 
     Attributes:
         decision: the Decision, or None.
@@ -24,7 +23,7 @@ class RateLimitExceeded(Exception):
     def __init__(
         self, decision: Decision | str | None = None, key: str | bytes | None = None
     ) -> None:
-        # Not super(): a subclass may also be an HTTP exception, which takes other arguments.
+        # Not super(): a subclass may also be an HTTP exception, with other arguments.
         Exception.__init__(self, decision, key)
         self.message = decision if isinstance(decision, str) else None
         self.decision = decision if isinstance(decision, Decision) else None

@@ -343,7 +343,7 @@ class _NamedStorage(Storage):
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         if self.store == MEMORY:
-            return RateLimiter(rule.limits, max_keys=self.max_keys, clock=self.clock)
+            return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
         return self.new_limiter(rule.limits)
 
 

@@ -1,4 +1,4 @@
-"""What `cost_after` receives."""
+"""The argument of `cost_after`."""
 
 from rate_limiter.policy.policy import Finished
 

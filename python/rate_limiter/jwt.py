@@ -1,8 +1,8 @@
-"""Jwt: who a bearer token says it is from, once its signature has been verified.
+"""Jwt: the claims of a bearer token whose signature is verified.
 
-The verifying is PyJWT's (``pip install 'rate_limiter[jwt]'``). A token that is missing, malformed,
-expired, signed by another key or with another algorithm than those that are pinned has no claims,
-and so becomes neither an identity nor a tier.
+PyJWT verifies tokens (``pip install 'rate_limiter[jwt]'``). A token that is missing, malformed,
+expired, or signed with another key or algorithm has no claims, so it gives neither an identity nor
+a tier.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rate_limiter.checks.redaction import redacted, shown
 logger = logging.getLogger("rate_limiter")
 
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The least length of a secret: that of the hash (RFC 7518, section 3.2)."""
+"""Minimum length of a secret: that of the hash (RFC 7518, section 3.2)."""
 ASYMMETRIC = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES256K", "ES384", "ES512"}
     | {"EdDSA"}
 )
-_TOKEN_MAX = 8192  # characters; longer ones are not looked at
+_TOKEN_MAX = 8192  # characters; longer tokens are ignored
 _JWKS_MAX = 1 << 20  # bytes
 _CLAIMS = "rate_limiter.claims"
 
@@ -45,23 +45,22 @@ class Jwt:
     Give one of `secret`, `public_key` and `jwks`.
 
     Args:
-        secret: of the HMAC algorithms, at least as long as the hash.
-        public_key: in PEM form.
-        jwks: a JSON Web Key Set (RFC 7517): a file, or a URL of https (http on this host). It
-            is read when first needed, again after `refresh_s`, and when a token names a key that
-            is not in it, but then at most every `retry_s`.
-        algorithms: those a token may be signed with. Never taken from the token.
-        audience: what ``aud`` must name, or several of which it must name one; None: not
-            looked at.
-        issuer: what ``iss`` must be; None: not looked at.
+        secret: secret of the HMAC algorithms, at least as long as the hash.
+        public_key: public key in PEM form.
+        jwks: a JSON Web Key Set (RFC 7517): a file, or a URL with https (http on this host). It
+            is read on first use, again after `refresh_s`, and when a token names a key that it
+            does not contain, but then at most every `retry_s`.
+        algorithms: accepted algorithms. They are never taken from the token.
+        audience: required ``aud``, or several of which one is required; None accepts any.
+        issuer: required ``iss``; None accepts any.
         leeway_s: seconds by which clocks may differ.
-        header: where the token is, behind ``Bearer``.
+        header: header with the token after ``Bearer``.
         refresh_s: seconds after which `jwks` is read again.
-        retry_s: seconds between two reads of `jwks` at least.
-        timeout_s: seconds that a read of `jwks` may take.
+        retry_s: minimum seconds between two reads of `jwks`.
+        timeout_s: maximum seconds for a read of `jwks`.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is wrong; the message names it.
         OSError: the key set's file cannot be read.
     """
 
@@ -107,11 +106,11 @@ class Jwt:
         """Return the claims of a request's token, None for none; awaitable while keys are fetched.
 
         Args:
-            scope: of ASGI; the claims are kept in it for whoever asks again.
-            blocking: wait for keys, where there is no event loop.
+            scope: the ASGI scope, which caches the claims.
+            blocking: wait for keys, for callers without an event loop.
         """
         known: dict[Jwt, Claims | None] = scope.setdefault(_CLAIMS, {})
-        if self in known:  # what another verifier believes is its own affair
+        if self in known:
             return known[self]
         token = self._token_in(scope)
         keys = None if blocking else self._keys
@@ -127,12 +126,12 @@ class Jwt:
     def _token_in(self, scope: Any) -> str | None:
         values = [value for name, value in scope.get("headers", ()) if name == self._header]
         if len(values) != 1 or len(values[0]) > _TOKEN_MAX:
-            return None  # of two tokens, the application might mean the other
+            return None  # with two tokens, the application may use the other one
         scheme, _, token = values[0].decode("latin-1").partition(" ")
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
     def verify(self, token: str) -> Claims | None:
-        """Return the claims of a token, None for one that is not valid. May fetch the key set."""
+        """Return the claims of a token, None if it is invalid. May fetch the key set."""
         try:
             key = self._key if self._keys is None else self._keys.get(_kid(token))
             if key is None:
@@ -147,8 +146,8 @@ class Jwt:
 def claim_texts(claims: Claims | None, name: str) -> list[str]:
     """Return the values of a claim as texts: those of a list, and the words of a scope.
 
-    A dotted name (``realm_access.roles``) leads into objects. What is no text, number or list of
-    them is left out.
+    A dotted name (``realm_access.roles``) is a path through objects. Values other than texts,
+    numbers and lists of them are ignored.
     """
     value: Any = claims
     if isinstance(claims, Mapping) and name in claims:
@@ -212,7 +211,7 @@ def _kid(token: str) -> str | None:
 
 
 class _Keys:
-    """A key set from a file or a URL, fetched when that is due."""
+    """A key set from a file or a URL, fetched when due."""
 
     def __init__(
         self, source: str | Path, refresh_s: float, retry_s: float, timeout_s: float
@@ -235,12 +234,12 @@ class _Keys:
                 raise ValueError(f"jwks: {redacted(str(source))}: {error}") from None
 
     def must_fetch(self, kid: str | None) -> bool:
-        """Tell whether get() would have to wait for the source."""
+        """Return True if get() would wait for the source."""
         return self._is_due(kid, time.monotonic())
 
     def get(self, kid: str | None) -> Any:
-        """Return the key of that name, None where there is none."""
-        # Not for ever: a child of a fork may have inherited a lock that nobody will release.
+        """Return the key with an id, None if there is none."""
+        # With a timeout: a forked child may have inherited a lock that is never released.
         if not self._lock.acquire(timeout=2 * self._timeout_s):
             return self._found(kid)
         try:
@@ -282,7 +281,7 @@ class _Keys:
         if not isinstance(data, dict) or not isinstance(data.get("keys"), list):
             raise ValueError("it is no JSON Web Key Set")
         keys = jwt.PyJWKSet.from_dict(data).keys
-        # A symmetric key in a public set would be no secret.
+        # A symmetric key in a public set is not secret.
         self._by_kid = {key.key_id: key for key in keys if key.key_type != "oct"}
         self._fetched_s = now_s
 

@@ -1,12 +1,12 @@
 """Limit: how much a client may do, as a value and as a short text.
 
-The texts are made of clauses separated by ``;``::
+A text consists of clauses separated by ``;``::
 
-    100/minute                    a bucket of 100 tokens, refilled 100 a minute
-    100/minute; burst=20          the same refill into a bucket of 20
+    100/minute                    a bucket of 100 tokens, refilled at 100 per minute
+    100/minute; burst=20          the same refill rate, a bucket of 20
     5 per 30 seconds
     100/minute; window=sliding    a window instead of a bucket, sliding or fixed
-    10/second; 1000/hour          two limits, where several are expected
+    10/second; 1000/hour          two limits, where several are accepted
     0.5/second                    one every two seconds: a bucket holds at least one token
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -43,22 +43,33 @@ _SEMICOLON = re.compile(";")
 _TEXT_MAX = 500
 
 
-@dataclass(frozen=True, repr=False)
-class Limit:
+@dataclass(frozen=True)
+class _Values:
+    """The checked values of a Limit. Their generated constructor is the only code to set them."""
+
+    capacity: float
+    refill_rate: float
+    window_s: int
+    algorithm: str
+
+
+@dataclass(frozen=True, init=False, repr=False, match_args=False)
+class Limit(_Values):
     """Limit a client to `capacity` tokens at once, refilled at `refill_rate`.
 
-    A token bucket: it starts full, a request takes its cost, and whatever was taken comes back
-    at a steady rate. `fixed_window` and `sliding_window` make limits of other kinds; see
-    docs/algorithms.md for what each guarantees.
+    A token bucket starts full, a request takes its cost, and tokens come back at a steady rate.
+    `fixed_window` and `sliding_window` make limits of other kinds; see docs/algorithms.md for
+    their guarantees. A Limit cannot be changed.
 
     Args:
         capacity: tokens the bucket holds, above 0 and at most ``4e15``. With less than 1, only
             requests that cost less than a token pass, and a RateLimiter logs a warning.
-        refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double that stands
-            for a simple fraction, such as ``100 / 60``, is taken for that fraction exactly.
+        refill_rate: tokens per second, from 0 (never refilled) to ``1e9``. A double close to a
+            simple fraction, such as ``100 / 60``, counts as exactly that fraction.
 
     Attributes:
-        window_s: seconds of a window, 0 of a bucket. The capacity of a window is its count.
+        window_s: length of the window in seconds, 0 for a bucket. The capacity of a window is its
+            count.
         algorithm: ``"token_bucket"``, ``"fixed_window"`` or ``"sliding_window"``.
 
     Raises:
@@ -66,33 +77,29 @@ class Limit:
         ValueError: an argument is out of range, or NaN.
     """
 
-    capacity: float
-    refill_rate: float
-    window_s: int = field(default=0, init=False)
-    algorithm: str = field(default=TOKEN_BUCKET, init=False)
+    __match_args__ = ("capacity", "refill_rate")
 
-    def __post_init__(self) -> None:
-        capacity = checked_number("capacity", self.capacity)
-        refill_rate = checked_number("refill_rate", self.refill_rate)
-        if not 0 < capacity <= _core.MAX_CAPACITY:
+    def __init__(self, capacity: float, refill_rate: float) -> None:
+        tokens = checked_number("capacity", capacity)
+        rate = checked_number("refill_rate", refill_rate)
+        if not 0 < tokens <= _core.MAX_CAPACITY:
             raise ValueError(
                 f"capacity must be above 0 and at most {_core.MAX_CAPACITY:g} tokens, "
-                f"got {self.capacity!r}"
+                f"got {capacity!r}"
             )
-        if not 0 <= refill_rate <= _core.MAX_REFILL_RATE:
+        if not 0 <= rate <= _core.MAX_REFILL_RATE:
             raise ValueError(
                 f"refill_rate must be from 0 to {_core.MAX_REFILL_RATE:g} tokens per second, "
-                f"got {self.refill_rate!r}"
+                f"got {refill_rate!r}"
             )
-        object.__setattr__(self, "capacity", capacity)
-        object.__setattr__(self, "refill_rate", refill_rate)
+        super().__init__(tokens, rate, 0, TOKEN_BUCKET)
 
     @classmethod
     def fixed_window(cls, count: int, window_s: int) -> Limit:
         """Return a limit of `count` requests in each window of `window_s` seconds.
 
         Windows are aligned to the clock: those of 60 s begin with the minute (UTC). Around the
-        edge of two windows, twice the count may pass at once.
+        boundary of two windows, twice the count may pass at once.
 
         Args:
             count: requests, a whole number from 1 to 2,000,000,000.
@@ -107,9 +114,9 @@ class Limit:
     def sliding_window(cls, count: int, window_s: int) -> Limit:
         """Return a limit of `count` requests in any `window_s` seconds, counted by two windows.
 
-        What was counted in the window before counts as far as the sliding one still overlaps it,
-        as if it had been spread evenly. In any stretch t at most ``count * (1 + t / window_s)``
-        requests pass. Arguments and exceptions are those of fixed_window().
+        The count of the previous window is weighted by the part of it that the sliding window
+        still overlaps. In any period t at most ``count * (1 + t / window_s)`` requests pass.
+        Arguments and exceptions are those of fixed_window().
         """
         return cls._window(SLIDING_WINDOW, count, window_s)
 
@@ -121,38 +128,33 @@ class Limit:
             if not (1 <= number <= most and number.is_integer()):
                 raise ValueError(f"{name} must be a whole number from 1 to {most:,}, got {value!r}")
         limit = cls.__new__(cls)
-        fields: dict[str, object] = {
-            "capacity": float(count),
-            "refill_rate": float(count) / int(window_s),
-            "window_s": int(window_s),
-            "algorithm": algorithm,
-        }
-        for name, field_value in fields.items():
-            object.__setattr__(limit, name, field_value)
+        _Values.__init__(
+            limit, float(count), float(count) / int(window_s), int(window_s), algorithm
+        )
         return limit
 
     @property
     def is_window(self) -> bool:
-        """Whether it is a window, which counts whole requests; a part counts as one."""
+        """Whether this is a window. A window counts whole requests and rounds a part up to one."""
         return self.window_s != 0
 
     @property
     def period_s(self) -> float:
-        """Seconds in which as much comes back as there is at most; inf for never."""
+        """Seconds in which a whole capacity comes back; inf for never."""
         if self.is_window:
             return self.window_s
         return self.capacity / self.refill_rate if self.refill_rate else math.inf
 
     @property
     def for_engine(self) -> tuple[float, float] | tuple[float, int, bool]:
-        """The limit as `_core.Limiter` takes it."""
+        """The limit in the form that `_core.Limiter` accepts."""
         if self.is_window:
             return (self.capacity, self.window_s, self.algorithm == SLIDING_WINDOW)
         return (self.capacity, self.refill_rate)
 
     @classmethod
     def parse(cls, text: str) -> Limit:
-        """Return the one limit that `text` tells of, such as ``"100/minute; burst=20"``.
+        """Return the one limit in `text`, such as ``"100/minute; burst=20"``.
 
         Raises:
             TypeError: `text` is not a string.
@@ -177,7 +179,7 @@ class Limit:
             if whole > 0 and whole / unit_s == self.refill_rate:
                 unit, amount = name, float(whole)
                 break
-        # A text of less than one token means a bucket of one.
+        # A text with less than one token means a bucket of one.
         is_default = amount == self.capacity >= 1
         burst = "" if is_default else f"; burst={_short(self.capacity)}"
         return f"{_short(amount)}/{unit}{burst}"
@@ -223,7 +225,7 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
 
 
 def checked_number(name: str, value: float) -> float:
-    """Return the argument `name` as a float; inf where it is too large for one.
+    """Return the argument `name` as a float; inf if it is too large for one.
 
     Raises:
         TypeError: `value` is not a number. A bool is not one.
@@ -237,16 +239,16 @@ def checked_number(name: str, value: float) -> float:
 
 
 def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
-    """Return a constant cost, checked where it is configured.
+    """Return a constant cost after checking it.
 
     Args:
         cost: tokens per request.
-        limits: the limits that it will be taken from.
+        limits: the limits that requests of this cost take tokens from.
 
     Raises:
         TypeError: `cost` is not a number.
-        ValueError: `cost` is negative, not finite, or above a capacity, so that it could never
-            pass.
+        ValueError: `cost` is negative, not finite, or above a capacity, so that no request could
+            ever pass.
     """
     tokens = checked_number("cost", cost)
     if not (tokens >= 0 and math.isfinite(tokens)):
@@ -263,7 +265,7 @@ def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
-    """Return the limits that `text` tells of, such as ``"10/second; 1000/hour"``.
+    """Return the limits in `text`, such as ``"10/second; 1000/hour"``.
 
     ``burst=`` and ``window=`` belong to the limit before them.
 
@@ -281,7 +283,7 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 
 class _Parser:
-    """Reads a text from left to right; an error tells the place."""
+    """Parse a text from left to right; errors show the position."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -299,7 +301,7 @@ class _Parser:
                 limits.append(self._in_range(start, Limit._window, algorithm, amount, period_s))
             else:
                 burst = self._burst()
-                # Part of a token would admit no request.
+                # A bucket of less than one token would admit no request.
                 at_once = max(amount, 1.0) if amount else 0.0
                 capacity = at_once if burst is None else burst
                 limits.append(self._in_range(start, Limit, capacity, amount / period_s))
@@ -331,7 +333,7 @@ class _Parser:
         return f"{name.lower()}_window"
 
     def _check_whole(self, start: int, algorithm: str, amount: float, period_s: float) -> None:
-        """Check the count of a window; propose the same rate with whole numbers."""
+        """Check the count of a window; the error proposes the same rate in whole numbers."""
         rate = Fraction(amount).limit_denominator(1000)
         if amount.is_integer() or not rate:
             return
@@ -364,7 +366,7 @@ class _Parser:
             raise self._error("';' or the end")
 
     def _accept(self, pattern: re.Pattern[str]) -> str | None:
-        """Step over the pattern, and the space behind it, if it is next."""
+        """Return the text of the pattern and skip it with the space after it, if it is next."""
         match = pattern.match(self._text, self._at)
         if match is None:
             return None
@@ -380,7 +382,7 @@ class _Parser:
         if found:
             at = self._text.rindex(found, 0, self._at)
         why = f" ({reason})" if reason else ""
-        # An address may have been given in place of limits.
+        # The text may be an address given by mistake, so secrets are hidden.
         return ValueError(
             f"invalid limit {shown(self._text)}: expected {expected} at position {at}{why}\n"
             f"    {redacted(_printable(self._text))}\n"
@@ -399,5 +401,5 @@ def _short(number: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Keep one column per character, so that the caret stands under its place."""
+    """Return a text of the same width, so that the caret points at the right column."""
     return "".join(char if char.isprintable() else "?" for char in text)

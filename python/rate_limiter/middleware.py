@@ -1,4 +1,4 @@
-"""Middleware for ASGI applications: the general one, and two for programs of earlier systems.
+"""ASGI middleware, and the classes of the token-bucket middleware and distributed demos.
 
 from rate_limiter.middleware import RateLimitMiddleware
 

@@ -1,4 +1,4 @@
-"""Where rules come from."""
+"""Sources of rules."""
 
 from rate_limiter.policy.rule_sources import FileRules, RedisRules, RuleSource, as_source
 

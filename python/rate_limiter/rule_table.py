@@ -1,4 +1,4 @@
-"""Rules and how one is found."""
+"""Rules, and the table that finds the rule of a request."""
 
 from rate_limiter.policy.rules import Rule, RuleTable
 

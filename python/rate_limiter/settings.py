@@ -43,11 +43,11 @@ def _either(*names: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """What an application's environment says about limits.
+    """Settings of limits from the environment of an application.
 
-    Names are those of this package (``RATE_LIMITER_...``), and those that earlier systems used.
-    Lists are separated by commas. ``.env`` in the working directory counts where the
-    environment says nothing.
+    Variables are named ``RATE_LIMITER_...``; those of the five public demos, such as
+    ``REDIS_HOST`` and ``RL_BURST``, work too. Lists are separated by commas. ``.env`` in the
+    working directory supplies variables that are not set.
 
     Attributes are plain text. The repr and the dumps hide passwords, keys, the logins and passwords
     in addresses, and the values of a bypass by header.
@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     store: Address | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_STORE", "REDIS_URL"),
-        description="Address of the store; memory:// where nothing names a Redis.",
+        description="Address of the store; memory:// if no Redis is set.",
     )
     limits: str | None = Field(
         default=None, validation_alias="RATE_LIMITER_LIMITS", description='Such as "100/minute".'
@@ -75,57 +75,57 @@ class Settings(BaseSettings):
     rules: Address | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
-        description="A file of rules, or the address of a Redis that holds some.",
+        description="File of rules, or address of a Redis with rules.",
     )
     key: Words = Field(
         default=["ip"],
         validation_alias="RATE_LIMITER_KEY",
-        description="Who a request counts for.",
+        description="Identity of a client.",
     )
     tier: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_TIER",
-        description="What tells a client's tier.",
+        description="Source of a client's tier.",
     )
     bypass: Bypasses = Field(
         default=[],
         validation_alias="RATE_LIMITER_BYPASS",
-        description="Who is not limited.",
+        description="Clients without a limit.",
     )
     trusted_proxies: Words = Field(
         default=[],
         validation_alias="RATE_LIMITER_TRUSTED_PROXIES",
-        description="Networks of proxies.",
+        description="Networks of trusted proxies.",
     )
     proxy_header: str = Field(
         default="x-forwarded-for",
         validation_alias="RATE_LIMITER_PROXY_HEADER",
-        description="The header that they set: x-forwarded-for or forwarded.",
+        description="Header set by the proxies: x-forwarded-for or forwarded.",
     )
     ipv6_prefix: int = Field(
         default=64,
         validation_alias="RATE_LIMITER_IPV6_PREFIX",
-        description="Bits that tell clients apart.",
+        description="Bits of an IPv6 address that identify a client.",
     )
     headers: str = Field(
         default="x-ratelimit",
         validation_alias="RATE_LIMITER_HEADERS",
-        description="x-ratelimit, ietf, both or off.",
+        description="Header style: x-ratelimit, ietf, both or off.",
     )
     reset: str = Field(
         default="seconds",
         validation_alias="RATE_LIMITER_RESET",
-        description="seconds or epoch.",
+        description="Format of the reset time: seconds or epoch.",
     )
     retry_jitter_s: float = Field(
         default=0,
         validation_alias="RATE_LIMITER_RETRY_JITTER_S",
-        description="Spread of Retry-After.",
+        description="Maximum random addition to Retry-After, in seconds.",
     )
     denied: str = Field(
         default="json",
         validation_alias="RATE_LIMITER_DENIED",
-        description="json, problem, or a text.",
+        description="Body of a denial: json, problem, or a text.",
     )
     exempt_paths: Words = Field(
         default=[],
@@ -140,122 +140,122 @@ class Settings(BaseSettings):
     status_path: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_STATUS_PATH",
-        description="Where callers see their own state.",
+        description="Path where callers see their own state.",
     )
     metrics: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_METRICS",
-        description="What decisions are shown under in metrics.",
+        description="Dimension of the metrics.",
     )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
         default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
-        description="What becomes of a decision while Redis gives none.",
+        description="Decisions while Redis is unavailable: memory, allow, deny or raise.",
     )
     max_keys: int = Field(
         default=1_000_000,
         ge=1,
         validation_alias="RATE_LIMITER_MAX_KEYS",
-        description="About how many clients may be active at once.",
+        description="Approximate number of active clients.",
     )
     jwt_secret: Secret | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_SECRET",
-        description="Of HMAC-signed tokens.",
+        description="Secret of HMAC-signed tokens.",
     )
-    # A private key there is refused later, and must not be shown before.
+    # A private key given by mistake is refused later, and must not be shown before.
     jwt_public_key: Secret | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_PUBLIC_KEY",
-        description="In PEM form.",
+        description="Public key in PEM form.",
     )
     jwt_jwks: Address | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_JWKS",
-        description="A key set: file or URL.",
+        description="JSON Web Key Set: file or URL.",
     )
     jwt_algorithms: Words = Field(
         default=[],
         validation_alias="RATE_LIMITER_JWT_ALGORITHMS",
-        description="Those a token may be signed with.",
+        description="Accepted signature algorithms.",
     )
     jwt_audience: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_AUDIENCE",
-        description="What aud must be.",
+        description="Required aud claim.",
     )
     jwt_issuer: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_JWT_ISSUER",
-        description="What iss must be.",
+        description="Required iss claim.",
     )
 
     redis_host: Address | None = Field(
         default=None,
         validation_alias="REDIS_HOST",
-        description="Of a Redis.",
+        description="Host of the Redis.",
     )
     redis_port: int = Field(
         default=6379,
         ge=1,
         le=65535,
         validation_alias="REDIS_PORT",
-        description="Of a Redis.",
+        description="Port of the Redis.",
     )
     redis_db: int = Field(
         default=0,
         ge=0,
         validation_alias="REDIS_DB",
-        description="Its database.",
+        description="Database of the Redis.",
     )
     redis_password: Secret | None = Field(
         default=None,
         validation_alias="REDIS_PASSWORD",
-        description="Its password.",
+        description="Password of the Redis.",
     )
     redis_sentinel_hosts: Addresses = Field(
         default=[],
         validation_alias="REDIS_SENTINEL_HOSTS",
-        description="host:port of the sentinels; then REDIS_HOST means nothing.",
+        description="host:port of the sentinels; REDIS_HOST is then ignored.",
     )
     redis_master_name: str = Field(
         default="mymaster",
         validation_alias="REDIS_MASTER_NAME",
-        description="What they watch.",
+        description="Name of the master that the sentinels watch.",
     )
     rate_per_sec: float | None = Field(
         default=None,
         gt=0,
         validation_alias="RL_RATE_PER_SEC",
-        description="Of a gateway's policy.",
+        description="Tokens per second of a gateway's policy.",
     )
     burst: int | None = Field(
         default=None,
         ge=1,
         validation_alias="RL_BURST",
-        description="Of a gateway's policy.",
+        description="Capacity of a gateway's policy.",
     )
     log_level: str = Field(
         default="INFO",
         validation_alias="LOG_LEVEL",
-        description="Of logging.",
+        description="Log level.",
     )
     environment: str = Field(
         default="production",
         validation_alias="ENVIRONMENT",
-        description="What it is called.",
+        description="Environment name.",
     )
     api_host: str = Field(
         default="127.0.0.1",
         validation_alias="API_HOST",
-        description="To listen on.",
+        description="Host to listen on.",
     )
     api_port: int = Field(
         default=8000,
         ge=1,
         le=65535,
         validation_alias=_either("API_PORT", "PORT"),
-        description="Likewise.",
+        description="Port to listen on.",
     )
 
     @property
@@ -271,7 +271,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_address(self) -> str:
-        """The address of the Redis at REDIS_HOST, which is localhost where nothing is said."""
+        """The address of the Redis at REDIS_HOST, by default localhost."""
         host = self.redis_host or "localhost"
         host = f"[{host}]" if ":" in host else host
         return hidden_address(f"redis://{self._login}{host}:{self.redis_port}/{self.redis_db}")
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
         """Return the arguments of RateLimitMiddleware.
 
         Raises:
-            ValueError: there are neither rules nor limits, or a setting has no effect.
+            ValueError: neither rules nor limits are set, or a setting has no effect.
         """
         rules = self.rules
         if rules is not None and self.limits is not None:

@@ -1,4 +1,4 @@
-"""End the start of a program with one readable line when its configuration is wrong."""
+"""Exit with one readable line if the configuration is wrong at startup."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rate_limiter._core import StoreError
 from rate_limiter.checks.redaction import redacted
 
 EXIT_STATUS = 3
-"""At which gunicorn and uvicorn stop, instead of starting the worker again."""
+"""Status at which gunicorn and uvicorn stop instead of restarting the worker."""
 
 
 @contextlib.contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """End the process if the block raises for a mistake in the configuration.
+    """Exit if the block raises an error of the configuration.
 
         with exit_on_mistake():
             app.add_middleware(RateLimitMiddleware, **Settings().middleware())
@@ -35,7 +35,7 @@ def exit_on_mistake() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    if hasattr(error, "errors"):  # of pydantic, whose own text has several lines for each
+    if hasattr(error, "errors"):  # of pydantic, whose text has several lines per error
         findings = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in findings)
     return "; ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__

@@ -1,7 +1,9 @@
 """Limit and its texts: what they mean, and what a mistake in one says."""
 
+import copy
 import logging
 import math
+import pickle
 from fractions import Fraction
 from pathlib import Path
 
@@ -271,3 +273,24 @@ def test_a_token_comes_at_the_very_nanosecond(text: str, seconds: float) -> None
         limiter = RateLimiter(f"{text}; burst=1", clock=ManualClock(begin_ns))
         limiter.hit("k")
         assert limiter.hit("k").retry_after_ns == math.ceil(seconds * 1e9)
+
+
+@pytest.mark.parametrize(
+    "limit", [Limit(10, 2), Limit.fixed_window(5, 60), Limit.sliding_window(5, 60)], ids=str
+)
+def test_limit_cannot_be_changed_and_can_be_copied(limit: Limit) -> None:
+    for name in ("capacity", "refill_rate", "window_s", "algorithm", "other"):
+        with pytest.raises(AttributeError):
+            setattr(limit, name, 1)
+        with pytest.raises(AttributeError):
+            delattr(limit, name)
+    for same in (copy.copy(limit), copy.deepcopy(limit), pickle.loads(pickle.dumps(limit))):
+        assert (same, hash(same), repr(same)) == (limit, hash(limit), repr(limit))
+        assert same.algorithm == limit.algorithm
+
+
+def test_limits_of_different_kinds_are_not_equal() -> None:
+    window = Limit.fixed_window(60, 60)
+    assert window != Limit(window.capacity, window.refill_rate)
+    assert window != Limit.sliding_window(60, 60)
+    assert Limit(10, 2) != (10.0, 2.0, 0, "token_bucket")

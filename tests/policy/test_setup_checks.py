@@ -199,3 +199,17 @@ def test_a_limiter_made_inside_a_handler(caplog: pytest.LogCaptureFixture) -> No
     (record,) = caplog.records
     assert f"100 limiters have been made at {__file__}:" in record.message
     assert "limits nothing" in record.message
+
+
+def test_limiters_that_are_kept_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    kept = [RateLimiter("6/minute", max_keys=10) for _ in range(2 * MADE_OFTEN)]
+    assert caplog.records == []
+    assert len(kept) == 2 * MADE_OFTEN
+
+
+def test_many_rules_with_equal_limits_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    rules = {f"r{i}": {"path": f"/{i}", "limits": "7/minute"} for i in range(2 * MADE_OFTEN)}
+    for _ in range(2):
+        gate = RateLimitMiddleware(app, rules=rules, max_keys=10)
+        ask(gate)
+    assert caplog.records == []

@@ -1,1 +1,1 @@
-"""Checks of arguments, and what of a value may be shown."""
+"""Checks of arguments, and redaction of secrets."""

@@ -1,16 +1,16 @@
-"""Arguments of constructors: what each must be, and which have no effect beside others.
+"""Check the arguments of constructors: their values, and which have no effect beside others.
 
-Every constructor passes its arguments to `check_arguments`, so that all of them refuse the same
-mistakes. Two tables define what is refused:
+Every constructor passes its arguments to `check_arguments`, so all of them refuse the same
+mistakes. Two tables define the checks:
 
-    _CHECKS     an argument's name -> what its value must be, whatever the others are
-    _REASONS    (name, all arguments) -> why it has no effect beside them; None: it has one
+    _CHECKS     name of an argument -> check of its value, independent of the others
+    _REASONS    (name, all arguments) -> why it has no effect beside them, None if it has one
 
 An argument that equals its default counts as not given. The error, a TypeError or ValueError, names
-the argument and, where that is the cause, the other argument.
+the argument and, if there is a conflict, the other argument.
 
 The store is a choice of the deployment, so `name` and `on_store_error` are accepted with
-every given store, ``"memory://"`` included. Without a store they are refused.
+every given store, including ``"memory://"``. Without a store they are refused.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ Values: TypeAlias = Mapping[str, Any]
 
 
 class _Default(str):
-    """A default that equals the same text from a caller, but is another object."""
+    """A default that equals the same text from a caller but is a different object."""
 
     __slots__ = ()
 
 
 DEFAULT_STORE = _Default("memory://")
-"""The store of a limiter that was made without `store`."""
+"""The store of a limiter made without `store`."""
 
 POLICIES = ("memory", "allow", "deny", "raise")
-"""What `on_store_error` may be."""
+"""The values of `on_store_error`."""
 
 
 class NoEffectError(TypeError):
     """Raised for an argument that has no effect beside the other arguments.
 
     Attributes:
-        argument: its name.
+        argument: the name of the argument.
     """
 
     def __init__(self, argument: str, why: str) -> None:
@@ -58,12 +58,12 @@ def check_arguments(function: Callable[..., Any], values: Values) -> None:
     """Check the arguments that `function` was called with.
 
     Args:
-        function: its signature has the names and the defaults.
-        values: the arguments, such as ``dict(locals())`` at the beginning of the function. Those
-            that are missing are not checked.
+        function: the function, whose signature has the names and the defaults.
+        values: the arguments, such as ``dict(locals())`` at the start of the function. Missing
+            arguments are not checked.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be, or has no effect.
+        TypeError, ValueError: an argument is wrong or has no effect.
     """
     for name, default in _defaults(function).items():
         if name not in values or _is_same(values[name], default):
@@ -100,14 +100,14 @@ def _is_same(value: Any, default: Any) -> bool:
     )
 
 
-# --- What an argument must be --------------------------------------------------------------------
+# --- Values of arguments -------------------------------------------------------------------------
 
 
 def checked_switch(name: str, value: object) -> bool:
-    """Return an argument that is True or False.
+    """Return an argument after checking that it is True or False.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value is something else.
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
@@ -118,7 +118,7 @@ def checked_policy(on_store_error: str) -> str:
     """Return the policy.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no such policy.
     """
     if on_store_error not in POLICIES:
         known = ", ".join(map(repr, POLICIES))
@@ -127,10 +127,10 @@ def checked_policy(on_store_error: str) -> str:
 
 
 def checked_whole(name: str, value: object) -> int:
-    """Return an argument that is a whole number; its range is checked where it is used.
+    """Return an argument after checking that it is a whole number of any range.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {shown(value)}")
@@ -138,10 +138,10 @@ def checked_whole(name: str, value: object) -> int:
 
 
 def checked_seconds(name: str, value: float) -> float:
-    """Return an argument that is a finite number of seconds, from 0 on.
+    """Return an argument after checking that it is a finite number of seconds >= 0.
 
     Raises:
-        TypeError, ValueError: it is something else.
+        TypeError, ValueError: the value is something else.
     """
     if not 0 <= checked_number(name, value) < math.inf:
         raise ValueError(f"{name} must be a number of seconds >= 0, got {shown(value)}")
@@ -149,10 +149,10 @@ def checked_seconds(name: str, value: float) -> float:
 
 
 def checked_text(name: str, value: object) -> str:
-    """Return an argument that is a text.
+    """Return an argument after checking that it is a str.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value is something else.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {shown(value)}")
@@ -160,16 +160,16 @@ def checked_text(name: str, value: object) -> str:
 
 
 def checked_several(name: str, values: object, what: str, example: str) -> list[Any]:
-    """Return an argument that is several values. A str is refused: it iterates by character.
+    """Return an argument of several values as a list. A str is refused: it iterates by character.
 
     Args:
-        name: of the argument.
-        values: its value.
-        what: how the message calls them.
-        example: one of them, for the message.
+        name: name of the argument.
+        values: value of the argument.
+        what: plural noun for the values, for the message.
+        example: one value, for the message.
 
     Raises:
-        TypeError: it is a str, bytes or not iterable.
+        TypeError: the value is a str, bytes or not iterable.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         given = type(values).__name__  # the value may be a secret
@@ -178,10 +178,10 @@ def checked_several(name: str, values: object, what: str, example: str) -> list[
 
 
 def checked_path(name: str, value: object) -> str:
-    """Return an argument that is a path.
+    """Return an argument after checking that it is a path.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is something else.
     """
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"{name} must be a str that begins with '/', got {shown(value)}")
@@ -189,10 +189,10 @@ def checked_path(name: str, value: object) -> str:
 
 
 def checked_paths(name: str, values: object) -> frozenset[str]:
-    """Return an argument that is several paths.
+    """Return an argument of several paths.
 
     Raises:
-        TypeError, ValueError: it is something else.
+        TypeError, ValueError: the value is something else.
     """
     paths = checked_several(name, values, "paths", "/health")
     return frozenset(checked_path(f"a path in {name}", one) for one in paths)
@@ -270,7 +270,7 @@ _WITH_POLICY = {"app", "limiter", "policy", "exempt_paths", "enabled", *_OF_ADDR
 
 
 def _gateway(name: str, given: Values) -> str | None:
-    """With a policy the gateway decides: it reads few arguments, and some that others ignore."""
+    """With a policy the gateway decides. It reads few arguments, some of which others ignore."""
     if given.get("policy") is None:
         return "without policy" if name in _OF_GATEWAY else None
     if name == "metrics":
@@ -283,7 +283,7 @@ def _gateway(name: str, given: Values) -> str | None:
 
 
 def _storage(name: str, given: Values) -> str | None:
-    """A limiter has a store already. Memory has no names and does not fail."""
+    """A limiter already has a store. Memory has no names and does not fail."""
     if name not in _STORAGE:
         return None
     if given.get("limiter") is not None:
@@ -301,12 +301,14 @@ def _headers(name: str, given: Values) -> str | None:
     if name != "retry_jitter_s" or given.get("headers") != "off":
         return None
     denied = given.get("denied")
-    tells = denied == "problem" or (not callable(denied) and "{retry_after}" in str(denied))
-    return None if tells else "with headers='off'"
+    has_retry_after = denied == "problem" or (
+        not callable(denied) and "{retry_after}" in str(denied)
+    )
+    return None if has_retry_after else "with headers='off'"
 
 
 def _address(name: str, given: Values) -> str | None:
-    """Keys fall back on the client's address, unless all clients share one key."""
+    """Keys fall back to the client's address, unless all clients share one key."""
     if name not in _OF_ADDRESS or "key" not in given or uses_address(given["key"]):
         return None
     by_address = any(one.startswith("ip:") for one in _words(given.get("bypass")))
@@ -316,7 +318,7 @@ def _address(name: str, given: Values) -> str | None:
 
 
 def _jwt(name: str, given: Values) -> str | None:
-    """A token is verified only for what names a claim of it."""
+    """A token is verified only for an argument that names one of its claims."""
     if name != "jwt" or "key" not in given or _may_change(given):
         return None
     specs = [given["key"], given.get("tier"), given.get("bypass"), *_keys_of_rules(given)]
@@ -326,13 +328,13 @@ def _jwt(name: str, given: Values) -> str | None:
 
 
 def _key_set(name: str, given: Values) -> str | None:
-    """A secret and a public key are read once."""
+    """A secret and a public key are read only once."""
     is_of_set = name in ("refresh_s", "retry_s", "timeout_s") and "jwks" in given
     return "without jwks" if is_of_set and given["jwks"] is None else None
 
 
 def _tier(name: str, given: Values) -> str | None:
-    """Tiers need a source of a client's tier, and the reverse."""
+    """Tiers need a source of the client's tier, and the source needs tiers."""
     if "tier" not in given:
         return None
     if name in ("limits", "default_limits") and isinstance(given[name], Mapping):
@@ -347,7 +349,7 @@ def _tier(name: str, given: Values) -> str | None:
 
 
 def _cost(name: str, given: Values) -> str | None:
-    """In Flask, decorators have a cost of their own."""
+    """In Flask, each decorator has its own cost."""
     if name != "cost" or "default_limits" not in given or "source" not in given:
         return None
     return "without default_limits or rules" if given["source"] is None else None
@@ -357,13 +359,13 @@ _REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier, _cost
 
 
 def uses_address(key: Any) -> bool:
-    """Return whether a key may be the client's address: not where all clients share one."""
+    """Return True if a key may be the client's address: not if all clients share one key."""
     words = _words(key)
     return "all" not in words or "ip" in words[: words.index("all")]
 
 
 def _may_change(given: Values) -> bool:
-    """Return whether there are rules that may change, and may then use any argument."""
+    """Return True if there are rules that may change, and so may use any argument later."""
     source = given.get("source")
     return source is not None and not source.is_fixed
 

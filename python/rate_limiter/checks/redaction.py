@@ -1,9 +1,9 @@
-"""Keep secrets out of what people read: reprs, errors, logs, metrics, the output of commands.
+"""Hide secrets in reprs, errors, logs, metrics and the output of commands.
 
     redis://:password@host/0        is shown as  redis://***@host/0
     redis://host/0?password=secret  is shown as  redis://host/0?password=***
 
-When an address is malformed, more is hidden rather than less.
+In a malformed address, too much is hidden rather than too little.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 HIDDEN = "***"
 
-# Nothing here looks at a character often: a text may be long, and from anywhere.
+# All patterns take linear time: a text may be long, and from anyone.
 _SCHEME = re.compile(r"\b[A-Za-z][\w+.-]{0,30}:/{1,2}")  # a Path has one slash
 _WORD = re.compile(r"""[^\s'"]+""")
-# user:password, with the host forgotten: what follows the colon is no port.
+# user:password without a host: the text after the colon is no port.
 _LOGIN_ALONE = re.compile(
     rf"""({_SCHEME.pattern})[^\s/?#'"@,\[:]*:(?!\d{{1,5}}(?:[/?#,;:.)\]\s'"]|$))[^\s'"]*"""
 )
-# To the end of the address: an unescaped '&' belongs to the password.
+# Up to the end of the address: an unescaped '&' belongs to the password.
 _OPTION = re.compile(
     r"""([?&;](?:[\w.-]{0,40}(?:pass|pwd|secret|token|api[_-]?key|auth|cred|sig)[\w.-]{0,40}|key)=)"""
     r"""[^\s'"]*""",
@@ -34,11 +34,11 @@ def redacted(text: str) -> str:
 
 
 def _redacted_line(line: str) -> str:
-    line = _OPTION.sub(rf"\1{HIDDEN}", line)  # first: an '@' in a value ends no login
+    line = _OPTION.sub(rf"\1{HIDDEN}", line)  # first, because an '@' in a value ends no login
     scheme, at = _SCHEME.search(line), line.rfind("@")
     if scheme is None or scheme.end() > at:
         line = _without_logins(line)
-    else:  # up to the last '@': one that is not escaped belongs to the password
+    else:  # up to the last '@': an unescaped one belongs to the password
         before = _without_logins(line[: scheme.start()])
         line = f"{before}{scheme[0]}{HIDDEN}{line[at:]}"
     return _LOGIN_ALONE.sub(rf"\1{HIDDEN}", line)
@@ -55,15 +55,15 @@ def _without_logins(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return the repr of a value that somebody gave, for a message."""
+    """Return the repr of a value, without secrets, for a message."""
     return redacted(repr(value))
 
 
 class Hidden(str):
-    """A str whose repr shows something else.
+    """A str whose repr shows another text.
 
     Attributes:
-        shown: what the repr shows.
+        shown: the text in the repr.
     """
 
     shown: str
@@ -84,7 +84,7 @@ def hidden_address(text: str) -> Hidden:
 
 
 def dumped(value: Any) -> Any:
-    """Return what a dump shows of a value, or of the values in a list."""
+    """Return a value, or the values of a list, as dumps show them."""
     if isinstance(value, list):
         return [dumped(one) for one in value]
     return getattr(value, "shown", value)

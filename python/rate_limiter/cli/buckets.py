@@ -1,4 +1,4 @@
-"""The commands rate-limiter inspect and rate-limiter reset: a client's buckets in Redis."""
+"""The commands rate-limiter inspect and rate-limiter reset for a client's buckets in Redis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESET_EXAMPLES = """\
 
 
 def add_parser(actions: Any) -> None:
-    """Add the commands to those of the program."""
+    """Add the commands to the program."""
     for name, run, help_text, text, examples in (
         ("inspect", _inspect, "show a client's buckets", "Show the buckets", INSPECT_EXAMPLES),
         ("reset", _reset, "make a client's buckets full", "Fill the buckets", RESET_EXAMPLES),
@@ -92,7 +92,7 @@ def _reset(given: argparse.Namespace) -> int:
 
 def _keys(given: argparse.Namespace, connection: Connection) -> list[bytes]:
     if given.name and (given.raw or given.limit is None):
-        # Leaving it out would reset more than was asked for.
+        # Ignoring the name would reset more than requested.
         raise UsageError("--name goes with --limit, and not with --raw")
     if given.raw:
         if given.prefix != PREFIX:
@@ -116,6 +116,6 @@ def _line(one: BucketInfo) -> str:
 def _plain(one: BucketInfo) -> dict[str, object]:
     fields = dataclasses.asdict(one)
     fields["limit"] = None if one.limit is None else str(one.limit)
-    # JSON has no word for infinity.
+    # JSON has no infinity.
     fields["full_after_s"] = None if math.isinf(one.full_after_s) else one.full_after_s
     return fields

@@ -1,4 +1,4 @@
-"""What the commands of rate-limiter share: exit statuses, one-line errors, JSON, the store."""
+"""Shared code of the commands: exit statuses, one-line errors, JSON, the store."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
 REQUESTS_FAILED = 3
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 STOPPED_BY = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 143}
-"""What load and bench finish at, and their exit status then."""
+"""Signals that end load and bench, and the exit status for each."""
 
 EXIT_STATUS = """\
 exit status:
@@ -34,7 +34,7 @@ exit status:
   143  load and bench only: ended by SIGTERM, as timeout sends it; they print that too
 """
 
-# Which extra of the package brings a module.
+# The extra of the package that installs a module.
 _EXTRAS = {
     "pydantic": "rules",
     "pydantic_settings": "rules",
@@ -51,11 +51,11 @@ _T = TypeVar("_T")
 
 
 class UsageError(ValueError):
-    """Tell what is wrong with the command line."""
+    """Raised for a mistake in the command line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that keeps the layout of its texts, and complains in one line."""
+    """An argument parser that keeps the layout of its texts and prints errors in one line."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings)
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and leave."""
+        """Print the message and exit."""
         unknown, found, words = message.partition("unrecognized arguments: ")
         if found:  # a value among them may be a secret
             names = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
@@ -73,18 +73,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def epilog(examples: str) -> str:
-    """Return what stands below the options of a command: examples, and the exit statuses."""
+    """Return the text below the options of a command: examples and exit statuses."""
     return f"examples:\n{examples}\n{EXIT_STATUS}"
 
 
 def parsed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
-    """Return an argparse type that lets a parser's own message through."""
+    """Return an argparse type that keeps the message of `parse`."""
 
     def convert(text: str) -> _T:
         try:
             return parse(text)
         except (TypeError, ValueError) as error:
-            # What follows the first line shows the place below the text, as a parser may.
+            # Further lines may show the position below the text.
             raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from None
 
     return convert
@@ -94,7 +94,7 @@ def name_and_value(text: str) -> tuple[str, str]:
     """Return the two halves of NAME=VALUE.
 
     Raises:
-        ValueError: it has no such form.
+        ValueError: the text has another form.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
@@ -148,8 +148,8 @@ def print_json(value: object) -> None:
 
 
 def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> int:
-    """Run a command; return its exit status, having told in a line what went wrong."""
-    # What the package would log comes as the one line of an error, or is not of interest here.
+    """Run a command; return its exit status. An error is printed in one line."""
+    # Log records of the package are not shown: errors are printed in one line below.
     logging.getLogger("rate_limiter").addHandler(logging.NullHandler())
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller, as with >&-
@@ -159,7 +159,7 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read has left, as `head` does. Python would complain when it flushes at exit.
+        # The reader has exited, as `head` does. Without this, Python fails when it flushes at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -186,7 +186,7 @@ def _missing(error: ImportError) -> str:
 
 
 def _fail(message: str, status: int = FAILED) -> int:
-    # Several lines are several findings, such as the mistakes in a file of rules.
+    # Each line is an error, such as a mistake in a file of rules.
     for line in redacted(message).splitlines() or [""]:
         print(f"rate-limiter: {line}", file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""The command rate-limiter: what it can do, each in a module of its own."""
+"""The command rate-limiter, with a module per subcommand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = """\
   rate-limiter rules explain --path /files/7 --method POST
   rate-limiter bench --store redis://localhost:6379/0
 
-`rate-limiter COMMAND --help` has more of them.
+`rate-limiter COMMAND --help` shows more examples.
 """
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
     Args:
-        arguments: by default those of the process.
+        arguments: arguments, by default those of the process.
 
     Raises:
         SystemExit: the arguments are wrong (2), or ask for help (0).
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the parser of the program, with all commands."""
+    """Return the parser with all commands."""
     made = Parser(
         prog="rate-limiter",
-        description="Try a rate limit out, look into its buckets, check its rules, measure it.",
+        description="Test a rate limit, inspect its buckets, check its rules, measure it.",
         epilog=epilog(EXAMPLES),
     )
     made.add_argument("--version", action="version", version=f"rate-limiter {__version__}")

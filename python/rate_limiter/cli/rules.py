@@ -48,7 +48,7 @@ DEFAULT_FILE = "rate_limits.json"
 
 
 def add_parser(actions: Any) -> None:
-    """Add the command to those of the program."""
+    """Add the command to the program."""
     parser = actions.add_parser(
         "rules",
         help="check, explain, push and pull rules",
@@ -71,9 +71,9 @@ def add_parser(actions: Any) -> None:
         made.set_defaults(run=run)
         return made
 
-    check = added(_check, "check", "tell what is wrong with a file of rules")
-    explain = added(_explain, "explain", "tell which rule a request falls under, and why")
-    push = added(_push, "push", "put rules into Redis, for all that use them")
+    check = added(_check, "check", "check a file of rules for mistakes")
+    explain = added(_explain, "explain", "show which rule limits a request, and why")
+    push = added(_push, "push", "write rules to Redis, for all processes that use them")
     pull = added(_pull, "pull", "show the rules in Redis, as JSON")
     schema = added(_schema, "schema", "print the JSON Schema of a file of rules")
     for command in (check, explain, push):
@@ -105,7 +105,7 @@ def _add_request(explain: argparse.ArgumentParser) -> None:
         "--key", action="append", metavar="SOURCE", help="as for the middleware (ip)"
     )
     explain.add_argument(
-        "--tier", metavar="TIER", help="a tier, or what tells it, such as header:X-Plan"
+        "--tier", metavar="TIER", help="a tier, or its source, such as header:X-Plan"
     )
     explain.add_argument(
         "--trusted-proxy",
@@ -151,7 +151,7 @@ def _check(given: argparse.Namespace) -> int:
         print_json(as_data(table))
         return DONE
     for rule in table.rules.values():
-        print(f"{rule.name}: {_asks(rule)}: {_allows(rule)}")
+        print(f"{rule.name}: {_matches(rule)}: {_allows(rule)}")
     return DONE
 
 
@@ -170,9 +170,9 @@ def _explain(given: argparse.Namespace) -> int:
         is_source = ":" in given.tier and given.tier not in table.tiers
         tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")
     method = given.method.upper()
-    asked = (given.path, method, list(tiers), key)
-    found = table.matches(*asked)
-    counted = list(table.limiting(*asked)) or found[:1]
+    request = (given.path, method, list(tiers), key)
+    found = table.matches(*request)
+    counted = list(table.limiting(*request)) or found[:1]
     found = list(dict.fromkeys([*found, *counted]))
     if given.json:
         rule = counted[0].name if counted else None
@@ -189,10 +189,10 @@ def _print_matches(
     tier = f", tier {' '.join(tiers)}" if tiers else ""
     print(f"{request}{tier}")
     if not found:
-        print("no rule asks for it, so it is not limited")
+        print("no rule matches, so the request is not limited")
     for rule in found:
         mark = "=>" if rule in counted else "  "
-        print(f"{mark} {rule.name}: {_asks(rule)}: {_allows(rule)}")
+        print(f"{mark} {rule.name}: {_matches(rule)}: {_allows(rule)}")
     if len(counted) > 1:
         names = " and ".join(repr(rule.name) for rule in counted)
         print(f"{names} count: the path can be read in several ways")
@@ -212,7 +212,7 @@ def _why(first: Rule, second: Rule) -> str:
     return "it names the tier, or a higher one"
 
 
-def _asks(rule: Rule) -> str:
+def _matches(rule: Rule) -> str:
     parts = [
         f"{name} {' or '.join(values)}"
         for name, values in (

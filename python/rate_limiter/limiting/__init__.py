@@ -1,6 +1,6 @@
-"""Limiters: in memory and shared memory, in Redis, awaited; and waiting for tokens."""
+"""Limiters in memory, in shared memory and in Redis, sync and async; and waiting for tokens."""
 
-from rate_limiter.limiting import redis_limiter as _redis_limiter  # RateLimiter(store=...) makes it
+from rate_limiter.limiting import redis_limiter as _redis_limiter  # for RateLimiter(store=...)
 
 __all__: list[str] = []
 

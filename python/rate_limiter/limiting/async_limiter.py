@@ -49,14 +49,14 @@ class AsyncRateLimiter:
 
     @classmethod
     def of(cls, limiter: RateLimiter) -> AsyncRateLimiter:
-        """Return the awaited view of a limiter; both have the same buckets."""
+        """Return an AsyncRateLimiter that shares the buckets of `limiter`."""
         self = cls.__new__(cls)
         self._use(limiter)
         return self
 
     def _use(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
-        # None for memory, which answers at once.
+        # None for memory, where nothing has to be awaited.
         self._call_redis = getattr(limiter, "call_async", None)
 
     @property
@@ -69,7 +69,7 @@ class AsyncRateLimiter:
         return getattr(self._limiter, "store", MEMORY)
 
     async def allow(self, key: str | bytes, cost: float = 1) -> bool:
-        """Take `cost` tokens; tell whether that was allowed. See RateLimiter.allow."""
+        """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""
         if self._call_redis is not None:
             return cast(bool, await self._call_redis("allow", key, cost))
         return self._limiter.allow(key, cost)
@@ -81,25 +81,25 @@ class AsyncRateLimiter:
         return self._limiter.hit(key, cost)
 
     async def peek(self, key: str | bytes, cost: float = 1) -> Decision:
-        """Return the Decision that hit() would make, consuming nothing. See RateLimiter.peek."""
+        """Return the Decision of hit() without taking tokens. See RateLimiter.peek."""
         if self._call_redis is not None:
             return cast(Decision, await self._call_redis("peek", key, cost))
         return self._limiter.peek(key, cost)
 
     async def charge(self, key: str | bytes, cost: float = 1) -> Decision:
-        """Take `cost` tokens whether they are there or not. See RateLimiter.charge."""
+        """Take `cost` tokens even if the bucket has fewer. See RateLimiter.charge."""
         if self._call_redis is not None:
             return cast(Decision, await self._call_redis("charge", key, cost))
         return self._limiter.charge(key, cost)
 
     async def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        """Do what hit() does; return its Decision and, behind it, one about each limit."""
+        """Do what hit() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
             return cast("tuple[Decision, ...]", await self._call_redis("hit_each", key, cost))
         return self._limiter._hit_each(key, cost)
 
     async def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        """Do what peek() does; return its Decision and, behind it, one about each limit."""
+        """Do what peek() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
             return cast("tuple[Decision, ...]", await self._call_redis("peek_each", key, cost))
         return self._limiter._peek_each(key, cost)
@@ -121,7 +121,7 @@ class AsyncRateLimiter:
             self._limiter._lines.wake(line_key(key))
 
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
-        """Return what each bucket of `key` holds, taking nothing. See RateLimiter.inspect."""
+        """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:
             return self._limiter.inspect(key)
         return await asyncio.to_thread(self._limiter.inspect, key)
@@ -144,8 +144,8 @@ class AsyncRateLimiter:
     ) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
-        A task that is cancelled while it waits takes nothing and delays nobody. Arguments and
-        exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
+        A task that is cancelled while it waits takes no tokens and does not delay others. Arguments
+        and exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
         """
         waiter = TaskWaiter()
         steps = wait_steps(self._limiter._lines, waiter, key, timeout)

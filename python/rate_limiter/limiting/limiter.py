@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections import Counter
+import weakref
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +21,9 @@ from rate_limiter.stores.bucket_info import BucketInfo
 logger = logging.getLogger("rate_limiter")
 
 MADE_OFTEN = 100
-"""Limiters in memory with the same limits, after which a warning is due."""
-_PACKAGE = str(Path(__file__).parent.parent)
-_made: Counter[tuple[Limit, ...]] = Counter()
+"""Limiters with the same limits that are made and thrown away before a warning is logged."""
+_PACKAGE = Path(__file__).parent.parent
+_made: dict[tuple[Limit, ...], _Made] = {}
 
 
 class RateLimiter(_core.Limiter):
@@ -32,18 +33,19 @@ class RateLimiter(_core.Limiter):
     engine's own methods, one C call each.
 
     Args:
-        limits: a text (``"100/minute"``), a Limit, or several, which are then all or nothing.
-        store: where the buckets live; ``"memory://"`` is the memory of this process,
-            ``"shared:///dev/shm/app"`` one that the processes of this host share. The address
+        limits: a text (``"100/minute"``), a Limit, or several. A request takes tokens from all of
+            several limits or from none.
+        store: where the buckets are; ``"memory://"`` is the memory of this process,
+            ``"shared:///dev/shm/app"`` a file that the processes of this host share. The address
             of a Redis (``"redis://localhost:6379/0"``, see docs/stores.md), a redis-py client or
-            a RedisStore shares them with all processes that use the same. Limiters with the same
-            limits and the same name on one Redis have the same buckets.
-        name: for a Redis or shared memory: tells limiters apart that have the same limits. It
-            needs `store`.
-        on_store_error: for a Redis: what becomes of a decision while it gives none. ``"memory"``
-            (the same limits in the memory of each process), ``"allow"``, ``"deny"`` or
-            ``"raise"`` (StoreError). It needs `store`; a RedisStore has its own instead.
-        max_keys: about how many keys may be in use at once; memory follows those that are.
+            a RedisStore shares them with all processes that use the same Redis. Limiters with the
+            same limits and the same name on one Redis share their buckets.
+        name: for a Redis or shared memory: separates limiters that have the same limits. It needs
+            `store`.
+        on_store_error: for a Redis: how to decide while Redis is unavailable. ``"memory"`` (the
+            same limits in the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"``
+            (StoreError). It needs `store`; a RedisStore has its own setting.
+        max_keys: about how many keys may be in use at once; memory use grows with the keys in use.
         clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
             ManualClock.
 
@@ -51,7 +53,7 @@ class RateLimiter(_core.Limiter):
         limits: the limits, as a tuple.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is wrong; the message names it.
         MemoryError: there is no memory for the table.
     """
 
@@ -95,13 +97,14 @@ class RateLimiter(_core.Limiter):
                 f"a subclass of RateLimiter keeps its buckets in memory, got {shown(store)}"
             )
         self._set_up(limits, max_keys, clock)
-        _count_made(self.limits)
+        _count_made(self)
 
     @classmethod
     def in_memory(cls, limits: Limits, max_keys: int, clock: str | ManualClock) -> RateLimiter:
-        """Return a limiter in memory that is one of many, such as those of rules.
+        """Return a limiter in memory for one of many rules.
 
-        The warning about limiters that are made in a request handler does not count it.
+        The warning about limiters made in a request handler ignores it: rules that are reloaded
+        often replace their limiters too.
         """
         made = _core.Limiter.__new__(RateLimiter)
         made._set_up(limits, max_keys, clock)
@@ -131,10 +134,10 @@ class RateLimiter(_core.Limiter):
         _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
 
     def with_limits(self, limits: Limits) -> RateLimiter:
-        """Return a limiter with other limits, whose clients have used what they had used here.
+        """Return a limiter with other limits that starts from the present usage of all clients.
 
-        A bucket is full again when it would have been; a window keeps its count. This one goes on
-        by itself.
+        A bucket is full again at the same time as before; a window keeps its count. The two
+        limiters are independent from then on.
 
         Args:
             limits: as many as before, of the same kinds in the same order.
@@ -150,19 +153,19 @@ class RateLimiter(_core.Limiter):
     def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
-        A request that cannot pass within the timeout is not waited for: as soon as that is
-        known, the exception is raised. Nothing is taken then, nor when the wait is interrupted.
+        The exception is raised as soon as the request cannot pass within the timeout. No tokens
+        are taken then, nor when the wait is interrupted.
 
         Args:
             key: str or bytes.
             cost: tokens, a finite number >= 0.
-            timeout: seconds to wait at most; None for as long as it takes.
+            timeout: maximum wait in seconds; None waits as long as it takes.
 
         Returns:
-            The Decision that allowed it.
+            The Decision that allowed the request.
 
         Raises:
-            RateLimitExceeded: it cannot pass within `timeout`, or never.
+            RateLimitExceeded: the request cannot pass within `timeout`, or never.
             TypeError, ValueError: a bad key, cost or timeout.
         """
         waiter = ThreadWaiter()
@@ -182,7 +185,7 @@ class RateLimiter(_core.Limiter):
             steps.close()
 
     def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
-        """Return what each bucket of `key` holds, one for each limit, taking nothing.
+        """Return the state of each bucket of `key`, one for each limit, without taking tokens.
 
         Raises:
             TypeError: a bad key.
@@ -196,21 +199,21 @@ class RateLimiter(_core.Limiter):
         )
 
     def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        """Do what hit() does; return its Decision and, behind it, one about each limit."""
+        """Do what hit() does; return its Decision, followed by one for each limit."""
         return self._hit_each(key, cost)
 
     def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
-        """Do what peek() does; return its Decision and, behind it, one about each limit."""
+        """Do what peek() does; return its Decision, followed by one for each limit."""
         return self._peek_each(key, cost)
 
     def charge(self, key: str | bytes, cost: float = 1) -> Decision:
-        """Take `cost` tokens whether they are there or not, as when a request turned out dearer.
+        """Take `cost` tokens even if the bucket has fewer, such as when the cost is known late.
 
-        What is not there becomes a debt, of at most one capacity, that is paid before the next
+        Missing tokens become a debt of at most one capacity, which is refilled before the next
         request passes.
 
         Returns:
-            A Decision that allows, and tells what is left.
+            A Decision that allows the request and has the tokens left.
 
         Raises:
             TypeError, ValueError: a bad key or cost.
@@ -239,26 +242,43 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
-def _count_made(limits: tuple[Limit, ...]) -> None:
-    """Count a limiter in memory; warn of limits for which a program makes many.
+@dataclass
+class _Made:
+    """Limiters in memory with the same limits: how many were made, and which are still in use."""
 
-    A limiter that a request handler makes has a full bucket each time, and limits nothing.
+    count: int = 0
+    in_use: weakref.WeakSet[RateLimiter] = field(default_factory=weakref.WeakSet)
+    is_reported: bool = False
+
+
+def _count_made(limiter: RateLimiter) -> None:
+    """Count a limiter in memory; warn if many with its limits were made and thrown away.
+
+    A limiter made in a request handler has full buckets each time, so it limits nothing. Limiters
+    that a program keeps, such as one for each route, are fine.
     """
     if len(_made) > 10_000:
         _made.clear()
-    _made[limits] += 1
-    if _made[limits] == MADE_OFTEN:
-        caller = next(
-            frame
-            for frame in reversed(traceback.extract_stack())
-            if not frame.filename.startswith(_PACKAGE)
-        )
-        logger.warning(
-            "%s limiters have been made at %s:%s with the limits %s. Each starts with full "
-            "buckets, so one that is made inside a request handler limits nothing: make it once, "
-            "where the module is loaded",
-            MADE_OFTEN,
-            caller.filename,
-            caller.lineno,
-            "; ".join(map(str, limits)),
-        )
+    made = _made.setdefault(limiter.limits, _Made())
+    made.in_use.add(limiter)
+    made.count += 1
+    if made.is_reported or made.count - len(made.in_use) < MADE_OFTEN:
+        return
+    made.is_reported = True
+    caller = _caller()
+    logger.warning(
+        "%s limiters have been made at %s:%s with the limits %s. Each starts with full "
+        "buckets, so one that is made inside a request handler limits nothing: make it once, "
+        "where the module is loaded",
+        MADE_OFTEN,
+        caller.filename,
+        caller.lineno,
+        "; ".join(map(str, limiter.limits)),
+    )
+
+
+def _caller() -> traceback.FrameSummary:
+    """Return the innermost frame outside this package."""
+    stack = traceback.extract_stack()
+    outside = (one for one in reversed(stack) if _PACKAGE not in Path(one.filename).parents)
+    return next(outside, stack[0])

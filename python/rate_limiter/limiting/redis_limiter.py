@@ -1,7 +1,7 @@
 """RedisRateLimiter: a RateLimiter whose buckets are in Redis.
 
-Made by ``RateLimiter(limits, store=...)`` for a store that is not memory. The RateLimiter that it
-is built on keeps the same limits in process memory, for the time that Redis gives no decision.
+``RateLimiter(limits, store=...)`` makes one for a store that is not memory. Its base class keeps
+the same limits in process memory, for the time that Redis is unavailable.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     Args:
         limits, store, name, on_store_error: as for RateLimiter.
         max_keys, clock: of the fallback in memory.
-        exact_prefix: where given, the key in Redis is this and the client's key, unchanged; else
-            it has the store's prefix, the client's key between braces, and the limit.
-        names_limits: the key in Redis tells the limit, so another limit has another bucket; else it
-            tells only which one of several it is and of what kind.
-        min_ttl_s: a bucket is kept in Redis so long at least, be it full or not.
+        exact_prefix: if given, the key in Redis is this prefix and the client's key, unchanged;
+            else it has the store's prefix, the client's key between braces, and the limit.
+        names_limits: the key in Redis contains the limit, so another limit has another bucket; else
+            it contains only the index and the kind of the limit.
+        min_ttl_s: minimum lifetime of a bucket in Redis, even if it is full earlier.
 
     Attributes:
         store: the RedisStore.
@@ -103,7 +103,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         )
 
     def with_limits(self, limits: Limits) -> RateLimiter:
-        """Not for a Redis, where limits belong to all who share them.
+        """Not supported for a Redis, whose limits apply to all processes that share them.
 
         Raises:
             TypeError: always.
@@ -114,11 +114,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         )
 
     def redis_keys(self, key: str | bytes) -> tuple[bytes, ...]:
-        """Return the keys in Redis of a client key, one for each limit."""
+        """Return the keys of a client in Redis, one for each limit."""
         return self._buckets.keys(key)
 
     def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
-        """Return what each bucket of `key` holds in Redis. See RateLimiter.inspect."""
+        """Return the state of each bucket of `key` in Redis. See RateLimiter.inspect."""
         return tuple(
             inspect_key(self.store.connection, name, limit)
             for name, limit in zip(self.redis_keys(key), self.limits, strict=True)
@@ -173,12 +173,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             return self._fallback(method, args, None)
         try:
             answer = getattr(self._client, method)(self._buckets, *args)
-        except StoreError as error:
-            self._breaker.failed(error)
-            return self._fallback(method, args, error)
-        except Exception:  # a wrong argument, for example: nothing was sent
-            self._breaker.give_back_probe()
-            raise
+        except Exception as error:
+            return self._after_error(method, args, error)
         if not self._breaker.is_working:
             self._breaker.succeeded()
         return answer
@@ -186,7 +182,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     # --- Awaited -----------------------------------------------------------------------------
 
     async def call_async(self, method: str, *args: Any) -> Any:
-        """Do what a method does, without blocking the running event loop."""
+        """Call a method by its name without blocking the running event loop."""
         if self._meter is None or method not in _DECISIONS:
             return await self._call_async_unmeasured(method, *args)
         began_ns = perf_counter_ns()
@@ -206,12 +202,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 )
             else:
                 answer = await getattr(loop, method)(self._buckets, *args)
-        except StoreError as error:
-            self._breaker.failed(error)
-            return self._fallback(method, args, error)
-        except Exception:  # a wrong argument, for example: nothing was sent
-            self._breaker.give_back_probe()
-            raise
+        except Exception as error:
+            return self._after_error(method, args, error)
         if not self._breaker.is_working:
             self._breaker.succeeded()
         return answer
@@ -219,15 +211,22 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     # --- Measured ----------------------------------------------------------------------------
 
     def _measure(self, meter: Meter, /) -> None:
-        # The engine's own would count what is decided in memory alone, and count it twice.
+        # The meter of the engine counts only decisions in memory, which would then count twice.
         if self._meter not in (None, meter):
             raise ValueError("this limiter is measured by another meter already")
         self._meter = meter
 
     # --- Without Redis -----------------------------------------------------------------------
 
+    def _after_error(self, method: str, args: tuple[Any, ...], error: Exception) -> Any:
+        if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
+            self._breaker.give_back_probe()
+            raise error
+        self._breaker.failed(error)
+        return self._fallback(method, args, error)
+
     def _fallback(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
-        """Follow the policy. Nothing is sent."""
+        """Decide by `on_store_error`. Nothing is sent."""
         self._breaker.count_fallback()
         policy = self.store.on_store_error
         if policy == "raise":
@@ -258,12 +257,12 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
 
 def time_to_fill_s(limit: Limit) -> float:
-    """Return the seconds that an empty bucket takes to fill; 0 for one that never does."""
+    """Return the seconds until an empty bucket is full; 0 if it never is."""
     return limit.capacity / limit.refill_rate if limit.refill_rate > 0 else 0.0
 
 
 def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:
-    if isinstance(answer, list):  # of allow_many, whose decisions are made together
+    if isinstance(answer, list):  # of allow_many, which makes its decisions together
         allowed = sum(answer)
         meter.record(allowed, len(answer) - allowed, elapsed_ns // max(1, len(answer)))
         return
@@ -272,14 +271,14 @@ def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:
 
 
 def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
-    """Return what stands behind a client's key in Redis."""
+    """Return the part after the client's key in Redis."""
     if exact:
         return ""
     if names_limits:
         return ":" + str(limit).replace(" ", "")
     if limit.is_window:
         return f":{i}:{limit.algorithm}:{limit.window_s}"
-    # What a bucket that is never refilled lacks is kept in units of its capacity.
+    # The deficit of a bucket that is never refilled is stored in units of its capacity.
     return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity!r}"
 
 
@@ -290,7 +289,7 @@ def _before(store: RedisStore, name: str) -> str:
 
 
 def _check_hash_tag(prefix: str) -> None:
-    """Raise ValueError for a prefix with which the keys of one client differ in their slots."""
+    """Raise ValueError for a prefix that puts the keys of one client into different slots."""
     # The first brace begins the hash tag, and an empty tag is none: see the cluster specification.
     if prefix.partition("{")[2].startswith("}"):
         raise ValueError(
@@ -300,10 +299,10 @@ def _check_hash_tag(prefix: str) -> None:
 
 
 def checked_keys(keys: tuple[object, ...]) -> tuple[str | bytes, ...]:
-    """Return the keys, all of which are keys: else the first would count before the bad one.
+    """Return the keys after checking all of them, so that none counts before a bad one fails.
 
     Raises:
-        TypeError: one is not.
+        TypeError: one is not a key.
     """
     for key in keys:
         if not isinstance(key, (str, bytes)):

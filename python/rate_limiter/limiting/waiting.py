@@ -1,8 +1,8 @@
-"""Waiting for tokens in order of arrival: what `acquire` does, with threads and with tasks.
+"""Wait for tokens in order of arrival: the logic of `acquire`, for threads and for tasks.
 
-Whoever wants to wait for a key joins its line. Only the first in a line asks the limiter; the
-others sleep until they are first. `wait_steps` holds the whole logic and yields what to do next, so
-that the blocking and the asynchronous `acquire` differ in the doing alone.
+Callers that wait for a key join its line. Only the first in a line calls the limiter; the others
+sleep until they are first. `wait_steps` contains the whole logic and yields the next step, so the
+blocking and the asynchronous `acquire` differ only in how they do a step.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rate_limiter.exceptions import RateLimitExceeded
 
 
 class Waiter(Protocol):
-    """Somebody in a line."""
+    """A caller in a line."""
 
     def wake(self) -> bool:
-        """Make it look at the line again; False when it is gone for good."""
+        """Wake the caller to check the line; return False if it no longer exists."""
 
 
 class ThreadWaiter:
@@ -38,7 +38,7 @@ class ThreadWaiter:
         return True
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until woken, at most so long; inf is for ever."""
+        """Sleep until woken, for at most `seconds`, which may be inf."""
         self._event.wait(min(seconds, threading.TIMEOUT_MAX))
         self._event.clear()
 
@@ -58,7 +58,7 @@ class TaskWaiter:
         return True
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep until woken, at most so long; inf is for ever."""
+        """Sleep until woken, for at most `seconds`, which may be inf."""
         timer = None
         if math.isfinite(seconds):
             timer = self._loop.call_later(seconds, self._event.set)
@@ -74,17 +74,17 @@ class Lines:
     """The lines of waiters, one per key, for threads and event loops together."""
 
     def __init__(self) -> None:
-        # Re-entrant: collecting the garbage of an abandoned task may leave a line at any moment.
+        # Re-entrant: collecting an abandoned task as garbage makes it leave its line, at any time.
         self._lock = threading.RLock()
         self._lines: dict[bytes, deque[Waiter]] = {}
 
     def join(self, key: bytes, waiter: Waiter) -> None:
-        """Stand at the end of the line of `key`."""
+        """Add a waiter at the end of the line of `key`."""
         with self._lock:
             self._lines.setdefault(key, deque()).append(waiter)
 
     def leave(self, key: bytes, waiter: Waiter) -> None:
-        """Leave the line, from any place of it."""
+        """Remove a waiter from any place in the line."""
         with self._lock:
             line = self._lines.get(key, deque())
             if waiter in line:
@@ -92,12 +92,12 @@ class Lines:
             self.wake(key)
 
     def is_first(self, key: bytes, waiter: Waiter) -> bool:
-        """Tell whether it is the waiter's turn."""
+        """Return True if the waiter is the first in its line."""
         with self._lock:
             return self._lines[key][0] is waiter
 
     def wake(self, key: bytes) -> None:
-        """Make the first in line look again; those who are gone for good are left out."""
+        """Wake the first in line; remove waiters that no longer exist."""
         with self._lock:
             line = self._lines.get(key, deque())
             while line and not line[0].wake():
@@ -107,13 +107,13 @@ class Lines:
 
 
 def line_key(key: str | bytes) -> bytes:
-    """Return the bytes by which the engine knows a key."""
+    """Return a key as bytes, as the engine uses it."""
     return key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """A step of `wait_steps`: sleep until woken, at most so long (inf: for ever)."""
+    """A step of `wait_steps`: sleep until woken, for at most `seconds`, which may be inf."""
 
     seconds: float
 
@@ -124,22 +124,22 @@ Step: TypeAlias = "Sleep | Literal['hit', 'peek']"
 def wait_steps(
     lines: Lines, waiter: Waiter, key: str | bytes, timeout: float | None
 ) -> Generator[Step, Decision | None, Decision]:
-    """Yield what to do next, until the request is allowed.
+    """Yield the next step until the request is allowed.
 
-    ``"hit"`` and ``"peek"`` ask the limiter, whose Decision is sent back. Closing the generator
-    leaves the line, having taken nothing.
+    For ``"hit"`` and ``"peek"`` the caller calls that method and sends back its Decision. Closing
+    the generator leaves the line without taking tokens.
 
     Args:
-        lines: where the limiter's waiters stand.
-        waiter: who waits.
+        lines: the lines of the limiter.
+        waiter: the caller.
         key: as for `Limiter.hit`.
-        timeout: seconds to wait at most, None for as long as it takes.
+        timeout: maximum wait in seconds, None for no maximum.
 
     Returns:
         The Decision that allowed the request.
 
     Raises:
-        RateLimitExceeded: it cannot pass within `timeout`, or never.
+        RateLimitExceeded: the request cannot pass within `timeout`, or never.
         TypeError, ValueError: as `Limiter.hit`, and for a timeout that is negative or NaN.
     """
     deadline_s = time.monotonic() + _checked(timeout)
@@ -167,7 +167,7 @@ def wait_steps(
 
 def _decide(step: Literal["hit", "peek"]) -> Generator[Step, Decision | None, Decision]:
     decision = yield step
-    assert decision is not None  # whoever runs the generator sends one
+    assert decision is not None  # the caller of the generator sends one
     return decision
 
 

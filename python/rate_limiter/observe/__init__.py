@@ -1,1 +1,1 @@
-"""Metrics: which limiters are measured, and their numbers for Prometheus and OpenTelemetry."""
+"""Metrics of limiters, for Prometheus and OpenTelemetry."""

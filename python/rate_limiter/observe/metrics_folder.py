@@ -1,7 +1,7 @@
 """The folder through which processes share their metrics: ``PROMETHEUS_MULTIPROC_DIR``.
 
-Metrics never stop traffic. Numbers that cannot be kept in the folder are counted in the memory of
-their process. The first failure is logged, and ``rate_limiter_metrics_unshared`` shows it.
+Metrics never stop traffic. If the folder cannot be used, a process counts in its own memory. The
+first failure is logged, and ``rate_limiter_metrics_unshared`` shows it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ logger = logging.getLogger("rate_limiter")
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """The variable of prometheus_client: its documentation, "Multiprocess Mode"."""
 
-_failed: set[Path] = set()  # folders; a child of a fork inherits what its parent has logged
+_failed: set[Path] = set()  # folders; a forked child inherits them, so it does not log them again
 
 
 def shared_folder() -> Path | None:
-    """Return the folder through which processes share their numbers, None where none is set."""
+    """Return the folder through which processes share their numbers, None if none is set."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else None
 
@@ -33,10 +33,10 @@ def is_unshared() -> bool:
 
 @contextlib.contextmanager
 def reported(folder: Path) -> Iterator[None]:
-    """Log what goes wrong with a folder instead of raising it, once for each folder."""
+    """Log an error of a folder instead of raising it, once for each folder."""
     try:
         yield
-    except Exception as error:  # a file may hold anything, and fail its reader in any way
+    except Exception as error:  # a file may contain anything, so reading it may fail in any way
         if folder in _failed:
             return
         _failed.add(folder)

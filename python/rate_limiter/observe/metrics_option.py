@@ -9,10 +9,10 @@ from rate_limiter.observe.registry import checked_dimension
 
 
 def checked_metrics(metrics: str | None) -> str | None:
-    """Return the dimension that an argument `metrics` names, made ready to be shown; None stays.
+    """Return the dimension of an argument `metrics` after checking it; None stays None.
 
     Raises:
-        TypeError, ValueError: it cannot be one.
+        TypeError, ValueError: `metrics` is no valid dimension.
         ImportError: prometheus_client is missing.
     """
     if metrics is None:

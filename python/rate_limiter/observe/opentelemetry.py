@@ -5,9 +5,9 @@
     instrument()
     watch(limiter, "api")
 
-The engine counts; what it has counted is read when it is collected, so a decision costs no more
-than with rate_limiter.metrics. A histogram cannot be observed so (OpenTelemetry specification,
-"Asynchronous instruments"): of the time that decisions take there is the sum.
+The engine counts, and OpenTelemetry reads the counts when it collects, so a decision costs no more
+than with rate_limiter.metrics. Asynchronous instruments have no histogram (OpenTelemetry
+specification, "Asynchronous instruments"), so only the sum of decision times is exported.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 _GAUGES = {
     "keys": ("{key}", "Clients whose buckets in memory are not full."),
-    "table_bytes": ("By", "Memory that buckets are in."),
+    "table_bytes": ("By", "Memory used by buckets."),
     "fallback_active": ("1", "1 while decisions are made without the store, else 0."),
     "metrics_unshared": (
         "{process}",
-        "Processes that count alone, because PROMETHEUS_MULTIPROC_DIR cannot be used.",
+        "Processes that count alone because PROMETHEUS_MULTIPROC_DIR cannot be used.",
     ),
 }
 _COUNTERS = {
-    "evicted_active": ("{key}", "Buckets that gave way to others while they were not full."),
-    "fallback_decisions": ("{decision}", "Decisions that were made without the store."),
-    "store_errors": ("{error}", "Questions that a store did not answer."),
+    "evicted_active": ("{key}", "Buckets evicted before they were full."),
+    "fallback_decisions": ("{decision}", "Decisions made without the store."),
+    "store_errors": ("{error}", "Requests that a store did not answer."),
 }
 
 
 def instrument(provider: MeterProvider | None = None) -> None:
-    """Let OpenTelemetry collect what is measured.
+    """Export the metrics through OpenTelemetry.
 
     Instruments are ``rate_limiter.decisions`` (attributes ``dimension`` and ``outcome``, which is
-    ``allowed`` or ``blocked``), ``rate_limiter.decision.time`` (the sum, in seconds), and those
-    that docs/metrics.md names, with the same attributes as the labels there.
+    ``allowed`` or ``blocked``), ``rate_limiter.decision.time`` (the sum, in seconds), and the
+    others in docs/metrics.md, with its labels as attributes.
 
     Args:
-        provider: of meters; by default the one that is set for the program.
+        provider: provider of meters; by default the global one.
 
     Raises:
-        RuntimeError: processes share their numbers (``PROMETHEUS_MULTIPROC_DIR``), so each would
-            export those of all, to be added up again.
+        RuntimeError: processes share their numbers (``PROMETHEUS_MULTIPROC_DIR``). Each would
+            export the numbers of all, and the sum would be too large.
     """
     if shared_folder() is not None:
         raise RuntimeError(
-            "with PROMETHEUS_MULTIPROC_DIR each process knows the numbers of all, which "
-            "OpenTelemetry would add up again: take it out of the environment, or expose "
+            "with PROMETHEUS_MULTIPROC_DIR each process exports the numbers of all, which "
+            "OpenTelemetry would add up again: unset the variable, or expose "
             "rate_limiter.metrics.registry() instead"
         )
     made = get_meter("rate_limiter", __version__, provider)
     made.create_observable_counter(
-        "rate_limiter.decisions", [_decisions], "{decision}", "Decisions, by how they ended."
+        "rate_limiter.decisions", [_decisions], "{decision}", "Decisions by outcome."
     )
     made.create_observable_counter(
-        "rate_limiter.decision.time", [_seconds], "s", "Time that decisions took, added up."
+        "rate_limiter.decision.time", [_seconds], "s", "Total time of decisions."
     )
     for name, (unit, text) in _GAUGES.items():
         made.create_observable_gauge(f"rate_limiter.{name}", [_reading(name)], unit, text)

@@ -1,11 +1,11 @@
-"""Slots: numbered places in a folder, of which a process holds one, and what it has left there.
+"""Slots: numbered places in a folder for the readings of processes. A process holds one slot.
 
-    7.rate_limiter_lock       locked by the process that holds slot 7, until it ends in whatever way
-    7.rate_limiter_readings   what that process told last; if there is none, the last one before
+    7.rate_limiter_lock       locked by the process that holds slot 7, until it ends or crashes
+    7.rate_limiter_readings   the last readings of that process, or of the previous holder
 
-A process takes the first slot that is free, and goes on from the counts that lie there. So there
-are never more files than there were processes at a time, however often workers are replaced. Ids of
-processes would not do: the system gives them to others in time, and each container begins at 1.
+A process takes the first free slot and continues from its counts. So there are never more files
+than processes at one time, however often workers are replaced. Process ids are no alternative: the
+system reuses them, and each container starts at 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEXT_ENDING = ".rate_limiter_readings"
 
 
 class Slot:
-    """The slot that this process holds, once it holds one. Not safe to share between threads."""
+    """The slot of this process, if it holds one. Not safe to share between threads."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -33,7 +33,7 @@ class Slot:
         self._written: str | None = None
 
     def hold(self, folder: Path) -> bool:
-        """Hold a slot of a folder; tell whether it is another one than before.
+        """Hold a slot of a folder; return True if it is a different one than before.
 
         Raises:
             OSError: the files cannot be used.
@@ -52,28 +52,28 @@ class Slot:
         return True
 
     def is_of(self, folder: Path) -> bool:
-        """Tell whether the slot that is held is one of this folder."""
+        """Return True if the held slot is in this folder."""
         return self._fd is not None and self._folder == folder
 
     def leave(self) -> None:
-        """Hold none. In the child of a fork: leave it to the parent, who goes on to hold it."""
+        """Release the slot. In a forked child, the parent continues to hold it."""
         self._unlock()
         self._written = None
 
     def left(self) -> str | None:
-        """Return what another process has left here, None: nothing."""
+        """Return the text of the previous holder of this slot, None if there is none."""
         text = _text(self._file(_TEXT_ENDING))
         return None if text == self._written else text
 
     def write(self, text: str) -> None:
-        """Replace what lies here, so that nobody reads a part."""
+        """Replace the text of the slot atomically."""
         half_made = self._file(".new")
         half_made.write_text(text, "utf-8")
         half_made.replace(self._file(_TEXT_ENDING))
         self._written = text
 
     def others(self, folder: Path) -> Iterator[tuple[str, bool]]:
-        """Yield what lies in the other slots of a folder, and whether somebody holds each."""
+        """Yield the text of each other slot of a folder, and whether a process holds the slot."""
         for file in folder.glob(f"*{_TEXT_ENDING}"):
             number = file.name.removesuffix(_TEXT_ENDING)
             if self.is_of(folder) and number == str(self._number):
@@ -93,7 +93,7 @@ class Slot:
         return self._folder / f"{self._number}{ending}"
 
     def _is_there(self) -> bool:
-        """Tell whether the lock has not been removed, after which another process may hold one."""
+        """Return True if the lock file exists. After its removal, another process may hold one."""
         assert self._fd is not None
         return os.fstat(self._fd).st_nlink > 0
 

@@ -1,14 +1,14 @@
-"""Metrics for Prometheus, by prometheus_client (``pip install 'rate_limiter[metrics]'``).
+"""Metrics for Prometheus, using prometheus_client (``pip install 'rate_limiter[metrics]'``).
 
     app.add_middleware(RateLimitMiddleware, limits="100/minute", metrics="api")
     app.mount("/metrics", make_asgi_app(registry()))  # of prometheus_client
 
-``dimension`` says which limiter it was; keys of clients are never labels. Decisions are counted in
-C, and read when they are scraped. See docs/metrics.md.
+The label ``dimension`` names the limiter; keys of clients are never labels. Decisions are counted
+in C and read at each scrape. See docs/metrics.md.
 
-A gateway (``RateLimitMiddleware(app, limiter, policy)``) counts by the three objects here whose
-names begin with ``rl_``; where processes share their metrics, by a meter, which works without the
-files of prometheus_client. Others may use the three too: what they count is shown with the rest.
+A gateway (``RateLimitMiddleware(app, limiter, policy)``) counts with the three objects here whose
+names begin with ``rl_``. If processes share their metrics, it counts with a meter, which needs no
+files of prometheus_client. Applications may use the three objects too: their counts are included.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ _DOCUMENTATION = {
 }
 _READINGS = {
     "keys": ("rate_limiter_keys", "Clients whose buckets in this memory are not full."),
-    "table_bytes": ("rate_limiter_table_bytes", "Bytes of the memory that buckets are in."),
+    "table_bytes": ("rate_limiter_table_bytes", "Bytes of memory used by buckets."),
     "evicted_active": (
         "rate_limiter_evicted_active",
-        "Buckets that gave way to others while they were not full.",
+        "Buckets evicted before they were full.",
     ),
-    "store_errors": ("rate_limiter_store_errors", "Questions that a store did not answer."),
+    "store_errors": ("rate_limiter_store_errors", "Requests that a store did not answer."),
     "fallback_active": (
         "rate_limiter_fallback_active",
         "1 while decisions are made without the store, else 0.",
     ),
     "fallback_decisions": (
         "rate_limiter_fallback_decisions",
-        "Decisions that were made without the store.",
+        "Decisions made without the store.",
     ),
     "metrics_unshared": (
         "rate_limiter_metrics_unshared",
-        "Processes that count alone, because PROMETHEUS_MULTIPROC_DIR cannot be used.",
+        "Processes that count alone because PROMETHEUS_MULTIPROC_DIR cannot be used.",
     ),
 }
 
-# Not registered: the collector below shows what they count.
+# Not registered: the collector below includes their counts.
 rl_allowed = Counter(f"{ALLOWED}_total", _DOCUMENTATION[ALLOWED], ["dimension"], registry=None)
 rl_blocked = Counter(f"{BLOCKED}_total", _DOCUMENTATION[BLOCKED], ["dimension"], registry=None)
 rl_latency = Histogram(
@@ -74,14 +74,16 @@ rl_latency = Histogram(
 
 
 def registry() -> CollectorRegistry:
-    """Return what to expose: the registry of prometheus_client, or one for all processes.
+    """Return the registry to expose: that of prometheus_client, or one for all processes.
 
-    The latter where ``PROMETHEUS_MULTIPROC_DIR`` is set; it holds every metric that the processes
-    share through prometheus_client, not only those of rate limiters.
+    The latter is used if ``PROMETHEUS_MULTIPROC_DIR`` is set. It contains every metric that the
+    processes share through prometheus_client, not only those of rate limiters.
     """
     folder = shared_folder()
     if folder is None:
-        with contextlib.suppress(ValueError):  # it is there; but who clears a registry takes it out
+        with contextlib.suppress(
+            ValueError
+        ):  # already registered, unless the application cleared the registry
             REGISTRY.register(_of_this_process)
         return REGISTRY
     made = CollectorRegistry()
@@ -90,7 +92,7 @@ def registry() -> CollectorRegistry:
 
 
 def recorder(dimension: str) -> Callable[[bool, float], None]:
-    """Return what counts a decision of a gateway, from whether it allowed and its seconds."""
+    """Return a function (allowed, seconds) that counts a decision of a gateway."""
     if shared_folder() is not None:
         shared = meter(dimension)
         return lambda allowed, seconds: shared.record(allowed, not allowed, int(seconds * 1e9))
@@ -105,35 +107,35 @@ def recorder(dimension: str) -> Callable[[bool, float], None]:
 
 
 class _OfThisProcess(Collector):
-    """Show the engine's numbers and those of the three objects above."""
+    """Collect the numbers of the engine and of the three objects above."""
 
     def collect(self) -> Iterator[Metric]:
         counted = [*rl_allowed.collect(), *rl_blocked.collect(), *rl_latency.collect()]
         yield from _families(counted)
 
     def describe(self) -> Iterable[Metric]:
-        """Return the names alone: what there is to count may come later."""
+        """Return the names only: limiters may be added later."""
         yield from _Counts().families()
         for name, text in _READINGS.values():
             yield CounterMetricFamily(name, text)
 
 
 class _OfAllProcesses(Collector):
-    """Show what all processes tell through their folder."""
+    """Collect the numbers of all processes from their folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
         found: list[Metric] = []
-        with reported(self._folder):  # what this package counted is shown all the same
+        with reported(self._folder):  # the counts of this package are shown even if this fails
             found = [*MultiProcessCollector(None, str(self._folder)).collect()]  # type: ignore[no-untyped-call]
         yield from (family for family in found if family.name not in _DOCUMENTATION)
         yield from _families(family for family in found if family.name in _DOCUMENTATION)
 
 
 def _families(counted: Iterable[Metric]) -> Iterator[Metric]:
-    """Return the metrics: what meters and limiters tell, and what was counted otherwise."""
+    """Return the metrics of meters and limiters, and the counts of other sources."""
     found = _Counts()
     for dimension, each in meters().items():
         found.add_meter(dimension, *each.read())
@@ -177,7 +179,7 @@ class _Counts:
 
     def _add_bucket(self, dimension: str, bound: str, value: float) -> None:
         buckets = self._buckets.setdefault(dimension, dict.fromkeys(_BOUND_TEXTS, 0.0))
-        if bound in buckets:  # else of another version, in the folder of the processes
+        if bound in buckets:  # else written by another version
             buckets[bound] += value
 
     def families(self) -> Iterator[Metric]:

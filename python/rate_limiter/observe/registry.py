@@ -1,15 +1,15 @@
-"""Which limiters are measured, under which dimension, and what their numbers are.
+"""The measured limiters, their dimensions and their numbers.
 
     limiter ── decisions ──> Meter (C) ──┐
        └────── keys, evictions ──────────┼──> readings(): rate_limiter.metrics shows them
     store ──── errors, fallback ─────────┘
 
-A dimension is a name of yours for what is limited, such as "api". Keys of clients never get here.
+A dimension is your name for the limited traffic, such as "api". Metrics contain no client keys.
 
-Where ``PROMETHEUS_MULTIPROC_DIR`` is set, as it is for gunicorn's workers, processes share their
-numbers through that folder: meters are files there, into which all of them count, and each writes
-the rest of its readings beside them, once a second and when it ends: see slots.py. What cannot be
-kept there is counted in the memory of this process: see metrics_folder.py.
+If ``PROMETHEUS_MULTIPROC_DIR`` is set, as for gunicorn's workers, processes share their numbers
+through that folder: all processes count in the same meter files, and each process writes its other
+readings to its own file, once a second and when it ends (see process_slots.py). If the folder
+cannot be used, a process counts in its own memory (see metrics_folder.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_fo
 from rate_limiter.observe.process_slots import Slot
 
 PUBLISHED_EVERY_S = 1.0
-_DIMENSION_MAX = 200  # percent-encoded, as it is in the name of a file
-_METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has files of its own
+_DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
+_METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Reading:
     """One number, for the metric of a name with these labels.
 
     Attributes:
-        is_gauge: it means nothing after its process has ended.
-        common: what it tells of, where several processes tell of the same: that is not added up.
+        is_gauge: the value is meaningless after its process has ended.
+        common: the object that several processes report, or "". Its values are not added up.
     """
 
     name: str
@@ -52,17 +52,17 @@ class Reading:
 
 
 def watch(limiter: Any, dimension: str) -> None:
-    """Measure a limiter from now on: its decisions, and what else there is to know of it.
+    """Measure a limiter from now on: its decisions and its other numbers.
 
     Args:
         limiter: a RateLimiter or AsyncRateLimiter. It is not kept alive.
-        dimension: what its numbers are shown under. Several limiters may share one.
+        dimension: value of the label `dimension`. Several limiters may share one.
 
     Raises:
         TypeError: `limiter` or `dimension` is something else.
-        ValueError: `dimension` is empty or too long; or the limiter is measured under another one.
+        ValueError: `dimension` is empty or too long, or the limiter has another one.
     """
-    limiter = getattr(limiter, "_limiter", limiter)  # what an AsyncRateLimiter asks
+    limiter = getattr(limiter, "_limiter", limiter)  # of an AsyncRateLimiter
     if not hasattr(limiter, "_measure"):
         raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
     limiter._measure(meter(dimension))
@@ -70,7 +70,7 @@ def watch(limiter: Any, dimension: str) -> None:
 
 
 def meter(dimension: str) -> Meter:
-    """Return the meter of a dimension; it is made when it is first asked for.
+    """Return the meter of a dimension, which is made on first use.
 
     Raises:
         As watch.
@@ -82,10 +82,10 @@ def meter(dimension: str) -> Meter:
 
 
 def checked_dimension(dimension: object) -> str:
-    """Return the name of a dimension.
+    """Return the name of a dimension after checking it.
 
     Raises:
-        TypeError, ValueError: it cannot be one.
+        TypeError, ValueError: the name is not valid.
     """
     if not isinstance(dimension, str):
         raise TypeError(f"a dimension must be a str, got {dimension!r}")
@@ -103,10 +103,10 @@ def checked_dimension(dimension: object) -> str:
 
 
 def follow(limiter: Any, dimension: str) -> None:
-    """Show what is known of a limiter, but for its decisions. Arguments are those of watch."""
+    """Show the numbers of a limiter except its decisions. Arguments are those of watch."""
     with _lock:
         known = _followed.get(limiter)
-        # Other limits may have been given to the clients, and the count, of one that is followed.
+        # A limiter with other limits continues the count of a followed one.
         evicted = limiter.stats()["evicted_active"] if known is None else known.evicted_active
         _followed[limiter] = _Followed(dimension, evicted)
         folder = shared_folder()
@@ -117,7 +117,7 @@ def follow(limiter: Any, dimension: str) -> None:
 
 
 def meters() -> dict[str, Meter]:
-    """Return all meters by their dimensions, those of other processes included."""
+    """Return all meters by their dimensions, including those of other processes."""
     folder = shared_folder()
     if folder is not None:
         with reported(folder):
@@ -129,14 +129,14 @@ def meters() -> dict[str, Meter]:
 
 
 def readings() -> list[Reading]:
-    """Return all readings; of other processes what they published last."""
+    """Return all readings, including the last published ones of other processes."""
     folder = shared_folder()
     with _lock:
         found = _own_readings()
         if folder is not None:
             if _slot.is_of(folder):
                 found += _left
-                # Else a count would fall, if another process is asked next or this one is killed.
+                # Else a count would fall if another process is scraped next or this one is killed.
                 with reported(folder):
                     _slot.write(_written(_joined(found)))
             found += _of_others(folder)
@@ -149,17 +149,17 @@ def readings() -> list[Reading]:
 
 @dataclass
 class _Followed:
-    """A limiter's dimension, and how much of its count has been added to the total of that."""
+    """A limiter's dimension, and the part of its count already in the total of the dimension."""
 
     dimension: str
     evicted_active: int
 
 
-# Re-entrant, because garbage may be collected while it is held.
+# Re-entrant, because the garbage collector may run while it is held.
 _lock = threading.RLock()  # guards the three below
 _meters: dict[str, Meter] = {}
 _followed: weakref.WeakKeyDictionary[Any, _Followed] = weakref.WeakKeyDictionary()
-_evicted_active: dict[str, int] = {}  # of limiters that are gone too: a counter never falls
+_evicted_active: dict[str, int] = {}  # including freed limiters: a counter never falls
 
 
 def _made_meter(dimension: str) -> Meter:
@@ -209,7 +209,7 @@ def _of_store(connection: Any) -> Iterable[Reading]:
 
 
 def _joined(found: Iterable[Reading]) -> list[Reading]:
-    """Return one reading for each name, labels and thing that is told of."""
+    """Return one reading for each name, labels and common object."""
     joined: dict[tuple[Any, ...], Reading] = {}
     for one in found:
         place = (one.name, one.common, *sorted(one.labels.items()))
@@ -221,10 +221,10 @@ def _joined(found: Iterable[Reading]) -> list[Reading]:
     return list(joined.values())
 
 
-# --- Processes among each other ---
+# --- Other processes ---
 
 _slot = Slot()  # guarded by _lock, as is:
-_left: list[Reading] = []  # counts of processes that held the slot before
+_left: list[Reading] = []  # counts of previous holders of the slot
 
 
 def _of_others(folder: Path) -> Iterable[Reading]:
@@ -254,7 +254,7 @@ def _hold_slot(folder: Path) -> None:
         _left.clear()
         with reported(folder):
             _left[:] = [one for one in _read(text) if not one.is_gauge]
-        _slot.write(_written(_left))  # the gauges of the one before are no longer true
+        _slot.write(_written(_left))  # gauges of the previous holder are out of date
 
 
 def _written(found: Iterable[Reading]) -> str:
@@ -262,7 +262,7 @@ def _written(found: Iterable[Reading]) -> str:
 
 
 def publish() -> None:
-    """Tell the other processes this one's readings, where there are others."""
+    """Write the readings of this process for the other processes, if there are any."""
     folder = shared_folder()
     if folder is None:
         return
@@ -272,14 +272,14 @@ def publish() -> None:
 
 
 class _Publisher:
-    """A thread that publishes, while there is somebody to tell."""
+    """A thread that publishes readings regularly, if processes share them."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Start it, where it is needed and not running. A fork leaves it behind."""
+        """Start the thread if it is needed and not running. It does not survive a fork."""
         if shared_folder() is None:
             return
         with _lock:
@@ -309,7 +309,7 @@ _publisher = _Publisher()
 
 
 def _after_fork_in_child() -> None:
-    """Count anew: of what was evicted until now the parent tells."""
+    """Reset the counts: the parent reports evictions before the fork."""
     global _lock
     _lock = threading.RLock()
     _evicted_active.clear()

@@ -1,1 +1,1 @@
-"""The classes that programs written for five public demos import. Nothing else imports them."""
+"""Classes for programs written for five public demos. The rest of the package does not use them."""

@@ -1,4 +1,4 @@
-"""DistributedTokenBucketMiddleware, as the distributed demo has it."""
+"""DistributedTokenBucketMiddleware of the distributed demo."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ DEFAULT_RULES_PATH = "rate_limits.json"
 class DistributedTokenBucketMiddleware:
     """Limit an application by buckets in the Redis of ``app.state.redis``, per client.
 
-    The client of redis-py is looked for at each request. Where there is none, the request passes
-    and an error is logged. Who a client is: see RateLimiterMiddleware.
+    The redis-py client is read at each request. If there is none, the request passes and an error
+    is logged. Clients are identified as by RateLimiterMiddleware.
 
     Args:
         app: the ASGI application.
         capacity: tokens a bucket holds.
         refill_rate: tokens per second.
-        rules: rules for some paths, which then do not fall under the two numbers: see
-            docs/rules.md. By default those of the file that ``RATE_LIMIT_RULES_PATH`` names, else
-            of ``rate_limits.json`` where there is one. One that is wrong is logged, and does
-            not count. The rule ``default`` is what the two numbers say. The fields ``tier``,
-            ``keys``, ``key``, ``refund`` and ``on_store_error`` have no effect here, which is
-            logged.
+        rules: rules for some paths, instead of the two numbers: see docs/rules.md. By default
+            the rules in the file named by ``RATE_LIMIT_RULES_PATH``, else in
+            ``rate_limits.json`` if it exists. A file with mistakes is logged and ignored. The two
+            numbers replace the rule ``default``. The fields ``tier``, ``keys``, ``key``,
+            ``refund`` and ``on_store_error`` have no effect here, which is logged.
 
     Raises:
         TypeError, ValueError: a number is out of range.
@@ -51,7 +50,7 @@ class DistributedTokenBucketMiddleware:
         self.limit = Limit(capacity, refill_rate)
         self._default = Rule(DEFAULT_RULE, (self.limit,))
         self._source = _rules_of_environment() if rules is None else as_source(rules)
-        # By id of a client, which is kept alive, and rules.
+        # By id of a redis-py client, which is kept alive, and rules.
         self._gates: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
         rules = {} if self._source is None else self._source.current().rules
         for rule in rules.values():
@@ -71,7 +70,7 @@ class DistributedTokenBucketMiddleware:
         await gate(scope, receive, send)
 
     def _rules(self, scope: Scope) -> tuple[Rule, ...]:
-        """Return the rules that limit a request: several for some odd paths."""
+        """Return the rules that limit a request: several if a path can be read in several ways."""
         if self._source is None:
             return (self._default,)
         found = self._source.current().both(route_path(scope), method_of(scope))
@@ -81,7 +80,7 @@ class DistributedTokenBucketMiddleware:
         return tuple(rule for rule in rules if not rule.exempt)
 
     def _gate(self, redis: object, rules: tuple[Rule, ...]) -> ASGIApp:
-        """Return the application behind a gate for each rule."""
+        """Return the application wrapped in one gate per rule."""
         which = (id(redis), rules)
         if which not in self._gates:
             gate: ASGIApp = self.app
@@ -99,7 +98,7 @@ class _LoggingGate(RateLimitMiddleware):
 
         self._rule = rule
         _warn_of(rule, "key", "refund", "on_store_error")
-        # An exact key is one key, so several limits have names of another kind.
+        # An exact key is one key, so a rule with several limits uses the other form of keys.
         exact = "rate-limit:" if len(rule.limits) == 1 else None
         store = RedisStore(redis, "rate-limit")
         limiter = RedisRateLimiter(rule.limits, store=store, exact_prefix=exact)
@@ -112,7 +111,7 @@ class _LoggingGate(RateLimitMiddleware):
         )
 
     def _decided(self, key: Any, decision: Decision) -> None:
-        # The header is the client's own: it must not end a line, or talk to a terminal.
+        # The client sets the header: it must not end a line or control a terminal.
         client = str(key).encode("unicode_escape").decode("ascii")
         logger.info(
             "Client '%s': Allowed=%s, Tokens Left=%.2f",

@@ -1,4 +1,4 @@
-"""TokenBucket and RateLimiterMiddleware, as the token-bucket middleware demo has them."""
+"""TokenBucket and RateLimiterMiddleware of the token-bucket middleware demo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rate_limiter.web.asgi_messages import ASGIApp, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
 PREFIX = "rate_limit:"
-"""What the keys in Redis begin with."""
+"""Prefix of the keys in Redis."""
 
 
 class TokenBucket:
     """Limit each identifier by a token bucket in Redis, under the key ``rate_limit:{identifier}``.
 
-    While Redis gives no decision, the same limit in process memory decides.
+    While Redis is unavailable, the same limit in process memory decides.
 
     Args:
         redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
@@ -26,7 +26,7 @@ class TokenBucket:
         refill_rate: tokens per second.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
 
     def __init__(self, redis_client: object, capacity: float, refill_rate: float) -> None:
@@ -41,7 +41,7 @@ class TokenBucket:
         )
 
     def consume(self, identifier: str, tokens: float = 1) -> bool:
-        """Take tokens from the bucket of `identifier`; tell whether that was allowed.
+        """Take tokens from the bucket of `identifier`; return True if the request is allowed.
 
         Raises:
             TypeError, ValueError: a bad identifier or number.
@@ -49,7 +49,7 @@ class TokenBucket:
         return self.limiter.allow(identifier, tokens)
 
     def get_remaining(self, identifier: str) -> int:
-        """Return the whole tokens in the bucket of `identifier`, taking none."""
+        """Return the number of whole tokens in the bucket of `identifier`."""
         return math.floor(self.limiter.peek(identifier, 0).remaining)
 
     async def consume_async(self, identifier: str, tokens: float = 1) -> Decision:
@@ -61,8 +61,9 @@ class TokenBucket:
 class RateLimiterMiddleware(RateLimitMiddleware):
     """Limit every path but ``/health`` by a TokenBucket in Redis, per client.
 
-    The client is the first element of ``X-Forwarded-For``, which anybody can write: put it
-    behind a proxy that sets the header. Without the header it is the peer's address.
+    The client is the first element of ``X-Forwarded-For``, which any client can set: use the
+    middleware behind a proxy that overwrites the header. Without the header, the client is the
+    peer's address.
 
     Args:
         app: the ASGI application.

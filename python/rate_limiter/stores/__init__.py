@@ -1,1 +1,1 @@
-"""Where buckets live: addresses, connections to Redis, what a bucket holds."""
+"""Stores of buckets: addresses, connections to Redis, the state of a bucket."""

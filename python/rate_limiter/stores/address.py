@@ -1,4 +1,4 @@
-"""Which store the argument `store=` names: memory, shared memory, or a Redis."""
+"""The argument `store=`: memory, shared memory, or a Redis."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from rate_limiter.stores.redis_store import RedisStore
 MEMORY = "memory://"
 """The store in the memory of this process."""
 SHARED = "shared://"
-"""How the address of a store begins that the processes of one host share, in a file."""
+"""Scheme of a store that the processes of one host share, in a file."""
 PREFIX = "rl"
-"""What keys in Redis begin with, where no RedisStore says otherwise."""
+"""Default prefix of the keys in Redis."""
 
 
 def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> RedisStore:
-    """Return the RedisStore that `store` is, or the address or client of.
+    """Return a RedisStore as it is, or a new one for an address or a client.
 
     Raises:
-        TypeError, ValueError: it is none, or has another `on_store_error`; the message says why.
+        TypeError, ValueError: `store` is something else, or a RedisStore with another
+            `on_store_error`; the message says why.
     """
     held = getattr(store, "redis", None)  # of an AsyncRedisStore
     for one in (store, held):
@@ -39,18 +40,18 @@ def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> Red
 
 
 def is_shared(store: object) -> bool:
-    """Return whether a store is memory that the processes of a host share."""
+    """Return True for memory that the processes of a host share."""
     return isinstance(store, str) and store.startswith(SHARED)
 
 
 def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:
-    """Return the file of a limiter, beside the path of the store.
+    """Return the file of a limiter; its name begins with the path of the store.
 
-    There is one for each name and limits, and for each layout and size: a process with another
-    version or another `max_keys` takes a new file, and running processes keep theirs.
+    Each combination of name, limits, layout version and `max_keys` has a file. A process with
+    another version or another `max_keys` creates a new file; running processes keep theirs.
 
     Raises:
-        ValueError: the path is not an absolute one.
+        ValueError: the path is not absolute.
     """
     path = str(store).removeprefix(SHARED)
     if not path.startswith("/") or path.endswith("/"):
@@ -64,10 +65,10 @@ def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_
 
 
 def check_store(store: object) -> None:
-    """Check that there is such a store.
+    """Check the argument `store=` without connecting.
 
     Raises:
-        TypeError, ValueError: there is not; the message says why.
+        TypeError, ValueError: `store` is no valid store; the message says why.
     """
     if is_shared(store):
         shared_file(store, "", "1/second")

@@ -1,11 +1,11 @@
-"""Breaker: whether a store is to be asked at all, after it has failed.
+"""Breaker: stop sending requests to a store that keeps failing.
 
-    working ── a failure ──> degraded ── five in a row ──> open: ask nobody,
-       ^                         │                         but for a probe now and then
+    working ── a failure ──> degraded ── five in a row ──> open: no requests,
+       ^                         │                         except one probe per pause
        └──────── a success ──────┴──────────────────────────────┘
 
-Changes between working and degraded are logged, once each; errors that are about one request
-(see store_errors.py) change nothing and are logged once a minute. Everything is counted.
+Each change between working and degraded is logged once. Errors about one request (see
+store_errors.py) do not change the state and are logged once a minute. All errors are counted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ REQUEST_LOG_PAUSE_S = 60.0
 
 
 class Breaker:
-    """Remember how a store fares. Safe to share between threads.
+    """Track the health of a store. Safe to share between threads.
 
     Args:
-        store: what the store is called in the log.
+        store: name of the store in the log.
 
     Attributes:
-        is_working: False from a first failure to the next success.
-        is_open: whether the store is left alone.
+        is_working: False from the first failure to the next success.
+        is_open: whether requests to the store are stopped.
         last_failure: the text of the last failure of the store, None before the first.
     """
 
@@ -44,7 +44,7 @@ class Breaker:
         self.is_open = False
         self.last_failure: str | None = None
         self._store = store
-        self._lock = threading.Lock()  # guards all but the two above, which are read without it
+        self._lock = threading.Lock()  # guards all but the first two, which are read without it
         self._failures = 0  # in a row
         self._pause_s = FIRST_PAUSE_S
         self._probe_at_s = 0.0
@@ -55,13 +55,13 @@ class Breaker:
         self._fallbacks = 0
 
     def after_fork_in_child(self) -> None:
-        """Count anew: of what was until now the parent tells, and its threads held the lock."""
+        """Reset the counts, which the parent reports, and the lock, which its threads may hold."""
         self._lock = threading.Lock()
         self._errors.clear()
         self._fallbacks = 0
 
     def permits(self) -> bool:
-        """Tell whether to ask the store. When it is open, one caller a pause hears yes."""
+        """Return True if the store may be used. While open, one caller per pause may probe."""
         if not self.is_open:
             return True
         now_s = time.monotonic()
@@ -73,7 +73,7 @@ class Breaker:
             return True
 
     def succeeded(self) -> None:
-        """The store has answered. Needs to be called only when it was not working."""
+        """Record an answer of the store. Only needed while `is_working` is False."""
         with self._lock:
             if self.is_working:
                 return
@@ -87,7 +87,7 @@ class Breaker:
         )
 
     def failed(self, error: StoreError) -> None:
-        """Count an error: the store gave no answer, or an error instead of one."""
+        """Record an error: the store gave no answer, or answered with an error."""
         message = str(error)
         with self._lock:
             self._errors[error.kind] = self._errors.get(error.kind, 0) + 1
@@ -98,7 +98,7 @@ class Breaker:
             self._store_failed(message)
 
     def give_back_probe(self) -> None:
-        """Let the next caller ask the store: this one's request says nothing about it."""
+        """Let the next caller probe: the last request did not test the store."""
         with self._lock:
             self._probe_at_s = 0.0
 
@@ -132,12 +132,12 @@ class Breaker:
         )
 
     def count_fallback(self) -> None:
-        """A decision was made without the store."""
+        """Count a decision made without the store."""
         with self._lock:
             self._fallbacks += 1
 
     def health(self) -> dict[str, Any]:
-        """Return what has happened so far. See RedisStore.health."""
+        """Return the state and the counts so far. See RedisStore.health."""
         with self._lock:
             return {
                 "status": "ok" if self.is_working else "degraded",
@@ -151,7 +151,7 @@ class Breaker:
 
 
 def _escaped(text: str) -> str:
-    """Return a text that contains what others wrote, without line ends and control characters."""
+    """Return a text from outside with line ends and control characters escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text

@@ -1,4 +1,4 @@
-"""BucketInfo: what is known of one bucket."""
+"""BucketInfo: the state of one bucket."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rate_limiter.limit import Limit
 
 @dataclass(frozen=True)
 class BucketInfo:
-    """What is known of one bucket.
+    """The state of one bucket.
 
     Attributes:
-        key: its key in the store; in memory the client's own.
-        limit: the Limit, None where it is not known.
-        tokens: how many it has now, None where its limit is not known.
-        full_after_s: seconds until it is full, inf for never.
-        expires_after_s: seconds until the store forgets it, None for never or not at all.
+        key: the key in the store; in memory the client's key.
+        limit: the Limit, None if it is not known.
+        tokens: tokens in the bucket now, None if the limit is not known.
+        full_after_s: seconds until the bucket is full, inf for never.
+        expires_after_s: seconds until the key expires in the store, None if it does not.
     """
 
     key: str

@@ -7,16 +7,16 @@ from typing import TypedDict
 
 
 class BucketState(TypedDict):
-    """What a store keeps for a key."""
+    """The state that a store keeps for a key."""
 
     tokens: float | None
-    """Tokens at the time `last_refill`; None for a key that the store does not know."""
+    """Tokens at the time `last_refill`; None for a key that is not in the store."""
     last_refill: float
-    """Seconds since the epoch, as `time.time` tells them."""
+    """Seconds since the epoch, as `time.time` returns them."""
 
 
 def checked_state(state: BucketState) -> tuple[float, float] | None:
-    """Return (tokens, last_refill) of a state; None for a key that the store does not know.
+    """Return (tokens, last_refill) of a state; None for a key that is not in the store.
 
     Raises:
         TypeError: the state has no such numbers.

@@ -1,7 +1,7 @@
 """Connection: one Redis, for all limiters, threads and event loops of a process.
 
-Limiters with the same address share one, so a process has one connection to a server for its
-threads and one for each event loop, whatever the number of its limiters.
+Limiters with the same address share a Connection. So a process has one connection to a server for
+its threads and one for each event loop, for any number of limiters.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from rate_limiter.stores.breaker import Breaker
 
 
 class Connection:
-    """Talk to the Redis at an address; connect when first used.
+    """Connect to the Redis at an address, when first used.
 
     Args:
         address: see docs/stores.md.
 
     Attributes:
-        client: for threads.
-        breaker: how the Redis fares.
+        client: the client for threads.
+        breaker: the health of the Redis.
 
     Raises:
         ValueError: the address is wrong; the message names the part.
-        RuntimeError: this build has no Redis.
+        RuntimeError: this build has no Redis support.
     """
 
     def __init__(self, address: str) -> None:
@@ -46,7 +46,7 @@ class Connection:
             _all.add(self)
 
     def loop(self) -> _core.RedisLoop:
-        """Return what the running event loop talks to the Redis with.
+        """Return the client for the running event loop.
 
         Raises:
             RuntimeError: no event loop is running.
@@ -61,7 +61,7 @@ class Connection:
         return made
 
     def close(self) -> None:
-        """Close the connections of event loops. Those of threads close with the object."""
+        """Close the connections of event loops. The object closes those of threads when freed."""
         self._close_loops(only_closed=False)
 
     def _close_loops(self, *, only_closed: bool) -> None:
@@ -71,7 +71,7 @@ class Connection:
             elif only_closed:
                 continue
             else:
-                with contextlib.suppress(RuntimeError):  # closed meanwhile
+                with contextlib.suppress(RuntimeError):  # closed since then
                     each.loop.call_soon_threadsafe(each.close)
             self._loops.pop(number, None)
 
@@ -88,7 +88,7 @@ class Connection:
 
 
 def connect(address: str) -> Connection:
-    """Return the Connection to an address: the one that there is, or a new one."""
+    """Return the existing Connection to an address, or a new one."""
     with _lock:
         known = _by_address.get(address)
     if known is None:
@@ -103,7 +103,7 @@ def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
     """Return the Lua scripts take, peek, refund, charge, take_many and reset as they are sent.
 
     Args:
-        with_windows: among the limits that they are for are windows.
+        with_windows: whether one of the limits is a window.
     """
     folder = files("rate_limiter") / "stores/lua"
 
@@ -122,12 +122,12 @@ def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
     )
 
 
-# Guards the two below. Re-entrant, because garbage may be collected while it is held.
+# Guards the two below. Re-entrant, because the garbage collector may run while it is held.
 _lock = threading.RLock()
 _by_address: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
 _all: weakref.WeakSet[Connection] = weakref.WeakSet()
 
-# A child must neither use nor disturb the connections of its parent.
+# A child process must not use or close the connections of its parent.
 _held: list[Connection] = []
 
 

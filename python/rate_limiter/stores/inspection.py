@@ -1,4 +1,4 @@
-"""What a bucket in Redis holds, in tokens and seconds: the stored text is made for scripts."""
+"""Read and reset buckets in Redis, in tokens and seconds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Connection, scripts
 
 _GLOB = re.compile(rb"([*?\[\]\\^])")
-# A fixed window's key ends with the beginning of the window.
+# The key of a fixed window ends with the start of the window.
 _DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
 _WINDOW = re.compile(rb"\d+/\d+/\d+", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
 
 def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> BucketInfo:
-    """Return what the bucket at a key in Redis holds; one that is not there is full.
+    """Return the state of the bucket at a key in Redis; a missing key is a full bucket.
 
     Raises:
         StoreError: Redis gave no answer.
-        ValueError: there is something else at the key.
+        ValueError: the value at the key is no bucket.
     """
     client = connection.client
     ttl_ms = client.command("PTTL", key)
@@ -38,7 +38,7 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     if value is None:
         return BucketInfo(name, None, None, 0.0, None)
     if _DATE.search(key) or _WINDOW.fullmatch(value):
-        # A window whose limit is not known: it counts until it expires.
+        # A window whose limit is not known counts until it expires.
         return BucketInfo(name, None, None, expires_s or 0.0, expires_s)
     stored = _STORED.fullmatch(value)
     if stored is None:
@@ -49,7 +49,7 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
 
 
 def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
-    """Make the bucket at a key in Redis full; return how many keys that removed.
+    """Make the bucket at a key in Redis full; return the number of removed keys.
 
     Raises:
         StoreError: Redis gave no answer.
@@ -64,14 +64,14 @@ def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
 
 
 def _buckets(client: _core.RedisClient, key: bytes, limit: Limit) -> _core.RedisBuckets:
-    """Return what reads a key in Redis as it stands, with or without a date behind it."""
+    """Return buckets that use `key` unchanged, with or without a date at its end."""
     source = scripts(with_windows=limit.is_window)
     is_dated = bool(_DATE.search(key))
     return _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False, 0, is_dated)
 
 
 def _tagged_buckets(client: _core.RedisClient) -> _core.RedisBuckets:
-    """Return what writes a client key as it stands in any key of it in Redis."""
+    """Return buckets that write a client key as it appears in the keys in Redis."""
     return _core.RedisBuckets(
         client, (Limit(1, 1).for_engine,), scripts(), b"", (b"",), True, 0, False
     )
@@ -80,11 +80,11 @@ def _tagged_buckets(client: _core.RedisClient) -> _core.RedisBuckets:
 def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
     """Return the keys in Redis that belong to a client key, under any name and limit.
 
-    Looks at all keys of the database (SCAN, in small steps).
+    This scans all keys of the database (SCAN, in small steps).
 
     Raises:
         StoreError: Redis gave no answer.
-        ValueError: it is a cluster, which has no such search.
+        ValueError: the Redis is a cluster, which cannot be searched.
     """
     if connection.client.kind == "cluster":
         raise ValueError("the keys of a cluster cannot be searched: give the limit, or a raw key")
@@ -101,7 +101,7 @@ def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
 
 
 def limit_in(key: bytes) -> Limit | None:
-    """Return the limit that a key's own name tells of, None where it tells of none."""
+    """Return the limit in the name of a key, None if it contains none."""
     text = _DATE.sub(b"", key).decode("utf-8", "replace").rpartition("}:")[2]
     try:
         return Limit.parse(text)

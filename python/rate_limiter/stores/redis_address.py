@@ -1,6 +1,6 @@
-"""From a redis-py client to the address of the server that it talks to.
+"""Read the address of its server from a redis-py client.
 
-redis-py is not needed to import this: clients are known by what they look like.
+This module does not import redis-py: it recognizes clients by their attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Words: TypeAlias = dict[str, str | bytes]
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _TLS_KNOWN = {*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"}
-# What to do about some of the settings that an address has no words for.
+# Advice for settings that an address cannot express.
 _ADVICE = {
     "ssl_ca_data": "write the certificates to a file and give ssl_ca_certs",
     "ssl_password": "give a key file without a password",
@@ -31,7 +31,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class _Link:
-    """How a client reaches one server: the class of its connections, and their settings."""
+    """The class of a client's connections to one server, and their settings."""
 
     connection: Any
     settings: dict[str, Any] = field(repr=False)
@@ -53,7 +53,7 @@ class _Link:
 
     @property
     def is_real(self) -> bool:
-        # Those of fakeredis are derived from the real ones, and have a host.
+        # Connections of fakeredis are derived from the real ones, and have a host.
         classes = getattr(self.connection, "__mro__", ())
         fake = any(each.__module__.partition(".")[0] == "fakeredis" for each in classes)
         known = self.is_unix or self.is_tls or self.is_a("Connection")
@@ -61,7 +61,7 @@ class _Link:
 
 
 def redis_address(client_or_url: object) -> str:
-    """Return the address of the server that a redis-py client talks to.
+    """Return the address of the server of a redis-py client.
 
     Args:
         client_or_url: a client of redis-py, sync or asyncio: plain, with TLS, over a unix socket,
@@ -69,10 +69,10 @@ def redis_address(client_or_url: object) -> str:
 
     Returns:
         An address as in docs/stores.md. Timeouts are not taken over. A credential provider is
-        asked once, now: what it says later is not noticed.
+        called once, now: later changes have no effect.
 
     Raises:
-        TypeError: it is something else, or a client without a server behind it.
+        TypeError: the argument is something else, or a client without a server.
         ValueError: the client has a setting that an address cannot express.
     """
     if isinstance(client_or_url, str):
@@ -82,7 +82,7 @@ def redis_address(client_or_url: object) -> str:
     nodes = getattr(client, "nodes_manager", None)
     is_cluster = isinstance(getattr(nodes, "startup_nodes", None), dict)
     is_client = is_cluster or isinstance(getattr(pool, "connection_kwargs", None), dict)
-    if not is_client or hasattr(client, "execute"):  # which a pipeline has
+    if not is_client or hasattr(client, "execute"):  # only a pipeline has it
         raise _no_client(client)
     link = _cluster_link(nodes) if is_cluster else _Link.of(pool)
     if not link.is_real:
@@ -131,7 +131,7 @@ def _sentinel_address(link: _Link, pool: Any) -> str:
 
 def _cluster_link(nodes: Any) -> _Link:
     settings = nodes.connection_kwargs
-    # A sync client leaves the choice of the class to the clients of its nodes.
+    # In a sync client, the clients of its nodes choose the class.
     library = sys.modules.get(type(nodes).__module__.partition(".")[0])
     kind = "SSLConnection" if settings.get("ssl") else "Connection"
     return _Link(settings.get("connection_class") or getattr(library, kind, None), settings)
@@ -165,12 +165,12 @@ def _credentials(link: _Link) -> tuple[bytes, bytes]:
     user, password = link.settings.get("username"), link.settings.get("password")
     provider = link.settings.get("credential_provider")
     if provider is not None:
-        ask = getattr(provider, "get_credentials", None)
-        if ask is None or inspect.iscoroutinefunction(ask):
+        get = getattr(provider, "get_credentials", None)
+        if get is None or inspect.iscoroutinefunction(get):
             raise _not_taken("credential_provider")
         try:
-            given = ask()
-        except NotImplementedError:  # it is for asyncio alone
+            given = get()
+        except NotImplementedError:  # the provider supports only asyncio
             raise _not_taken("credential_provider") from None
         user, password = given if len(given) == 2 else (None, given[0])
     return _bytes(user), _bytes(password)
@@ -192,7 +192,7 @@ def _tls_words(link: _Link) -> _Words:
     checks = _effective(link, "ssl_cert_reqs", "required")
     if checks in (None, "none", ssl.CERT_NONE):
         words["ssl_cert_reqs"] = "none"
-    # Optional is for servers: a client that says it requires a certificate all the same.
+    # 'optional' has a meaning for servers only: such a client requires a certificate too.
     elif checks not in ("required", "optional", ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL):
         raise _not_taken("ssl_cert_reqs")
     if not _effective(link, "ssl_check_hostname", True):
@@ -201,7 +201,7 @@ def _tls_words(link: _Link) -> _Words:
 
 
 def _effective(link: _Link, name: str, otherwise: object) -> object:
-    """Return a setting, or what the connection's class takes for it: versions differ."""
+    """Return a setting, or the default of the connection's class, which depends on its version."""
     if name in link.settings:
         return link.settings[name]
     for each in link.connection.__mro__:

@@ -18,24 +18,23 @@ from rate_limiter.stores.redis_address import redis_address
 class RedisStore:
     """Keep buckets in a Redis.
 
-    It connects when first used, and by itself again after a failure. Stores of one address share
-    their connections. Safe to share between threads, event loops and across a fork.
+    The store connects when first used and reconnects after a failure. Stores with the same address
+    share their connections. Safe to share between threads, event loops and across a fork.
 
     Args:
         redis_client: an address (see docs/stores.md) or a redis-py client, sync or asyncio. The
-            engine does not talk through the client: it reads from it where Redis is, and connects
-            to the same server and database itself.
-        prefix: what keys in Redis begin with.
-        on_store_error: what becomes of a decision while Redis gives none: ``"memory"`` (the same
-            limits, in the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"``
-            (StoreError).
+            engine does not use the client's connections: it only reads the address from the client
+            and connects to the same server and database.
+        prefix: prefix of the keys in Redis.
+        on_store_error: how to decide while Redis is unavailable: ``"memory"`` (the same limits, in
+            the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"`` (StoreError).
 
     Attributes:
         prefix: as given.
         on_store_error: as given.
 
     Raises:
-        TypeError: `redis_client` is something else, or has no server behind it.
+        TypeError: `redis_client` is something else, or a client without a server.
         ValueError: an argument is wrong; the message names the part.
     """
 
@@ -53,14 +52,14 @@ class RedisStore:
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state
 
     def health(self) -> dict[str, Any]:
-        """Return how the Redis fares, as known from decisions: nothing is sent.
+        """Return the health of the Redis according to past decisions: nothing is sent.
 
         ``status`` is ``"ok"`` or ``"degraded"`` (decisions follow `on_store_error`), ``breaker``
-        ``"closed"`` or ``"open"`` (Redis is left alone, but for a probe now and then), ``since``
-        the time of the last change (seconds since the epoch), ``failures`` those in a row,
-        ``errors`` how many there were of each kind, ``last_error`` a text or None,
-        ``fallback_decisions`` how many were made without Redis, ``servers`` and ``kind`` where
-        and what it is. A process counts its own errors and decisions, not those before its fork.
+        ``"closed"`` or ``"open"`` (nothing is sent to Redis except probes), ``since`` the time of
+        the last change (seconds since the epoch), ``failures`` the failures in a row, ``errors``
+        the number of errors of each kind, ``last_error`` a text or None, ``fallback_decisions``
+        the number of decisions without Redis, ``servers`` and ``kind`` the addresses and the kind
+        of the Redis. A process counts its own errors and decisions, not those before its fork.
         """
         client = self.connection.client
         return {
@@ -71,7 +70,7 @@ class RedisStore:
         }
 
     def ping(self) -> bool:
-        """Ask Redis whether it is there; tell whether it answered, within its deadline."""
+        """Send PING; return True if Redis answered within its deadline."""
         try:
             self.connection.client.command("PING")
         except StoreError:
@@ -81,12 +80,12 @@ class RedisStore:
     def get_state(self, key: str) -> BucketState:
         """Return the tokens of `key` and the time they were counted.
 
-        The tokens are None for a key that is not known, which is the same as a full bucket.
+        The tokens are None for a key that is not in Redis, which is the same as a full bucket.
 
         Raises:
             StoreError: Redis gave no answer.
-            LookupError: Redis knows the key, but no limiter uses this store: how many tokens a
-                bucket has depends on its limit.
+            LookupError: the key exists, but no limiter uses this store: the number of tokens
+                depends on the limit.
         """
         value = self.connection.client.command("GET", f"{self.prefix}:{key}")
         if value is None:
@@ -107,7 +106,7 @@ class RedisStore:
     def set_state(self, key: str, tokens: float | None, last_refill: float) -> None:
         """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch).
 
-        Tokens of None make the key unknown again: its bucket is full.
+        Tokens of None remove the key: its bucket is full.
 
         Raises:
             TypeError, ValueError: something is not a number, or not finite.
@@ -121,11 +120,11 @@ class RedisStore:
             self.connection.client.command("SET", name, f"{given[0]:.9f}@{given[1]:.6f}")
 
     def register(self, limit: Limit) -> None:
-        """Let get_state know a limit of the buckets in this store. Called by limiters."""
+        """Add a limit of the buckets in this store, for get_state. Called by limiters."""
         self._limits.append(limit)
 
     def close(self) -> None:
-        """Close connections of event loops; they are opened again when needed."""
+        """Close the connections of event loops; they reconnect when needed."""
         self.connection.close()
 
     def __repr__(self) -> str:

@@ -1,22 +1,22 @@
-"""What an error of a store is about: the store as a whole, or one request.
+"""Classify errors of a store: about the store as a whole, or about one request.
 
 A breaker counts only failures of the store. Otherwise one client whose key always fails could
-make every other client be decided without the store.
+open it for all clients.
 
-    kind of StoreError, and what an answer begins with            about
+    kind of StoreError, and how an answer begins                  about
     connect, lost, timeout, protocol, memory                      the store
-    busy                                                          one request: this process asks
+    busy                                                          one request: this process sends
                                                                   more than the store answers
     answer  CROSSSLOT, MOVED, ASK, TRYAGAIN                       one request: its slot
-            WRONGTYPE, ERR rate_limiter:                          one request: what is at its key
+            WRONGTYPE, ERR rate_limiter:                          one request: the value at its key
             ERR user_script, ERR Error running script             one request: a script failed on
-                                                                  what is at its key
+                                                                  the value at its key
             all others: LOADING, CLUSTERDOWN, MASTERDOWN,         the store
             READONLY, OOM, MISCONF, NOREPLICAS, BUSY, NOAUTH,
             NOPERM, NOSCRIPT, ERR unknown command, ...
 
-Up to Redis 6 a script's error contains that of the command which failed in it, such as OOM. Then
-that one counts.
+Up to Redis 6 the error of a script contains the error of the command that failed in it, such as
+OOM. Then the error of the command counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMMAND_IN_SCRIPT = re.compile(r".*user_script: ?\d+: -?([A-Z]{3,} .*)", re.DOT
 
 
 def is_about_one_request(error: StoreError) -> bool:
-    """Return whether other requests may well succeed: the store itself has not failed."""
+    """Return True if other requests may succeed, because the store has not failed."""
     if error.kind != "answer":
         return error.kind == "busy"
     text = str(error)

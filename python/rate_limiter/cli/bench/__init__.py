@@ -1,1 +1,1 @@
-"""`rate-limiter bench`: what a decision costs here."""
+"""`rate-limiter bench`: the cost of a decision on this machine."""

@@ -1,4 +1,4 @@
-"""The command rate-limiter bench: how fast decisions are on this machine."""
+"""The command rate-limiter bench, which measures decisions on this machine."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ROUNDS_MAX = 100_000
 
 
 def add_parser(actions: Any) -> None:
-    """Add the command to those of the program."""
+    """Add the command to the program."""
     parser = actions.add_parser(
         "bench",
         help="measure decisions on this machine",
         description="Measure decisions on this machine: in memory, and in a store if one is "
-        "named.\nAll cases run in turn, round after round; told are medians and quartiles.",
+        "named.\nAll cases run in each round; the command reports medians and quartiles.",
         epilog=epilog(EXAMPLES),
     )
     parser.set_defaults(run=_run)
@@ -48,14 +48,14 @@ def add_parser(actions: Any) -> None:
         metavar="LIMIT",
         type=parsed(Limit.parse),
         default=LIMIT,
-        help=f"of the one client asked about ({LIMIT}, so that all is allowed)",
+        help=f"limit of the one client ({LIMIT}, so that all requests are allowed)",
     )
     parser.add_argument(
         "--rounds",
         type=parsed(_rounds),
         default=ROUNDS,
         metavar="N",
-        help=f"of all cases ({ROUNDS})",
+        help=f"number of rounds ({ROUNDS})",
     )
     add_json(parser)
 
@@ -73,7 +73,7 @@ def _run(given: argparse.Namespace) -> int:
     stopped: int | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # The round is finished; a second signal is not waited for.
+        # The current round is finished first; a second signal stops at once.
         nonlocal stopped
         stopped = STOPPED_BY[signal.Signals(number)]
         signal.signal(number, signal.default_int_handler)

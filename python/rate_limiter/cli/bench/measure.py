@@ -1,7 +1,7 @@
-"""Measure decisions on this machine, beside an empty C call and a bucket written in Python.
+"""Measure decisions on this machine, next to an empty C call and a bucket written in Python.
 
-All cases run in turn, in short slices, round after round: whatever else the machine does meets all
-of them alike. Told are medians of the rounds and their quartiles; a ratio is taken within a round.
+Every round runs a short slice of all cases, so other load on the machine affects all of them
+alike. Results are medians and quartiles of the rounds; ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        """Return that of two values or more; the quartiles are never outside them."""
-        # The other method reckons with values beyond those that there are.
+        """Return the spread of two or more values; the quartiles are within their range."""
+        # The exclusive method extrapolates beyond the given values.
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(_short(median), _short(low), _short(high))
 
 
 def _short(value: float) -> float:
-    """Return a value without the digits that no measurement has."""
+    """Return a value rounded to four significant digits."""
     return float(f"{value:.4g}")
 
 
@@ -61,7 +61,7 @@ class PythonBucket:
         self.buckets: dict[str, tuple[float, float]] = {}
 
     def allow(self, key: str, cost: float = 1) -> bool:
-        """Take `cost` tokens; tell whether that was allowed."""
+        """Take `cost` tokens; return True if the request is allowed."""
         with self._lock:
             now_s = time.monotonic()
             tokens, last_s = self.buckets.get(key, (self._capacity, now_s))
@@ -98,23 +98,23 @@ def machine() -> str:
 
 
 class Bench:
-    """The cases, and what was measured so far.
+    """The cases and their measurements so far.
 
     Args:
-        limit: of the one client that all cases ask about.
-        store: also measure this one: redis://... or shared:///...
+        limit: limit of the one client in all cases.
+        store: a store to measure too: redis://... or shared:///...
 
     Attributes:
-        cases: by name, what measures a case once and returns nanoseconds for one decision.
-        rounds: how many were measured.
-        times_ns: by name, what was measured, one for each round.
+        cases: by name, a function that measures a case once and returns nanoseconds per decision.
+        rounds: number of measured rounds.
+        times_ns: by name, the measurements, one per round.
 
     Raises:
         ValueError, RuntimeError: the store cannot be used.
     """
 
     def __init__(self, limit: Limit, store: str | None = None) -> None:
-        # Nobody else's bucket.
+        # A key that no other client uses.
         self._key = f"bench:{secrets.token_hex(8)}"
         plain, coarse = RateLimiter(limit), RateLimiter(limit, clock="coarse")
         rival = PythonBucket(limit.capacity, limit.refill_rate)
@@ -144,7 +144,7 @@ class Bench:
             if "timeout=" not in store:
                 store += f"{'&' if '?' in store else '?'}timeout={STORE_TIMEOUT_S}"
             limiter = RateLimiter(limit, store=store, on_store_error="raise")
-        limiter.hit(self._key)  # or it is told here what is wrong
+        limiter.hit(self._key)  # raises here if the store cannot be used
         loop = asyncio.new_event_loop()
         pool = ThreadPoolExecutor(THREADS)
         self._closers += [loop.close, pool.shutdown, lambda: limiter.reset(self._key)]
@@ -160,7 +160,7 @@ class Bench:
             self.times_ns[name].append(measure())
 
     def results(self) -> list[dict[str, Any]]:
-        """Return for each case its name, ns, decisions per second, and ratios to two others.
+        """Return the name, ns, decisions per second and two ratios of each case.
 
         Raises:
             ValueError: there were fewer than two rounds.
@@ -184,7 +184,7 @@ class Bench:
         ]
 
     def close(self) -> None:
-        """Remove what was stored."""
+        """Remove the stored keys and files."""
         for close in reversed(self._closers):
             close()
 
@@ -220,7 +220,7 @@ class Bench:
 
 
 def about() -> dict[str, Any]:
-    """Return what figures must be told with: versions, machine, cores."""
+    """Return the context of the results: versions, machine, cores."""
     return {
         "rate_limiter": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",

@@ -1,1 +1,1 @@
-"""`rate-limiter load`: load on a server of your own."""
+"""`rate-limiter load`: a load test for your own server."""

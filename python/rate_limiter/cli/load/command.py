@@ -1,4 +1,4 @@
-"""The command rate-limiter load, and the load-test scripts of the demos, which are this command."""
+"""The command rate-limiter load, which the load-test scripts of the demos also run."""
 
 from __future__ import annotations
 
@@ -40,24 +40,25 @@ EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --json-file load.json --plot load.png
 """
 DESCRIPTION = """\
-Send requests and tell what was answered: how many passed, how many were limited, how fast.
+Send requests and report how many passed, how many were limited, and how fast the answers were.
 
-A closed loop: each of --concurrency connections sends its next request when it has the answer to
-its last, so a slow server is sent less. With --rate requests are due at fixed times instead, and a
-latency counts from then. It ends after --seconds or --requests, whichever comes first. Targets
-that are not this machine are refused, unless --target-is-mine. Redirects are not followed.
+By default a closed loop: each of --concurrency connections sends its next request after the answer
+to its last, so a slow server gets fewer requests. With --rate, requests are due at fixed times
+instead, and latencies count from then. The test ends after --seconds or --requests, whichever comes
+first. Targets other than this machine are refused without --target-is-mine. Redirects are not
+followed.
 """
 SECONDS = 10.0
 SECONDS_FOR_REQUESTS = 300.0
 REQUESTS = 1_000_000
 REFRESH_S = 0.25
 DRAWING_SHARE = 0.02
-"""Of the time, at most: answers that come meanwhile wait, and their latencies show it."""
+"""Maximum share of time: answers wait while the table is drawn, which adds to their latencies."""
 _IMAGES = (".png", ".svg", ".pdf")
 
 
 def add_parser(actions: Any) -> None:
-    """Add the command to those of the program."""
+    """Add the command to the program."""
     parser = actions.add_parser(
         "load",
         help="put load on a server and see what its limits do",
@@ -69,13 +70,13 @@ def add_parser(actions: Any) -> None:
 
 
 def script(description: str, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
-    """Run the command as a script with defaults of its own; return the exit status.
+    """Run the command as a script with other defaults; return the exit status.
 
     Args:
-        description: for its --help.
-        arguments: by default those of the process.
-        defaults: of options; ``path`` is what a URL without a path gets. ``users`` do not count
-            beside --api-key.
+        description: text for --help.
+        arguments: arguments, by default those of the process.
+        defaults: defaults of options; ``path`` is added to a URL without a path. ``users`` has no
+            effect with --api-key.
     """
     parser = Parser(description=f"{description}\n\n{DESCRIPTION}", epilog=EXIT_STATUS)
     _add_options(parser, defaults)
@@ -112,7 +113,7 @@ def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
         type=int,
         default=0,
         metavar="M",
-        help=f"API keys in turn: user-0, user-1, ...{f' ({users})' if users else ''}",
+        help=f"rotate M API keys: user-0, user-1, ...{f' ({users})' if users else ''}",
     )
     add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
     add_header(parser)
@@ -177,7 +178,7 @@ def _plan(given: argparse.Namespace) -> LoadPlan:
 
 
 def _check_files(given: argparse.Namespace) -> None:
-    """Find out before the test whether its results can be kept."""
+    """Check before the test that its results can be written."""
     if given.plot is not None:
         if given.plot.suffix.lower() not in _IMAGES:
             raise UsageError(f"--plot must end in {', '.join(_IMAGES)}, got {str(given.plot)!r}")
@@ -192,7 +193,7 @@ def _check_files(given: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let errors of a file name it: when a disk is full they do not by themselves."""
+    """Add the path to errors of a file: that of a full disk does not contain it."""
     try:
         yield
     except OSError as error:
@@ -200,10 +201,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _allow_open_files(concurrency: int) -> None:
-    """Raise the limit of open files as far as this process may.
+    """Raise the limit of open files to what the test needs.
 
     Raises:
-        RuntimeError: that is not far enough.
+        RuntimeError: the hard limit is too low.
     """
     import resource
 
@@ -222,7 +223,7 @@ def _allow_open_files(concurrency: int) -> None:
 
 
 async def _shown(run: LoadRun, console: Console) -> tuple[LoadResult, int | None]:
-    """Run, with a live table where a terminal is, until a signal ends it.
+    """Run the test, with a live table on a terminal, until it ends or a signal stops it.
 
     Returns:
         The result, and the exit status if a signal came.

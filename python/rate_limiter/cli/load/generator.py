@@ -1,16 +1,16 @@
-"""Put load on an HTTP server and tell what it answered: how many passed, how many were limited.
+"""Send load to an HTTP server and count how many requests passed and how many were limited.
 
-Two ways to load. The *closed loop* (default) keeps a number of requests under way: each connection
-sends its next request when it has the answer to its last. When the server is slow, less is sent, so
-its latencies are those of callers who wait for each other. With a *rate* requests are due at fixed
-times, whether or not the server keeps up, and each latency counts from when the request was due:
-what a request waits for a free connection counts too. (Gil Tene calls leaving that out coordinated
-omission: "How NOT to Measure Latency", 2013; wrk2, https://github.com/giltene/wrk2, does the same.)
+There are two modes. The *closed loop* (default) keeps a fixed number of requests in flight: each
+connection sends its next request after the answer to its last. A slow server gets fewer requests,
+so its latencies are those of callers who wait for each other. With a *rate*, requests are due at
+fixed times, even if the server falls behind, and each latency counts from the due time, including
+the wait for a free connection. (Gil Tene calls leaving that out coordinated omission: "How NOT to
+Measure Latency", 2013; wrk2, https://github.com/giltene/wrk2, measures in the same way.)
 
     result = await LoadRun(LoadPlan("http://localhost:8080/v1/hello", seconds=5)).run()
 
 Every run is bounded by time and by count. Redirects are not followed, no proxy is used. aiohttp
-sends a GET once more when the server has closed a connection that was kept open for it.
+repeats a GET if the server has closed the kept-alive connection.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ USERS_MAX = 1_000_000
 RATE_MAX = 100_000
 TIMEOUT_MAX_S = 300
 OPEN_FILES_BESIDES = 64
-"""Open files a process needs beside its connections."""
+"""Open files that a process needs besides its connections."""
 
 API_KEY_HEADER = "X-API-Key"
 ERROR_PAUSE_S = 0.05
-"""A connection rests so long after an error: a server that is gone is not stormed."""
+"""Pause of a connection after an error, so that a stopped server is not flooded."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -47,23 +47,23 @@ __all__ = ["LoadError", "LoadPlan", "LoadResult", "LoadRun"]
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What to send, and how much.
+    """The requests of a load test.
 
     Args:
         url: http or https.
-        method: of HTTP.
+        method: HTTP method.
         headers: pairs of name and value.
-        api_key: goes into X-API-Key.
-        users: instead, so many API keys in turn: user-0, user-1, ...
-        concurrency: connections, each with one request under way.
-        seconds: no request begins later than that.
-        requests: no more than that.
-        rate: requests a second that are due; None for a closed loop.
-        timeout_s: for each request.
-        is_mine: the target need not be this machine: the caller says that it is their own.
+        api_key: value of X-API-Key.
+        users: number of API keys to rotate instead of `api_key`: user-0, user-1, ...
+        concurrency: connections, each with one request in flight.
+        seconds: maximum time; no request starts later.
+        requests: maximum number of requests.
+        rate: requests due per second; None for a closed loop.
+        timeout_s: timeout of each request.
+        is_mine: allow a target that is not this machine, because it belongs to the caller.
 
     Raises:
-        ValueError: a value that is wrong or out of bounds.
+        ValueError: a value is wrong or out of bounds.
     """
 
     url: str = field(repr=False)
@@ -84,7 +84,7 @@ class LoadPlan:
             raise ValueError(f"the method must be a word such as POST, got {self.method!r}")
         key = [] if self.api_key is None else [(API_KEY_HEADER, self.api_key)]
         for name, value in [*self.headers, *key]:
-            # Neither a value is shown nor what may be one, as in "Authorization: Bearer ...=".
+            # Values are not shown, nor names that may contain one: "Authorization: Bearer ...=".
             if not _TOKEN.fullmatch(name):
                 raise ValueError("this cannot be sent as a header: its name is no word")
             if _CONTROL.search(value):
@@ -101,19 +101,19 @@ class LoadPlan:
 
     @property
     def due(self) -> int:
-        """Return how many requests there may be; with a rate, how many are due in its time."""
+        """Return the maximum number of requests; with a rate, the number due in `seconds`."""
         if self.rate is None:
             return self.requests
         # 100 * 0.07 is a little more than 7.
         return min(self.requests, math.ceil(round(self.rate * self.seconds, 6)))
 
     def key_of(self, number: int) -> str | None:
-        """Return the API key of a request, None without any."""
+        """Return the API key of a request, None if it has none."""
         return f"user-{number % self.users}" if self.users else self.api_key
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:
-    # NaN fails it too.
+    # Also fails for NaN.
     if not least <= value <= most:
         raise ValueError(f"{name} must be {least:,} to {most:,}, got {value}")
 
@@ -122,9 +122,9 @@ class LoadRun:
     """One run of a plan.
 
     Attributes:
-        plan: what it does.
-        result: what it has found so far; may be read at any time.
-        begun: is set when the first request is about to be sent.
+        plan: the plan.
+        result: the result so far; may be read at any time.
+        begun: set just before the first request is sent.
     """
 
     def __init__(self, plan: LoadPlan) -> None:
@@ -137,16 +137,16 @@ class LoadRun:
         self._begun_s = 0.0
 
     def stop(self) -> None:
-        """End it now; requests under way count as unfinished."""
+        """Stop now; requests in flight count as unfinished."""
         self._is_stopped = True
         for task in self._tasks:
             task.cancel()
 
     async def run(self) -> LoadResult:
-        """Do it; return the result.
+        """Run the plan; return the result.
 
         Raises:
-            LoadError: it cannot begin; nothing was sent.
+            LoadError: the test cannot start; nothing was sent.
         """
         target = await find_target(parse_url(self.plan.url), is_mine=self.plan.is_mine)
         connector = aiohttp.TCPConnector(limit=0, resolver=PinnedResolver(target))
@@ -222,7 +222,7 @@ class LoadRun:
 async def _send(
     session: aiohttp.ClientSession, method: str, target: Target, headers: list[tuple[str, str]]
 ) -> tuple[int, str | None]:
-    """Send one request, read its answer to the end, return its status and Retry-After."""
+    """Send one request, read its whole answer, return the status and Retry-After."""
     async with session.request(
         method, target.url, headers=headers, allow_redirects=False
     ) as response:
@@ -232,7 +232,7 @@ async def _send(
 
 
 def _kind(error: BaseException) -> str:
-    """Return what an error is called in the report."""
+    """Return the name of an error in the report."""
     if isinstance(error, asyncio.TimeoutError):
         return "timeout"
     cause = getattr(error, "os_error", None) or error

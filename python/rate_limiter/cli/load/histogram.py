@@ -1,4 +1,4 @@
-"""LatencyHistogram: any number of latencies in little memory, with a known error."""
+"""LatencyHistogram: any number of latencies in little memory, with a bounded error."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from itertools import accumulate
 
 PRECISION_BITS = 10
 RELATIVE_ERROR = 2.0**-PRECISION_BITS
-"""A percentile is at most this part (0.1 %) away from the latency that was recorded."""
+"""Maximum relative error of a percentile (0.1 %)."""
 
 _HALF = 1 << (PRECISION_BITS - 1)
 
 
 class LatencyHistogram:
-    """Count latencies in buckets whose width is a fixed part of their value.
+    """Count latencies in buckets whose width is proportional to their value.
 
-    The layout is that of HdrHistogram (https://hdrhistogram.org): below 2^10 ns each value has a
-    bucket of its own, above it each power of two is cut into 2^9 equal buckets. A bucket is told by
-    its middle, which is off by 2^-10 of the value at most. Even latencies from a nanosecond to an
-    hour touch fewer than 18,000 buckets; empty ones take no memory.
+    The layout is that of HdrHistogram (https://hdrhistogram.org): below 2^10 ns each value has its
+    own bucket, above it each power of two is split into 2^9 equal buckets. A bucket is represented
+    by its middle, at most 2^-10 of the value off. Latencies from a nanosecond to an hour use fewer
+    than 18,000 buckets; empty buckets take no memory.
 
     Attributes:
-        count: how many latencies were recorded.
+        count: number of recorded latencies.
         total_ns: their sum, exact.
         min_ns, max_ns: exact; 0 when there are none.
     """
@@ -51,7 +51,7 @@ class LatencyHistogram:
         self.total_ns += latency_ns
 
     def add(self, other: LatencyHistogram) -> None:
-        """Count all that another one has counted."""
+        """Add the counts of another histogram."""
         if not other.count:
             return
         for index, count in other._counts.items():
@@ -63,7 +63,7 @@ class LatencyHistogram:
 
     @property
     def mean_ns(self) -> float | None:
-        """Return the mean, exact but for its rounding to a float; None when there is nothing."""
+        """Return the mean, rounded to a float; None if empty."""
         return self.total_ns / self.count if self.count else None
 
     def percentile_ns(self, percent: float) -> float | None:
@@ -73,7 +73,7 @@ class LatencyHistogram:
             percent: 0 to 100.
 
         Returns:
-            Nanoseconds, within RELATIVE_ERROR; None when there is nothing.
+            Nanoseconds, within RELATIVE_ERROR; None if empty.
 
         Raises:
             ValueError: `percent` is out of range.
@@ -82,7 +82,7 @@ class LatencyHistogram:
         return found_ns[0] if found_ns else None
 
     def percentiles_ns(self, percents: Sequence[float]) -> list[float]:
-        """Return several percentiles, for one pass over the buckets; none when there is nothing.
+        """Return several percentiles in one pass over the buckets; an empty list if empty.
 
         Args, Raises:
             As percentile_ns.
@@ -102,7 +102,7 @@ class LatencyHistogram:
         return min(max(low_ns + (width_ns - 1) / 2, float(self.min_ns)), float(self.max_ns))
 
     def buckets(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (low_ns, high_ns, count) of each bucket in use, upwards; high_ns is not in it."""
+        """Yield (low_ns, high_ns, count) of each used bucket in order; high_ns is exclusive."""
         for index in sorted(self._counts):
             low_ns, width_ns = _bucket(index)
             yield low_ns, low_ns + width_ns, self._counts[index]
@@ -114,6 +114,6 @@ def _index(value: int) -> int:
 
 
 def _bucket(index: int) -> tuple[int, int]:
-    """Return the least value of a bucket, and its width."""
+    """Return the lowest value of a bucket, and its width."""
     shift = max(0, index // _HALF - 1)
     return (index - shift * _HALF) << shift, 1 << shift

@@ -1,4 +1,4 @@
-"""Draw what a load test found into an image (matplotlib, the extra ``plot``)."""
+"""Draw the result of a load test as an image (matplotlib, the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PERCENTS = [*range(100), 99.5, 99.9, 99.95, 99.99, 100]
 
 
 def save_plot(plan: LoadPlan, result: LoadResult, path: str | Path) -> None:
-    """Write two drawings: answers in each second, and latencies by percentile.
+    """Write an image with two charts: answers per second, and latencies by percentile.
 
     Args:
-        plan: what was done.
-        result: what was found.
-        path: where to; its ending says the format, such as .png.
+        plan: the plan of the test.
+        result: the result of the test.
+        path: file to write; its suffix selects the format, such as .png.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: no such format is known.
+        OSError: the file cannot be written.
+        ValueError: the format is not supported.
     """
     figure = Figure(figsize=(9, 7), layout="constrained")
     figure.suptitle(f"{plan.method} {redacted(plan.url)}", parse_math=False)

@@ -1,4 +1,4 @@
-"""How a LoadResult is shown in a terminal, and as plain lines where there is none (rich)."""
+"""Show a LoadResult in a terminal, or as plain lines (rich)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLES = {"allowed": "green", "limited": "yellow", "other": "red"}
 _NAMES = {"allowed": "allowed (2xx)", "limited": "limited (429)", "other": "other answers"}
 _BAR_WIDTH = 40
 _ROWS_MAX = 14
-# Where the bars of a histogram may be cut: a few round numbers in each power of ten.
+# Edges of the bars of a histogram: a few round numbers per power of ten.
 _STEPS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
 _ENDED = {
     "requests": "all requests sent",
@@ -31,7 +31,7 @@ _ENDED = {
 
 
 def headline(plan: LoadPlan) -> Text:
-    """Return in one line what is done."""
+    """Return the plan in one line."""
     how = (
         f"closed loop of {plan.concurrency:,} connections"
         if plan.rate is None
@@ -44,11 +44,11 @@ def headline(plan: LoadPlan) -> Text:
 
 
 def report(plan: LoadPlan, result: LoadResult, *, is_unicode: bool) -> RenderableType:
-    """Return what is printed at the end.
+    """Return the final report.
 
     Args:
-        plan: what was done.
-        result: what was found.
+        plan: the plan of the test.
+        result: the result of the test.
         is_unicode: the terminal can show blocks.
     """
     parts: list[RenderableType] = [summary(plan, result)]
@@ -58,7 +58,7 @@ def report(plan: LoadPlan, result: LoadResult, *, is_unicode: bool) -> Renderabl
 
 
 def summary(plan: LoadPlan, result: LoadResult) -> RenderableType:
-    """Return the table of latencies, and the lines around it."""
+    """Return the table of latencies and the lines below it."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("latency in ms", no_wrap=True)
     for name in ("answers", "mean", *(f"p{each}" for each in PERCENTILES), "max"):
@@ -139,7 +139,7 @@ def histogram(result: LoadResult, block: str) -> RenderableType:
         bar = Text()
         done = 0
         for kind, count in zip(KINDS, of_row, strict=True):
-            # Rounded at the ends, so that the parts of a bar are as long as the whole.
+            # Rounded at the edges, so that the parts of a bar add up to its length.
             begin, done = done, done + count
             cells = round(done * _BAR_WIDTH / most) - round(begin * _BAR_WIDTH / most)
             bar.append(block * cells, style=STYLES[kind])
@@ -158,7 +158,7 @@ def _legend(result: LoadResult) -> Text:
 
 
 def _edges(latencies: LatencyHistogram) -> list[float]:
-    """Return round numbers of ms around all latencies, in as many rows as fit."""
+    """Return round numbers of ms around all latencies, as many as fit."""
     least_ms = max(latencies.min_ns / 1e6, 1e-6)
     most_ms = max(latencies.max_ns / 1e6, least_ms)
     found: list[float] = []
@@ -200,7 +200,7 @@ class LiveView:
         self._task = self._progress.add_task("", total=1.0)
 
     def update(self, elapsed_s: float) -> None:
-        """Bring the bar up to date: whichever of the two bounds is nearer."""
+        """Update the bar with the share of time or of requests, whichever is larger."""
         of_time = elapsed_s / self._plan.seconds
         of_count = self._result.requests / self._plan.requests
         self._progress.update(
@@ -214,5 +214,5 @@ class LiveView:
 
 
 def is_unicode(console: Console) -> bool:
-    """Tell whether a console can show blocks."""
+    """Return True if a console can show block characters."""
     return console.encoding.lower().replace("-", "").startswith("utf")

@@ -1,4 +1,4 @@
-"""LoadResult: what a load test has found, while it runs and when it is over."""
+"""LoadResult: the result of a load test, during and after the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PERCENTILES = (50, 95, 99)
 
 
 def kind_of(status: int) -> str:
-    """Return which of KINDS an answer is: allowed (2xx), limited (429), or other."""
+    """Return the kind of an answer: allowed (2xx), limited (429), or other."""
     if status == 429:
         return "limited"
     return "allowed" if 200 <= status < 300 else "other"
@@ -22,19 +22,19 @@ def kind_of(status: int) -> str:
 
 @dataclass
 class LoadResult:
-    """What was found so far.
+    """The result so far.
 
     Attributes:
         elapsed_s: from the first request to the end of the last.
-        statuses: how many answers each HTTP status had.
-        errors: how many requests got no answer, by kind: timeout, refused, disconnected, ...
-        latencies: of answers, for each of KINDS.
-        retry_after_seen: how many 429s had a Retry-After.
-        retry_after_s: the least and the greatest of them that were seconds, None without any.
-        unfinished: requests that were under way when the test was interrupted.
-        unsent: with a rate, requests that were due and found no free connection to the end.
-        ended_by: what ended it: requests, seconds, or interrupt.
-        timeline: of each second, how many of each of COLUMNS came to an end.
+        statuses: number of answers by HTTP status.
+        errors: number of requests without an answer, by kind: timeout, refused, disconnected, ...
+        latencies: latencies of answers, by kind.
+        retry_after_seen: number of 429s with a Retry-After.
+        retry_after_s: minimum and maximum of those in seconds, None if there are none.
+        unfinished: requests in flight when the test was interrupted.
+        unsent: with a rate, requests that were due but never got a free connection.
+        ended_by: reason of the end: requests, seconds, or interrupt.
+        timeline: for each second, the number of finished requests for each of COLUMNS.
     """
 
     elapsed_s: float = 0.0
@@ -76,28 +76,28 @@ class LoadResult:
 
     @property
     def answers(self) -> int:
-        """Return how many requests got an answer."""
+        """Return the number of requests with an answer."""
         return self.statuses.total()
 
     @property
     def requests(self) -> int:
-        """Return how many requests came to an end, with an answer or with an error."""
+        """Return the number of finished requests, with an answer or an error."""
         return self.answers + self.errors.total()
 
     @property
     def requests_per_s(self) -> float:
-        """Return how many requests a second came to an end."""
+        """Return the number of finished requests per second."""
         return self.requests / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def failed(self) -> int:
-        """Return how many requests got no answer, or one of 500 and above."""
+        """Return the number of requests without an answer, or with a status from 500 on."""
         return self.errors.total() + sum(
             count for status, count in self.statuses.items() if status >= 500
         )
 
     def count_of(self, kind: str) -> int:
-        """Return how many answers were of one of KINDS."""
+        """Return the number of answers of a kind."""
         return self.latencies[kind].count
 
     def all_latencies(self) -> LatencyHistogram:
@@ -108,7 +108,7 @@ class LoadResult:
         return joined
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result in the shape that docs/command.md tells."""
+        """Return the result in the format of docs/command.md."""
         named = {"all": self.all_latencies(), **self.latencies}
         least_s, most_s = self.retry_after_s or (None, None)
         return {

@@ -1,8 +1,8 @@
-"""Where a load test may go: to this machine, or to a target that its caller calls their own.
+"""Allowed targets of a load test: this machine, or a target that the caller declares as their own.
 
-What is checked is what is connected to. The name is looked up once, every address that it has must
-be loopback, and the client is given the address that was checked: a name server that answers
-differently the next time (DNS rebinding) changes nothing.
+The test connects to the checked address. The name is looked up once, all its addresses must be
+loopback, and the client uses the checked address, so a different answer of the name server later
+(DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class LoadError(RuntimeError):
-    """Tell why a load test cannot begin."""
+    """Raised when a load test cannot start."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server that was found to accept connections.
+    """A server that accepts connections.
 
     Attributes:
-        url: what requests ask for.
-        address: the IP address that connections go to.
+        url: the URL of requests.
+        address: the IP address of the server.
     """
 
     url: URL
@@ -42,7 +42,7 @@ def parse_url(text: str) -> URL:
     """Return an http or https address, read by the parser that the HTTP client uses.
 
     Raises:
-        ValueError: it is none, or it carries a password, which reports would show.
+        ValueError: the text is no such address, or contains a password, which reports would show.
     """
     try:
         url = URL(text)
@@ -59,7 +59,7 @@ def parse_url(text: str) -> URL:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an IP address is of this machine alone: 127.0.0.0/8 or ::1."""
+    """Return True for a loopback address: 127.0.0.0/8 or ::1."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return (mapped or found).is_loopback
@@ -70,10 +70,10 @@ async def find_target(url: URL, *, is_mine: bool) -> Target:
 
     Args:
         url: from parse_url.
-        is_mine: the caller says that the target is their own, wherever it is.
+        is_mine: the caller declares the target as their own, so any address is allowed.
 
     Raises:
-        LoadError: the host is unknown, is not loopback, or accepts no connection.
+        LoadError: the host is unknown, is not loopback, or refuses connections.
     """
     host, port = str(url.raw_host), int(url.port or 0)
     loop = asyncio.get_running_loop()
@@ -98,8 +98,8 @@ async def find_target(url: URL, *, is_mine: bool) -> Target:
             reason = _reason(error)
             continue
         writer.close()
-        # aiohttp takes such a host for an address and asks no resolver, whatever it stands for:
-        # 127.1 and 2130706433 are other spellings, 1.2.3.4.5 may be a name.
+        # aiohttp treats such a host as an address and skips the resolver: 127.1 and 2130706433
+        # are other spellings of an address, 1.2.3.4.5 may be a name.
         is_literal = ":" in host or host.replace(".", "").isdigit()
         return Target(url.with_host(address) if is_literal else url, address)
     raise LoadError(f"cannot connect to {host}:{port}: {reason}")
@@ -124,7 +124,7 @@ class PinnedResolver(AbstractResolver):
         """Return the address.
 
         Raises:
-            OSError: it is another host, which nobody has checked.
+            OSError: the host is another one, which was not checked.
         """
         if host.rstrip(".") != self._host.rstrip("."):
             raise OSError(f"{host!r} is not the host that was checked")
@@ -141,4 +141,4 @@ class PinnedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """Do nothing: the resolver has no resources."""

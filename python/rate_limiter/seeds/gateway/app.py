@@ -1,4 +1,4 @@
-"""GatewayApp: what RateLimitMiddleware(app, limiter, policy) makes of an application."""
+"""GatewayApp: the implementation of RateLimitMiddleware(app, limiter, policy)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from rate_limiter.web.asgi_messages import (
 
 
 class GatewayApp:
-    """Limit requests by API key, else by user, else by address. The headers are believed.
+    """Limit requests by API key, else by user, else by address. The headers are trusted.
 
-    Websockets pass, as they always did here.
+    Websockets pass without a limit, as in the API-gateway demo.
 
     Args:
         app: the ASGI application.
-        limiter: a TokenBucketLimiter, or an object with such a ``check``.
-        prefix: what keys begin with.
+        limiter: a TokenBucketLimiter, or an object with the same ``check``.
+        prefix: prefix of the keys.
         api_key_header, user_id_header: names of headers.
-        dimension_label: the label of its metrics.
-        client: tells the address of a request's client.
-        conclude: goes on as a Decision says: the gate's own.
+        dimension_label: dimension of the metrics.
+        client: returns the address of a request's client.
+        conclude: passes or denies a request according to its Decision.
 
     Raises:
         TypeError: `limiter` or `dimension_label` is something else.
-        ValueError: `dimension_label` cannot be one.
+        ValueError: `dimension_label` is not valid.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class GatewayApp:
         self._client = client
         self._conclude = conclude
         check_async = getattr(limiter, "check_async", None)
-        # Other limiters have only a blocking `check`.
+        # Other limiters have only a blocking `check`, which runs in a thread.
         self._check_async = check_async if iscoroutinefunction(check_async) else None
         if self._check_async is not None:
             follow(limiter.limiter, dimension_label)

@@ -19,7 +19,7 @@ def key_for_ip(ip: str, prefix: str) -> str:
 
 
 def pick_identity_key(prefix: str, api_key: str | None, user_id: str | None, ip: str) -> str:
-    """Return the key of the first that is there: API key, user, address. Empty is absent."""
+    """Return the key of the API key, else of the user, else of the address. Empty is absent."""
     if api_key:
         return key_for_api_key(api_key, prefix)
     if user_id:

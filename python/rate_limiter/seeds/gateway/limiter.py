@@ -1,4 +1,4 @@
-"""TokenBucketLimiter: a policy's buckets in Redis, by their full keys."""
+"""TokenBucketLimiter: the buckets of a policy in Redis, by their full keys."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rate_limiter.stores.redis_store import RedisStore
 
 
 class TokenBucketLimiter:
-    """Limit by a policy. Keys are those in Redis, as `rate_limiter.keys` builds them.
+    """Limit by a policy. Keys are the keys in Redis, as `rate_limiter.keys` builds them.
 
-    While Redis gives no decision, the same limit in process memory decides.
+    While Redis is unavailable, the same limit in process memory decides.
 
     Args:
         r: a redis-py client, sync or asyncio, or an address: see RedisStore.
-        policy: size and speed of the buckets, and what a request costs.
+        policy: capacity and refill rate of the buckets, and the cost of a request.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; the message names it.
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
 
     def __init__(self, r: object, policy: RateLimitPolicy) -> None:
@@ -40,8 +40,8 @@ class TokenBucketLimiter:
     def check(self, key: str) -> Decision:
         """Take the policy's cost from the bucket of `key`; return a Decision.
 
-        ``allowed``, ``remaining`` (tokens, with their fraction) and ``retry_after_ms``: waiting so
-        long is always enough.
+        The Decision has ``allowed``, ``remaining`` (tokens, with their fraction) and
+        ``retry_after_ms``, after which the same request passes.
         """
         return self.limiter.hit(key, self.policy.cost)
 

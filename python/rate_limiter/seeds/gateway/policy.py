@@ -1,4 +1,4 @@
-"""RateLimitPolicy: what an API gateway allows each client."""
+"""RateLimitPolicy: the limit of an API gateway for each client."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ EXEMPT_PATHS = frozenset({"/health", "/metrics"})
 
 @dataclass(frozen=True)
 class RateLimitPolicy:
-    """Say what a gateway allows each client, and how its state is kept.
+    """The limit of a gateway for each client, and how its state is stored.
 
     Args:
         rate_per_sec: tokens per second, above 0.
         burst: tokens a bucket holds, at least 1.
-        ttl_seconds: how long an idle bucket is kept in Redis, at least 10 s; longer where filling
-            it takes longer.
+        ttl_seconds: lifetime of an idle bucket in Redis, at least 10 s; longer if the bucket takes
+            longer to fill.
         cost: tokens a request takes, at least 1 and at most `burst`.
-        prefix: what keys begin with.
+        prefix: prefix of the keys.
 
     Raises:
         ValueError: an argument is out of range.
@@ -59,7 +59,7 @@ class RateLimitPolicy:
 
     @property
     def exempt_paths(self) -> frozenset[str]:
-        """Paths that a gateway does not limit unless it is configured otherwise."""
+        """Paths that a gateway does not limit by default."""
         return EXEMPT_PATHS
 
     def gateway(
@@ -73,7 +73,7 @@ class RateLimitPolicy:
         client: Callable[[Scope], str],
         conclude: Callable[..., Any],
     ) -> GatewayApp:
-        """Return what RateLimitMiddleware(app, limiter, policy) makes of an application."""
+        """Return the application that RateLimitMiddleware(app, limiter, policy) calls."""
         from rate_limiter.seeds.gateway.app import GatewayApp
 
         return GatewayApp(

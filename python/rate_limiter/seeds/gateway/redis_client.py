@@ -1,4 +1,4 @@
-"""get_redis: a redis-py client for the Redis that the environment names."""
+"""get_redis: a redis-py client for the Redis of the environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get_redis(url: str | None = None) -> redis.Redis:
     address = url or os.environ.get("REDIS_URL") or DEFAULT_URL
     try:
         client: redis.Redis = redis.Redis.from_url(address)
-    except ValueError:  # its text may show a piece of the password
+    except ValueError:  # its text may contain a part of the password
         raise ValueError(
             f"the address of the Redis is wrong, got {shown(address)}: "
             f"expected one such as {DEFAULT_URL!r}"

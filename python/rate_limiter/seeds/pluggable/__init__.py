@@ -1,1 +1,1 @@
-"""The pluggable-limiter demo: limiters over a store of one's choice."""
+"""The pluggable-limiter demo: limiters on a store of your choice."""

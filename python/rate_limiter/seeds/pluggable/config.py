@@ -1,4 +1,4 @@
-"""RateLimitConfig: one bucket for each key, as TokenBucketRateLimiter takes it."""
+"""RateLimitConfig: the buckets of a TokenBucketRateLimiter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rate_limiter.limit import Limit, check_cost
 
 @dataclass
 class RateLimitConfig:
-    """Say how large the buckets are and how fast they refill.
+    """The capacity and the refill rate of buckets, one bucket per key.
 
     Args:
         capacity: tokens a bucket holds.

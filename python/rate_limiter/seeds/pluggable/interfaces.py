@@ -1,4 +1,4 @@
-"""What a limiter offers, and what a store must offer to be used with one."""
+"""Interfaces of limiters and of their stores."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class IRateLimiter(ABC):
 
     @abstractmethod
     def allow_request(self, key: str, weight: float = 1.0) -> bool:
-        """Take `weight` tokens from the bucket of `key`; tell whether that was allowed."""
+        """Take `weight` tokens from the bucket of `key`; return True if the request is allowed."""
 
     @abstractmethod
     def get_remaining_tokens(self, key: str) -> float:
-        """Return the tokens in the bucket of `key`, taking none."""
+        """Return the tokens in the bucket of `key`."""
 
     @abstractmethod
     def get_headers(self, key: str) -> dict[str, str]:
-        """Return headers that tell of the bucket of `key`, taking nothing from it."""
+        """Return headers that describe the bucket of `key`."""
 
 
 class IRateLimitStore(ABC):
-    """A place for the state of buckets. These two methods are all that a limiter needs."""
+    """A store for the state of buckets. A limiter needs only these two methods."""
 
     @abstractmethod
     def get_state(self, key: str) -> BucketState:
@@ -35,14 +35,14 @@ class IRateLimitStore(ABC):
 
     @abstractmethod
     def set_state(self, key: str, tokens: float, last_refill: float) -> None:
-        """Keep the state of `key`."""
+        """Store the state of `key`."""
 
 
 IRateLimitStore.register(RedisStore)
 
 
 class IAsyncRateLimitStore(ABC):
-    """A place for the state of buckets that is awaited."""
+    """An asynchronous store for the state of buckets."""
 
     @abstractmethod
     async def get_state(self, key: str) -> BucketState:
@@ -50,4 +50,4 @@ class IAsyncRateLimitStore(ABC):
 
     @abstractmethod
     async def set_state(self, key: str, tokens: float, last_refill: float) -> None:
-        """Keep the state of `key`."""
+        """Store the state of `key`."""

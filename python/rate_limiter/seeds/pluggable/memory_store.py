@@ -17,7 +17,7 @@ class InMemoryStore(IRateLimitStore):
     """Keep buckets in the memory of this process.
 
     Limiters with the same capacity and refill rate on one store share their buckets; those with
-    others have buckets of their own. Safe to share between threads.
+    others have their own buckets. Safe to share between threads.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class InMemoryStore(IRateLimitStore):
     def get_state(self, key: str) -> BucketState:
         """Return the tokens of `key` and the time they were counted.
 
-        The tokens are None for a key that is not known, which is the same as a full bucket.
+        The tokens are None for a key that is not stored, which is the same as a full bucket.
         """
         now_s = time.time()
         with self._lock:
@@ -45,7 +45,7 @@ class InMemoryStore(IRateLimitStore):
     def set_state(self, key: str, tokens: float | None, last_refill: float) -> None:
         """Set the tokens of `key` as of the time `last_refill` (seconds since the epoch).
 
-        Tokens of None make the key unknown again, as `get_state` tells it: its buckets are full.
+        Tokens of None remove the key: its buckets are full.
 
         Raises:
             TypeError, ValueError: something is not a number, or not finite.
@@ -60,7 +60,7 @@ class InMemoryStore(IRateLimitStore):
                 engine.reset(key)
 
     def engine(self, config: RateLimitConfig) -> RateLimiter:
-        """Return the limiter that holds the buckets for a configuration."""
+        """Return the limiter with the buckets of a configuration."""
         limit = Limit(config.capacity, config.refill_rate)
         with self._lock:
             if limit not in self._engines:
@@ -68,7 +68,7 @@ class InMemoryStore(IRateLimitStore):
             return self._engines[limit]
 
     def settle(self, key: str) -> None:
-        """Hand a state that was set by hand over to the engine. Called before `key` is used."""
+        """Move a state that was set by hand to the engine. Called before `key` is used."""
         if self._given and key in self._given:
             self._settle(key)
 
@@ -81,9 +81,9 @@ class InMemoryStore(IRateLimitStore):
                 tokens = refilled(limit.capacity, limit.refill_rate, *given, time.time())
                 missing = limit.capacity - max(tokens, 0.0)
                 engine.reset(key)
-                # A request that was past the check above may come between the two, and take
-                # tokens of the full bucket that were never there.
+                # A request that has passed settle() may run between the two calls and take tokens
+                # from the bucket, which is full for a moment: then start again.
                 while not engine.allow(key, missing):
                     engine.reset(key)
-            # Last, so that until now every other request for the key waits at the lock.
+            # Last, so that until now every other request for the key waits for the lock.
             del self._given[key]

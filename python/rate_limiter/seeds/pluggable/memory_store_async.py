@@ -9,7 +9,7 @@ from rate_limiter.seeds.pluggable.memory_store import InMemoryStore
 class AsyncInMemoryStore(IAsyncRateLimitStore):
     """Keep buckets in the memory of this process. See InMemoryStore.
 
-    Safe to share between tasks, event loops and threads: no method waits for anything.
+    Safe to share between tasks, event loops and threads: no method waits.
     """
 
     def __init__(self) -> None:

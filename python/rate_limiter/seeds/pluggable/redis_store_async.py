@@ -33,9 +33,9 @@ class AsyncRedisStore(IAsyncRateLimitStore):
         await asyncio.to_thread(self.redis.set_state, key, tokens, last_refill)
 
     async def ping(self) -> bool:
-        """Ask Redis whether it is there; tell whether it answered, within its deadline."""
+        """Send PING; return True if Redis answered within its deadline."""
         return await asyncio.to_thread(self.redis.ping)
 
     def health(self) -> dict[str, Any]:
-        """Return how the Redis fares. See RedisStore.health."""
+        """Return the health of the Redis. See RedisStore.health."""
         return self.redis.health()

@@ -1,7 +1,7 @@
-"""The token bucket over a user's own store: read the state, compute, write it back.
+"""The token bucket on a user's store: read the state, compute, write it back.
 
-Only stores that are not the engine's come here. What a limiter does between reading and writing
-is done by one caller at a time.
+The stores of this package do not use this module. Between reading and writing, a limiter serves
+one caller at a time.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from rate_limiter.stores.redis_store import RedisStore
 def refilled(
     capacity: float, refill_rate: float, tokens: float, last_refill: float, now_s: float
 ) -> float:
-    """Return the tokens now. A clock that stepped back refills nothing."""
+    """Return the tokens now. A clock that was set back refills nothing."""
     return min(capacity, tokens + max(0.0, now_s - last_refill) * refill_rate)
 
 
 class _Arithmetic:
-    """What the blocking and the awaited bucket have in common."""
+    """The common part of the blocking and the asynchronous bucket."""
 
     def __init__(self, config: RateLimitConfig) -> None:
         self._capacity = float(config.capacity)
         self._refill_rate = float(config.refill_rate)
 
     def _now(self, state: BucketState) -> tuple[float, float]:
-        """Return the tokens of now, and the time to write with them.
+        """Return the tokens now, and the time to write with them.
 
-        The time never runs back: it would be refilled twice when the clock has caught up.
+        The time never goes back: the bucket would refill twice for the repeated period.
         """
         now_s = time.time()
         known = checked_state(state)
@@ -60,7 +60,7 @@ class StoredBucket(_Arithmetic):
         self._lock = threading.Lock()  # held from reading a state until it is written
 
     def take(self, key: str, cost: float) -> bool:
-        """Take `cost` tokens; tell whether that was allowed. A denied request writes nothing."""
+        """Take `cost` tokens; return True if allowed. A denied request writes nothing."""
         check_cost(cost, ())
         with self._lock:
             tokens, now_s = self._now(self._store.get_state(key))
@@ -70,13 +70,13 @@ class StoredBucket(_Arithmetic):
             return True
 
     def remaining(self, key: str) -> float:
-        """Return the tokens of now."""
+        """Return the tokens now."""
         with self._lock:
             return max(0.0, self._now(self._store.get_state(key))[0])
 
 
 class AsyncStoredBucket(_Arithmetic):
-    """Buckets in a store whose `get_state` and `set_state` are awaited."""
+    """Buckets in a store whose `get_state` and `set_state` are asynchronous."""
 
     def __init__(self, config: RateLimitConfig, store: IAsyncRateLimitStore) -> None:
         super().__init__(config)
@@ -84,9 +84,9 @@ class AsyncStoredBucket(_Arithmetic):
         self._lines = Lines()
 
     async def take(self, key: str, cost: float) -> bool:
-        """Take `cost` tokens; tell whether that was allowed. A denied request writes nothing."""
+        """Take `cost` tokens; return True if allowed. A denied request writes nothing."""
         check_cost(cost, ())
-        async with self._turn():
+        async with self._exclusive():
             tokens, now_s = self._now(await self._store.get_state(key))
             if tokens < cost:
                 return False
@@ -94,13 +94,13 @@ class AsyncStoredBucket(_Arithmetic):
             return True
 
     async def remaining(self, key: str) -> float:
-        """Return the tokens of now."""
-        async with self._turn():
+        """Return the tokens now."""
+        async with self._exclusive():
             return max(0.0, self._now(await self._store.get_state(key))[0])
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Be the only one between reading and writing. (An asyncio.Lock serves one loop only.)"""
+    async def _exclusive(self) -> AsyncIterator[None]:
+        """Lock the part between reading and writing. (An asyncio.Lock serves one loop only.)"""
         waiter = TaskWaiter()
         self._lines.join(b"", waiter)
         try:

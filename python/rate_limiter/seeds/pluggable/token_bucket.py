@@ -1,4 +1,4 @@
-"""TokenBucketRateLimiter: a limiter over a store of one's choice."""
+"""TokenBucketRateLimiter: a limiter on a store of your choice."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class MemoryBucket:
         self._engine: RateLimiter = store.engine(config)
 
     def take(self, key: str, cost: float) -> bool:
-        """Take `cost` tokens; tell whether that was allowed."""
+        """Take `cost` tokens; return True if the request is allowed."""
         self._store.settle(key)
         return self._engine.allow(key, cost)
 
     def remaining(self, key: str) -> float:
-        """Return the tokens of now."""
+        """Return the tokens now."""
         self._store.settle(key)
         return self._engine.peek(key, 0).remaining
 
@@ -51,19 +51,19 @@ class RedisBucket:
         self.engine = RedisRateLimiter(limit, store=store, exact_prefix=f"{store.prefix}:")
 
     def take(self, key: str, cost: float) -> bool:
-        """Take `cost` tokens; tell whether that was allowed."""
+        """Take `cost` tokens; return True if the request is allowed."""
         return self.engine.allow(key, cost)
 
     def remaining(self, key: str) -> float:
-        """Return the tokens of now."""
+        """Return the tokens now."""
         return self.engine.peek(key, 0).remaining
 
     async def take_async(self, key: str, cost: float) -> bool:
-        """Take `cost` tokens; tell whether that was allowed."""
+        """Take `cost` tokens; return True if the request is allowed."""
         return bool(await self.engine.call_async("allow", key, cost))
 
     async def remaining_async(self, key: str) -> float:
-        """Return the tokens of now."""
+        """Return the tokens now."""
         decision: Decision = await self.engine.call_async("peek", key, 0)
         return decision.remaining
 
@@ -71,11 +71,11 @@ class RedisBucket:
 class TokenBucketRateLimiter(IRateLimiter):
     """Limit each key by a token bucket whose state is in a store.
 
-    With an InMemoryStore or a RedisStore the C engine decides. A store of the user's own needs
-    only `get_state` and `set_state`; this limiter uses it from one thread at a time.
+    With an InMemoryStore or a RedisStore the C engine decides. Your own store needs only
+    `get_state` and `set_state`; this limiter uses it from one thread at a time.
 
     Args:
-        config: size and speed of the buckets.
+        config: capacity and refill rate of the buckets.
         store: an InMemoryStore, a RedisStore, or any object with the methods of IRateLimitStore.
 
     Raises:
@@ -95,7 +95,7 @@ class TokenBucketRateLimiter(IRateLimiter):
             self._bucket = StoredBucket(config, store)
 
     def allow_request(self, key: str, weight: float | None = None) -> bool:
-        """Take tokens from the bucket of `key`; tell whether that was allowed.
+        """Take tokens from the bucket of `key`; return True if the request is allowed.
 
         Args:
             key: the client.
@@ -108,11 +108,11 @@ class TokenBucketRateLimiter(IRateLimiter):
         return self._bucket.take(key, self.config.tokens_per_request if weight is None else weight)
 
     def get_remaining_tokens(self, key: str) -> float:
-        """Return the tokens in the bucket of `key`: its capacity for a key not seen before."""
+        """Return the tokens in the bucket of `key`: the capacity for a new key."""
         return self._bucket.remaining(key)
 
     def get_headers(self, key: str) -> dict[str, str]:
-        """Return headers that tell of the bucket of `key`, taking nothing. See bucket_headers."""
+        """Return headers that describe the bucket of `key`. See bucket_headers."""
         return bucket_headers(self.config, self._bucket.remaining(key))
 
 
@@ -130,7 +130,7 @@ def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:
         reset_s = math.inf
     else:
         reset_s = missing / config.refill_rate
-    # 5 tokens less 0.4 are 4.5999... in binary, yet the client is owed "4.6".
+    # 5 tokens less 0.4 are 4.5999... in binary, but the header must be "4.6".
     hundredths = math.floor(round(remaining * 100, 3))
     return {
         "X-RateLimit-Limit": _decimals(config.capacity),
@@ -140,9 +140,9 @@ def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:
 
 
 def decides_in_engine(store: object, kind: type[_Store]) -> TypeGuard[_Store]:
-    """Tell whether `store` is of this kind of store, with the kind's own methods.
+    """Return True if `store` is of this kind and does not override its methods.
 
-    A subclass may have put its own in their place. Then it is a user's store: they are called.
+    A subclass that overrides them is a user's store: its methods are called.
     """
     return isinstance(store, kind) and all(
         getattr(type(store), name) is getattr(kind, name) for name in _METHODS
@@ -150,10 +150,10 @@ def decides_in_engine(store: object, kind: type[_Store]) -> TypeGuard[_Store]:
 
 
 def check_config_and_store(config: object, store: object, *, asynchronous: bool) -> None:
-    """Check what a limiter is made of.
+    """Check the arguments of a limiter.
 
     Raises:
-        TypeError: it is something else, or of the other colour.
+        TypeError: an argument is something else, or the store's methods are (not) asynchronous.
     """
     if not isinstance(config, RateLimitConfig):
         raise TypeError(f"config must be a RateLimitConfig, got {shown(config)}")

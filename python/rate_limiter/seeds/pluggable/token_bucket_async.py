@@ -1,4 +1,4 @@
-"""AsyncTokenBucketRateLimiter: a limiter over a store of one's choice, for asyncio programs."""
+"""AsyncTokenBucketRateLimiter: a limiter on a store of your choice, for asyncio programs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rate_limiter.seeds.pluggable.token_bucket import (
 class AsyncTokenBucketRateLimiter:
     """Limit each key by a token bucket whose state is in a store; every method is awaited.
 
-    With an AsyncInMemoryStore or an AsyncRedisStore the C engine decides. A store of the user's
-    own needs only `get_state` and `set_state`; this limiter uses it from one task at a time.
+    With an AsyncInMemoryStore or an AsyncRedisStore the C engine decides. Your own store needs
+    only `get_state` and `set_state`; this limiter uses it from one task at a time.
 
     Args:
-        config: size and speed of the buckets.
+        config: capacity and refill rate of the buckets.
         store: an AsyncInMemoryStore, an AsyncRedisStore, or any object with the methods of
             IAsyncRateLimitStore.
 
@@ -44,7 +44,7 @@ class AsyncTokenBucketRateLimiter:
         self._stored = AsyncStoredBucket(config, store)
 
     async def allow_request(self, key: str, weight: float | None = None) -> bool:
-        """Take tokens; tell whether that was allowed. See TokenBucketRateLimiter.allow_request."""
+        """Take tokens; return True if allowed. See TokenBucketRateLimiter.allow_request."""
         cost = self.config.tokens_per_request if weight is None else weight
         if self._memory is not None:
             return self._memory.take(key, cost)
@@ -53,7 +53,7 @@ class AsyncTokenBucketRateLimiter:
         return await self._stored.take(key, cost)
 
     async def get_remaining_tokens(self, key: str) -> float:
-        """Return the tokens in the bucket of `key`: its capacity for a key not seen before."""
+        """Return the tokens in the bucket of `key`: the capacity for a new key."""
         if self._memory is not None:
             return self._memory.remaining(key)
         if self._redis is not None:
@@ -61,5 +61,5 @@ class AsyncTokenBucketRateLimiter:
         return await self._stored.remaining(key)
 
     async def get_headers(self, key: str) -> dict[str, str]:
-        """Return headers that tell of the bucket of `key`, taking nothing. See bucket_headers."""
+        """Return headers that describe the bucket of `key`. See bucket_headers."""
         return bucket_headers(self.config, await self.get_remaining_tokens(key))

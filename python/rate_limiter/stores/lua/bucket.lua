@@ -1,24 +1,25 @@
--- bucket.lua -- what take.lua, charge.lua, peek.lua and refund.lua have in common; it goes before each.
--- Before it and take.lua goes take_one.lua, behind it window.lua, where one of the limits is a window.
+-- bucket.lua -- common head of take.lua, charge.lua, peek.lua and refund.lua.
+-- Order: take_one.lua (only for take.lua without windows), bucket.lua, window.lua (if one of the
+-- limits is a window), then the script.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
--- clock (the theoretical arrival time of GCRA). No string is a full bucket.
+-- clock (the theoretical arrival time of GCRA). A missing string is a full bucket.
 --
 --     "1732160000000000"        that time
 --     "1732160000000000+1/3"    and a third of a microsecond
 --     "2.5@1732160000.25"       set by hand: 2.5 tokens at that time, in seconds
---     "3145728"                 of a bucket that is never refilled: the units that it lacks
+--     "3145728"                 for a bucket that is never refilled: its deficit in units
 --
 -- KEYS     the buckets of one client, one for each limit
 -- ARGV     five whole numbers for each limit:
---            scale       units in a microsecond; 0: never refilled
---            token       units in a token
---            cap         units that an empty bucket lacks, at most 2^52
+--            scale       units per microsecond; 0: never refilled
+--            token       units per token
+--            cap         units of a full bucket, at most 2^52
 --            cost        units; -1: more than any bucket has
---            min_ttl_ms  the string is kept so long at least
--- reply    {1 or 0, units that each bucket lacks}
+--            min_ttl_ms  minimum lifetime of the string
+-- reply    {1 or 0, deficit of each bucket in units}
 --
--- A script that reads the clock may write since Redis 5, where what is replicated are its writes.
+-- Since Redis 5 a script that reads the clock may write, because its writes are replicated.
 --
 -- All numbers are whole and below 2^53, where doubles are exact. tostring() is not: it would
 -- write 1.73216e+15.
@@ -30,7 +31,7 @@ local KEYS, ARGV = KEYS, ARGV
 local time = call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 
--- The units that the bucket of limit i lacks; nil when its string is no bucket.
+-- Return the deficit of the bucket of limit i in units; nil if its string is no bucket.
 local function deficit_of(i, scale)
   local value = call('GET', KEYS[i])
   if not value then

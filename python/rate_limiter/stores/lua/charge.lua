@@ -1,5 +1,5 @@
--- charge.lua -- take the costs whether they are there or not. See bucket.lua.
--- No bucket comes to lack more than twice its cap. The reply tells what they lack afterwards.
+-- charge.lua -- take the costs even if the buckets have less. See bucket.lua.
+-- A deficit is at most twice the cap. The reply has the deficits afterwards.
 
 local reply = {1}
 for i = 1, #KEYS do

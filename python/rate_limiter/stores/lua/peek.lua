@@ -1,4 +1,4 @@
--- peek.lua -- tell whether take.lua would allow the costs, and what the buckets lack now.
+-- peek.lua -- return whether take.lua would allow the costs, and the present deficits.
 -- Writes nothing, so a replica can answer. See bucket.lua.
 
 local reply = {1}

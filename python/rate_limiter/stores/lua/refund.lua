@@ -1,5 +1,5 @@
--- refund.lua -- give the costs back to all buckets, which are never more than full. See bucket.lua.
--- The reply tells what the buckets lack afterwards.
+-- refund.lua -- give the costs back to all buckets, up to their capacity. See bucket.lua.
+-- The reply has the deficits afterwards.
 
 local reply = {1}
 for i = 1, #KEYS do

@@ -1,4 +1,4 @@
--- reset.lua -- forget buckets and windows. See bucket.lua and window.lua.
+-- reset.lua -- delete buckets and windows. See bucket.lua and window.lua.
 
 for i = 1, #KEYS do
   call('DEL', key_of(i))

@@ -1,5 +1,5 @@
 -- take.lua -- take the costs from all buckets, or deny and write nothing. See bucket.lua.
--- The reply tells what the buckets lack afterwards.
+-- The reply has the deficits afterwards.
 
 local reply = {1}
 for i = 1, #KEYS do

@@ -1,11 +1,11 @@
--- take_many.lua -- decide for several clients of one limit, each by itself, in one call.
+-- take_many.lua -- decide for several clients of one limit, each separately, in one call.
 --
--- KEYS     buckets, in the order of the requests; the same one may come several times
+-- KEYS     buckets, in the order of the requests; a bucket may occur several times
 -- ARGV     scale, cap, min_ttl_ms of the limit, as in bucket.lua, with scale above 0;
 --          then the cost of each request
--- reply    {1, lacks, 0, lacks, 2, 0, ...} for each: allowed, or denied, and the units that its
---          bucket lacks afterwards; or 2 for a bucket that this knows nothing of (another type, a
---          state set by hand): nothing was done, ask take.lua about it
+-- reply    two numbers for each request, such as {1, lacks, 0, lacks, 2, 0, ...}: 1 for allowed or
+--          0 for denied, and the deficit afterwards in units; or 2 and 0 for a bucket in another
+--          form (another type, a state set by hand): nothing was done, use take.lua
 
 local call, pcall, format, match = redis.call, redis.pcall, string.format, string.match
 local KEYS, ARGV = KEYS, ARGV

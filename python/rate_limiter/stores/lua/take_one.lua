@@ -1,8 +1,8 @@
--- take_one.lua -- the common case of take.lua by itself; it goes before bucket.lua and that.
+-- take_one.lua -- fast path of take.lua for the common case; it goes before bucket.lua.
 --
--- One limit that is refilled, a cost above 0, a string without a fraction: then this replies, as
--- those would, in four fifths of the time. Anything else falls through to them, with nothing
--- written. See bucket.lua for what KEYS, ARGV and the reply mean.
+-- For one limit that is refilled, a cost above 0 and a string without a fraction, this replies as
+-- take.lua would, in four fifths of the time. All other cases fall through to take.lua, with
+-- nothing written. See bucket.lua for KEYS, ARGV and the reply.
 
 local scale, cost = ARGV[1] + 0, ARGV[4] + 0
 if #KEYS == 1 and scale > 0 and cost > 0 then

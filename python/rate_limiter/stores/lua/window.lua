@@ -1,16 +1,16 @@
--- window.lua -- limits that are windows, among those of bucket.lua; it goes behind that.
+-- window.lua -- windows as limits of the scripts of bucket.lua; it goes after bucket.lua.
 --
--- Windows are aligned to this server's clock. A window meets the scripts as a bucket does: what is
--- used is what is lacking. csrc/engine/window.h has the arithmetic and its guarantees.
+-- Windows are aligned to this server's clock. The scripts treat a window as a bucket whose deficit
+-- is the used count. csrc/engine/window.h has the arithmetic and its guarantees.
 --
---     "29439552/7/20"   the number of the window, its count, and the count of the one before, which
---                       in a fixed window means nothing
---     "7"               a fixed window for people to look at: only the count, under KEYS[i] and the
---                       beginning of the window in UTC, "...:2026-11-21-09:05" (seconds follow where
---                       windows are no whole minutes). Not for a cluster, which must know all keys
+--     "29439552/7/20"   number of the window, its count, and the count of the previous window, which
+--                       a fixed window ignores
+--     "7"               a human-readable fixed window: only the count, under KEYS[i] and the start
+--                       of the window in UTC, "...:2026-11-21-09:05" (with seconds if windows are
+--                       no whole minutes). Not for a cluster, where all keys must be declared
 --
--- ARGV      of a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key); its
---           seconds in place of `token`, its count in place of `cap`; min_ttl_ms means nothing
+-- ARGV      for a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key);
+--           its seconds in place of `token`, its count in place of `cap`; min_ttl_ms is ignored
 -- reply     longer: {1 or 0, one number for each limit, now_us, current and previous of each window}
 
 local floor, ceil = math.floor, math.ceil
@@ -47,7 +47,7 @@ local function key_of(i)
   return dated(KEYS[i], now - now % length, length)
 end
 
--- A count, where somebody may have set more by hand.
+-- Return a count, limited in case a larger one was set by hand.
 local function count_of(digits)
   return math.min(tonumber(digits), 4000000000)
 end
@@ -79,7 +79,7 @@ local function deficit_of(i, scale)
       return nil
     end
     local age = window.number - number
-    if age <= 0 then -- below: this clock was set back, which must free nothing
+    if age <= 0 then -- below 0: this clock was set back, which must free nothing
       window.current, window.previous = count_of(current), count_of(previous)
     elseif age == 1 then
       window.previous = count_of(current)
