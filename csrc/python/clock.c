@@ -124,10 +124,11 @@ static PyGetSetDef clock_getset[] = {
 };
 
 static PyType_Slot clock_slots[] = {
-    {Py_tp_doc, PyDoc_STR("ManualClock(now_ns=0)\n--\n\n"
-                          "A clock that moves only when a test moves it.\n\n"
-                          "Safe to share between limiters and threads. Raises ValueError when the\n"
-                          "time would leave the range 0 to 2**62 - 1 ns.")},
+    {Py_tp_doc,
+     PyDoc_STR("ManualClock(now_ns=0)\n--\n\n"
+               "Keep a time that moves only when a test moves it: a limiter's clock in tests.\n\n"
+               "Safe to share between limiters and threads. Raises ValueError when the\n"
+               "time would leave the range 0 to 2**62 - 1 ns.")},
     {Py_tp_new, clock_new},
     {Py_tp_dealloc, clock_dealloc},
     {Py_tp_repr, clock_repr},

@@ -300,7 +300,7 @@ static PyType_Slot decision_slots[] = {
      PyDoc_STR(
          "Decision(allowed, remaining=0.0, retry_after_ms=0, *, limit=0.0, retry_after=-1.0,\n"
          "         reset_after=0.0, store_unavailable=False)\n--\n\n"
-         "The outcome of one request. Immutable, and true when it was allowed.\n\n"
+         "Describe the outcome of one request. Immutable, and true when it was allowed.\n\n"
          "Tokens are floats, times are seconds; retry_after overrides retry_after_ms.\n"
          "Raises ValueError for a negative or NaN time, and for tokens that are not finite.")},
     {Py_tp_new, decision_tp_new},

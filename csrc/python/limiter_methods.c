@@ -387,10 +387,10 @@ PyMethodDef limiter_methods[] = {
                "next request passes. Arguments and exceptions are those of allow().")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
      PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
-               "Do what hit() does; return its Decision and, behind it, one about each limit.")},
+               "Do what hit() does; return its Decision, followed by one of each limit.")},
     {"_peek_each", CORE_FAST(limiter_peek_each),
      PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
-               "Do what peek() does; return its Decision and, behind it, one about each limit.")},
+               "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", limiter_reset, METH_O,
      PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),

@@ -40,7 +40,7 @@ static int add_store_error(PyObject *module, core_state *state)
 {
     state->store_error = PyErr_NewExceptionWithDoc(
         "rate_limiter.StoreError",
-        "A store gave no decision.\n\n"
+        "Signal that a store gave no decision.\n\n"
         "Attributes:\n"
         "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy' or 'memory' (str).\n"
         "        After 'lost' and 'timeout' the store may have counted the request.",

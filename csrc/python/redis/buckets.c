@@ -104,7 +104,7 @@ static int buckets_set_bucket(redis_limit *limit, PyObject *pair)
     if (status != RL_OK) {
         PyErr_Format(PyExc_ValueError,
                      "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "
-                     "fill within 142 years, and its rate be exact to a millionth",
+                     "fill within 142 years, and its rate must be exact to a millionth",
                      status == RL_ECAPACITY ? "capacity" : "refill_rate", pair);
         return -1;
     }

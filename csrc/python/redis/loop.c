@@ -325,8 +325,8 @@ static PyMethodDef loop_methods[] = {
                "Return a Future of what hit_each() would decide, consuming nothing. As allow().")},
     {"charge", FAST_ONLY(loop_charge),
      PyDoc_STR("charge($self, buckets, key, cost=1, /)\n--\n\n"
-               "Take `cost` tokens even if there are fewer; return a Future of a Decision. As\n"
-               "allow().")},
+               "Take `cost` tokens even if there are fewer; return a Future of a Decision.\n"
+               "As allow().")},
     {"refund", FAST_ONLY(loop_refund),
      PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
                "Give `cost` tokens back; return a Future of None. As allow().")},
