@@ -209,7 +209,8 @@ static int loop_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     /* Checked here, because any of the above may have called __init__. */
     if (self->client != NULL || of->client == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "already initialised, or the client is not");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "cannot be initialised twice, and the client must be initialised");
         goto fail;
     }
     self->topology = rl_topology_new(&of->options, of->tls);
