@@ -9,8 +9,8 @@ static void set_bytes(PyObject *bytes, core_text *out)
     out->len = (size_t)PyBytes_GET_SIZE(bytes);
 }
 
-/* Strings that are not UTF-8 come from undecodable bytes in a request, so they
- * must work: their lone surrogates are encoded as they are. */
+/* Undecodable bytes in a request become lone surrogates in a str. Such keys must
+ * work, so the surrogates are encoded as they are. */
 static int encode_surrogates(PyObject *key, core_text *out)
 {
     PyErr_Clear();
@@ -34,7 +34,7 @@ int core_parse_key(PyObject *key, core_text *out)
                      Py_TYPE(key)->tp_name);
         return -1;
     }
-    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* is its own UTF-8 */
+    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* ASCII is UTF-8 already */
         out->data = (const char *)PyUnicode_1BYTE_DATA(key);
         out->len = (size_t)PyUnicode_GET_LENGTH(key);
         return 0;
@@ -94,8 +94,9 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
                         Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
 {
     if (nargs > 2) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %s and cost, but %zd positional arguments were given",
-                     function, first, nargs);
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes %s and cost, but %zd positional arguments were given", function,
+                     first, nargs);
         return -1;
     }
     *out = (core_key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
@@ -115,8 +116,8 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
 
 static PyObject *refuse_limit(PyObject *limit, const char *what)
 {
-    const char *names = PyTuple_GET_SIZE(limit) == 2 ? "(capacity, refill_rate)"
-                                                     : "(count, window_s, sliding)";
+    const char *names =
+        PyTuple_GET_SIZE(limit) == 2 ? "(capacity, refill_rate)" : "(count, window_s, sliding)";
     return PyErr_Format(PyExc_ValueError, "%s is out of range in %s = %R", what, names, limit);
 }
 

@@ -1,13 +1,13 @@
 /* asgi.c -- the ASGI side of a limiter: AsgiMiddleware decides, Sender adds headers.
  *
- *     server ── gate(scope, receive, send) ── allowed ──> app(scope, receive, Sender(send))
- *                                          └─ denied ───> gate._deny(scope, receive, Sender(send), decision)
+ *     server ── asgi(scope, receive, send) ─┬─ allowed ──> app(scope, receive, Sender(send))
+ *                                           └─ denied ───> asgi._deny(scope, receive, Sender(send), decision)
  *
- * The gate is no coroutine: it decides when it is called and returns what the
- * app returned, so a request that passes costs no frame of its own. Only where
- * something must be awaited first (a key, a cost, or a limiter that asks another
- * machine) it goes through gate._resolve, in Python. A governed gate leaves all but
- * exempt paths to gate._govern; one that is probing shows gate._probe its requests.
+ * AsgiMiddleware is not a coroutine function: it decides when it is called and returns
+ * what the app returned, so an allowed request costs no extra frame. Only where something
+ * must be awaited first (a key, a cost, or a limiter on another machine) the request goes
+ * through asgi._resolve, in Python. Without a limiter, all but exempt paths go to
+ * asgi._forward. While `probing` is set, asgi._probe gets each request.
  * See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages. */
 #include "python/asgi.h"
 
@@ -15,12 +15,12 @@
 
 #include "http/client_address.h"
 
-/* Immutable after __init__, but for `probing`. */
+/* Immutable after __init__, except for `probing`. */
 typedef struct asgi_object {
     PyObject_HEAD
     core_state *state;       /* borrowed from the type */
     PyObject *app;           /* strong; NULL before __init__ */
-    limiter_object *limiter; /* strong; NULL: governed */
+    limiter_object *limiter; /* strong; NULL: requests go to _forward */
     PyObject *key;           /* strong; callable, or NULL: the peer's address */
     PyObject *cost;          /* strong; a number or callable, or NULL: 1 */
     PyObject *exempt_paths;  /* strong; a frozenset */
@@ -31,7 +31,7 @@ typedef struct asgi_object {
 
 /* ---- the client of a request ----------------------------------------------- */
 
-static PyObject *client_of_address(const core_state *state, PyObject *address)
+static PyObject *asgi_client_of_address(const core_state *state, PyObject *address)
 {
     if (!PyUnicode_Check(address) || PyUnicode_GET_LENGTH(address) == 0) {
         return Py_NewRef(state->names[NAME_UNKNOWN]);
@@ -40,7 +40,7 @@ static PyObject *client_of_address(const core_state *state, PyObject *address)
     Py_ssize_t len;
     const char *text = PyUnicode_AsUTF8AndSize(address, &len);
     if (text == NULL) {
-        PyErr_Clear(); /* no address, so it stands for itself */
+        PyErr_Clear(); /* not an address, so the text is the key */
         return Py_NewRef(address);
     }
     if (memchr(text, ':', (size_t)len) == NULL || !rl_client_address(text, (size_t)len, client)) {
@@ -55,11 +55,11 @@ PyObject *asgi_client_key(PyObject *module, PyObject *address)
         return PyErr_Format(PyExc_TypeError, "address must be str or None, not %.200s",
                             Py_TYPE(address)->tp_name);
     }
-    return client_of_address(PyModule_GetState(module), address);
+    return asgi_client_of_address(PyModule_GetState(module), address);
 }
 
 /* scope["client"] is a pair (host, port), or None or absent, as with a unix socket. */
-static PyObject *client_of_scope(const core_state *state, PyObject *scope)
+static PyObject *asgi_client_of_scope(const core_state *state, PyObject *scope)
 {
     PyObject *client = asgi_get(state, scope, NAME_CLIENT);
     if (client == NULL && PyErr_Occurred()) {
@@ -74,7 +74,7 @@ static PyObject *client_of_scope(const core_state *state, PyObject *scope)
         }
         PyErr_Clear();
     }
-    PyObject *key = client_of_address(state, host != NULL ? host : Py_None);
+    PyObject *key = asgi_client_of_address(state, host != NULL ? host : Py_None);
     Py_XDECREF(host);
     Py_XDECREF(client);
     return key;
@@ -87,14 +87,15 @@ static asgi_object *asgi_of(PyObject *self)
     return (asgi_object *)self;
 }
 
-static PyObject *call3(PyObject *callable, PyObject *scope, PyObject *receive, PyObject *send)
+static PyObject *asgi_call_app(PyObject *callable, PyObject *scope, PyObject *receive,
+                               PyObject *send)
 {
     PyObject *args[] = {scope, receive, send};
     return PyObject_Vectorcall(callable, args, 3, NULL);
 }
 
-static PyObject *deny(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
-                      const rl_decision *value)
+static PyObject *asgi_deny(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
+                           const rl_decision *value)
 {
     PyObject *decision = decision_new(self->state, value);
     if (decision == NULL) {
@@ -106,29 +107,30 @@ static PyObject *deny(asgi_object *self, PyObject *scope, PyObject *receive, PyO
     return result;
 }
 
-/* Go on as the decision says. */
+/* Call the app or deny, as the decision says. */
 static PyObject *asgi_answer(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
-                          const rl_decision *decision)
+                             const rl_decision *decision)
 {
-    PyObject *sender = self->headers ? asgi_sender_new(self->state, send, decision) : Py_NewRef(send);
+    PyObject *sender =
+        self->headers ? asgi_sender_new(self->state, send, decision) : Py_NewRef(send);
     if (sender == NULL) {
         return NULL;
     }
-    PyObject *result = decision->allowed ? call3(self->app, scope, receive, sender)
-                                         : deny(self, scope, receive, sender, decision);
+    PyObject *result = decision->allowed ? asgi_call_app(self->app, scope, receive, sender)
+                                         : asgi_deny(self, scope, receive, sender, decision);
     Py_DECREF(sender);
     return result;
 }
 
-/* Decide for a key (None: the peer) and a cost (NULL: 1), and go on accordingly. */
+/* Decide for a key (None: the peer) and a cost (NULL: 1), then call the app or deny. */
 static PyObject *asgi_check(asgi_object *self, PyObject *scope, PyObject *receive, PyObject *send,
-                        PyObject *key, PyObject *cost)
+                            PyObject *key, PyObject *cost)
 {
     bool allowed;
     rl_decision decision;
-    PyObject *client = key == Py_None ? client_of_scope(self->state, scope) : Py_NewRef(key);
-    int status = client != NULL ? limiter_decide(self->limiter, client, cost, &allowed, &decision)
-                                : -1;
+    PyObject *client = key == Py_None ? asgi_client_of_scope(self->state, scope) : Py_NewRef(key);
+    int status =
+        client != NULL ? limiter_decide(self->limiter, client, cost, &allowed, &decision) : -1;
     Py_XDECREF(client);
     if (status < 0) {
         return NULL;
@@ -136,14 +138,15 @@ static PyObject *asgi_check(asgi_object *self, PyObject *scope, PyObject *receiv
     return asgi_answer(self, scope, receive, send, &decision);
 }
 
-/* The path by which the application finds a route: without its root_path, where it begins with
- * that. New reference, or NULL with an exception set or (it has none) without. */
-static PyObject *route_path(const asgi_object *self, PyObject *scope)
+/* The path that the application uses for routing: without the root_path, if it begins with that.
+ * New reference, or NULL: with an exception set, or without one when the scope has no path. */
+static PyObject *asgi_route_path(const asgi_object *self, PyObject *scope)
 {
     PyObject *path = asgi_get(self->state, scope, NAME_PATH);
     PyObject *root = path != NULL ? asgi_get(self->state, scope, NAME_ROOT_PATH) : NULL;
     if (root == NULL || !PyUnicode_Check(root) || !PyUnicode_Check(path) ||
-        PyUnicode_GET_LENGTH(root) == 0 || PyUnicode_Tailmatch(path, root, 0, PY_SSIZE_T_MAX, -1) != 1) {
+        PyUnicode_GET_LENGTH(root) == 0 ||
+        PyUnicode_Tailmatch(path, root, 0, PY_SSIZE_T_MAX, -1) != 1) {
         Py_XDECREF(root);
         if (PyErr_Occurred()) {
             Py_CLEAR(path);
@@ -162,7 +165,7 @@ static PyObject *route_path(const asgi_object *self, PyObject *scope)
 }
 
 /* 1, 0, or -1 with an exception set. */
-static int is_limited(const asgi_object *self, PyObject *scope)
+static int asgi_is_limited(const asgi_object *self, PyObject *scope)
 {
     PyObject *type = asgi_get(self->state, scope, NAME_TYPE);
     if (type == NULL) {
@@ -174,7 +177,7 @@ static int is_limited(const asgi_object *self, PyObject *scope)
     if (!counts || PySet_GET_SIZE(self->exempt_paths) == 0) {
         return counts;
     }
-    PyObject *path = route_path(self, scope);
+    PyObject *path = asgi_route_path(self, scope);
     if (path == NULL) {
         return PyErr_Occurred() ? -1 : 1;
     }
@@ -183,8 +186,8 @@ static int is_limited(const asgi_object *self, PyObject *scope)
     return exempt < 0 ? -1 : !exempt;
 }
 
-/* Show a request to Python, which tells whether it wants to see the next one. */
-static int probe(asgi_object *self, PyObject *scope, PyObject *key)
+/* Pass a request to _probe, which returns True to get the next one as well. */
+static int asgi_probe(asgi_object *self, PyObject *scope, PyObject *key)
 {
     PyObject *args[] = {(PyObject *)self, scope, key};
     PyObject *more = PyObject_VectorcallMethod(self->state->names[NAME_PROBE], args, 3, NULL);
@@ -198,33 +201,35 @@ static int probe(asgi_object *self, PyObject *scope, PyObject *key)
 
 static bool is_awaited_first(PyObject *key, PyObject *cost)
 {
-    bool key_is_known = PyUnicode_Check(key) || PyBytes_Check(key) || key == Py_None;
-    bool cost_is_known = cost == NULL || PyNumber_Check(cost);
-    return !key_is_known || !cost_is_known;
+    bool key_is_ready = PyUnicode_Check(key) || PyBytes_Check(key) || key == Py_None;
+    bool cost_is_ready = cost == NULL || PyNumber_Check(cost);
+    return !key_is_ready || !cost_is_ready;
 }
 
 static PyObject *asgi_call(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     asgi_object *self = asgi_of(object);
     if (self->app == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this gate was not initialised: call __init__ first");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this middleware was not initialised: call __init__ first");
         return NULL;
     }
     if (PyTuple_GET_SIZE(args) != 3 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) ||
         !PyDict_Check(PyTuple_GET_ITEM(args, 0))) {
-        PyErr_SetString(PyExc_TypeError, "an ASGI application is called with (scope: dict, receive, send)");
+        PyErr_SetString(PyExc_TypeError,
+                        "an ASGI application is called with (scope: dict, receive, send)");
         return NULL;
     }
     PyObject *scope = PyTuple_GET_ITEM(args, 0);
     PyObject *receive = PyTuple_GET_ITEM(args, 1);
     PyObject *send = PyTuple_GET_ITEM(args, 2);
 
-    int limited = is_limited(self, scope);
+    int limited = asgi_is_limited(self, scope);
     if (limited < 0) {
         return NULL;
     }
     if (!limited) {
-        return call3(self->app, scope, receive, send);
+        return asgi_call_app(self->app, scope, receive, send);
     }
     if (self->limiter == NULL) {
         PyObject *call[] = {object, scope, receive, send};
@@ -236,7 +241,7 @@ static PyObject *asgi_call(PyObject *object, PyObject *args, PyObject *kwargs)
     if (key == NULL) {
         return NULL;
     }
-    if (self->probing && probe(self, scope, key) < 0) {
+    if (self->probing && asgi_probe(self, scope, key) < 0) {
         goto done;
     }
     if (cost != NULL && PyCallable_Check(cost)) {
@@ -312,9 +317,9 @@ static int asgi_init(PyObject *object, PyObject *args, PyObject *kwargs)
     int headers;
     int remote;
     int probing;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$OOO!ppp:AsgiMiddleware", names, &app, &limiter,
-                                     &key, &cost, &PyFrozenSet_Type, &exempt_paths, &headers,
-                                     &remote, &probing)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO$OOO!ppp:AsgiMiddleware", names, &app,
+                                     &limiter, &key, &cost, &PyFrozenSet_Type, &exempt_paths,
+                                     &headers, &remote, &probing)) {
         return -1;
     }
     if (limiter != Py_None && !PyObject_TypeCheck(limiter, self->state->limiter_type)) {
@@ -323,7 +328,7 @@ static int asgi_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     if (self->app != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a gate cannot be initialised twice");
+        PyErr_SetString(PyExc_RuntimeError, "a middleware cannot be initialised twice");
         return -1;
     }
     self->key = none_is_null(key);
@@ -371,7 +376,7 @@ static void asgi_dealloc(PyObject *self)
 
 static PyMemberDef asgi_members[] = {
     {"app", T_OBJECT_EX, offsetof(asgi_object, app), READONLY,
-     PyDoc_STR("The ASGI application behind the gate.")},
+     PyDoc_STR("The ASGI application behind the middleware.")},
     {"limiter", T_OBJECT_EX, offsetof(asgi_object, limiter), READONLY,
      PyDoc_STR("The limiter that decides.")},
     {NULL, 0, 0, 0, NULL},
@@ -380,16 +385,18 @@ static PyMemberDef asgi_members[] = {
 static PyMethodDef asgi_methods[] = {
     {"_decide", (PyCFunction)(void (*)(void))asgi_decide, METH_FASTCALL,
      PyDoc_STR("_decide($self, scope, receive, send, key, cost, /)\n--\n\n"
-               "Decide for a key and a cost that are known now; return an awaitable.")},
+               "Decide for a key and a cost; return an awaitable.")},
     {"_conclude", (PyCFunction)(void (*)(void))asgi_conclude, METH_FASTCALL,
      PyDoc_STR("_conclude($self, scope, receive, send, decision, /)\n--\n\n"
-               "Go on as a Decision says; return an awaitable.")},
+               "Call the app or deny, as a Decision says; return an awaitable.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot asgi_slots[] = {
-    {Py_tp_doc, PyDoc_STR("AsgiMiddleware(app, limiter, *, key, cost, exempt_paths, headers, remote, probing)\n--\n\n"
-                          "Call an ASGI app behind a limiter: the C half of RateLimitMiddleware.")},
+    {Py_tp_doc,
+     PyDoc_STR(
+         "AsgiMiddleware(app, limiter, *, key, cost, exempt_paths, headers, remote, probing)\n--\n\n"
+         "Call an ASGI app behind a limiter: the C half of RateLimitMiddleware.")},
     {Py_tp_new, asgi_new},
     {Py_tp_init, asgi_init},
     {Py_tp_dealloc, asgi_dealloc},
@@ -404,7 +411,7 @@ static PyType_Slot asgi_slots[] = {
 PyType_Spec asgi_spec = {
     .name = "rate_limiter._core.AsgiMiddleware",
     .basicsize = sizeof(asgi_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = asgi_slots,
 };

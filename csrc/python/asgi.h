@@ -4,15 +4,15 @@
 
 #include "python/core.h"
 
-/* Is a text this name? */
+/* Return true if a text equals this name. */
 bool asgi_is_name(const core_state *state, PyObject *text, core_name name);
 
-/* A value of a dict: new reference, or NULL without an exception when it is not
- * there, or NULL with one. */
+/* A value of a dict: a new reference, NULL without an exception when the key is
+ * missing, or NULL with an exception set. */
 PyObject *asgi_get(const core_state *state, PyObject *dict, core_name name);
 
-/* Wrap the `send` of a request, so that the response tells of a decision. NULL with an
- * exception set. */
+/* Wrap the `send` of a request, so that the response has the headers of a decision. NULL with
+ * an exception set. */
 PyObject *asgi_sender_new(core_state *state, PyObject *send, const rl_decision *decision);
 
 #endif

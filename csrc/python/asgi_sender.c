@@ -1,4 +1,4 @@
-/* asgi_sender.c -- Sender: the `send` of an ASGI request, that adds headers to the response. */
+/* asgi_sender.c -- Sender: the `send` of an ASGI request; it adds headers to the response. */
 #include "python/asgi.h"
 
 #include <structmember.h>
@@ -12,47 +12,6 @@ typedef struct sender_object {
     rl_decision decision;
 } sender_object;
 
-/* ---- names ----------------------------------------------------------------- */
-
-static const char *const NAMES[NAME_COUNT] = {
-    [NAME_TYPE] = "type",
-    [NAME_HTTP] = "http",
-    [NAME_WEBSOCKET] = "websocket",
-    [NAME_PATH] = "path",
-    [NAME_ROOT_PATH] = "root_path",
-    [NAME_CLIENT] = "client",
-    [NAME_UNKNOWN] = "unknown",
-    [NAME_HEADERS] = "headers",
-    [NAME_RESPONSE_START] = "http.response.start",
-    [NAME_ACCEPT] = "websocket.accept",
-    [NAME_DENIAL_START] = "websocket.http.response.start",
-    [NAME_DENY] = "_deny",
-    [NAME_FORWARD] = "_forward",
-    [NAME_PROBE] = "_probe",
-    [NAME_RESOLVE] = "_resolve",
-    [NAME_DONE] = "done",
-    [NAME_SET_RESULT] = "set_result",
-    [NAME_SET_EXCEPTION] = "set_exception",
-    [NAME_HEADER_LIMIT] = "x-ratelimit-limit",
-    [NAME_HEADER_REMAINING] = "x-ratelimit-remaining",
-    [NAME_HEADER_RESET] = "x-ratelimit-reset",
-    [NAME_HEADER_RETRY_AFTER] = "retry-after",
-    [NAME_HEADER_CACHE_CONTROL] = "cache-control",
-    [NAME_NO_STORE] = "no-store",
-};
-
-int asgi_names_init(core_state *state)
-{
-    for (int i = 0; i < NAME_COUNT; i++) {
-        state->names[i] = i < NAME_HEADER_LIMIT ? PyUnicode_InternFromString(NAMES[i])
-                                                : PyBytes_FromString(NAMES[i]);
-        if (state->names[i] == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 bool asgi_is_name(const core_state *state, PyObject *text, core_name name)
 {
     return text == state->names[name] ||
@@ -61,7 +20,7 @@ bool asgi_is_name(const core_state *state, PyObject *text, core_name name)
 
 PyObject *asgi_get(const core_state *state, PyObject *dict, core_name name)
 {
-#if PY_VERSION_HEX >= 0x030D0000 /* a thread without the GIL may change the dict meanwhile */
+#if PY_VERSION_HEX >= 0x030D0000 /* without the GIL a thread may change the dict at any time */
     PyObject *value;
     (void)PyDict_GetItemRef(dict, state->names[name], &value); /* NULL where it fails */
     return value;
@@ -91,8 +50,8 @@ static bool equals_ignoring_case(PyObject *name, PyObject *wanted)
     return true;
 }
 
-/* What the app says itself stays: a limit of one route knows better than ours. */
-static present find_present(const core_state *state, PyObject *headers)
+/* Fields that the app set stay: the limit of a single route is more specific than ours. */
+static present sender_find_present(const core_state *state, PyObject *headers)
 {
     present found = {false, false, false};
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
@@ -114,7 +73,8 @@ static present find_present(const core_state *state, PyObject *headers)
 }
 
 /* Append (name, value). Steals the value, which may be NULL with an exception set. */
-static int sender_append(const core_state *state, PyObject *headers, core_name name, PyObject *value)
+static int sender_append(const core_state *state, PyObject *headers, core_name name,
+                         PyObject *value)
 {
     PyObject *pair = value != NULL ? PyTuple_Pack(2, state->names[name], value) : NULL;
     int status = pair != NULL ? PyList_Append(headers, pair) : -1;
@@ -123,7 +83,7 @@ static int sender_append(const core_state *state, PyObject *headers, core_name n
     return status;
 }
 
-static PyObject *decimal(uint64_t number)
+static PyObject *bytes_of_number(uint64_t number)
 {
     char digits[20];
     size_t i = sizeof digits;
@@ -149,21 +109,22 @@ static uint64_t whole_seconds(int64_t ns)
     return (uint64_t)(ns / ns_per_s + (ns % ns_per_s != 0));
 }
 
-/* The same values as headers.py gives; times that never come are left out. */
-static int append_all(const sender_object *self, PyObject *headers)
+/* The same values as policy/headers.py; a time of RL_NEVER is left out. */
+static int sender_append_all(const sender_object *self, PyObject *headers)
 {
     const core_state *state = self->state;
     const rl_decision *decision = &self->decision;
-    present found = find_present(state, headers);
+    present found = sender_find_present(state, headers);
     if (!found.limit) {
-        if (sender_append(state, headers, NAME_HEADER_LIMIT, decimal(whole_tokens(decision->limit))) < 0 ||
+        if (sender_append(state, headers, NAME_HEADER_LIMIT,
+                          bytes_of_number(whole_tokens(decision->limit))) < 0 ||
             sender_append(state, headers, NAME_HEADER_REMAINING,
-                   decimal(whole_tokens(decision->remaining))) < 0) {
+                          bytes_of_number(whole_tokens(decision->remaining))) < 0) {
             return -1;
         }
         if (decision->reset_after_ns != RL_NEVER &&
             sender_append(state, headers, NAME_HEADER_RESET,
-                   decimal(whole_seconds(decision->reset_after_ns))) < 0) {
+                          bytes_of_number(whole_seconds(decision->reset_after_ns))) < 0) {
             return -1;
         }
     }
@@ -172,19 +133,19 @@ static int append_all(const sender_object *self, PyObject *headers)
     }
     if (!found.retry_after && decision->retry_after_ns != RL_NEVER &&
         sender_append(state, headers, NAME_HEADER_RETRY_AFTER,
-               decimal(whole_seconds(decision->retry_after_ns))) < 0) {
+                      bytes_of_number(whole_seconds(decision->retry_after_ns))) < 0) {
         return -1;
     }
     if (!found.cache_control) {
         return sender_append(state, headers, NAME_HEADER_CACHE_CONTROL,
-                      Py_NewRef(state->names[NAME_NO_STORE]));
+                             Py_NewRef(state->names[NAME_NO_STORE]));
     }
     return 0;
 }
 
-/* A copy of the message with our headers behind the app's. The app's own message
- * and list may be constants of the app, so they are never written to. */
-static PyObject *with_headers(const sender_object *self, PyObject *message)
+/* A copy of the message with our headers after the app's. The app's message and
+ * list may be constants of the app, so they are never written to. */
+static PyObject *sender_with_headers(const sender_object *self, PyObject *message)
 {
     PyObject *copy = PyDict_Copy(message);
     PyObject *given = copy != NULL ? asgi_get(self->state, copy, NAME_HEADERS) : NULL;
@@ -194,7 +155,7 @@ static PyObject *with_headers(const sender_object *self, PyObject *message)
     } else if (copy != NULL && !PyErr_Occurred()) {
         headers = PyList_New(0);
     }
-    if (headers == NULL || append_all(self, headers) < 0 ||
+    if (headers == NULL || sender_append_all(self, headers) < 0 ||
         PyDict_SetItem(copy, self->state->names[NAME_HEADERS], headers) < 0) {
         Py_CLEAR(copy);
     }
@@ -204,13 +165,14 @@ static PyObject *with_headers(const sender_object *self, PyObject *message)
 }
 
 /* 1, 0, or -1 with an exception set. */
-static int starts_response(const core_state *state, PyObject *message)
+static int sender_starts_response(const core_state *state, PyObject *message)
 {
     PyObject *type = asgi_get(state, message, NAME_TYPE);
     if (type == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    int starts = asgi_is_name(state, type, NAME_RESPONSE_START) || asgi_is_name(state, type, NAME_ACCEPT) ||
+    int starts = asgi_is_name(state, type, NAME_RESPONSE_START) ||
+                 asgi_is_name(state, type, NAME_ACCEPT) ||
                  asgi_is_name(state, type, NAME_DENIAL_START);
     Py_DECREF(type);
     return starts;
@@ -221,14 +183,14 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
 {
     sender_object *self = (sender_object *)object;
     bool plain = PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL && PyDict_Check(args[0]);
-    int starts = plain ? starts_response(self->state, args[0]) : 0;
+    int starts = plain ? sender_starts_response(self->state, args[0]) : 0;
     if (starts < 0) {
         return NULL;
     }
     if (!starts) {
         return PyObject_Vectorcall(self->send, args, (size_t)PyVectorcall_NARGS(nargsf), kwnames);
     }
-    PyObject *message = with_headers(self, args[0]);
+    PyObject *message = sender_with_headers(self, args[0]);
     PyObject *result = message != NULL ? PyObject_CallOneArg(self->send, message) : NULL;
     Py_XDECREF(message);
     return result;

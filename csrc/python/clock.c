@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
-/* Leaves every limit's arithmetic far from the end of int64_t. */
+/* Keeps the arithmetic of every limit far from the end of int64_t. */
 #define NS_MAX (INT64_MAX / 2)
 
 typedef struct clock_object {
@@ -17,7 +17,7 @@ int64_t clock_now_ns(PyObject *clock)
     return atomic_load(&((clock_object *)clock)->now_ns);
 }
 
-static int in_range(long long ns)
+static int clock_in_range(long long ns)
 {
     if (ns < 0 || ns > NS_MAX) {
         PyErr_Format(PyExc_ValueError, "a clock must be within 0 and %lld ns, got %lld",
@@ -32,7 +32,7 @@ static PyObject *clock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static char *names[] = {"now_ns", NULL};
     long long now_ns = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|L:ManualClock", names, &now_ns) ||
-        !in_range(now_ns)) {
+        !clock_in_range(now_ns)) {
         return NULL;
     }
     clock_object *self = (clock_object *)type->tp_alloc(type, 0);
@@ -49,7 +49,7 @@ static void clock_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyObject *advance_by(clock_object *self, long long step_ns)
+static PyObject *clock_advance_by(clock_object *self, long long step_ns)
 {
     int64_t now_ns = atomic_load(&self->now_ns);
     int64_t next_ns;
@@ -57,7 +57,7 @@ static PyObject *advance_by(clock_object *self, long long step_ns)
         if (__builtin_add_overflow(now_ns, step_ns, &next_ns)) {
             next_ns = INT64_MAX;
         }
-        if (!in_range(next_ns)) {
+        if (!clock_in_range(next_ns)) {
             return NULL;
         }
     } while (!atomic_compare_exchange_weak(&self->now_ns, &now_ns, next_ns));
@@ -74,7 +74,7 @@ static PyObject *clock_advance(PyObject *self, PyObject *arg)
         return PyErr_Format(PyExc_ValueError, "seconds must be a finite step of a clock, got %R",
                             arg);
     }
-    return advance_by((clock_object *)self, llround(seconds * 1e9));
+    return clock_advance_by((clock_object *)self, llround(seconds * 1e9));
 }
 
 static PyObject *clock_advance_ns(PyObject *self, PyObject *arg)
@@ -83,13 +83,13 @@ static PyObject *clock_advance_ns(PyObject *self, PyObject *arg)
     if (step_ns == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    return advance_by((clock_object *)self, step_ns);
+    return clock_advance_by((clock_object *)self, step_ns);
 }
 
 static PyObject *clock_set_ns(PyObject *self, PyObject *arg)
 {
     long long now_ns = PyLong_AsLongLong(arg);
-    if ((now_ns == -1 && PyErr_Occurred()) || !in_range(now_ns)) {
+    if ((now_ns == -1 && PyErr_Occurred()) || !clock_in_range(now_ns)) {
         return NULL;
     }
     atomic_store(&((clock_object *)self)->now_ns, now_ns);
@@ -124,10 +124,11 @@ static PyGetSetDef clock_getset[] = {
 };
 
 static PyType_Slot clock_slots[] = {
-    {Py_tp_doc, PyDoc_STR("ManualClock(now_ns=0)\n--\n\n"
-                          "Stand still until told to move: a limiter's clock in tests.\n\n"
-                          "Safe to share between limiters and threads. Raises ValueError when the\n"
-                          "time would leave the range 0 to 2**62 - 1 ns.")},
+    {Py_tp_doc,
+     PyDoc_STR("ManualClock(now_ns=0)\n--\n\n"
+               "Keep a time that moves only when a test moves it: a limiter's clock in tests.\n\n"
+               "Safe to share between limiters and threads. Raises ValueError when the\n"
+               "time would leave the range 0 to 2**62 - 1 ns.")},
     {Py_tp_new, clock_new},
     {Py_tp_dealloc, clock_dealloc},
     {Py_tp_repr, clock_repr},

@@ -1,10 +1,11 @@
 /* python/core.h -- what the files of the extension module share.
  *
  * The binding turns Python arguments into calls of the C core and results into
- * Python objects. For memory it holds the GIL throughout, where there is one: a
- * decision is shorter than handing the GIL over. While it waits for Redis it does not. It never calls Python with a lock of the
- * core held, so a fork by Python (which stops other threads in a free-threaded
- * build, and needs the GIL in the other) never happens while one is held. */
+ * Python objects. In-memory decisions hold the GIL throughout, where there is one:
+ * a decision is shorter than handing the GIL over. Waiting for Redis releases it.
+ * Python is never called with a lock of the core held, so a fork by Python (which
+ * stops other threads in a free-threaded build, and needs the GIL in the other)
+ * never happens while one is held. */
 #ifndef RL_PYTHON_CORE_H
 #define RL_PYTHON_CORE_H
 
@@ -15,35 +16,7 @@
 
 #include "engine/meter.h"
 #include "engine/table.h"
-
-/* Strings and bytes that are needed at every request: see asgi_sender.c. */
-typedef enum core_name {
-    NAME_TYPE,
-    NAME_HTTP,
-    NAME_WEBSOCKET,
-    NAME_PATH,
-    NAME_ROOT_PATH,
-    NAME_CLIENT,
-    NAME_UNKNOWN,
-    NAME_HEADERS,
-    NAME_RESPONSE_START,
-    NAME_ACCEPT,
-    NAME_DENIAL_START,
-    NAME_DENY,
-    NAME_FORWARD,
-    NAME_PROBE,
-    NAME_RESOLVE,
-    NAME_DONE,
-    NAME_SET_RESULT,
-    NAME_SET_EXCEPTION,
-    NAME_HEADER_LIMIT, /* from here on bytes */
-    NAME_HEADER_REMAINING,
-    NAME_HEADER_RESET,
-    NAME_HEADER_RETRY_AFTER,
-    NAME_HEADER_CACHE_CONTROL,
-    NAME_NO_STORE,
-    NAME_COUNT
-} core_name;
+#include "python/names.h"
 
 /* Everything that belongs to one import of the module in one interpreter. */
 typedef struct core_state {
@@ -75,26 +48,23 @@ extern PyType_Spec redis_buckets_spec;
 extern PyType_Spec redis_loop_spec;
 #endif
 
-/* Make the names of a new state. 0, or -1 with an exception set. */
-int asgi_names_init(core_state *state);
-
-/* client_key(address): the client that an address (str or None) stands for. */
+/* client_key(address): the key of the client at an address (str or None). */
 PyObject *asgi_client_key(PyObject *module, PyObject *address);
 
-/* The state behind a type of this module or a subclass of one. Borrowed: it
+/* The state of the module that a type or one of its bases belongs to. Borrowed: it
  * lives as long as the type. NULL with an exception set. */
 core_state *core_state_of(PyTypeObject *type);
 
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 
-/* A tuple of Decisions: the one to tell of, and behind it `n` of all limits. NULL with an
+/* A tuple of Decisions: the tightest one, and behind it `n`, one of each limit. NULL with an
  * exception set. */
-PyObject *decisions_new(core_state *state, const rl_decision *told, const rl_decision *each,
+PyObject *decisions_new(core_state *state, const rl_decision *tightest, const rl_decision *each,
                         size_t n);
 
-/* The value of a Decision, which lives as long as that. NULL with an exception set when it is
- * something else. */
+/* The value of a Decision. Borrowed: it lives as long as the Decision. NULL with an exception set
+ * when the object is no Decision. */
 const rl_decision *decision_value(core_state *state, PyObject *decision);
 
 /* Restore a pickled Decision: see decision_reduce. */
@@ -104,8 +74,8 @@ PyObject *decision_restore(PyObject *module, PyObject *args);
  * an exception set. */
 int core_parse_limit(PyObject *limit, rl_limit *out);
 
-/* A key as bytes. `owner` keeps them, where they are not the key's own: free it
- * with Py_XDECREF. */
+/* A key as bytes: those of the key itself, or of `owner`. Free it with
+ * Py_XDECREF(owner). */
 typedef struct core_text {
     const char *data;
     size_t len;
@@ -130,8 +100,8 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
-/* The numbers of a Meter, which live as long as that. NULL with an exception set when it is
- * something else. */
+/* The numbers of a Meter. Borrowed: they live as long as the Meter. NULL with an exception set
+ * when the object is no Meter, or is not initialised. */
 rl_meter *meter_value(core_state *state, PyObject *meter);
 
 /* Add METER_BOUNDS_NS to the module. 0, or -1 with an exception set. */
@@ -140,17 +110,17 @@ int meter_add_bounds(PyObject *module);
 /* The time of a ManualClock. */
 int64_t clock_now_ns(PyObject *clock);
 
-/* Cheaper than the exact one, in steps of some milliseconds. */
+/* Cheaper to read than the exact clock, in steps of some milliseconds. */
 #if defined(CLOCK_MONOTONIC_COARSE)
 #define CORE_COARSE_CLOCK CLOCK_MONOTONIC_COARSE
 #elif defined(CLOCK_MONOTONIC_RAW_APPROX)
 #define CORE_COARSE_CLOCK CLOCK_MONOTONIC_RAW_APPROX
 #endif
 
-/* How a limiter tells the time. */
+/* The clock that a limiter reads. */
 typedef enum clock_kind { CLOCK_KIND_MONOTONIC, CLOCK_KIND_COARSE, CLOCK_KIND_MANUAL } clock_kind;
 
-/* The C half of a rate limiter in process memory. Immutable but for the table, and for the meter,
+/* The C half of an in-memory rate limiter. Immutable, except for the table and for the meter,
  * which is set once. */
 typedef struct limiter_object {
     PyObject_HEAD
@@ -159,22 +129,27 @@ typedef struct limiter_object {
     size_t n_limits;
     rl_limit limits[RL_TABLE_LIMITS_MAX];
     uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
-    bool has_windows;                  /* among the limits, which go by the wall clock */
+    bool has_windows;                  /* among the limits; they follow the wall clock */
     clock_kind clock_kind;
-    PyObject *clock; /* strong; NULL unless manual */
+    PyObject *clock;                 /* strong; NULL unless manual */
     _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
-    _Atomic(rl_meter *) meter;       /* of measured_by; NULL: nothing is measured */
+    _Atomic(rl_meter *) meter;       /* of measured_by; NULL: not measured */
 } limiter_object;
 
-/* Was it initialised? 1, or 0 with an exception set. */
+static inline limiter_object *limiter_of(PyObject *self)
+{
+    return (limiter_object *)self;
+}
+
+/* Return 1 if it was initialised, else 0 with an exception set. */
 int limiter_ready(const limiter_object *self);
 
-/* The time that it goes by. */
+/* The time by its clock. The wall clock is read only where a window needs it. */
 rl_time limiter_now(const limiter_object *self);
 
-extern PyMethodDef limiter_methods[];
+extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 
-/* Decide for a key given as str or bytes, at a cost in tokens (NULL: 1), by the
+/* Decide for a key (str or bytes) at a cost in tokens (NULL: 1), at the time of the
  * limiter's clock. 0, or -1 with an exception set and nothing taken. */
 int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
                    rl_decision *out);

@@ -1,4 +1,4 @@
-/* decision.c -- Decision: what became of one request, as a Python value. */
+/* decision.c -- Decision: the outcome of one request, as a Python value. */
 #include "python/core.h"
 
 #include <math.h>
@@ -17,7 +17,7 @@ static const rl_decision *value_of(PyObject *self)
     return &((decision_object *)self)->value;
 }
 
-/* On the hot path: without the zeroing of tp_alloc. */
+/* On the hot path, so it skips the zeroing of tp_alloc. */
 PyObject *decision_new(core_state *state, const rl_decision *value)
 {
     decision_object *self = PyObject_New(decision_object, state->decision_type);
@@ -27,12 +27,12 @@ PyObject *decision_new(core_state *state, const rl_decision *value)
     return (PyObject *)self;
 }
 
-PyObject *decisions_new(core_state *state, const rl_decision *told, const rl_decision *each,
+PyObject *decisions_new(core_state *state, const rl_decision *tightest, const rl_decision *each,
                         size_t n)
 {
     PyObject *result = PyTuple_New(1 + (Py_ssize_t)n);
     for (size_t i = 0; result != NULL && i <= n; i++) {
-        PyObject *one = decision_new(state, i == 0 ? told : &each[i - 1]);
+        PyObject *one = decision_new(state, i == 0 ? tightest : &each[i - 1]);
         if (one == NULL) {
             Py_CLEAR(result);
             break;
@@ -61,7 +61,7 @@ static void decision_dealloc(PyObject *self)
 
 /* ---- times ----------------------------------------------------------------- */
 
-/* As close as a double comes, and never a nanosecond short when it is turned back. */
+/* The closest double that is never a nanosecond short when converted back. */
 static double seconds_from_ns(int64_t ns)
 {
     if (ns == RL_NEVER) {
@@ -90,7 +90,7 @@ static int ns_from_seconds(double seconds, const char *name, int64_t *ns)
     return 0;
 }
 
-/* 0, or -1 with an exception set: headers show tokens as whole numbers. */
+/* 0, or -1 with an exception set: headers show tokens as whole numbers, so they are finite. */
 static int check_tokens(double tokens, const char *name)
 {
     if (!isfinite(tokens)) {
@@ -109,7 +109,7 @@ static int64_t ms_from_ns(int64_t ns)
 
 static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"allowed",     "remaining",   "retry_after_ms", "limit",
+    static char *names[] = {"allowed",     "remaining",   "retry_after_ms",    "limit",
                             "retry_after", "reset_after", "store_unavailable", NULL};
     int allowed;
     int store_unavailable = 0;
@@ -118,9 +118,9 @@ static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *k
     long long retry_after_ms = 0;
     double retry_after = -1;
     double reset_after = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p|dL$dddp:Decision", names, &allowed, &remaining,
-                                     &retry_after_ms, &limit, &retry_after, &reset_after,
-                                     &store_unavailable)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p|dL$dddp:Decision", names, &allowed,
+                                     &remaining, &retry_after_ms, &limit, &retry_after,
+                                     &reset_after, &store_unavailable)) {
         return NULL;
     }
     if (retry_after == -1) {
@@ -142,7 +142,7 @@ static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *k
     return self;
 }
 
-/* The constructor takes times as users have them; a pickle keeps nanoseconds. */
+/* The constructor takes times in seconds; a pickle keeps nanoseconds. */
 PyObject *decision_restore(PyObject *module, PyObject *args)
 {
     core_state *state = PyModule_GetState(module);
@@ -152,8 +152,7 @@ PyObject *decision_restore(PyObject *module, PyObject *args)
     long long retry_after_ns;
     long long reset_after_ns;
     if (!PyArg_ParseTuple(args, "pddLL|p:_restore_decision", &allowed, &value.limit,
-                          &value.remaining, &retry_after_ns, &reset_after_ns,
-                          &store_unavailable) ||
+                          &value.remaining, &retry_after_ns, &reset_after_ns, &store_unavailable) ||
         check_tokens(value.limit, "limit") < 0 || check_tokens(value.remaining, "remaining") < 0) {
         return NULL;
     }
@@ -219,9 +218,8 @@ static PyObject *decision_compare(PyObject *a, PyObject *b, int op)
     }
     const rl_decision *x = value_of(a);
     const rl_decision *y = value_of(b);
-    bool equal = x->allowed == y->allowed && x->limit == y->limit &&
-                 x->remaining == y->remaining && x->retry_after_ns == y->retry_after_ns &&
-                 x->reset_after_ns == y->reset_after_ns &&
+    bool equal = x->allowed == y->allowed && x->limit == y->limit && x->remaining == y->remaining &&
+                 x->retry_after_ns == y->retry_after_ns && x->reset_after_ns == y->reset_after_ns &&
                  x->store_unavailable == y->store_unavailable;
     return PyBool_FromLong(equal == (op == Py_EQ));
 }
@@ -264,13 +262,14 @@ done:
 #define FIELD(name) (offsetof(decision_object, value) + offsetof(rl_decision, name))
 
 static PyMemberDef decision_members[] = {
-    {"allowed", T_BOOL, FIELD(allowed), READONLY, PyDoc_STR("Whether the request may pass (bool).")},
+    {"allowed", T_BOOL, FIELD(allowed), READONLY,
+     PyDoc_STR("Whether the request may pass (bool).")},
     {"limit", T_DOUBLE, FIELD(limit), READONLY, PyDoc_STR("Capacity in tokens (float).")},
     {"remaining", T_DOUBLE, FIELD(remaining), READONLY,
      PyDoc_STR("Tokens left after the request (float).")},
     {"retry_after_ns", T_LONGLONG, FIELD(retry_after_ns), READONLY,
-     PyDoc_STR("retry_after in nanoseconds (int), exact: waiting so long passes, one less does "
-               "not. 2**63 - 1 for never.")},
+     PyDoc_STR("retry_after in nanoseconds (int), exact: after this wait the request passes, after "
+               "one nanosecond less it does not. 2**63 - 1 for never.")},
     {"reset_after_ns", T_LONGLONG, FIELD(reset_after_ns), READONLY,
      PyDoc_STR("reset_after in nanoseconds (int). 2**63 - 1 for never.")},
     {"store_unavailable", T_BOOL, FIELD(store_unavailable), READONLY,
@@ -298,12 +297,12 @@ static PyMethodDef decision_methods[] = {
 
 static PyType_Slot decision_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("Decision(allowed, remaining=0.0, retry_after_ms=0, *, limit=0.0, retry_after=-1.0,\n"
-               "         reset_after=0.0, store_unavailable=False)\n--\n\n"
-               "Tell what became of one request. Immutable, and true when it was allowed.\n\n"
-               "Tokens are floats, times seconds; retry_after, where given, counts and not\n"
-               "retry_after_ms. Raises ValueError for a negative or NaN time, and for tokens that\n"
-               "are not finite.")},
+     PyDoc_STR(
+         "Decision(allowed, remaining=0.0, retry_after_ms=0, *, limit=0.0, retry_after=-1.0,\n"
+         "         reset_after=0.0, store_unavailable=False)\n--\n\n"
+         "Describe the outcome of one request. Immutable, and true when it was allowed.\n\n"
+         "Tokens are floats, times are seconds; retry_after overrides retry_after_ms.\n"
+         "Raises ValueError for a negative or NaN time, and for tokens that are not finite.")},
     {Py_tp_new, decision_tp_new},
     {Py_tp_dealloc, decision_dealloc},
     {Py_tp_repr, decision_repr},

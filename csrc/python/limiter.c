@@ -1,14 +1,9 @@
 /* limiter.c -- Limiter: limits, a clock and a table, as a Python type. Its methods are in
- * limiter_ask.c. */
+ * limiter_methods.c. */
 #include "python/core.h"
 #include "engine/shared.h"
 
-static limiter_object *limiter_of(PyObject *self)
-{
-    return (limiter_object *)self;
-}
-
-static int set_clock(limiter_object *self, PyObject *clock)
+static int limiter_set_clock(limiter_object *self, PyObject *clock)
 {
     if (clock == NULL) {
         self->clock_kind = CLOCK_KIND_MONOTONIC;
@@ -49,7 +44,7 @@ static PyObject *limiter_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return self;
 }
 
-static int set_limits(limiter_object *self, PyObject *limits)
+static int limiter_set_limits(limiter_object *self, PyObject *limits)
 {
     PyObject *pairs = PySequence_Tuple(limits);
     if (pairs == NULL) {
@@ -75,7 +70,7 @@ static int set_limits(limiter_object *self, PyObject *limits)
     return status;
 }
 
-/* May the entries of another limiter become entries of this one? */
+/* Return true if this limiter can take over the entries of another one. */
 static bool is_of_same_kinds(const limiter_object *self, const limiter_object *other)
 {
     bool same = self->n_limits == other->n_limits;
@@ -86,7 +81,7 @@ static bool is_of_same_kinds(const limiter_object *self, const limiter_object *o
 }
 
 /* Open the table in a file. 0, or -1 with an exception set. */
-static int open_table(limiter_object *self, size_t max_keys, PyObject *path)
+static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *path)
 {
     PyObject *name = NULL; /* strong; bytes */
     if (!PyUnicode_FSConverter(path, &name)) {
@@ -129,7 +124,8 @@ static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *k
             return -1;
         }
         if (rl_table_is_shared(other->table)) {
-            PyErr_SetString(PyExc_ValueError, "keep must be a limiter in memory of its own");
+            PyErr_SetString(PyExc_ValueError,
+                            "keep must be a limiter that is not in shared memory");
             return -1;
         }
         if (!is_of_same_kinds(self, other) || self->clock_kind != other->clock_kind) {
@@ -152,7 +148,8 @@ static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *k
     return 0;
 }
 
-static int make_any_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
+static int limiter_make_any_table(limiter_object *self, size_t max_keys, PyObject *keep,
+                                  PyObject *path)
 {
     if (path == Py_None) {
         return limiter_make_table(self, max_keys, keep);
@@ -161,10 +158,10 @@ static int make_any_table(limiter_object *self, size_t max_keys, PyObject *keep,
         PyErr_SetString(PyExc_ValueError, "give keep or path, not both");
         return -1;
     }
-    return open_table(self, max_keys, path);
+    return limiter_open_table(self, max_keys, path);
 }
 
-static int refuse_second_init(const limiter_object *self)
+static int limiter_refuse_second_init(const limiter_object *self)
 {
     if (self->table != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a limiter cannot be initialised twice");
@@ -173,8 +170,8 @@ static int refuse_second_init(const limiter_object *self)
     return 0;
 }
 
-/* Become what was made, which is no longer used. */
-static void adopt(limiter_object *self, const limiter_object *made)
+/* Move everything from `made`, which must not be used afterwards. */
+static void limiter_adopt(limiter_object *self, const limiter_object *made)
 {
     self->n_limits = made->n_limits;
     memcpy(self->limits, made->limits, sizeof self->limits);
@@ -198,7 +195,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
                                      &clock, &keep, &path)) {
         return -1;
     }
-    if (refuse_second_init(self) < 0) {
+    if (limiter_refuse_second_init(self) < 0) {
         return -1;
     }
     if (max_keys < 1 || (size_t)max_keys > RL_TABLE_KEYS_MAX) {
@@ -211,16 +208,17 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
                      Py_TYPE(keep)->tp_name);
         return -1;
     }
-    /* Limits and paths are converted by Python code, which may call __init__ again: so all is made
-     * beside the limiter, which is checked once more in the end. */
+    /* Converting limits and paths can run Python code, which may call __init__ again. So everything
+     * is made in a second object, and the limiter is checked once more at the end. */
     limiter_object made = {.state = self->state};
-    if (set_limits(&made, limits) < 0 || set_clock(&made, clock) < 0 ||
-        make_any_table(&made, (size_t)max_keys, keep, path) < 0 || refuse_second_init(self) < 0) {
+    if (limiter_set_limits(&made, limits) < 0 || limiter_set_clock(&made, clock) < 0 ||
+        limiter_make_any_table(&made, (size_t)max_keys, keep, path) < 0 ||
+        limiter_refuse_second_init(self) < 0) {
         rl_table_free(made.table);
         Py_XDECREF(made.clock);
         return -1;
     }
-    adopt(self, &made);
+    limiter_adopt(self, &made);
     return 0;
 }
 
@@ -233,7 +231,7 @@ static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
 
 static int limiter_clear(PyObject *self)
 {
-    (void)self; /* a clock and a meter refer to nothing, and methods rely on them to the end */
+    (void)self; /* a clock and a meter hold no references, and methods need them to the end */
     return 0;
 }
 
@@ -250,16 +248,17 @@ static void limiter_dealloc(PyObject *self)
 
 static PyType_Slot limiter_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None, path=None)\n--\n\n"
-               "Limit by token buckets and windows in the memory of this process.\n\n"
-               "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
-               "(count, window_s, sliding) of a window.\n"
-               "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
-               "'coarse' or a ManualClock, which windows take for the wall clock. keep: a Limiter\n"
-               "whose keys this one starts with, instead of max_keys. path: a file, in whose memory\n"
-               "the table is, for all processes of this host; OSError, PermissionError or ValueError\n"
-               "tell what is wrong with it. Raises ValueError for what is out of range,\n"
-               "MemoryError, and OSError when the system has no random numbers.")},
+     PyDoc_STR(
+         "Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None, path=None)\n--\n\n"
+         "Limit by token buckets and windows in the memory of this process.\n\n"
+         "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
+         "(count, window_s, sliding) of a window.\n"
+         "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
+         "'coarse' or a ManualClock, which windows use as the wall clock. keep: a Limiter\n"
+         "whose keys this one starts with, instead of max_keys. path: a file that holds the\n"
+         "table, shared by all processes of this host. Raises OSError, PermissionError or\n"
+         "ValueError for a file that cannot be used, ValueError for a value out of range,\n"
+         "MemoryError, and OSError when the system has no random numbers.")},
     {Py_tp_new, limiter_new},
     {Py_tp_init, limiter_init},
     {Py_tp_dealloc, limiter_dealloc},
@@ -272,7 +271,7 @@ static PyType_Slot limiter_slots[] = {
 PyType_Spec limiter_spec = {
     .name = "rate_limiter._core.Limiter",
     .basicsize = sizeof(limiter_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = limiter_slots,
 };

@@ -3,7 +3,7 @@
 
 #include "engine/alloc.h"
 
-/* Immutable after __init__ but for the numbers. */
+/* Immutable after __init__, except for the numbers. */
 typedef struct meter_object {
     PyObject_HEAD
     rl_meter *meter; /* owned; NULL before __init__ */
@@ -34,7 +34,7 @@ rl_meter *meter_value(core_state *state, PyObject *meter)
 }
 
 /* The meter in a file, or NULL with an exception set. */
-static rl_meter *open_meter(PyObject *path)
+static rl_meter *meter_open_file(PyObject *path)
 {
     PyObject *name = NULL; /* strong; bytes */
     rl_meter *meter;
@@ -48,7 +48,7 @@ static rl_meter *open_meter(PyObject *path)
         return meter;
     case RL_METER_EOWNER:
         PyErr_Format(PyExc_PermissionError,
-                     "%R must be a plain file of this user that nobody else can write", path);
+                     "%R must be a plain file of this user that no other user can write", path);
         return NULL;
     case RL_METER_EOTHER:
         PyErr_Format(PyExc_ValueError,
@@ -61,7 +61,7 @@ static rl_meter *open_meter(PyObject *path)
     }
 }
 
-static rl_meter *make_meter(void)
+static rl_meter *meter_make(void)
 {
     rl_meter *meter = rl_alloc_zeroed(sizeof *meter);
     if (meter == NULL) {
@@ -70,7 +70,7 @@ static rl_meter *make_meter(void)
     return meter;
 }
 
-static void free_meter(rl_meter *meter, bool is_in_file)
+static void meter_free(rl_meter *meter, bool is_in_file)
 {
     if (is_in_file) {
         rl_meter_close(meter);
@@ -79,7 +79,7 @@ static void free_meter(rl_meter *meter, bool is_in_file)
     }
 }
 
-static int refuse_second_init(const meter_object *self)
+static int meter_refuse_second_init(const meter_object *self)
 {
     if (self->meter != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a meter cannot be initialised twice");
@@ -96,15 +96,15 @@ static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Meter", names, &path)) {
         return -1;
     }
-    if (refuse_second_init(self) < 0) {
+    if (meter_refuse_second_init(self) < 0) {
         return -1;
     }
-    rl_meter *meter = path != Py_None ? open_meter(path) : make_meter();
+    rl_meter *meter = path != Py_None ? meter_open_file(path) : meter_make();
     if (meter == NULL) {
         return -1;
     }
-    if (refuse_second_init(self) < 0) { /* a path is Python code, which may have called __init__ */
-        free_meter(meter, path != Py_None);
+    if (meter_refuse_second_init(self) < 0) { /* __fspath__ may have called __init__ */
+        meter_free(meter, path != Py_None);
         return -1;
     }
     self->meter = meter;
@@ -115,7 +115,7 @@ static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 static void meter_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    free_meter(meter_of(object)->meter, meter_of(object)->is_in_file);
+    meter_free(meter_of(object)->meter, meter_of(object)->is_in_file);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -126,8 +126,7 @@ static PyObject *meter_record(PyObject *object, PyObject *args)
     unsigned long long blocked;
     long long elapsed_ns;
     rl_meter *meter = meter_ready(object);
-    if (meter == NULL ||
-        !PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
+    if (meter == NULL || !PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
         return NULL;
     }
     if (allowed > 0) {
@@ -139,7 +138,7 @@ static PyObject *meter_record(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *counts_of(rl_meter *meter, bool allowed)
+static PyObject *meter_counts(rl_meter *meter, bool allowed)
 {
     PyObject *counts = PyTuple_New(RL_METER_BOUNDS + 1);
     for (Py_ssize_t i = 0; counts != NULL && i <= RL_METER_BOUNDS; i++) {
@@ -160,8 +159,8 @@ static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (meter == NULL) {
         return NULL;
     }
-    PyObject *allowed = counts_of(meter, true);
-    PyObject *blocked = allowed == NULL ? NULL : counts_of(meter, false);
+    PyObject *allowed = meter_counts(meter, true);
+    PyObject *blocked = allowed == NULL ? NULL : meter_counts(meter, false);
     if (blocked == NULL) {
         Py_XDECREF(allowed);
         return NULL;
@@ -189,21 +188,23 @@ int meter_add_bounds(PyObject *module)
 static PyMethodDef meter_methods[] = {
     {"record", meter_record, METH_VARARGS,
      PyDoc_STR("record($self, allowed, blocked, elapsed_ns, /)\n--\n\n"
-               "Count decisions (ints), each of which took `elapsed_ns` nanoseconds.")},
+               "Add to the counts of decisions (ints); each took `elapsed_ns` nanoseconds.")},
     {"read", meter_read, METH_NOARGS,
      PyDoc_STR("read($self, /)\n--\n\n"
                "Return the decisions so far: (allowed, blocked, sum_ns).\n\n"
-               "allowed, blocked: how many took at most METER_BOUNDS_NS[i] and more than the bound\n"
-               "before, and last how many took longer. sum_ns: the nanoseconds of all together.")},
+               "allowed, blocked: counts by duration. Item i has the decisions that took at most\n"
+               "METER_BOUNDS_NS[i] and longer than the bound before; the last item has all that\n"
+               "took longer. sum_ns: total duration in nanoseconds.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot meter_slots[] = {
-    {Py_tp_doc, PyDoc_STR("Meter(path=None)\n--\n\n"
-                          "Count decisions, and how long they took.\n\n"
-                          "path: a file, whose numbers all processes that open it share; by default they\n"
-                          "are of this process. OSError, PermissionError or ValueError tell what is wrong\n"
-                          "with it. Raises MemoryError where there is none.")},
+    {Py_tp_doc,
+     PyDoc_STR("Meter(path=None)\n--\n\n"
+               "Count decisions, and how long they took.\n\n"
+               "path: a file for counts that several processes share; by default the counts are\n"
+               "of this process. Raises OSError, PermissionError or ValueError for a file that\n"
+               "cannot be used, and MemoryError.")},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, meter_init},
     {Py_tp_dealloc, meter_dealloc},

@@ -4,8 +4,8 @@
 
 core_state *core_state_of(PyTypeObject *type)
 {
-    /* PyType_GetModuleByDef does this from Python 3.11 on. All types of the
-     * module have single inheritance below a Python subclass. */
+    /* PyType_GetModuleByDef does the same from Python 3.11 on. No type of the module
+     * has more than one base, so a Python subclass finds it along tp_base. */
     for (PyTypeObject *base = type; base != NULL; base = base->tp_base) {
         if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) {
             break;
@@ -40,13 +40,14 @@ static int add_store_error(PyObject *module, core_state *state)
 {
     state->store_error = PyErr_NewExceptionWithDoc(
         "rate_limiter.StoreError",
-        "Tell that a store gave no decision.\n\n"
+        "Signal that a store gave no decision.\n\n"
         "Attributes:\n"
         "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy' or 'memory' (str).\n"
         "        After 'lost' and 'timeout' the store may have counted the request.",
         PyExc_RuntimeError, NULL);
-    return state->store_error == NULL ? -1
-                                      : PyModule_AddObjectRef(module, "StoreError", state->store_error);
+    return state->store_error == NULL
+               ? -1
+               : PyModule_AddObjectRef(module, "StoreError", state->store_error);
 }
 
 #ifdef RL_NO_REDIS
@@ -75,9 +76,9 @@ static int core_exec(PyObject *module)
         add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
-        add_type(module, &sender_spec, &state->sender_type) < 0 || asgi_names_init(state) < 0 ||
-        add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
-        add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
+        add_type(module, &sender_spec, &state->sender_type) < 0 ||
+        core_names_init(state->names) < 0 || add_store_error(module, state) < 0 ||
+        add_redis(module, state) < 0 || add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0 ||
         PyModule_AddIntConstant(module, "METER_LAYOUT", RL_METER_LAYOUT) < 0 ||
@@ -132,24 +133,24 @@ static void core_free(void *module)
 }
 
 static PyMethodDef core_methods[] = {
-    {"_restore_decision", decision_restore, METH_VARARGS,
-     PyDoc_STR("Restore a pickled Decision.")},
+    {"_restore_decision", decision_restore, METH_VARARGS, PyDoc_STR("Restore a pickled Decision.")},
     {"client_key", asgi_client_key, METH_O,
      PyDoc_STR("client_key($module, address, /)\n--\n\n"
-               "Return the key of the client that an address stands for (str).\n\n"
-               "address: str, or None or empty for a peer without one, which is 'unknown'. An\n"
-               "IPv6 client is its /64 network; any other text is itself.")},
+               "Return the key of the client at an address (str).\n\n"
+               "address: str; None or empty for a peer without an address, whose key is\n"
+               "'unknown'. The key of an IPv6 address is its /64 network; any other text is\n"
+               "returned unchanged.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot core_slots[] = {
     {Py_mod_exec, core_exec},
 #ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
-    /* kept by tests/test_interpreters.py: a subinterpreter with its own GIL */
+    /* kept by tests/engine/test_interpreters.py: a subinterpreter with its own GIL */
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
 #ifdef Py_MOD_GIL_NOT_USED
-    /* kept by tests/test_threads.py on a free-threaded build, tests/c under TSan */
+    /* kept by tests/engine/test_threads.py on a free-threaded build, tests/c under TSan */
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},

@@ -163,7 +163,7 @@ def test_another_size_or_layout_is_another_file(store: str) -> None:
 
 def test_it_has_no_other_limits(store: str) -> None:
     limiter = RateLimiter("5/s", store=store, max_keys=100)
-    with pytest.raises(ValueError, match="a limiter in memory of its own"):
+    with pytest.raises(ValueError, match="a limiter that is not in shared memory"):
         limiter.with_limits("6/s")
 
 

@@ -479,7 +479,7 @@ def test_meter_in_a_file(tmp_path: Path) -> None:
         _core.Meter(tmp_path / "odd")
     (tmp_path / "open").touch()
     (tmp_path / "open").chmod(0o666)
-    with pytest.raises(PermissionError, match="nobody else can write"):
+    with pytest.raises(PermissionError, match="no other user can write"):
         _core.Meter(tmp_path / "open")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         _core.Meter(tmp_path / "nowhere" / "m")

@@ -1,7 +1,7 @@
 /* batch.c -- several decisions about one limit, made by one script.
  *
- * The tasks of one turn of an event loop ask at the same moment, mostly about the same
- * limit. One script for all of them costs the server half of what one for each does. */
+ * The tasks that run in one turn of an event loop mostly need decisions about the same
+ * limit. One script for all of them costs the server half as much as one for each. */
 #include "python/redis/redis.h"
 
 #include <stdio.h>
@@ -13,8 +13,7 @@ bool redis_batch_takes(const redis_call *call)
     const buckets_object *buckets = call->buckets;
     bool takes = call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT ||
                  call->operation == BUCKET_HIT_EACH;
-    return takes && !call->alone &&
-           buckets->n_limits == 1 && buckets->limits[0].bucket.scale > 0 &&
+    return takes && !call->alone && buckets->n_limits == 1 && buckets->limits[0].bucket.scale > 0 &&
            buckets->client->options.kind != RL_CLUSTER;
 }
 
@@ -64,13 +63,13 @@ void redis_batch_free(redis_batch *batch)
     }
 }
 
-static bool is_from(const redisReply *reply, long long least, long long most)
+static bool batch_is_number_within(const redisReply *reply, long long least, long long most)
 {
     return reply->type == REDIS_REPLY_INTEGER && reply->integer >= least && reply->integer <= most;
 }
 
-/* A server of a cluster runs no script for keys in several slots, though each alone may be its own. */
-static bool is_refused(const rl_call *call)
+/* A cluster server refuses a script with keys in several slots, even if it serves each of them. */
+static bool batch_is_refused(const rl_call *call)
 {
     return call->fault == RL_FAULT_ANSWER && strncmp(call->error, "CROSSSLOT", 9) == 0;
 }
@@ -78,11 +77,11 @@ static bool is_refused(const rl_call *call)
 bool redis_batch_decided(const redis_batch *batch, size_t i)
 {
     const redisReply *reply = batch->call.reply;
-    if (is_refused(&batch->call)) {
+    if (batch_is_refused(&batch->call)) {
         return false;
     }
-    return reply == NULL || reply->type != REDIS_REPLY_ARRAY ||
-           reply->elements != 2 * batch->n || !is_from(reply->element[2 * i], 2, 2);
+    return reply == NULL || reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 * batch->n ||
+           !batch_is_number_within(reply->element[2 * i], 2, 2);
 }
 
 PyObject *redis_batch_result(const redis_batch *batch, size_t i)
@@ -94,7 +93,8 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
         return redis_raise(buckets->state, batch->call.fault, batch->call.error);
     }
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 * batch->n ||
-        !is_from(reply->element[2 * i], 0, 1) || !is_from(reply->element[2 * i + 1], 0, INT64_MAX)) {
+        !batch_is_number_within(reply->element[2 * i], 0, 1) ||
+        !batch_is_number_within(reply->element[2 * i + 1], 0, INT64_MAX)) {
         return redis_raise(buckets->state, RL_FAULT_PROTOCOL,
                            "the script's answer is not a decision");
     }
@@ -105,11 +105,11 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     uint64_t deficit = (uint64_t)reply->element[2 * i + 1]->integer;
     rl_decision decision =
         rl_redis_bucket_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
-    PyObject *told = decision_new(buckets->state, &decision);
-    if (told == NULL || call->operation == BUCKET_HIT) {
-        return told;
+    PyObject *decided = decision_new(buckets->state, &decision);
+    if (decided == NULL || call->operation == BUCKET_HIT) {
+        return decided;
     }
-    PyObject *each = PyTuple_Pack(2, told, told); /* there is one limit */
-    Py_DECREF(told);
+    PyObject *each = PyTuple_Pack(2, decided, decided); /* there is one limit */
+    Py_DECREF(decided);
     return each;
 }

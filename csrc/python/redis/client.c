@@ -4,7 +4,7 @@
 #include "redis/tls.h"
 #include "redis/url.h"
 
-/* A thread that waits looks for signals as often as this. */
+/* A waiting thread checks for signals at this interval. */
 #define SLICE_NS INT64_C(50000000)
 #define COMMAND_ARGUMENTS_MAX 1024
 
@@ -13,32 +13,10 @@ static client_object *client_of(PyObject *self)
     return (client_object *)self;
 }
 
-/* ---- errors ------------------------------------------------------------------------ */
-
-PyObject *redis_raise(core_state *state, rl_fault fault, const char *message)
-{
-    static const char *const kinds[] = {
-        [RL_FAULT_NONE] = "none",         [RL_FAULT_CONNECT] = "connect",
-        [RL_FAULT_LOST] = "lost",         [RL_FAULT_TIMEOUT] = "timeout",
-        [RL_FAULT_ANSWER] = "answer",     [RL_FAULT_PROTOCOL] = "protocol",
-        [RL_FAULT_BUSY] = "busy",         [RL_FAULT_NOMEM] = "memory",
-    };
-    PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "replace");
-    PyObject *error = text != NULL ? PyObject_CallOneArg(state->store_error, text) : NULL;
-    PyObject *kind = error != NULL ? PyUnicode_FromString(kinds[fault]) : NULL;
-    if (kind != NULL && PyObject_SetAttrString(error, "kind", kind) == 0) {
-        PyErr_SetObject(state->store_error, error);
-    }
-    Py_XDECREF(kind);
-    Py_XDECREF(error);
-    Py_XDECREF(text);
-    return NULL;
-}
-
 /* ---- any command --------------------------------------------------------------------- */
 
-/* Append `item`, which is stolen, as is the list. The list, or NULL with an exception set: `item`
- * may be NULL with one. */
+/* Append an item. Steals both; `item` may be NULL with an exception set. Return the list, or NULL
+ * with an exception set. */
 static PyObject *appended(PyObject *list, PyObject *item)
 {
     if (item == NULL || PyList_Append(list, item) < 0) {
@@ -56,7 +34,7 @@ static PyObject *python_of(const redisReply *reply)
     case REDIS_REPLY_NIL:
         Py_RETURN_NONE;
     case REDIS_REPLY_ARRAY: {
-        /* Never with items that are not set: the garbage collector may run, and show it. */
+        /* Never with unset items: the garbage collector may run and expose the list. */
         PyObject *list = PyList_New(0);
         for (size_t i = 0; list != NULL && i < reply->elements; i++) {
             list = appended(list, python_of(reply->element[i]));
@@ -68,33 +46,31 @@ static PyObject *python_of(const redisReply *reply)
     }
 }
 
-/* Without the GIL: a thread that forks holds the client's lock, and needs the GIL to go on. */
-static void leave(const client_object *self, rl_thread_call *call)
+/* Without the GIL: a thread that forks holds the client's lock, and needs the GIL to continue. */
+static void client_leave(const client_object *self, rl_thread_call *call)
 {
-    Py_BEGIN_ALLOW_THREADS
-    rl_client_leave(self->client, call);
+    Py_BEGIN_ALLOW_THREADS rl_client_leave(self->client, call);
     Py_END_ALLOW_THREADS
 }
 
-/* Wait with the GIL released, but for a look at signals now and then, for a call that may be done
- * already. 0, or -1 with an exception set and the call left. */
-static int wait_for(const client_object *self, rl_thread_call *call, bool done)
+/* Wait for a call, which may be done already, with the GIL released except for checks for signals.
+ * 0, or -1 with an exception set and the call left. */
+static int client_wait_for(const client_object *self, rl_thread_call *call, bool done)
 {
     while (!done) {
         if (PyErr_CheckSignals() < 0) {
-            leave(self, call);
+            client_leave(self, call);
             return -1;
         }
-        Py_BEGIN_ALLOW_THREADS
-        done = rl_client_wait(self->client, call, SLICE_NS);
+        Py_BEGIN_ALLOW_THREADS done = rl_client_wait(self->client, call, SLICE_NS);
         Py_END_ALLOW_THREADS
     }
     return 0;
 }
 
-/* A thread between before_fork() and after_fork_...() would wait for itself. Return 1 if it is not,
- * else 0 with StoreError set. */
-static int is_not_forking(const client_object *self)
+/* Return 1, or 0 with StoreError set in a thread between before_fork() and after_fork_...(), which
+ * would wait for itself. */
+static int client_is_not_forking(const client_object *self)
 {
     if (self->forking_thread == PyThread_get_thread_ident()) {
         redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process");
@@ -103,17 +79,15 @@ static int is_not_forking(const client_object *self)
     return 1;
 }
 
-static int run(const client_object *self, rl_thread_call *call)
+static int client_run(const client_object *self, rl_thread_call *call)
 {
     bool done;
-    if (!is_not_forking(self)) {
+    if (!client_is_not_forking(self)) {
         return -1;
     }
-    Py_BEGIN_ALLOW_THREADS
-    rl_client_submit(self->client, call);
+    Py_BEGIN_ALLOW_THREADS rl_client_submit(self->client, call);
     done = rl_client_wait(self->client, call, SLICE_NS);
-    Py_END_ALLOW_THREADS
-    return wait_for(self, call, done);
+    Py_END_ALLOW_THREADS return client_wait_for(self, call, done);
 }
 
 static int client_ready(const client_object *self)
@@ -125,8 +99,8 @@ static int client_ready(const client_object *self)
     return 1;
 }
 
-static PyObject *run_command(client_object *self, PyObject *const *args, Py_ssize_t nargs,
-                             const char **texts, size_t *lens)
+static PyObject *client_run_command(client_object *self, PyObject *const *args, Py_ssize_t nargs,
+                                    const char **texts, size_t *lens)
 {
     rl_thread_call call = {.call = {.arguments = {(int)nargs, texts, lens}, .key = nargs > 1}};
     for (Py_ssize_t i = 0; i < nargs; i++) {
@@ -142,7 +116,7 @@ static PyObject *run_command(client_object *self, PyObject *const *args, Py_ssiz
             return NULL;
         }
     }
-    if (run(self, &call) < 0) {
+    if (client_run(self, &call) < 0) {
         return NULL;
     }
     if (call.call.fault != RL_FAULT_NONE) {
@@ -169,7 +143,7 @@ static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssiz
     if (texts == NULL || lens == NULL) {
         PyErr_NoMemory();
     } else {
-        result = run_command(self, args, nargs, texts, lens);
+        result = client_run_command(self, args, nargs, texts, lens);
     }
     PyMem_Free(texts);
     PyMem_Free(lens);
@@ -179,7 +153,7 @@ static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssiz
 /* ---- decisions ------------------------------------------------------------------------- */
 
 static PyObject *client_decide(PyObject *object, bucket_operation operation, PyObject *const *args,
-                        Py_ssize_t nargs)
+                               Py_ssize_t nargs)
 {
     client_object *self = client_of(object);
     if (!client_ready(self)) {
@@ -190,10 +164,10 @@ static PyObject *client_decide(PyObject *object, bucket_operation operation, PyO
         PyErr_SetString(PyExc_TypeError, "expected (buckets of this client, key, cost=1)");
         return NULL;
     }
-    redis_call *call = redis_call_new((buckets_object *)args[0], operation, args[1],
-                                      nargs == 3 ? args[2] : NULL);
+    redis_call *call =
+        redis_call_new((buckets_object *)args[0], operation, args[1], nargs == 3 ? args[2] : NULL);
     PyObject *result = NULL;
-    if (call != NULL && run(self, &call->thread) == 0) {
+    if (call != NULL && client_run(self, &call->thread) == 0) {
         result = redis_call_result(call);
     }
     redis_call_free(call);
@@ -240,22 +214,21 @@ static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t 
     return client_decide(self, BUCKET_RESET, args, nargs);
 }
 
-/* Wait for all of them; those before one that failed have counted. */
-static PyObject *run_many(const client_object *self, redis_call **calls, Py_ssize_t n)
+/* Wait for all calls. If one fails, the earlier ones have taken their tokens. */
+static PyObject *client_run_many(const client_object *self, redis_call **calls, Py_ssize_t n)
 {
-    if (!is_not_forking(self)) {
+    if (!client_is_not_forking(self)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < n; i++) {
+    Py_BEGIN_ALLOW_THREADS for (Py_ssize_t i = 0; i < n; i++)
+    {
         rl_client_submit(self->client, &calls[i]->thread);
     }
-    Py_END_ALLOW_THREADS
-    PyObject *result = PyList_New(0);
+    Py_END_ALLOW_THREADS PyObject *result = PyList_New(0);
     for (Py_ssize_t i = 0; i < n; i++) {
         if (result == NULL) {
-            leave(self, &calls[i]->thread);
-        } else if (wait_for(self, &calls[i]->thread, false) < 0) {
+            client_leave(self, &calls[i]->thread);
+        } else if (client_wait_for(self, &calls[i]->thread, false) < 0) {
             Py_CLEAR(result);
         } else {
             result = appended(result, redis_call_result(calls[i]));
@@ -293,7 +266,7 @@ static PyObject *client_allow_many(PyObject *object, PyObject *const *args, Py_s
             goto done;
         }
     }
-    result = run_many(self, calls, n);
+    result = client_run_many(self, calls, n);
 done:
     for (Py_ssize_t i = 0; i < made; i++) {
         redis_call_free(calls[i]);
@@ -305,22 +278,20 @@ done:
 
 /* ---- fork -------------------------------------------------------------------------------- */
 
-/* Python code of other at-fork hooks runs between these, and may use the client. */
+/* The at-fork hooks of other code run between these, and may use the client. */
 
 static PyObject *client_before_fork(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     client_object *self = client_of(object);
-    if (!client_ready(self) || !is_not_forking(self)) {
+    if (!client_ready(self) || !client_is_not_forking(self)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    rl_client_before_fork(self->client);
-    Py_END_ALLOW_THREADS
-    self->forking_thread = PyThread_get_thread_ident();
+    Py_BEGIN_ALLOW_THREADS rl_client_before_fork(self->client);
+    Py_END_ALLOW_THREADS self->forking_thread = PyThread_get_thread_ident();
     Py_RETURN_NONE;
 }
 
-static PyObject *end_fork(PyObject *object, void (*after)(rl_client *))
+static PyObject *client_end_fork(PyObject *object, void (*after)(rl_client *))
 {
     client_object *self = client_of(object);
     if (self->forking_thread != PyThread_get_thread_ident()) {
@@ -334,12 +305,12 @@ static PyObject *end_fork(PyObject *object, void (*after)(rl_client *))
 
 static PyObject *client_after_fork_in_parent(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return end_fork(self, rl_client_after_fork_in_parent);
+    return client_end_fork(self, rl_client_after_fork_in_parent);
 }
 
 static PyObject *client_after_fork_in_child(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return end_fork(self, rl_client_after_fork_in_child);
+    return client_end_fork(self, rl_client_after_fork_in_child);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -403,21 +374,21 @@ static void client_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyObject *get_timeout(PyObject *self, void *Py_UNUSED(closure))
+static PyObject *client_get_timeout(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyFloat_FromDouble((double)client_of(self)->options.timeout_ns / 1e9);
 }
 
-/* Without user and password: it goes into logs. */
-static PyObject *get_servers(PyObject *self, void *Py_UNUSED(closure))
+/* Without user and password, as it is logged. */
+static PyObject *client_get_servers(PyObject *self, void *Py_UNUSED(closure))
 {
     const rl_options *options = &client_of(self)->options;
     PyObject *servers = PyTuple_New((Py_ssize_t)options->n_servers);
     for (size_t i = 0; servers != NULL && i < options->n_servers; i++) {
         const rl_server *server = &options->servers[i];
-        PyObject *text = server->port != 0 ? PyUnicode_FromFormat("%s:%d", server->host,
-                                                                  (int)server->port)
-                                           : PyUnicode_FromString(server->host);
+        PyObject *text = server->port != 0
+                             ? PyUnicode_FromFormat("%s:%d", server->host, (int)server->port)
+                             : PyUnicode_FromString(server->host);
         if (text == NULL) {
             Py_CLEAR(servers);
             break;
@@ -427,17 +398,18 @@ static PyObject *get_servers(PyObject *self, void *Py_UNUSED(closure))
     return servers;
 }
 
-static PyObject *get_kind(PyObject *self, void *Py_UNUSED(closure))
+static PyObject *client_get_kind(PyObject *self, void *Py_UNUSED(closure))
 {
     static const char *const kinds[] = {"standalone", "sentinel", "cluster"};
     return PyUnicode_FromString(kinds[client_of(self)->options.kind]);
 }
 
 static PyGetSetDef client_getset[] = {
-    {"timeout", get_timeout, NULL, PyDoc_STR("Seconds that a decision may take (float)."), NULL},
-    {"servers", get_servers, NULL,
-     PyDoc_STR("Redis itself, the sentinels or the nodes of the address (tuple of str)."), NULL},
-    {"kind", get_kind, NULL, PyDoc_STR("'standalone', 'sentinel' or 'cluster'."), NULL},
+    {"timeout", client_get_timeout, NULL,
+     PyDoc_STR("Longest time for a decision, in seconds (float)."), NULL},
+    {"servers", client_get_servers, NULL,
+     PyDoc_STR("Servers of the address: Redis, the sentinels or the nodes (tuple of str)."), NULL},
+    {"kind", client_get_kind, NULL, PyDoc_STR("'standalone', 'sentinel' or 'cluster'."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -446,7 +418,7 @@ static PyGetSetDef client_getset[] = {
 static PyMethodDef client_methods[] = {
     {"allow", FAST_ONLY(client_allow),
      PyDoc_STR("allow($self, buckets, key, cost=1, /)\n--\n\n"
-               "Take `cost` tokens; tell whether that was allowed (bool).\n\n"
+               "Take `cost` tokens; return whether that was allowed (bool).\n\n"
                "Waits for the server, without the GIL. Raises StoreError when there is no\n"
                "decision, TypeError or ValueError for a bad key or cost.")},
     {"hit", FAST_ONLY(client_hit),
@@ -463,7 +435,7 @@ static PyMethodDef client_methods[] = {
                "Return what hit_each() would decide, consuming nothing. As allow().")},
     {"charge", FAST_ONLY(client_charge),
      PyDoc_STR("charge($self, buckets, key, cost=1, /)\n--\n\n"
-               "Take `cost` tokens, there or not; return a Decision. As allow().")},
+               "Take `cost` tokens even if there are fewer; return a Decision. As allow().")},
     {"refund", FAST_ONLY(client_refund),
      PyDoc_STR("refund($self, buckets, key, cost=1, /)\n--\n\n"
                "Give `cost` tokens back, up to the capacity. As allow().")},
@@ -474,23 +446,24 @@ static PyMethodDef client_methods[] = {
                "Decide for each of several keys at once; return a list of bools. As allow().")},
     {"command", FAST_ONLY(client_command),
      PyDoc_STR("command($self, /, *words)\n--\n\n"
-               "Run any command that takes its key first; return its answer.\n\n"
-               "Words are str or bytes. Raises StoreError also for an answer that is an error.")},
+               "Run a command whose first argument is its key; return its answer.\n\n"
+               "Words are str or bytes. Raises StoreError, also if the answer is an error.")},
     {"before_fork", client_before_fork, METH_NOARGS,
-     PyDoc_STR("before_fork($self, /)\n--\n\nHold the connections still while the process forks.")},
+     PyDoc_STR("before_fork($self, /)\n--\n\nStop all connections until the process has forked.")},
     {"after_fork_in_parent", client_after_fork_in_parent, METH_NOARGS,
-     PyDoc_STR("after_fork_in_parent($self, /)\n--\n\nGo on.")},
+     PyDoc_STR("after_fork_in_parent($self, /)\n--\n\nUse the connections again.")},
     {"after_fork_in_child", client_after_fork_in_child, METH_NOARGS,
-     PyDoc_STR("after_fork_in_child($self, /)\n--\n\nClose what was inherited, without a word.")},
+     PyDoc_STR("after_fork_in_child($self, /)\n--\n\nClose inherited connections; send nothing.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot client_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("RedisClient(address)\n--\n\n"
-               "Talk to a Redis, for all threads of the process over the same connections.\n\n"
-               "address: str, see docs. It connects when first used. Raises ValueError for an\n"
-               "address that is wrong, naming the part.")},
+     PyDoc_STR(
+         "RedisClient(address)\n--\n\n"
+         "Talk to a Redis, for all threads of the process over the same connections.\n\n"
+         "address: str, see docs. It connects when first used. Raises ValueError that names the\n"
+         "wrong part of an address.")},
     {Py_tp_new, client_new},
     {Py_tp_init, client_init},
     {Py_tp_dealloc, client_dealloc},

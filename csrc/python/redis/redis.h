@@ -4,8 +4,11 @@
  *     RedisBuckets   limits, and how a client key becomes the keys in Redis
  *     RedisLoop      the connections of one event loop
  *
- * A decision is one redis_call: made for some buckets, run by a client or a loop,
- * and read again as a Python value. A loop puts several into one redis_batch. */
+ *     client.c ─────────────────────┬─> call.c ──> buckets.c
+ *     loop.c ─> ... ─> batch.c ─────┘
+ *
+ * A decision is one redis_call: made for some buckets, run by a client or a loop, then
+ * converted to a Python value. A loop puts several calls into one redis_batch. */
 #ifndef RL_PYTHON_REDIS_H
 #define RL_PYTHON_REDIS_H
 
@@ -14,17 +17,25 @@
 #include "redis/redis_bucket.h"
 #include "redis/client.h"
 
-/* The last one is of windows alone: buckets are reset by DEL. */
-enum { SCRIPT_TAKE, SCRIPT_PEEK, SCRIPT_REFUND, SCRIPT_CHARGE, SCRIPT_TAKE_MANY, SCRIPT_RESET, N_SCRIPTS };
+/* SCRIPT_RESET is for windows: buckets are reset by DEL. */
+enum {
+    SCRIPT_TAKE,
+    SCRIPT_PEEK,
+    SCRIPT_REFUND,
+    SCRIPT_CHARGE,
+    SCRIPT_TAKE_MANY,
+    SCRIPT_RESET,
+    N_SCRIPTS
+};
 #define NUMBER_SIZE 24
 
 typedef struct client_object {
     PyObject_HEAD
     core_state *state; /* borrowed from the type */
     rl_options options;
-    rl_tls *tls;       /* owned; NULL: not encrypted */
-    rl_client *client; /* owned; NULL before __init__ */
-    _Atomic unsigned long forking_thread; /* between before_fork and after_fork_...; 0: none */
+    rl_tls *tls;                          /* owned; NULL: not encrypted */
+    rl_client *client;                    /* owned; NULL before __init__ */
+    _Atomic unsigned long forking_thread; /* from before_fork to after_fork_...; 0: none */
 } client_object;
 
 typedef enum bucket_operation {
@@ -38,11 +49,11 @@ typedef enum bucket_operation {
     BUCKET_RESET,
 } bucket_operation;
 
-/* A limit as the scripts have it. */
+/* A limit as the scripts take it. */
 typedef struct redis_limit {
     rl_redis_bucket bucket;
-    rl_limit window; /* of kind RL_BUCKET: it is none */
-    /* the arguments of the scripts that never change: see bucket.lua and window.lua */
+    rl_limit window; /* kind RL_BUCKET: not a window */
+    /* the constant arguments of the scripts: see bucket.lua and window.lua */
     char scale[NUMBER_SIZE];
     char token[NUMBER_SIZE];
     char cap[NUMBER_SIZE];
@@ -52,28 +63,37 @@ typedef struct redis_limit {
 /* Immutable after __init__. */
 typedef struct buckets_object {
     PyObject_HEAD
-    core_state *state;       /* borrowed from the type */
-    client_object *client;   /* strong; NULL before __init__ */
-    PyObject *sources;       /* strong; the tuple of the scripts' texts */
+    core_state *state;            /* borrowed from the type */
+    client_object *client;        /* strong; NULL before __init__ */
+    PyObject *sources;            /* strong; the tuple of the scripts' texts */
     rl_script scripts[N_SCRIPTS]; /* of texts in `sources` */
     size_t n_limits;
     size_t n_windows; /* of the limits */
     redis_limit limits[RL_TABLE_LIMITS_MAX];
     PyObject *before; /* strong; bytes before a client key, */
     PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
-    bool tagged;      /* the client key is put between braces, its own ones escaped */
+    bool tagged;      /* put the client key between braces, and escape those in it */
 } buckets_object;
 
-/* One decision under way, with the room for its texts behind it. */
+/* One decision under way, followed by the room for its texts. */
 typedef struct redis_call {
-    rl_thread_call thread; /* first: a rl_call finished by the core leads back here */
+    rl_thread_call thread;   /* first, so that a finished rl_call can be cast back */
     buckets_object *buckets; /* strong */
     bucket_operation operation;
     uint64_t costs[RL_TABLE_LIMITS_MAX];
-    PyObject *future;                   /* strong; NULL but on a loop */
+    PyObject *future;                   /* strong; NULL unless of a loop */
     bool alone;                         /* a batch could not decide it */
     struct redis_call *previous, *next; /* of a loop */
 } redis_call;
+
+/* Return the size of the keys in Redis of a client key of `len` bytes. */
+size_t redis_buckets_key_room(const buckets_object *self, size_t len);
+
+/* Write the key in Redis of limit number `i`; return its end. */
+char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out);
+
+/* Raise StoreError. Return NULL. */
+PyObject *redis_raise(core_state *state, rl_fault fault, const char *message);
 
 /* Make a call. `cost` may be NULL: 1. NULL with an exception set. */
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
@@ -82,12 +102,13 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
 /* Free it, with the answer. NULL is fine. */
 void redis_call_free(redis_call *call);
 
-/* What a call that is done returns: a bool, a Decision or None; or NULL with StoreError set. */
+/* Return the result of a finished call: a bool, a Decision, a tuple of them or None; or NULL with
+ * StoreError set. */
 PyObject *redis_call_result(redis_call *call);
 
 #define BATCH_MAX 64
 
-/* Several calls that one script decides. The calls are their loop's. */
+/* Several calls that one script decides. The loop owns the calls. */
 typedef struct redis_batch {
     rl_call call; /* first: as in redis_call */
     size_t n;
@@ -96,7 +117,7 @@ typedef struct redis_batch {
     struct redis_batch *previous, *next; /* of a loop */
 } redis_batch;
 
-/* May a call go into a batch with others for the same buckets? */
+/* Return true if a call can share a batch with others for the same buckets. */
 bool redis_batch_takes(const redis_call *call);
 
 /* Make a batch of 2 to BATCH_MAX calls. NULL with an exception set. */
@@ -105,13 +126,10 @@ redis_batch *redis_batch_new(redis_call **calls, size_t n);
 /* Free it, with the answer. NULL is fine. */
 void redis_batch_free(redis_batch *batch);
 
-/* Of a batch that is done: was call number i decided? If not, it must be asked alone. */
+/* Return true if a finished batch decided call number i. If not, the call must be sent alone. */
 bool redis_batch_decided(const redis_batch *batch, size_t i);
 
-/* What call number i returns, as redis_call_result. */
+/* Return the result of call number i, as redis_call_result() does. */
 PyObject *redis_batch_result(const redis_batch *batch, size_t i);
-
-/* Raise StoreError. Returns NULL. */
-PyObject *redis_raise(core_state *state, rl_fault fault, const char *message);
 
 #endif

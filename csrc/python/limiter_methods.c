@@ -1,10 +1,5 @@
-/* limiter_ask.c -- what a Limiter is asked: its clock, its arguments, its methods. */
+/* limiter_methods.c -- the methods of Limiter, with the clock and the arguments they read. */
 #include "python/core.h"
-
-static limiter_object *limiter_from(PyObject *self)
-{
-    return (limiter_object *)self;
-}
 
 /* ---- time ------------------------------------------------------------------ */
 
@@ -23,7 +18,6 @@ static int64_t system_ns(clockid_t clock)
 #define COARSE_WALL_CLOCK CLOCK_REALTIME
 #endif
 
-/* The wall clock is read only where a window needs it. */
 rl_time limiter_now(const limiter_object *self)
 {
     clockid_t steady = CLOCK_MONOTONIC;
@@ -43,7 +37,7 @@ rl_time limiter_now(const limiter_object *self)
 
 /* ---- arguments ------------------------------------------------------------- */
 
-static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
+static int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *out)
 {
     core_text text;
     if (core_parse_key(key, &text) < 0) {
@@ -56,10 +50,10 @@ static int hash_key(const limiter_object *self, PyObject *key, rl_key *out)
 
 typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
 
-/* Convert tokens (NULL: 1) to the units of each limit. Returns `units`, or NULL with an
+/* Convert tokens (NULL: 1) to the units of each limit. Return `units`, or NULL with an
  * exception set. */
-static const uint64_t *converted(const limiter_object *self, PyObject *cost,
-                                 cost_converter convert, uint64_t *units)
+static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
+                                     cost_converter convert, uint64_t *units)
 {
     double tokens = 1;
     if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
@@ -71,16 +65,18 @@ static const uint64_t *converted(const limiter_object *self, PyObject *cost,
     return units;
 }
 
-/* Convert a cost. As converted, but 1 token is known already. */
-static const uint64_t *cost_units(const limiter_object *self, PyObject *cost, uint64_t *units)
+/* Convert a cost, as limiter_units(); the cost of 1 token was converted before. */
+static const uint64_t *limiter_cost_units(const limiter_object *self, PyObject *cost,
+                                          uint64_t *units)
 {
-    return cost == NULL ? self->one : converted(self, cost, rl_limit_cost, units);
+    return cost == NULL ? self->one : limiter_units(self, cost, rl_limit_cost, units);
 }
 
 int limiter_ready(const limiter_object *self)
 {
     if (self->table == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this limiter was not initialised: call __init__ first");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this limiter was not initialised: call __init__ first");
         return 0;
     }
     return 1;
@@ -88,22 +84,22 @@ int limiter_ready(const limiter_object *self)
 
 /* ---- decisions ------------------------------------------------------------- */
 
-/* When a decision began that is measured. The clock that it goes by saves a look at another. */
-static int64_t began_ns(const limiter_object *self, rl_time now)
+/* When a measured decision began. The time of the limiter saves reading a clock again. */
+static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
 {
     return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
 }
 
-/* Decide, and measure it where a meter was given. As rl_table_take. */
-static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
-                      rl_decision *out, rl_decision *each)
+/* Decide as rl_table_take(), and record the decision if a meter is set. */
+static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
+                              bool *allowed, rl_decision *out, rl_decision *each)
 {
     rl_time now = limiter_now(self);
     rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     if (meter == NULL) {
         return rl_table_take(self->table, key, costs, now, allowed, out, each);
     }
-    int64_t from_ns = began_ns(self, now);
+    int64_t from_ns = limiter_began_ns(self, now);
     rl_status status = rl_table_take(self->table, key, costs, now, allowed, out, each);
     if (status == RL_OK) {
         rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
@@ -117,8 +113,8 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-    if (!limiter_ready(self) || hash_key(self, key, &hash) < 0 ||
-        (costs = cost_units(self, cost, units)) == NULL) {
+    if (!limiter_ready(self) || limiter_hash_key(self, key, &hash) < 0 ||
+        (costs = limiter_cost_units(self, cost, units)) == NULL) {
         return -1;
     }
     if (limiter_take(self, hash, costs, allowed, out, NULL) != RL_OK) {
@@ -134,7 +130,7 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
     core_key_cost given;
     bool allowed;
     if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_from(self), given.key, given.cost, &allowed, NULL) < 0) {
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
         return NULL;
     }
     return PyBool_FromLong(allowed);
@@ -147,118 +143,119 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     bool allowed;
     rl_decision decision;
     if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_from(self), given.key, given.cost, &allowed, &decision) < 0) {
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
         return NULL;
     }
-    return decision_new(limiter_from(self)->state, &decision);
+    return decision_new(limiter_of(self)->state, &decision);
 }
 
-/* What the methods below begin with: a limiter that is ready, a key, and costs. */
-typedef struct asked {
+/* The arguments of the methods below: an initialised limiter, a key, and costs. */
+typedef struct limiter_call {
     limiter_object *limiter;
     rl_key key;
     uint64_t room[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-} asked;
+} limiter_call;
 
-/* Read it; `convert` turns what is charged or given back into units, NULL: it is a cost. */
-static int read_asked(const char *function, PyObject *object, PyObject *const *args,
-                      Py_ssize_t nargs, PyObject *kwnames, cost_converter convert, asked *out)
+/* Read them. `convert` turns a charge or a refund into units; NULL: the tokens are a cost. */
+static int read_limiter_call(const char *function, PyObject *object, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames, cost_converter convert,
+                             limiter_call *out)
 {
     core_key_cost given;
-    out->limiter = limiter_from(object);
+    out->limiter = limiter_of(object);
     if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0 ||
-        !limiter_ready(out->limiter) || hash_key(out->limiter, given.key, &out->key) < 0) {
+        !limiter_ready(out->limiter) || limiter_hash_key(out->limiter, given.key, &out->key) < 0) {
         return -1;
     }
-    out->costs = convert == NULL ? cost_units(out->limiter, given.cost, out->room)
-                                 : converted(out->limiter, given.cost, convert, out->room);
+    out->costs = convert == NULL ? limiter_cost_units(out->limiter, given.cost, out->room)
+                                 : limiter_units(out->limiter, given.cost, convert, out->room);
     return out->costs == NULL ? -1 : 0;
 }
 
 static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
-    asked asked;
+    limiter_call call;
     rl_decision decision;
-    if (read_asked("peek", object, args, nargs, kwnames, NULL, &asked) < 0) {
+    if (read_limiter_call("peek", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
-                  &decision, NULL);
-    return decision_new(asked.limiter->state, &decision);
+    rl_table_peek(call.limiter->table, call.key, call.costs, limiter_now(call.limiter), &decision,
+                  NULL);
+    return decision_new(call.limiter->state, &decision);
 }
 
 static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                   PyObject *kwnames)
 {
-    asked asked;
+    limiter_call call;
     bool allowed;
-    rl_decision told;
+    rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_asked("hit_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
+    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    if (limiter_take(asked.limiter, asked.key, asked.costs, &allowed, &told, each) != RL_OK) {
+    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &tightest, each) != RL_OK) {
         return PyErr_NoMemory();
     }
-    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
+    return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
 }
 
 static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                    PyObject *kwnames)
 {
-    asked asked;
-    rl_decision told;
+    limiter_call call;
+    rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_asked("peek_each", object, args, nargs, kwnames, NULL, &asked) < 0) {
+    if (read_limiter_call("peek_each", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    rl_table_peek(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter), &told,
+    rl_table_peek(call.limiter->table, call.key, call.costs, limiter_now(call.limiter), &tightest,
                   each);
-    return decisions_new(asked.limiter->state, &told, each, asked.limiter->n_limits);
+    return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
 }
 
 static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
-    asked asked;
-    if (read_asked("refund", object, args, nargs, kwnames, rl_limit_refund, &asked) < 0) {
+    limiter_call call;
+    if (read_limiter_call("refund", object, args, nargs, kwnames, rl_limit_refund, &call) < 0) {
         return NULL;
     }
-    rl_table_refund(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter));
+    rl_table_refund(call.limiter->table, call.key, call.costs, limiter_now(call.limiter));
     Py_RETURN_NONE;
 }
 
 static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
-    asked asked;
+    limiter_call call;
     rl_decision decision;
-    if (read_asked("charge", object, args, nargs, kwnames, rl_limit_charge, &asked) < 0) {
+    if (read_limiter_call("charge", object, args, nargs, kwnames, rl_limit_charge, &call) < 0) {
         return NULL;
     }
-    if (rl_table_charge(asked.limiter->table, asked.key, asked.costs, limiter_now(asked.limiter),
+    if (rl_table_charge(call.limiter->table, call.key, call.costs, limiter_now(call.limiter),
                         &decision) != RL_OK) {
         return PyErr_NoMemory();
     }
-    return decision_new(asked.limiter->state, &decision);
+    return decision_new(call.limiter->state, &decision);
 }
 
 static PyObject *limiter_reset(PyObject *object, PyObject *key)
 {
-    limiter_object *self = limiter_from(object);
+    limiter_object *self = limiter_of(object);
     rl_key hash;
-    if (!limiter_ready(self) || hash_key(self, key, &hash) < 0) {
+    if (!limiter_ready(self) || limiter_hash_key(self, key, &hash) < 0) {
         return NULL;
     }
     rl_table_reset(self->table, hash);
     Py_RETURN_NONE;
 }
 
-/* All keys are hashed before the first one is decided, so that a bad key in the
- * middle takes nothing from those before it. `keys` is a tuple of our own. */
-static rl_key *hash_keys(const limiter_object *self, PyObject *keys)
+/* All keys are hashed before the first decision, so that a bad key in the middle
+ * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
+static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
     rl_key *hashes = PyMem_New(rl_key, (size_t)n + 1);
@@ -267,7 +264,7 @@ static rl_key *hash_keys(const limiter_object *self, PyObject *keys)
         return NULL;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (hash_key(self, PyTuple_GET_ITEM(keys, i), &hashes[i]) < 0) {
+        if (limiter_hash_key(self, PyTuple_GET_ITEM(keys, i), &hashes[i]) < 0) {
             PyMem_Free(hashes);
             return NULL;
         }
@@ -275,14 +272,14 @@ static rl_key *hash_keys(const limiter_object *self, PyObject *keys)
     return hashes;
 }
 
-static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
+static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
-    rl_key *hashes = hash_keys(self, keys);
+    rl_key *hashes = limiter_hash_keys(self, keys);
     PyObject *result = hashes == NULL ? NULL : PyList_New(n);
     rl_time now = limiter_now(self);
     rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
-    int64_t from_ns = meter != NULL ? began_ns(self, now) : 0;
+    int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
     uint64_t n_allowed = 0;
     for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
         bool allowed;
@@ -306,12 +303,12 @@ static PyObject *allow_tuple(limiter_object *self, PyObject *keys, const uint64_
 static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                     PyObject *kwnames)
 {
-    limiter_object *self = limiter_from(object);
+    limiter_object *self = limiter_of(object);
     core_key_cost given;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-    if (core_parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 || !limiter_ready(self) ||
-        (costs = cost_units(self, given.cost, units)) == NULL) {
+    if (core_parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 ||
+        !limiter_ready(self) || (costs = limiter_cost_units(self, given.cost, units)) == NULL) {
         return NULL;
     }
     if (PyUnicode_Check(given.key) || PyBytes_Check(given.key)) {
@@ -323,14 +320,14 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     if (keys == NULL) {
         return NULL;
     }
-    PyObject *result = allow_tuple(self, keys, costs);
+    PyObject *result = limiter_allow_tuple(self, keys, costs);
     Py_DECREF(keys);
     return result;
 }
 
 static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
 {
-    limiter_object *self = limiter_from(object);
+    limiter_object *self = limiter_of(object);
     rl_meter *meter = meter_value(self->state, measured_by);
     if (meter == NULL) {
         return NULL;
@@ -349,7 +346,7 @@ static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
 
 static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    limiter_object *self = limiter_from(object);
+    limiter_object *self = limiter_of(object);
     if (!limiter_ready(self)) {
         return NULL;
     }
@@ -363,13 +360,13 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 PyMethodDef limiter_methods[] = {
     {"allow", CORE_FAST(limiter_allow),
      PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
-               "Take `cost` tokens from the bucket of `key`; tell whether that was allowed.\n\n"
+               "Take `cost` tokens from the bucket of `key`; return whether that was allowed.\n\n"
                "Args:\n"
                "    key: str (hashed as UTF-8) or bytes.\n"
                "    cost: tokens, a finite number >= 0.\n\n"
                "Raises:\n"
                "    TypeError, ValueError: a bad key or cost.\n"
-               "    MemoryError: there is no memory for a first key.")},
+               "    MemoryError: there is no memory for a new key.")},
     {"hit", CORE_FAST(limiter_hit),
      PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"
@@ -377,7 +374,7 @@ PyMethodDef limiter_methods[] = {
     {"peek", CORE_FAST(limiter_peek),
      PyDoc_STR("peek($self, /, key, cost=1)\n--\n\n"
                "Return the Decision that hit() would make now, consuming nothing.\n\n"
-               "`remaining` and `reset_after` tell of the bucket as it is. Arguments and\n"
+               "`remaining` and `reset_after` describe the bucket as it is. Arguments and\n"
                "exceptions are those of allow().")},
     {"refund", CORE_FAST(limiter_refund),
      PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
@@ -385,15 +382,15 @@ PyMethodDef limiter_methods[] = {
                "Arguments and exceptions are those of allow().")},
     {"charge", CORE_FAST(limiter_charge),
      PyDoc_STR("charge($self, /, key, cost=1)\n--\n\n"
-               "Take `cost` tokens whether they are there or not; return a Decision.\n\n"
-               "What is not there becomes a debt, of at most one capacity, that is paid before\n"
-               "the next request passes. Arguments and exceptions are those of allow().")},
+               "Take `cost` tokens even if the bucket has fewer; return a Decision.\n\n"
+               "Missing tokens become a debt, of at most one capacity, that is paid before the\n"
+               "next request passes. Arguments and exceptions are those of allow().")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
      PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
-               "Do what hit() does; return its Decision and, behind it, one about each limit.")},
+               "Do what hit() does; return its Decision, followed by one of each limit.")},
     {"_peek_each", CORE_FAST(limiter_peek_each),
      PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
-               "Do what peek() does; return its Decision and, behind it, one about each limit.")},
+               "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", limiter_reset, METH_O,
      PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
@@ -402,10 +399,10 @@ PyMethodDef limiter_methods[] = {
                "All keys are checked before the first is decided.")},
     {"_measure", limiter_measure, METH_O,
      PyDoc_STR("_measure($self, meter, /)\n--\n\n"
-               "Count the decisions from now on in a Meter. ValueError: in another one already.")},
+               "Count decisions in a Meter from now on. Raises ValueError if another one counts.")},
     {"stats", limiter_stats, METH_NOARGS,
      PyDoc_STR("stats($self, /)\n--\n\n"
-               "Free what is full and return counts as a dict of ints.\n\n"
+               "Free full buckets and return counts as a dict of ints.\n\n"
                "keys (not full now), slots, bytes, allowed, denied, inserted, evicted_active,\n"
                "grow_failures.")},
     {NULL, NULL, 0, NULL},

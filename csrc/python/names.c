@@ -1,0 +1,41 @@
+/* names.c -- the strings and bytes that are needed at every request. */
+#include "python/names.h"
+
+static const char *const TEXTS[NAME_COUNT] = {
+    [NAME_TYPE] = "type",
+    [NAME_HTTP] = "http",
+    [NAME_WEBSOCKET] = "websocket",
+    [NAME_PATH] = "path",
+    [NAME_ROOT_PATH] = "root_path",
+    [NAME_CLIENT] = "client",
+    [NAME_UNKNOWN] = "unknown",
+    [NAME_HEADERS] = "headers",
+    [NAME_RESPONSE_START] = "http.response.start",
+    [NAME_ACCEPT] = "websocket.accept",
+    [NAME_DENIAL_START] = "websocket.http.response.start",
+    [NAME_DENY] = "_deny",
+    [NAME_FORWARD] = "_forward",
+    [NAME_PROBE] = "_probe",
+    [NAME_RESOLVE] = "_resolve",
+    [NAME_DONE] = "done",
+    [NAME_SET_RESULT] = "set_result",
+    [NAME_SET_EXCEPTION] = "set_exception",
+    [NAME_HEADER_LIMIT] = "x-ratelimit-limit",
+    [NAME_HEADER_REMAINING] = "x-ratelimit-remaining",
+    [NAME_HEADER_RESET] = "x-ratelimit-reset",
+    [NAME_HEADER_RETRY_AFTER] = "retry-after",
+    [NAME_HEADER_CACHE_CONTROL] = "cache-control",
+    [NAME_NO_STORE] = "no-store",
+};
+
+int core_names_init(PyObject *names[NAME_COUNT])
+{
+    for (int i = 0; i < NAME_COUNT; i++) {
+        names[i] = i < NAME_HEADER_LIMIT ? PyUnicode_InternFromString(TEXTS[i])
+                                         : PyBytes_FromString(TEXTS[i]);
+        if (names[i] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,43 @@
+/* python/names.h -- the strings and bytes that are needed at every request.
+ *
+ * They are made once for each import of the module (core_state.names), so that a request compares
+ * and passes objects and makes none. Texts are interned; header fields are bytes, as in ASGI. */
+#ifndef RL_PYTHON_NAMES_H
+#define RL_PYTHON_NAMES_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+typedef enum core_name {
+    NAME_TYPE,
+    NAME_HTTP,
+    NAME_WEBSOCKET,
+    NAME_PATH,
+    NAME_ROOT_PATH,
+    NAME_CLIENT,
+    NAME_UNKNOWN,
+    NAME_HEADERS,
+    NAME_RESPONSE_START,
+    NAME_ACCEPT,
+    NAME_DENIAL_START,
+    NAME_DENY,
+    NAME_FORWARD,
+    NAME_PROBE,
+    NAME_RESOLVE,
+    NAME_DONE,
+    NAME_SET_RESULT,
+    NAME_SET_EXCEPTION,
+    NAME_HEADER_LIMIT, /* from here on bytes */
+    NAME_HEADER_REMAINING,
+    NAME_HEADER_RESET,
+    NAME_HEADER_RETRY_AFTER,
+    NAME_HEADER_CACHE_CONTROL,
+    NAME_NO_STORE,
+    NAME_COUNT
+} core_name;
+
+/* Make all names (strong references). Return 0, or -1 with an exception set; the names made until
+ * then are the caller's, and the rest are unchanged. */
+int core_names_init(PyObject *names[NAME_COUNT]);
+
+#endif
