@@ -53,6 +53,7 @@ typedef struct core_state {
     PyTypeObject *meter_type;    /* strong */
     PyTypeObject *asgi_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
+    PyTypeObject *walk_type;     /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
@@ -69,6 +70,7 @@ extern PyType_Spec clock_spec;
 extern PyType_Spec meter_spec;
 extern PyType_Spec asgi_spec;
 extern PyType_Spec sender_spec;
+extern PyType_Spec walk_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;

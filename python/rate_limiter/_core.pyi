@@ -124,6 +124,22 @@ class AsgiMiddleware:
 class Sender:
     def __call__(self, message: Any, /) -> Awaitable[None]: ...
 
+@final
+class ProxyWalk:
+    def __new__(
+        cls,
+        networks: Iterable[str] = (),
+        *,
+        trust_unix: bool = False,
+        header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+    ) -> ProxyWalk: ...
+    def key(self, peer: str | None, values: Iterable[str | bytes] = (), /) -> str: ...
+    def address(
+        self, peer: str | None, values: Iterable[str | bytes] = (), strict: bool = False, /
+    ) -> str | None: ...
+    def key_of_scope(self, scope: dict[str, Any], /) -> str: ...
+
 class StoreError(RuntimeError):
     """Tell that a store gave no decision.
 

@@ -1,0 +1,217 @@
+"""The C code for requests gives what the Python code gave that it replaced: see csrc/http.
+
+The models are in tests/support/reference_*.py. Each comparison runs over examples of Hypothesis and
+over many seeded random cases.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rate_limiter._core import ProxyWalk
+from rate_limiter.policy.client_address import ClientAddress
+from support import reference_client_address
+
+CASES = 20_000
+
+# --- Addresses ---
+
+PROXIES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("unix",),
+    ("10.0.0.0/8", "unix"),
+    ("10.0.0.0/8", "fd00::/8", "192.0.2.7"),
+    ("0.0.0.0/0",),
+    ("::/0",),
+    ("0.0.0.0/0", "::/0"),
+    ("2001:db8::/33", "128.0.0.0/1", "fe80::%eth0/64"),
+)
+ADDRESSES = (
+    *("10.0.0.1", "10.9.9.9", "192.0.2.7", "203.0.113.9", "255.255.255.255", "1.2.3.4:80"),
+    *("::1", "::", "fd00::5", "2001:db8::1", "2001:db8:8000::1", "2001:DB8:0:0:1::", "[::1]:443"),
+    *("::ffff:10.0.0.1", "::ffff:203.0.113.9", "[::ffff:1.2.3.4]", "::1.2.3.4", "fe80::1%eth0"),
+    *("1:2:3:4:5:6:7::", "1:2:3:4:5:6:7:8", "1:0:0:4:5:0:0:8", "64:ff9b::8.8.8.8", "::2:3"),
+)
+NO_ADDRESSES = (
+    *("", "unknown", "_hidden", "testclient", "0203.0.113.9", "1.2.3", "1.2.3.4.5", "256.1.1.1"),
+    *("1.2.3.4:", "1.2.3.4:123456", "[1.2.3.4]", "[::1", "::1]", "[::1]x", "[::1]:", "[]", "[:"),
+    *("fe80::1%", "1.2.3.4%eth0", "::1%é", "12345::", ":::", "1::2::3", "fe80::1%" + "e" * 57),
+    *(
+        "\x00",
+        "1.2.3.4\x00",
+        "1.2.3.4\n",
+        "é",
+        "٢٠٣.0.113.9",
+        "日本",
+        "\ud800",
+        "::1%日" + "本" * 40,
+    ),
+)
+NODES = ADDRESSES + NO_ADDRESSES
+PIECES = (
+    *("for=", "For=", "FOR", "=", '"', "\\", ";", ",", " ", "\t", "[", "]", ":", "%", "\n", "\x00"),
+    *('for="', "by=10.0.0.1", 'host="a,b;c=\\"d"', "proto=https", "\\\n", "é", "日", "x", "."),
+)
+
+
+def random_line(rng: random.Random, header: str) -> str:
+    """Return a line of a header: well formed, with a blemish, or of mere pieces."""
+    way = rng.random()
+    if way < 0.3:
+        return "".join(rng.choice(NODES + PIECES) for _ in range(rng.randrange(12)))
+    nodes = rng.choices(ADDRESSES if way < 0.8 else NODES, k=rng.choice((1, 1, 2, 3, 6, 40)))
+    if header == "forwarded":
+        nodes = [
+            rng.choice(("for={}", 'for="{}"', 'FOR="{}";by=x', 'proto=a; for="{}" ')).format(one)
+            for one in nodes
+        ]
+    line = rng.choice((",", ", ", " ,\t", "," + " " * 70)).join(nodes)
+    if rng.random() < 0.1:
+        at = rng.randrange(len(line) + 1)
+        line = line[:at] + rng.choice(PIECES) + line[at:]
+    return line
+
+
+def as_bytes(line: str) -> str | bytes:
+    """Return a line as a server gives it, where it can be given so."""
+    try:
+        return line.encode("latin-1")
+    except UnicodeEncodeError:
+        return line
+
+
+def scope_of(peer: str | None, header: str, values: list[str]) -> dict[str, Any]:
+    lines = [(header.encode(), value.encode("latin-1", "replace")) for value in values]
+    noise = [(b"x-forwarded-fo", b"6.6.6.6"), (b"host", b"x"), (b"X-Forwarded-For", b"7.7.7.7")]
+    scope = {"client": (peer, 5) if peer is not None else None, "headers": [*noise, *lines]}
+    return scope if lines or peer else {}
+
+
+def compare_addresses(
+    proxies: tuple[str, ...], header: str, prefix: int, peer: str | None, values: list[str]
+) -> None:
+    """Check that the model and the C code find the same client."""
+    header = header if proxies else "x-forwarded-for"
+    model = reference_client_address.ClientAddress(proxies, header=header, ipv6_prefix=prefix)
+    ours = ClientAddress(proxies, header=header, ipv6_prefix=prefix)
+    case = (proxies, header, prefix, peer, values)
+    expected = model.key(peer, values)
+    assert ours.key(peer, values) == expected, case
+    assert ours.key(peer, map(as_bytes, values)) == expected, case
+    for strict in (False, True):
+        address = ours.address(peer, values, strict=strict)
+        assert address == model.address(peer, values, strict=strict), case
+    if all(value.isascii() for value in values):
+        assert ours.key_of_scope(scope_of(peer, header, values)) == expected, case
+
+
+HEADERS = st.sampled_from(["x-forwarded-for", "forwarded"])
+LINES = st.text(max_size=200) | st.lists(st.sampled_from(NODES + PIECES), max_size=20).map("".join)
+
+
+@given(
+    proxies=st.sampled_from(PROXIES),
+    header=HEADERS,
+    prefix=st.sampled_from([16, 33, 56, 64, 127, 128]),
+    peer=st.none() | st.sampled_from(NODES) | LINES,
+    values=st.lists(LINES, max_size=4),
+)
+def test_addresses(
+    proxies: tuple[str, ...], header: str, prefix: int, peer: str | None, values: list[str]
+) -> None:
+    compare_addresses(proxies, header, prefix, peer, values)
+
+
+def test_addresses_at_random() -> None:
+    rng = random.Random(8)
+    for _ in range(CASES):
+        header = rng.choice(("x-forwarded-for", "forwarded"))
+        compare_addresses(
+            rng.choice(PROXIES),
+            header,
+            rng.choice((16, 48, 64, 99, 128)),
+            rng.choice((None, *NODES, "10.0.0.1", "10.0.0.1", "fd00::5")),
+            [random_line(rng, header) for _ in range(rng.choice((0, 1, 1, 2, 5)))],
+        )
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["10.0.0.1," * 7000],
+        ["for=10.0.0.1," * 5000 + "for=10.0.0.2"],
+        [" " * 65_536],
+        ['for="' + "\\" * 65_536],
+        [", ".join(["203.0.113.9", *["10.0.0.1"] * 1000])],
+        [", ".join(["for=203.0.113.9", *['for="10.0.0.1"'] * 1000])],
+        ["203.0.113.9", *["10.0.0.1, 10.0.0.2"] * 10_000],
+        ["for=203.0.113.9", *["for=10.0.0.1;by=x"] * 10_000],
+        ["203.0.113.9", *["\x00"] * 10_000],
+    ],
+)
+def test_long_headers(header: str, values: list[str]) -> None:
+    proxies = [f"10.0.{i // 250}.{i % 250}" for i in range(1000)]
+    for trusted in (tuple(proxies), ("10.0.0.0/8",)):
+        compare_addresses(trusted, header, 64, "10.0.0.1", values)
+
+
+def test_a_mapped_network_holds_for_ipv4() -> None:
+    """The model left such a network without effect."""
+    assert ClientAddress(["::ffff:10.0.0.0/104"]).key("10.0.0.1", ["203.0.113.9"]) == "203.0.113.9"
+    assert ClientAddress(["::ffff:10.0.0.0/104"]).key("11.0.0.1", ["203.0.113.9"]) == "11.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("scope", "error"),
+    [
+        (None, TypeError),
+        ([], TypeError),
+        ({"client": 5}, TypeError),
+        ({"client": (5, 5)}, TypeError),
+        ({"client": {"a": 1}}, (TypeError, KeyError)),
+        ({"client": ("10.0.0.1", 1), "headers": None}, TypeError),
+        ({"client": ("10.0.0.1", 1), "headers": [None]}, TypeError),
+        ({"client": ("10.0.0.1", 1), "headers": [()]}, ValueError),
+        ({"client": ("10.0.0.1", 1), "headers": [(b"a", b"b", b"c")]}, ValueError),
+        ({"client": ("10.0.0.1", 1), "headers": [(b"x-forwarded-for", 5)]}, TypeError),
+    ],
+)
+def test_wrong_scopes_are_refused(scope: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ClientAddress(["10.0.0.0/8"]).key_of_scope(scope)
+
+
+def test_odd_scopes() -> None:
+    address = ClientAddress(["10.0.0.0/8"])
+    line = [b"x-forwarded-for", bytearray(b"203.0.113.9")]
+    assert address.key_of_scope({}) == "unknown"
+    assert address.key_of_scope({"client": ()}) == "unknown"
+    assert address.key_of_scope({"client": ["10.0.0.1"]}) == "10.0.0.1"
+    assert address.key_of_scope({"client": ("", 1)}) == "unknown"
+    headers: list[Any] = [("x-forwarded-for", "6.6.6.6"), [b"x-forwarded-for", bytes(line[1])]]
+    scope = {"client": ("10.0.0.1", 1), "headers": (one for one in headers)}
+    assert address.key_of_scope(scope) == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"networks": ["10.0.0.1/8"]}, ValueError),
+        ({"networks": ["unix"]}, ValueError),
+        ({"networks": [5]}, TypeError),
+        ({"networks": 5}, TypeError),
+        ({"header": "x-real-ip"}, ValueError),
+        ({"header": b"forwarded"}, TypeError),
+        ({"ipv6_prefix": 15}, ValueError),
+        ({"ipv6_prefix": 129}, ValueError),
+        ({"ipv6_prefix": "64"}, TypeError),
+    ],
+)
+def test_a_walk_checks_its_arguments(arguments: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ProxyWalk(**arguments)
