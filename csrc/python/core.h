@@ -36,6 +36,12 @@ typedef enum core_name {
     NAME_DONE,
     NAME_SET_RESULT,
     NAME_SET_EXCEPTION,
+    NAME_NAME,
+    NAME_LIMIT,
+    NAME_DECISION,
+    NAME_CAPACITY,
+    NAME_PERIOD_S,
+    NAME_WINDOW_S,
     NAME_HEADER_LIMIT, /* from here on bytes */
     NAME_HEADER_REMAINING,
     NAME_HEADER_RESET,
@@ -54,6 +60,7 @@ typedef struct core_state {
     PyTypeObject *asgi_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
     PyTypeObject *walk_type;     /* strong */
+    PyTypeObject *style_type;    /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
@@ -71,6 +78,7 @@ extern PyType_Spec meter_spec;
 extern PyType_Spec asgi_spec;
 extern PyType_Spec sender_spec;
 extern PyType_Spec walk_spec;
+extern PyType_Spec style_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;

@@ -6,15 +6,21 @@ over many seeded random cases.
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
 import random
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rate_limiter._core import ProxyWalk
+from rate_limiter import Decision, Limit
+from rate_limiter._core import FieldStyle, ProxyWalk
 from rate_limiter.policy.client_address import ClientAddress
-from support import reference_client_address
+from rate_limiter.policy.headers import HeaderStyle, LimitState, reset_at_s
+from support import reference_client_address, reference_headers
 
 CASES = 20_000
 
@@ -215,3 +221,189 @@ def test_odd_scopes() -> None:
 def test_a_walk_checks_its_arguments(arguments: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         ProxyWalk(**arguments)
+
+
+# --- Header fields ---
+
+NOW_S = 1_700_000_000.25
+NAMES = ("", "api", 'a"b\\c', "é", "日本", "\x00\n", "\ud800", "default:1", "x" * 300)
+LIMITS = (
+    *(Limit(10, 1), Limit(0.5, 0.1), Limit(4e15, 1e9), Limit(7, 0), Limit(100, 100 / 60)),
+    *(Limit.fixed_window(5, 60), Limit.sliding_window(2_000_000_000, 1_000_000_000)),
+    *(Limit.fixed_window(1, 1), Limit.sliding_window(3, 7), Limit(1e-9, 1e-9), Limit(1, 1e-200)),
+)
+# Above 2**53 nanoseconds the model rounded times to what a float has of them.
+TIMES_S = (0.0, 1e-9, 0.25, 0.999999999, 1.0, 1.000000001, 59.5, 86_400.0, 999_999.5, math.inf)
+TOKENS = (0.0, 0.5, 0.999, 1.0, 9.999999, 100.0, 4e15)
+
+
+def random_decision(rng: random.Random) -> Decision:
+    time_s = rng.choice(TIMES_S) if rng.random() < 0.7 else round(rng.uniform(0, 1e5), 6)
+    return Decision(
+        rng.random() < 0.5,
+        rng.choice(TOKENS),
+        limit=rng.choice(TOKENS),
+        retry_after=time_s,
+        reset_after=rng.choice(TIMES_S),
+        store_unavailable=rng.random() < 0.1,
+    )
+
+
+def compare_fields(
+    style: tuple[str, str, float, bool],
+    decision: Decision,
+    each: list[LimitState],
+    spread: float,
+) -> None:
+    """Check that the model and the C code write the same."""
+    model, ours = reference_headers.HeaderStyle(*style), HeaderStyle(*style)
+    expected = model.values(decision, each, spread)
+    if expected.get("Access-Control-Expose-Headers") == "":
+        del expected["Access-Control-Expose-Headers"]  # it exposed nothing
+    case = (style, decision, each, spread)
+    assert list(ours.values(decision, each, spread).items()) == list(expected.items()), case
+    assert ours.retry_after_s(decision, spread) == model.retry_after_s(decision, spread), case
+    for limit in (None, *(one.limit for one in each)):
+        if not math.isinf(decision.reset_after):
+            assert reset_at_s(decision, limit) == reference_headers.reset_at_s(decision, limit), (
+                case
+            )
+
+
+@pytest.fixture
+def _standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW_S)
+
+
+@pytest.mark.usefixtures("_standing_clock")
+def test_fields_at_random() -> None:
+    rng = random.Random(9)
+    for _ in range(CASES):
+        each = [
+            LimitState(rng.choice(NAMES), rng.choice(LIMITS), random_decision(rng))
+            for _ in range(rng.choice((0, 1, 1, 2, 3, 8)))
+        ]
+        decision = random_decision(rng)
+        if each and rng.random() < 0.8:
+            decision = rng.choice(each).decision
+        style = rng.choice(("x-ratelimit", "ietf", "both", "off"))
+        reset = rng.choice(("seconds", "epoch")) if style in ("x-ratelimit", "both") else "seconds"
+        jitter_s = rng.choice((0, 0, 5, 0.1, 1e6))
+        spread = rng.choice((0.0, 0.5, 1.0, rng.random()))
+        compare_fields((style, reset, jitter_s, rng.random() < 0.5), decision, each, spread)
+
+
+DECISIONS = st.builds(
+    Decision,
+    st.booleans(),
+    st.floats(0, 4e15),
+    limit=st.floats(0, 4e15),
+    retry_after=st.floats(0, 1e6) | st.just(math.inf),
+    reset_after=st.floats(0, 1e6) | st.just(math.inf),
+)
+
+
+@pytest.mark.usefixtures("_standing_clock")
+@given(
+    style=st.tuples(
+        st.sampled_from(["x-ratelimit", "both"]),
+        st.sampled_from(["seconds", "epoch"]),
+        st.floats(0, 1e6),
+        st.booleans(),
+    ),
+    each=st.lists(
+        st.builds(LimitState, st.text(max_size=20), st.sampled_from(LIMITS), DECISIONS),
+        min_size=1,
+        max_size=8,
+    ),
+    spread=st.floats(0, 1),
+)
+def test_fields(style: tuple[str, str, float, bool], each: list[LimitState], spread: float) -> None:
+    compare_fields(style, each[0].decision, each, spread)
+
+
+def test_a_long_time_is_exact() -> None:
+    """The model lost the nanosecond in a float."""
+    decision = Decision(False, 0, retry_after=9_007_200.0, reset_after=9_007_200.0)
+    assert HeaderStyle().values(decision)["Retry-After"] == "9007200"
+
+
+def test_of_many_limits_the_tightest_are_described() -> None:
+    each = [
+        LimitState(f"l{i}", Limit(10, 1), Decision(i != 90, i, retry_after=1.0 if i == 90 else 0))
+        for i in range(100)
+    ]
+    found = HeaderStyle("ietf").values(each[90].decision, each)["RateLimit"].split(", ")
+    assert [one.partition(";")[0] for one in found] == ['"l90"', *(f'"l{i}"' for i in range(63))]
+
+
+class Wrong:
+    """A limit or its state, with one wrong part."""
+
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update({"name": "n", "capacity": 1, "period_s": 1, "window_s": 0, **parts})
+        self.limit = parts.get("limit", self)
+        self.decision = parts.get("decision", Decision(True))
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ({"name": b"n"}, TypeError),
+        ({"name": None}, TypeError),
+        ({"capacity": "1"}, TypeError),
+        ({"capacity": math.nan}, ValueError),
+        ({"capacity": -1}, ValueError),
+        ({"period_s": -1}, ValueError),
+        ({"period_s": None}, TypeError),
+        ({"window_s": 10**30}, (ValueError, OverflowError)),
+        ({"window_s": -1}, ValueError),
+        ({"window_s": 0.5}, TypeError),
+        ({"limit": None}, AttributeError),
+        ({"decision": None}, TypeError),
+    ],
+)
+def test_wrong_states_are_refused(parts: dict[str, Any], error: type[Exception]) -> None:
+    style = FieldStyle("both")
+    style.values(Decision(True), [Wrong()], 0, NOW_S)
+    with pytest.raises(error):
+        style.values(Decision(True), [Wrong(), Wrong(**parts)], 0, NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((None, [], 0, NOW_S), TypeError),
+        ((Decision(True), None, 0, NOW_S), TypeError),
+        ((Decision(True), [], 2, NOW_S), ValueError),
+        ((Decision(True), [], math.nan, NOW_S), ValueError),
+        ((Decision(True), [], 0, -1), ValueError),
+        ((Decision(True), [], 0, math.inf), ValueError),
+        ((Decision(True), [], "0", 0), TypeError),
+        ((Decision(True), []), TypeError),
+    ],
+)
+def test_fields_check_their_arguments(arguments: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        FieldStyle("both").values(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"style": "all"}, ValueError),
+        ({"style": b"both"}, TypeError),
+        ({"style": "both", "jitter_s": -1}, ValueError),
+        ({"style": "both", "jitter_s": math.inf}, ValueError),
+        ({"style": "both", "jitter_s": "1"}, TypeError),
+    ],
+)
+def test_a_field_style_checks_its_arguments(arguments: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        FieldStyle(**arguments)
+
+
+def test_a_style_can_be_copied() -> None:
+    style = HeaderStyle("both", "epoch", 5, cors=True)
+    style.values(Decision(True))
+    assert pickle.loads(pickle.dumps(style)) == copy.deepcopy(style) == style

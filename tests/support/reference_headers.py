@@ -1,4 +1,4 @@
-"""What a response tells the client about its limits."""
+"""Model of the header fields of a response: the Python that the C code replaced."""
 
 from __future__ import annotations
 
@@ -9,97 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rate_limiter._core import Decision
-from rate_limiter.checks.arguments import NoEffectError, checked_seconds, checked_switch
 from rate_limiter.limit import Limit
-
-DENIED_DETAIL = "Rate limit exceeded. Please try again later."
-"""The text of a denied response's JSON body, under ``detail``."""
-
-NO_STORE_DETAIL = "Rate limiting is temporarily unavailable. Please try again later."
-"""The same, of a response to a request that nobody could decide on."""
-
-STYLES = ("x-ratelimit", "ietf", "both", "off")
-RESETS = ("seconds", "epoch")
-
-
-def header_values(decision: Decision) -> dict[str, str]:
-    """Return the headers of a response to a request with this decision.
-
-    ``X-RateLimit-Limit`` and ``X-RateLimit-Remaining`` are whole tokens, rounded down.
-    ``X-RateLimit-Reset`` is the time until the bucket is full and, on a denied response,
-    ``Retry-After`` the time until the same request would pass: whole seconds, rounded up (RFC
-    9110, section 10.2.3). A time that never comes is left out. A denied response is not to be
-    cached.
-
-    Args:
-        decision: what became of the request.
-    """
-    return DEFAULT_STYLE.values(decision)
-
-
-@dataclass(frozen=True)
-class LimitState:
-    """Tell of one limit: the policy's name, the limit, and what was decided by it."""
-
-    name: str
-    limit: Limit
-    decision: Decision
+from rate_limiter.policy.headers import LimitState
 
 
 @dataclass(frozen=True)
 class HeaderStyle:
-    """Say which headers responses carry.
-
-    Args:
-        style: ``"x-ratelimit"``, ``"ietf"`` (``RateLimit-Policy`` and ``RateLimit`` of
-            draft-ietf-httpapi-ratelimit-headers-11, structured fields of RFC 9651), ``"both"``,
-            or ``"off"``.
-        reset: ``X-RateLimit-Reset`` in seconds from now, or as seconds since the epoch. It needs
-            ``"x-ratelimit"`` or ``"both"``.
-        retry_jitter_s: ``Retry-After`` is up to so many seconds longer, at random, so that not
-            all who were denied come back at once.
-        cors: let scripts of other origins read the headers (``Access-Control-Expose-Headers``).
-
-    Raises:
-        TypeError, ValueError: an argument is not one of these.
-    """
+    """Write headers as rate_limiter.policy.headers.HeaderStyle does."""
 
     style: str = "x-ratelimit"
     reset: str = "seconds"
     retry_jitter_s: float = 0
     cors: bool = False
 
-    def __post_init__(self) -> None:
-        if self.style not in STYLES:
-            known = ", ".join(map(repr, STYLES))
-            raise ValueError(f"headers must be one of {known}, got {self.style!r}")
-        if self.reset not in RESETS:
-            raise ValueError(f"reset must be 'seconds' or 'epoch', got {self.reset!r}")
-        checked_seconds("retry_jitter_s", self.retry_jitter_s)
-        checked_switch("cors", self.cors)
-        if self.reset != "seconds" and self.style in ("ietf", "off"):
-            raise NoEffectError("reset", f"with headers={self.style!r}")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the engine can write them by itself."""
-        return (self.style, self.reset, self.retry_jitter_s, self.cors) == (
-            "x-ratelimit",
-            "seconds",
-            0,
-            False,
-        )
-
     def values(
         self, decision: Decision, each: Sequence[LimitState] = (), spread: float | None = None
     ) -> dict[str, str]:
-        """Return the headers of a response.
-
-        Args:
-            decision: the decision of the most constrained limit.
-            each: all limits, for ``ietf``.
-            spread: how much of the jitter counts, from 0 to 1; at random by default.
-        """
+        """Return the headers of a response."""
         values: dict[str, str] = {}
         if self.style == "off":
             return values
@@ -137,15 +63,8 @@ class HeaderStyle:
         )
 
 
-DEFAULT_STYLE = HeaderStyle()
-
-
 def reset_at_s(decision: Decision, limit: Limit | None) -> int:
-    """Return when all is there again, in seconds since the epoch, rounded up.
-
-    Windows end on whole multiples of their length, which the time that a decision took must not
-    blur.
-    """
+    """Return when the limit resets, in seconds since the epoch, rounded up."""
     at_s = time.time() + decision.reset_after
     if limit is not None and limit.is_window:
         return round(at_s / limit.window_s) * limit.window_s
