@@ -151,6 +151,15 @@ class FieldStyle:
     def retry_after_s(self, decision: Decision, spread: float, /) -> int | None: ...
     def reset_at_s(self, decision: Decision, window_s: int, now_s: float, /) -> int: ...
 
+@final
+class RuleRoutes:
+    def __new__(
+        cls, routes: Iterable[tuple[str, str | None, int, str | None, int]]
+    ) -> RuleRoutes: ...
+    def find(
+        self, path: str, method: str, tiers: Iterable[int], key: object, like_werkzeug: bool, /
+    ) -> tuple[int | None, ...]: ...
+
 class StoreError(RuntimeError):
     """Tell that a store gave no decision.
 

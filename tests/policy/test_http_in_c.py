@@ -11,16 +11,18 @@ import math
 import pickle
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Decision, Limit
-from rate_limiter._core import FieldStyle, ProxyWalk
+from rate_limiter._core import FieldStyle, ProxyWalk, RuleRoutes
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import HeaderStyle, LimitState, reset_at_s
-from support import reference_client_address, reference_headers
+from rate_limiter.policy.rules import Rule, RuleTable
+from support import reference_client_address, reference_headers, reference_rules
 
 CASES = 20_000
 
@@ -407,3 +409,139 @@ def test_a_style_can_be_copied() -> None:
     style = HeaderStyle("both", "epoch", 5, cors=True)
     style.values(Decision(True))
     assert pickle.loads(pickle.dumps(style)) == copy.deepcopy(style) == style
+
+
+# --- Rules ---
+
+SEGMENTS = ("a", "b", "items", "{id}", "*", "é", "\ud800", "", ".", "..", "a\n", "x y", "\x00")
+RESTS = ("", "", "/**", "/{rest:path}", "/")
+PARTS = ("a", "b", "items", "7", "é", "\ud800", "", "", ".", "..", "a\n", "x y", "\x00", "\n")
+METHODS = ("GET", "HEAD", "POST", "WEBSOCKET", "")
+TIERS = ("free", "pro", "max")
+KEYS = ("k", "header:x-api-key:é", "\ud800", "")
+
+
+def random_rule(rng: random.Random, number: int) -> Rule:
+    paths = {
+        "/" + "/".join(rng.choices(SEGMENTS, k=rng.randrange(4))) + rng.choice(RESTS)
+        for _ in range(rng.choice((0, 1, 1, 2)))
+    }
+    return Rule(
+        f"r{number}",
+        (Limit(1, 1),),
+        paths=tuple(sorted(paths)),
+        methods=tuple(rng.sample(METHODS[:4], rng.choice((0, 0, 1, 2)))),
+        tiers=tuple(rng.sample(TIERS, rng.choice((0, 0, 1, 2)))),
+        keys=tuple(rng.sample(KEYS, rng.choice((0, 0, 0, 1)))),
+    )
+
+
+def refusal_of(kind: Callable[[list[Rule]], object], rules: list[Rule]) -> str:
+    """Return the text of the error that rules give; empty for none."""
+    try:
+        kind(rules)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def random_tables(rng: random.Random) -> tuple[reference_rules.RuleTable, RuleTable]:
+    """Return the model and the C code with the same rules, which are refused alike before."""
+    rules: list[Rule] = []
+    for number in range(rng.choice((0, 1, 4, 12, 30))):
+        given = [*rules, random_rule(rng, number)]
+        refusal = refusal_of(reference_rules.RuleTable, given)
+        assert refusal_of(RuleTable, given) == refusal
+        rules = rules if refusal else given
+    return reference_rules.RuleTable(rules), RuleTable(rules)
+
+
+def compare_rules(
+    model: reference_rules.RuleTable, ours: RuleTable, path: str, rng: random.Random
+) -> None:
+    """Check that the model and the C code find the same rules."""
+    tiers = rng.choice((None, (), ("pro",), ("free", "max", "x"), ("pro", "pro", "free")))
+    asked: Any = (path, rng.choice(METHODS), tiers, rng.choice((None, *KEYS, "other", b"k")))
+    for like_werkzeug in (False, True):
+        found = ours.both(*asked, like_werkzeug=like_werkzeug)
+        assert found == model.both(*asked, like_werkzeug=like_werkzeug), (asked, ours.rules)
+    assert ours.match(*asked) == model.match(*asked), (asked, ours.rules)
+    assert ours.matches(*asked) == model.matches(*asked), (asked, ours.rules)
+
+
+def random_path(rng: random.Random) -> str:
+    path = "/".join(rng.choices(PARTS, k=rng.choice((0, 1, 2, 3, 5))))
+    return path if rng.random() < 0.1 else f"/{path}{rng.choice(('', '', '/', chr(10)))}"
+
+
+def test_rules_at_random() -> None:
+    rng = random.Random(10)
+    for _ in range(CASES // 50):
+        model, ours = random_tables(rng)
+        for _ in range(50):
+            compare_rules(model, ours, random_path(rng), rng)
+
+
+@given(path=st.text(alphabet="/ab7*{}:é\x00 .\n", max_size=60) | st.text(), seed=st.integers())
+def test_rules(path: str, seed: int) -> None:
+    rng = random.Random(seed)
+    model, ours = random_tables(rng)
+    compare_rules(model, ours, path, rng)
+
+
+@pytest.mark.parametrize(
+    "path", ["/" * 65_536, "/a" * 30_000, "/a/.." * 20_000, "/" + "x" * 65_536]
+)
+def test_long_paths(path: str) -> None:
+    rng = random.Random(11)
+    for _ in range(20):
+        model, ours = random_tables(rng)
+        compare_rules(model, ours, path, rng)
+
+
+def test_a_deep_pattern() -> None:
+    most, deeper = "/a" * 64, "/a" * 65
+    assert RuleTable([Rule("r", (Limit(1, 1),), (most,))]).match(most, "GET") is not None
+    with pytest.raises(ValueError, match=f"at most 64 segments, got '{deeper}'"):
+        RuleTable([Rule("r", (Limit(1, 1),), (deeper,))])
+
+
+@pytest.mark.parametrize(
+    ("route", "error"),
+    [
+        (None, TypeError),
+        (["/", None, -1, None, 0], TypeError),
+        (("/", None, -1, None), TypeError),
+        (("/", None, -2, None, 0), ValueError),
+        (("/", None, -1, None, -1), ValueError),
+        (("/", None, -1, None, 2**32 - 1), ValueError),
+        (("/", None, 2**40, None, 0), OverflowError),
+        (("x", None, -1, None, 0), ValueError),
+        (("/**/x", None, -1, None, 0), ValueError),
+        ((b"/", None, -1, None, 0), TypeError),
+        (("/", 5, -1, None, 0), TypeError),
+        (("/", None, -1, b"k", 0), TypeError),
+    ],
+)
+def test_wrong_routes_are_refused(route: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        RuleRoutes([("/a", None, -1, None, 0), route])
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ((b"/", "GET", (), None, False), TypeError),
+        (("/", None, (), None, False), TypeError),
+        (("/", "GET", None, None, False), TypeError),
+        (("/", "GET", (-1,), None, False), ValueError),
+        (("/", "GET", (2**40,), None, False), ValueError),
+        (("/", "GET", ("1",), None, False), TypeError),
+        (("/", "GET", (), None), TypeError),
+    ],
+)
+def test_routes_check_what_is_asked(asked: Any, error: type[Exception]) -> None:
+    routes = RuleRoutes([("/", None, -1, None, 7)])
+    assert routes.find("/", "GET", range(40), 5, False) == (7,)
+    with pytest.raises(error):
+        routes.find(*asked)

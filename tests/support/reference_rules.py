@@ -1,103 +1,18 @@
-"""RuleTable: which rule a request falls under, found without a look at the others.
-
-A rule may ask for a client's key, a path, a method and a tier. The most specific one wins:
-
-    1. one for this key, before one for any
-    2. one for this path, segment by segment from the left: a word, before {one segment}, before
-       ** (any number of them), before one for any path
-    3. one for this method, before one for any
-    4. one for this tier, before one for any
-
-So rules are kept in trees of path segments for each key they name, and for all others; where
-a path ends stands a dict by method and tier. Looking one up takes as many steps as the path has
-segments, however many rules there are.
-
-A path is read in three ways, which differ only for odd ones:
-
-    as it came       ``//health/`` has three segments, two of them empty; to Starlette that is
-                     another route than ``/health``
-    without extra    ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
-                     slashes, and the ``$`` of a pattern matches before a newline
-    dots resolved    ``/a/../health`` is ``/health``, as a server behind this one may have it
-
-The rules of all count. A rule that exempts frees only requests that no other reading limits, so an
-odd spelling can tighten a limit and never lift one.
-"""
+"""Model of the rules of a request: the Python that the C code replaced."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from rate_limiter.limit import Limit
 from rate_limiter.policy.request_fields import credentials_key
+from rate_limiter.policy.rules import Rule
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
 _REST = re.compile(r"\*\*|\{[A-Za-z_]\w*:path\}", re.ASCII)
 _ONE_SEGMENT = "{}"
-_METHOD = re.compile(r"[A-Z][A-Z-]*", re.ASCII)
-_STATUS = re.compile(r"[1-5](?:\d\d|xx)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Say what is allowed to the requests that it asks for.
-
-    Args:
-        name: what it is called, in headers, logs and Redis.
-        limits: none for a rule that exempts.
-        paths: patterns such as ``/items/{id}`` or ``/static/**``; none for every path.
-        methods: such as ``POST``; none for every method. ``GET`` holds for ``HEAD`` too, unless
-            there is one for that.
-        tiers: none for every client.
-        keys: keys of clients; none for every client.
-        cost: tokens a request takes; None for what the middleware says.
-        key: who a request counts for, as for the middleware; None for what that says.
-        exempt: requests are not limited.
-        shadow: requests are counted and never denied.
-        on_store_error: as for RateLimiter; None for what the middleware says.
-        refund: statuses of an answer (``"5xx"``, ``"404"``) for which the cost is given back.
-
-    Raises:
-        ValueError: something is not what it should be; the message names it.
-    """
-
-    name: str
-    limits: tuple[Limit, ...] = ()
-    paths: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    tiers: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    cost: float | None = None
-    key: Any = None
-    exempt: bool = False
-    shadow: bool = False
-    on_store_error: str | None = None
-    refund: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if bool(self.limits) == self.exempt:
-            raise ValueError(
-                "expected either limits or exempt, got both" if self.exempt else "expected limits"
-            )
-        for field_name in ("limits", "paths", "methods", "tiers", "keys", "refund"):
-            given = getattr(self, field_name)
-            if isinstance(given, (str, bytes, Limit)):  # a str iterates by character
-                raise ValueError(f"{field_name}: expected several, such as ({given!r},)")
-        for method in self.methods:
-            if not _METHOD.fullmatch(method):
-                raise ValueError(f"methods: expected names such as 'POST', got {method!r}")
-        for status in self.refund:
-            if not _STATUS.fullmatch(status):
-                raise ValueError(f"refund: expected statuses like '404' or '5xx', got {status!r}")
-        for path in self.paths:
-            segments_of_pattern(path)
-
-    def refunds(self, status: int) -> bool:
-        """Tell whether an answer with this status costs nothing."""
-        return str(status) in self.refund or f"{status // 100}xx" in self.refund
 
 
 def segments_of_pattern(pattern: str) -> tuple[str, ...]:
@@ -185,6 +100,8 @@ class _Reading:
         segments = path[1:].split("/") if path.startswith("/") else ["", *path.split("/")]
         newline = path.rfind("\n", 0, None if like_werkzeug else -1)
         first_rest = path.count("/", 0, newline) if newline >= 0 else 0
+        # The code that was replaced left this out, so "**" could contain a newline.
+        first_rest += 2 if newline >= 0 and not path.startswith("/") else 0
         return cls(segments, first_rest, len(segments) - 1, not like_werkzeug)
 
     def is_rest(self, at: int) -> bool:
@@ -226,20 +143,7 @@ class _Trees:
 
 
 class RuleTable:
-    """Find the rule of a request.
-
-    Args:
-        rules: in any order; that of their tiers, from the lowest to the highest, counts for a
-            client that has several.
-
-    Attributes:
-        rules: by name.
-        tiers: all that are named, from the lowest to the highest.
-        uses_keys: whether any rule names keys.
-
-    Raises:
-        ValueError: two rules have the same name, or ask for the same.
-    """
+    """Find rules as rate_limiter.policy.rules.RuleTable does."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules: dict[str, Rule] = {}
@@ -304,15 +208,7 @@ class RuleTable:
         *,
         like_werkzeug: bool = False,
     ) -> tuple[Rule | None, ...]:
-        """Return the different rules of all readings of a path, None for a reading without.
-
-        Args:
-            path: as the application gets it.
-            method: in capital letters.
-            tiers: those the client has; unknown ones count for nothing.
-            key: the client's.
-            like_werkzeug: the application routes as Werkzeug does, not as Starlette.
-        """
+        """Return the different rules of all readings of a path, None for a reading without."""
         probes = self._probes(method, tiers)
         plain = _plain_segments(path) if self._has_plain_paths else None
         segments = split_path(path) if plain is None else plain
