@@ -53,8 +53,8 @@ typedef struct rl_field_input {
     int64_t window_s;             /* of the tightest limit; 0: a bucket */
     const rl_limit_state *limits; /* borrowed; all of them, for the fields of the draft */
     size_t n_limits;
-    double now_s;                 /* since the epoch, for is_epoch */
-    double spread;                /* share of the jitter, from 0 to 1 */
+    double now_s;  /* since the epoch, for is_epoch */
+    double spread; /* share of the jitter, from 0 to 1 */
 } rl_field_input;
 
 typedef struct rl_field {

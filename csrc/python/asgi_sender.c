@@ -120,7 +120,8 @@ static present find_present(const core_state *state, PyObject *headers)
 }
 
 /* Append (name, value). Steals the value, which may be NULL with an exception set. */
-static int sender_append(const core_state *state, PyObject *headers, core_name name, PyObject *value)
+static int sender_append(const core_state *state, PyObject *headers, core_name name,
+                         PyObject *value)
 {
     PyObject *pair = value != NULL ? PyTuple_Pack(2, state->names[name], value) : NULL;
     int status = pair != NULL ? PyList_Append(headers, pair) : -1;
@@ -162,14 +163,15 @@ static int append_all(const sender_object *self, PyObject *headers)
     const rl_decision *decision = &self->decision;
     present found = find_present(state, headers);
     if (!found.limit) {
-        if (sender_append(state, headers, NAME_HEADER_LIMIT, decimal(whole_tokens(decision->limit))) < 0 ||
+        if (sender_append(state, headers, NAME_HEADER_LIMIT,
+                          decimal(whole_tokens(decision->limit))) < 0 ||
             sender_append(state, headers, NAME_HEADER_REMAINING,
-                   decimal(whole_tokens(decision->remaining))) < 0) {
+                          decimal(whole_tokens(decision->remaining))) < 0) {
             return -1;
         }
         if (decision->reset_after_ns != RL_NEVER &&
             sender_append(state, headers, NAME_HEADER_RESET,
-                   decimal(whole_seconds(decision->reset_after_ns))) < 0) {
+                          decimal(whole_seconds(decision->reset_after_ns))) < 0) {
             return -1;
         }
     }
@@ -178,12 +180,12 @@ static int append_all(const sender_object *self, PyObject *headers)
     }
     if (!found.retry_after && decision->retry_after_ns != RL_NEVER &&
         sender_append(state, headers, NAME_HEADER_RETRY_AFTER,
-               decimal(whole_seconds(decision->retry_after_ns))) < 0) {
+                      decimal(whole_seconds(decision->retry_after_ns))) < 0) {
         return -1;
     }
     if (!found.cache_control) {
         return sender_append(state, headers, NAME_HEADER_CACHE_CONTROL,
-                      Py_NewRef(state->names[NAME_NO_STORE]));
+                             Py_NewRef(state->names[NAME_NO_STORE]));
     }
     return 0;
 }
@@ -216,7 +218,8 @@ static int starts_response(const core_state *state, PyObject *message)
     if (type == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    int starts = asgi_is_name(state, type, NAME_RESPONSE_START) || asgi_is_name(state, type, NAME_ACCEPT) ||
+    int starts = asgi_is_name(state, type, NAME_RESPONSE_START) ||
+                 asgi_is_name(state, type, NAME_ACCEPT) ||
                  asgi_is_name(state, type, NAME_DENIAL_START);
     Py_DECREF(type);
     return starts;

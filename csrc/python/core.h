@@ -173,7 +173,7 @@ typedef struct limiter_object {
     uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
     bool has_windows;                  /* among the limits, which go by the wall clock */
     clock_kind clock_kind;
-    PyObject *clock; /* strong; NULL unless manual */
+    PyObject *clock;                 /* strong; NULL unless manual */
     _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
     _Atomic(rl_meter *) meter;       /* of measured_by; NULL: nothing is measured */
 } limiter_object;

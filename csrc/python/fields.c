@@ -336,11 +336,12 @@ static void style_dealloc(PyObject *object)
 
 static PyMethodDef style_methods[] = {
     {"values", style_values, METH_VARARGS,
-     PyDoc_STR("values($self, decision, states, spread, now_s, /)\n--\n\n"
-               "Return the fields of a response: a dict of str.\n\n"
-               "decision: of the tightest limit. states: of all limits, with the attributes name,\n"
-               "limit and decision. spread: share of the jitter, from 0 to 1. now_s: seconds since\n"
-               "the epoch.")},
+     PyDoc_STR(
+         "values($self, decision, states, spread, now_s, /)\n--\n\n"
+         "Return the fields of a response: a dict of str.\n\n"
+         "decision: of the tightest limit. states: of all limits, with the attributes name,\n"
+         "limit and decision. spread: share of the jitter, from 0 to 1. now_s: seconds since\n"
+         "the epoch.")},
     {"retry_after_s", style_retry_after_s, METH_VARARGS,
      PyDoc_STR("retry_after_s($self, decision, spread, /)\n--\n\n"
                "Return the seconds of Retry-After (int), at least 1; None for never.")},
@@ -352,12 +353,13 @@ static PyMethodDef style_methods[] = {
 };
 
 static PyType_Slot style_slots[] = {
-    {Py_tp_doc, PyDoc_STR("FieldStyle(style, *, epoch=False, jitter_s=0.0, cors=False)\n--\n\n"
-                          "Write the header fields of responses. Immutable.\n\n"
-                          "style: 'x-ratelimit', 'ietf', 'both' or 'off'. epoch: X-RateLimit-Reset\n"
-                          "as seconds since the epoch. jitter_s: Retry-After is up to so much longer.\n"
-                          "cors: add Access-Control-Expose-Headers. Raises TypeError or ValueError\n"
-                          "for another value.")},
+    {Py_tp_doc,
+     PyDoc_STR("FieldStyle(style, *, epoch=False, jitter_s=0.0, cors=False)\n--\n\n"
+               "Write the header fields of responses. Immutable.\n\n"
+               "style: 'x-ratelimit', 'ietf', 'both' or 'off'. epoch: X-RateLimit-Reset\n"
+               "as seconds since the epoch. jitter_s: Retry-After is up to so much longer.\n"
+               "cors: add Access-Control-Expose-Headers. Raises TypeError or ValueError\n"
+               "for another value.")},
     {Py_tp_new, style_tp_new},
     {Py_tp_dealloc, style_dealloc},
     {Py_tp_methods, style_methods},

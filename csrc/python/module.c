@@ -45,8 +45,9 @@ static int add_store_error(PyObject *module, core_state *state)
         "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy' or 'memory' (str).\n"
         "        After 'lost' and 'timeout' the store may have counted the request.",
         PyExc_RuntimeError, NULL);
-    return state->store_error == NULL ? -1
-                                      : PyModule_AddObjectRef(module, "StoreError", state->store_error);
+    return state->store_error == NULL
+               ? -1
+               : PyModule_AddObjectRef(module, "StoreError", state->store_error);
 }
 
 #ifdef RL_NO_REDIS
@@ -141,8 +142,7 @@ static void core_free(void *module)
 }
 
 static PyMethodDef core_methods[] = {
-    {"_restore_decision", decision_restore, METH_VARARGS,
-     PyDoc_STR("Restore a pickled Decision.")},
+    {"_restore_decision", decision_restore, METH_VARARGS, PyDoc_STR("Restore a pickled Decision.")},
     {"client_key", asgi_client_key, METH_O,
      PyDoc_STR("client_key($module, address, /)\n--\n\n"
                "Return the key of the client that an address stands for (str).\n\n"

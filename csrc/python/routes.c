@@ -22,8 +22,7 @@ static int read_utf8(const char *what, PyObject *object, PyObject **owner, rl_te
 {
     core_text text;
     if (!PyUnicode_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s must be str, not %.200s", what,
-                     Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be str, not %.200s", what, Py_TYPE(object)->tp_name);
         return -1;
     }
     if (core_parse_key(object, &text) < 0) {
@@ -213,8 +212,8 @@ static PyObject *tuple_of(const uint32_t *rules, size_t n)
 {
     PyObject *tuple = PyTuple_New((Py_ssize_t)n);
     for (size_t i = 0; tuple != NULL && i < n; i++) {
-        PyObject *rule = rules[i] == RL_ROUTE_NONE ? Py_NewRef(Py_None)
-                                                   : PyLong_FromUnsignedLong(rules[i]);
+        PyObject *rule =
+            rules[i] == RL_ROUTE_NONE ? Py_NewRef(Py_None) : PyLong_FromUnsignedLong(rules[i]);
         if (rule == NULL) {
             Py_CLEAR(tuple);
             break;
@@ -263,24 +262,26 @@ static PyObject *routes_find(PyObject *object, PyObject *args)
 
 static PyMethodDef routes_methods[] = {
     {"find", routes_find, METH_VARARGS,
-     PyDoc_STR("find($self, path, method, tiers, key, like_werkzeug, /)\n--\n\n"
-               "Return the rules of a request: the different ones of all readings of its path, None\n"
-               "for a reading without (a tuple). The first is that of the path without extra\n"
-               "slashes.\n\n"
-               "path: str. method: in capital letters (str). tiers: those of the client, the\n"
-               "highest first (ints). key: the client's; one that is no str has no rule.\n"
-               "like_werkzeug: the application routes as Werkzeug does, not as Starlette.")},
+     PyDoc_STR(
+         "find($self, path, method, tiers, key, like_werkzeug, /)\n--\n\n"
+         "Return the rules of a request: the different ones of all readings of its path, None\n"
+         "for a reading without (a tuple). The first is that of the path without extra\n"
+         "slashes.\n\n"
+         "path: str. method: in capital letters (str). tiers: those of the client, the\n"
+         "highest first (ints). key: the client's; one that is no str has no rule.\n"
+         "like_werkzeug: the application routes as Werkzeug does, not as Starlette.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot routes_slots[] = {
     {Py_tp_doc,
-     PyDoc_STR("RuleRoutes(routes)\n--\n\n"
-               "Find the rules of requests. Immutable.\n\n"
-               "routes: tuples (pattern, method, tier, key, rule): str, str or None for any, int\n"
-               "or -1 for any, str or None for any, and the number of the rule. Raises TypeError or\n"
-               "ValueError for another value. If two rules ask for the same, the ValueError has\n"
-               "their numbers as its second and third argument.")},
+     PyDoc_STR(
+         "RuleRoutes(routes)\n--\n\n"
+         "Find the rules of requests. Immutable.\n\n"
+         "routes: tuples (pattern, method, tier, key, rule): str, str or None for any, int\n"
+         "or -1 for any, str or None for any, and the number of the rule. Raises TypeError or\n"
+         "ValueError for another value. If two rules ask for the same, the ValueError has\n"
+         "their numbers as its second and third argument.")},
     {Py_tp_new, routes_tp_new},
     {Py_tp_dealloc, routes_dealloc},
     {Py_tp_methods, routes_methods},
