@@ -135,20 +135,19 @@ c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIA
 c-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan, valgrind
 	@:
 
-# FUZZ_SECONDS is the time per target: make fuzz FUZZ_SECONDS=600
+# Two targets at a time, each for so long: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -Wl,--wrap=getaddrinfo,--wrap=connect
 
 .PHONY: fuzz
 fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a server sends (FUZZ_SECONDS=30)
-	@for target in $(FUZZ_TARGETS); do \
-		mkdir -p build/fuzz/found_$$target; \
-		build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
-			-artifact_prefix=build/fuzz/ build/fuzz/found_$$target tests/fuzz/corpus_$${target#fuzz_} \
-			>build/fuzz/$$target.log 2>&1 || { tail -n 40 build/fuzz/$$target.log; exit 1; }; \
-		echo "$$target: $$(grep -o 'Done .*' build/fuzz/$$target.log)"; \
-	done
+	@printf '%s\n' $(FUZZ_TARGETS) | xargs -n 1 -P 2 sh -c ' \
+		mkdir -p build/fuzz/found_$$0; \
+		build/fuzz/$$0 -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=build/fuzz/ build/fuzz/found_$$0 tests/fuzz/corpus_$${0#fuzz_} \
+			>build/fuzz/$$0.log 2>&1 || { tail -n 40 build/fuzz/$$0.log; exit 1; }; \
+		echo "$$0: $$(grep -o "Done .*" build/fuzz/$$0.log)"'
 
 build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
 	@mkdir -p $(@D)

@@ -6,6 +6,11 @@
  * chain of trusted proxies the line is read again. */
 #define REMEMBERED 32
 
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
 /* ---- the walk, element by element from the right ------------------------------------- */
 
 typedef struct walk {
@@ -42,6 +47,19 @@ static void walk_over(walk *walk, rl_text element)
 
 /* ---- X-Forwarded-For --------------------------------------------------------------------- */
 
+/* Blanks around an element do not count for its length. */
+static rl_text trimmed(rl_text text)
+{
+    while (text.len > 0 && is_blank(text.data[text.len - 1])) {
+        text.len--;
+    }
+    while (text.len > 0 && is_blank(text.data[0])) {
+        text.data++;
+        text.len--;
+    }
+    return text;
+}
+
 static void walk_x_forwarded_for(walk *walk, rl_text line)
 {
     size_t end = line.len;
@@ -50,7 +68,7 @@ static void walk_x_forwarded_for(walk *walk, rl_text line)
         while (begin > 0 && line.data[begin - 1] != ',') {
             begin--;
         }
-        walk_over(walk, (rl_text){line.data + begin, end - begin});
+        walk_over(walk, trimmed((rl_text){line.data + begin, end - begin}));
         if (begin == 0) {
             return;
         }
@@ -65,11 +83,6 @@ typedef struct parameter {
     rl_text value; /* of a quoted string the part between the quotes, with its escapes */
     bool is_quoted;
 } parameter;
-
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t';
-}
 
 /* RFC 9110, section 5.6.2 */
 static bool is_token_char(char c)
@@ -92,6 +105,9 @@ static bool read_quoted(const char **at, const char *end, rl_text *out)
 {
     const char *begin = *at;
     while (*at < end && **at != '"') {
+        if (**at == '\\' && *at + 1 < end && (*at)[1] == '\n') {
+            return false; /* cannot be escaped */
+        }
         *at += **at == '\\' ? 2 : 1;
     }
     if (*at >= end) {

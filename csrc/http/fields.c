@@ -55,10 +55,11 @@ static int64_t seconds_up(int64_t ns)
     return ns / NS_PER_S + (ns % NS_PER_S != 0);
 }
 
-/* Tokens are below 2^53. */
+/* Tokens of any engine are below 2^53. */
 static int64_t whole_tokens(double tokens)
 {
-    return (int64_t)floor(tokens);
+    const double most = 9e18;
+    return (int64_t)floor(tokens < -most ? -most : tokens > most ? most : tokens);
 }
 
 int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double spread)
@@ -78,7 +79,7 @@ int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_
 {
     double at_s = now_s + (double)decision->reset_after_ns / 1e9;
     if (window_s > 0) { /* the duration of a decision must not move the end */
-        return llround(at_s / (double)window_s) * window_s;
+        return (int64_t)rint(at_s / (double)window_s) * window_s;
     }
     return (int64_t)ceil(at_s);
 }
@@ -145,17 +146,29 @@ static bool is_tighter(const rl_decision *a, const rl_decision *b)
     return a->remaining < b->remaining;
 }
 
-/* Sort the limits, the tightest first; equal ones keep their order. */
-static void sort_limits(const rl_field_input *input, const rl_limit_state *sorted[])
+/* The tightest limits first, RL_FIELD_LIMITS_MAX at most; of equals the first stays first.
+ * Returns how many. */
+static size_t sort_limits(const rl_field_input *input, const rl_limit_state *sorted[])
 {
+    size_t n = 0;
     for (size_t i = 0; i < input->n_limits; i++) {
-        size_t at = i;
-        while (at > 0 && is_tighter(&input->limits[i].decision, &sorted[at - 1]->decision)) {
+        const rl_limit_state *limit = &input->limits[i];
+        size_t at = n;
+        if (n == RL_FIELD_LIMITS_MAX) {
+            at = n - 1;
+            if (!is_tighter(&limit->decision, &sorted[at]->decision)) {
+                continue;
+            }
+        } else {
+            n++;
+        }
+        while (at > 0 && is_tighter(&limit->decision, &sorted[at - 1]->decision)) {
             sorted[at] = sorted[at - 1];
             at--;
         }
-        sorted[at] = &input->limits[i];
+        sorted[at] = limit;
     }
+    return n;
 }
 
 /* ---- all fields -------------------------------------------------------------------------- */
@@ -190,14 +203,14 @@ static void write_x_ratelimit(fields *fields, const rl_field_style *style,
 static void write_ietf(fields *fields, const rl_field_input *input)
 {
     const rl_limit_state *sorted[RL_FIELD_LIMITS_MAX];
-    sort_limits(input, sorted);
+    size_t n = sort_limits(input, sorted);
     writer *writer = begin_field(fields, RL_FIELD_POLICY);
-    for (size_t i = 0; i < input->n_limits; i++) {
+    for (size_t i = 0; i < n; i++) {
         writer_put_text(writer, i > 0 ? ", " : "");
         put_policy(writer, sorted[i]);
     }
     begin_field(fields, RL_FIELD_STATE);
-    for (size_t i = 0; i < input->n_limits; i++) {
+    for (size_t i = 0; i < n; i++) {
         writer_put_text(writer, i > 0 ? ", " : "");
         put_state(writer, sorted[i]);
     }

@@ -45,15 +45,16 @@ typedef struct rl_limit_state {
     int64_t window_s; /* length of a window, which ends on a multiple of it; 0: a bucket */
 } rl_limit_state;
 
+/* Of more limits the fields describe the tightest. */
 #define RL_FIELD_LIMITS_MAX 64
 
 typedef struct rl_field_input {
     rl_decision tightest;
     int64_t window_s;             /* of the tightest limit; 0: a bucket */
     const rl_limit_state *limits; /* borrowed; all of them, for the fields of the draft */
-    size_t n_limits;              /* at most RL_FIELD_LIMITS_MAX */
-    double now_s;                 /* since the epoch, for is_epoch */
-    double spread;                /* share of the jitter, from 0 to 1 */
+    size_t n_limits;
+    double now_s;  /* since the epoch, for is_epoch */
+    double spread; /* share of the jitter, from 0 to 1 */
 } rl_field_input;
 
 typedef struct rl_field {

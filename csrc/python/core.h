@@ -26,6 +26,9 @@ typedef struct core_state {
     PyTypeObject *meter_type;    /* strong */
     PyTypeObject *asgi_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
+    PyTypeObject *walk_type;     /* strong */
+    PyTypeObject *style_type;    /* strong */
+    PyTypeObject *routes_type;   /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
@@ -42,6 +45,9 @@ extern PyType_Spec clock_spec;
 extern PyType_Spec meter_spec;
 extern PyType_Spec asgi_spec;
 extern PyType_Spec sender_spec;
+extern PyType_Spec walk_spec;
+extern PyType_Spec style_spec;
+extern PyType_Spec routes_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;

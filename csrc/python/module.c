@@ -77,6 +77,9 @@ static int core_exec(PyObject *module)
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 ||
+        add_type(module, &walk_spec, &state->walk_type) < 0 ||
+        add_type(module, &style_spec, &state->style_type) < 0 ||
+        add_type(module, &routes_spec, &state->routes_type) < 0 ||
         core_names_init(state->names) < 0 || add_store_error(module, state) < 0 ||
         add_redis(module, state) < 0 || add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
@@ -97,6 +100,9 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->meter_type);
     Py_VISIT(state->asgi_type);
     Py_VISIT(state->sender_type);
+    Py_VISIT(state->walk_type);
+    Py_VISIT(state->style_type);
+    Py_VISIT(state->routes_type);
     Py_VISIT(state->store_error);
 #ifndef RL_NO_REDIS
     Py_VISIT(state->redis_client_type);
@@ -115,6 +121,9 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->meter_type);
     Py_CLEAR(state->asgi_type);
     Py_CLEAR(state->sender_type);
+    Py_CLEAR(state->walk_type);
+    Py_CLEAR(state->style_type);
+    Py_CLEAR(state->routes_type);
     Py_CLEAR(state->store_error);
 #ifndef RL_NO_REDIS
     Py_CLEAR(state->redis_client_type);

@@ -27,6 +27,12 @@ typedef enum core_name {
     NAME_DONE,
     NAME_SET_RESULT,
     NAME_SET_EXCEPTION,
+    NAME_NAME,
+    NAME_LIMIT,
+    NAME_DECISION,
+    NAME_CAPACITY,
+    NAME_PERIOD_S,
+    NAME_WINDOW_S,
     NAME_HEADER_LIMIT, /* from here on bytes */
     NAME_HEADER_REMAINING,
     NAME_HEADER_RESET,

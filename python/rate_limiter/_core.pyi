@@ -124,6 +124,42 @@ class AsgiMiddleware:
 class Sender:
     def __call__(self, message: Any, /) -> Awaitable[None]: ...
 
+@final
+class ProxyWalk:
+    def __new__(
+        cls,
+        networks: Iterable[str] = (),
+        *,
+        trust_unix: bool = False,
+        header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+    ) -> ProxyWalk: ...
+    def key(self, peer: str | None, values: Iterable[str | bytes] = (), /) -> str: ...
+    def address(
+        self, peer: str | None, values: Iterable[str | bytes] = (), strict: bool = False, /
+    ) -> str | None: ...
+    def key_of_scope(self, scope: dict[str, Any], /) -> str: ...
+
+@final
+class FieldStyle:
+    def __new__(
+        cls, style: str, *, epoch: bool = False, jitter_s: float = 0.0, cors: bool = False
+    ) -> FieldStyle: ...
+    def values(
+        self, decision: Decision, states: Iterable[Any], spread: float, now_s: float, /
+    ) -> dict[str, str]: ...
+    def retry_after_s(self, decision: Decision, spread: float, /) -> int | None: ...
+    def reset_at_s(self, decision: Decision, window_s: int, now_s: float, /) -> int: ...
+
+@final
+class RuleRoutes:
+    def __new__(
+        cls, routes: Iterable[tuple[str, str | None, int, str | None, int]]
+    ) -> RuleRoutes: ...
+    def find(
+        self, path: str, method: str, tiers: Iterable[int], key: object, like_werkzeug: bool, /
+    ) -> tuple[int | None, ...]: ...
+
 class StoreError(RuntimeError):
     """Tell that a store gave no decision.
 

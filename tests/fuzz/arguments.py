@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from rate_limiter import Limit
 from rate_limiter.stores.connection import scripts
 from support import hostile
 from support.hostile import Callback, Number, Sequence
@@ -101,7 +103,7 @@ def _scope(world: World) -> Any:
         "path": world.rng.choice(("/", "/health", "/root/x", text)),
         "root_path": world.rng.choice(("", "/root", text)),
         "client": world.rng.choice((("1.2.3.4", 5), None, Sequence(world.hook, [text, 1]), ())),
-        "headers": [],
+        "headers": _scope_headers(world),
     }
     for name, value in values.items():
         if world.rng.random() < 0.8:
@@ -159,7 +161,94 @@ def _client_address(world: World) -> Any:
     return world.rng.choice((None, hostile.text(world.hook)))
 
 
+def _scope_headers(world: World) -> Any:
+    headers: list[Any] = [(b"x-forwarded-for", b"6.6.6.6"), [b"forwarded", b"for=1.2.3.4"]]
+    odd = (None, (), (b"x-forwarded-for", hostile.text(world.hook)), (hostile.text(world.hook), 1))
+    if world.rng.random() < 0.2:
+        headers.append(world.rng.choice(odd))
+    return world.rng.choice((headers, [], Sequence(world.hook, headers)))
+
+
+def _texts(world: World, given: tuple[Any, ...]) -> Any:
+    """Return several of some texts, or what passes for it."""
+    chosen = [world.rng.choice(given) for _ in range(world.rng.choice((0, 1, 3, 12)))]
+    if world.rng.random() < 0.2:
+        chosen.append(hostile.text(world.hook))
+    return world.rng.choice((chosen, tuple(chosen), Sequence(world.hook, chosen), iter(chosen)))
+
+
+def _networks(world: World) -> Any:
+    return _texts(world, ("10.0.0.0/8", "::/0", "0.0.0.0/0", "1.2.3.4"))
+
+
+def _header_values(world: World) -> Any:
+    lines = ("1.2.3.4, 10.0.0.1", b"6.6.6.6", 'for="[::1]:80";by=x', b"for=10.0.0.1", "日本", "")
+    return _texts(world, lines)
+
+
+def _states(world: World) -> Any:
+    parts = [
+        SimpleNamespace(
+            name=world.rng.choice(("n", hostile.text(world.hook))),
+            decision=world.one("Decision"),
+            limit=world.rng.choice((Limit(5, 1), _state_limit(world))),
+        )
+        for _ in range(world.rng.choice((0, 1, 2, 70)))
+    ]
+    return world.rng.choice((parts, Sequence(world.hook, parts)))
+
+
+def _state_limit(world: World) -> Any:
+    return SimpleNamespace(
+        capacity=_number(world), period_s=_number(world), window_s=world.rng.choice((0, 60, -1))
+    )
+
+
+def _routes(world: World) -> Any:
+    patterns = ("/", "/a/{id}", "/**", "/a" * 64, "/a" * 65, "/**/x", hostile.text(world.hook))
+    routes = [
+        (
+            world.rng.choice(patterns),
+            world.rng.choice((None, "GET", "HEAD", hostile.text(world.hook))),
+            world.rng.choice((-1, 0, 1, Number(world.hook, 1))),
+            world.rng.choice((None, "k", hostile.text(world.hook))),
+            i,
+        )
+        for i in range(world.rng.choice((0, 1, 1, 3)))
+    ]
+    return world.rng.choice((routes, Sequence(world.hook, routes)))
+
+
+def _request_path(world: World) -> Any:
+    paths = ("/", "/a/7", "//a/../b\n", "/" + "a/" * 100, "", hostile.text(world.hook))
+    return world.rng.choice(paths)
+
+
+def _tiers(world: World) -> Any:
+    return world.rng.choice(((), (1, 0), range(40), Sequence(world.hook, [_number(world)])))
+
+
 ARGUMENTS: dict[str, Callable[[World], Any]] = {
+    "ProxyWalk.header": lambda world: world.rng.choice(("x-forwarded-for", "forwarded", "x")),
+    "RuleRoutes.path": _request_path,
+    "cors": _flag,
+    "epoch": _flag,
+    "ipv6_prefix": lambda world: world.rng.choice((64, 16, 128, Number(world.hook, 56))),
+    "jitter_s": _number,
+    "like_werkzeug": _flag,
+    "method": lambda world: world.rng.choice(("GET", "HEAD", "", hostile.text(world.hook))),
+    "networks": _networks,
+    "now_s": lambda world: world.rng.choice((1.7e9, 0, _number(world))),
+    "peer": lambda world: world.rng.choice((None, "10.0.0.1", "::1", hostile.text(world.hook))),
+    "routes": _routes,
+    "spread": lambda world: world.rng.choice((0, 0.5, 1, _number(world))),
+    "states": _states,
+    "strict": _flag,
+    "style": lambda world: world.rng.choice(("both", "ietf", "x-ratelimit", "off", "x")),
+    "tiers": _tiers,
+    "trust_unix": _flag,
+    "values": _header_values,
+    "window_s": lambda world: world.rng.choice((0, 60, Number(world.hook, 5), _number(world))),
     "AsgiMiddleware.cost": _gate_cost,
     "AsgiMiddleware.key": _optional_callable,
     "Limiter.limits": _limits_of_limiter,

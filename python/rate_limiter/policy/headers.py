@@ -1,14 +1,18 @@
-"""What a response tells the client about its limits."""
+"""Headers that describe the limits of a request in its response.
+
+They are written in C: see csrc/http/fields.h.
+"""
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from rate_limiter._core import Decision
+from rate_limiter._core import Decision, FieldStyle
 from rate_limiter.checks.arguments import NoEffectError, checked_seconds, checked_switch
 from rate_limiter.limit import Limit
 
@@ -16,7 +20,7 @@ DENIED_DETAIL = "Rate limit exceeded. Please try again later."
 """The text of a denied response's JSON body, under ``detail``."""
 
 NO_STORE_DETAIL = "Rate limiting is temporarily unavailable. Please try again later."
-"""The same, of a response to a request that nobody could decide on."""
+"""The same, of a request that was denied because the store is unavailable."""
 
 STYLES = ("x-ratelimit", "ietf", "both", "off")
 RESETS = ("seconds", "epoch")
@@ -28,18 +32,18 @@ def header_values(decision: Decision) -> dict[str, str]:
     ``X-RateLimit-Limit`` and ``X-RateLimit-Remaining`` are whole tokens, rounded down.
     ``X-RateLimit-Reset`` is the time until the bucket is full and, on a denied response,
     ``Retry-After`` the time until the same request would pass: whole seconds, rounded up (RFC
-    9110, section 10.2.3). A time that never comes is left out. A denied response is not to be
-    cached.
+    9110, section 10.2.3). A time that never comes is left out. ``Cache-Control`` keeps caches from
+    storing a denied response.
 
     Args:
-        decision: what became of the request.
+        decision: the one about the request.
     """
     return DEFAULT_STYLE.values(decision)
 
 
 @dataclass(frozen=True)
 class LimitState:
-    """Tell of one limit: the policy's name, the limit, and what was decided by it."""
+    """One limit of a request: the policy's name, the limit, and its decision."""
 
     name: str
     limit: Limit
@@ -48,7 +52,7 @@ class LimitState:
 
 @dataclass(frozen=True)
 class HeaderStyle:
-    """Say which headers responses carry.
+    """Which headers responses carry.
 
     Args:
         style: ``"x-ratelimit"``, ``"ietf"`` (``RateLimit-Policy`` and ``RateLimit`` of
@@ -56,8 +60,8 @@ class HeaderStyle:
             or ``"off"``.
         reset: ``X-RateLimit-Reset`` in seconds from now, or as seconds since the epoch. It needs
             ``"x-ratelimit"`` or ``"both"``.
-        retry_jitter_s: ``Retry-After`` is up to so many seconds longer, at random, so that not
-            all who were denied come back at once.
+        retry_jitter_s: ``Retry-After`` is up to so many seconds longer, at random, so that denied
+            clients do not all come back at once.
         cors: let scripts of other origins read the headers (``Access-Control-Expose-Headers``).
 
     Raises:
@@ -80,9 +84,21 @@ class HeaderStyle:
         if self.reset != "seconds" and self.style in ("ietf", "off"):
             raise NoEffectError("reset", f"with headers={self.style!r}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.style, self.reset, self.retry_jitter_s, self.cors)
+
+    @cached_property
+    def _fields(self) -> FieldStyle:
+        return FieldStyle(
+            self.style,
+            epoch=self.reset == "epoch",
+            jitter_s=self.retry_jitter_s,
+            cors=self.cors,
+        )
+
     @property
     def is_plain(self) -> bool:
-        """Whether the engine can write them by itself."""
+        """Whether the C middleware can write them without this."""
         return (self.style, self.reset, self.retry_jitter_s, self.cors) == (
             "x-ratelimit",
             "seconds",
@@ -100,93 +116,23 @@ class HeaderStyle:
             each: all limits, for ``ietf``.
             spread: how much of the jitter counts, from 0 to 1; at random by default.
         """
-        values: dict[str, str] = {}
-        if self.style == "off":
-            return values
-        if self.style != "ietf":
-            values["X-RateLimit-Limit"] = str(math.floor(decision.limit))
-            values["X-RateLimit-Remaining"] = str(math.floor(decision.remaining))
-            if math.isfinite(decision.reset_after):
-                values["X-RateLimit-Reset"] = str(self._reset(decision, each))
-        if self.style != "x-ratelimit" and each:
-            ordered = most_constrained_first(each)
-            values["RateLimit-Policy"] = ", ".join(map(_policy, ordered))
-            values["RateLimit"] = ", ".join(map(_state, ordered))
-        if not decision.allowed:
-            if math.isfinite(decision.retry_after):
-                values["Retry-After"] = str(self.retry_after_s(decision, spread))
-            values["Cache-Control"] = "no-store"
-        if self.cors:
-            values["Access-Control-Expose-Headers"] = ", ".join(
-                name for name in values if name != "Cache-Control"
-            )
-        return values
+        share = random.random() if spread is None else spread
+        return self._fields.values(decision, each, share, time.time())
 
     def retry_after_s(self, decision: Decision, spread: float | None = None) -> int | None:
         """Return the seconds of ``Retry-After``, at least 1, with jitter; None for never."""
-        if math.isinf(decision.retry_after):
-            return None
         share = random.random() if spread is None else spread
-        return max(1, math.ceil(decision.retry_after + share * self.retry_jitter_s))
-
-    def _reset(self, decision: Decision, each: Sequence[LimitState]) -> int:
-        if self.reset == "seconds":
-            return math.ceil(decision.reset_after)
-        return reset_at_s(
-            decision, next((one.limit for one in each if one.decision == decision), None)
-        )
+        return self._fields.retry_after_s(decision, share)
 
 
 DEFAULT_STYLE = HeaderStyle()
+_FIELDS = FieldStyle("both")
 
 
 def reset_at_s(decision: Decision, limit: Limit | None) -> int:
-    """Return when all is there again, in seconds since the epoch, rounded up.
+    """Return when the limit resets, in seconds since the epoch, rounded up.
 
     Windows end on whole multiples of their length, which the time that a decision took must not
     blur.
     """
-    at_s = time.time() + decision.reset_after
-    if limit is not None and limit.is_window:
-        return round(at_s / limit.window_s) * limit.window_s
-    return math.ceil(at_s)
-
-
-def most_constrained_first(each: Sequence[LimitState]) -> list[LimitState]:
-    """Return limits in the order in which they matter to the client."""
-    return sorted(
-        each,
-        key=lambda one: (
-            one.decision.allowed,
-            -one.decision.retry_after,
-            one.decision.remaining,
-        ),
-    )
-
-
-def _policy(one: LimitState) -> str:
-    window = one.limit.period_s
-    parameters = f";q={_sf_integer(math.floor(one.limit.capacity))}"
-    if math.isfinite(window):
-        parameters += f";w={_sf_integer(math.ceil(window))}"
-    return _sf_string(one.name) + parameters
-
-
-def _state(one: LimitState) -> str:
-    decision = one.decision
-    after_s = decision.reset_after if decision.allowed else decision.retry_after
-    parameters = f";r={_sf_integer(math.floor(decision.remaining))}"
-    if math.isfinite(after_s):
-        parameters += f";t={_sf_integer(math.ceil(after_s))}"
-    return _sf_string(one.name) + parameters
-
-
-def _sf_integer(number: int) -> int:
-    """Return an integer of RFC 9651, section 3.3.1, which has 15 digits at most."""
-    return min(number, 999_999_999_999_999)
-
-
-def _sf_string(text: str) -> str:
-    """Return a string of RFC 9651, section 3.3.3, which has visible ASCII only."""
-    visible = "".join(char if " " <= char <= "~" else "_" for char in text)
-    return '"' + visible.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return _FIELDS.reset_at_s(decision, 0 if limit is None else limit.window_s, time.time())

@@ -94,7 +94,7 @@ class Identities:
 
     def client(self, scope: Any) -> str:
         """Return the key of a client's address."""
-        return self.address.key(*self._seen(scope))
+        return self.address.key_of_scope(scope)
 
     def client_address(self, scope: Any) -> Address | None:
         """Return a client's address; None if it has none or its header is malformed."""

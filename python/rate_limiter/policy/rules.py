@@ -1,4 +1,4 @@
-"""RuleTable: which rule a request falls under, found without a look at the others.
+"""RuleTable: which rule a request falls under, without a look at the others.
 
 A rule may ask for a client's key, a path, a method and a tier. The most specific one wins:
 
@@ -8,29 +8,21 @@ A rule may ask for a client's key, a path, a method and a tier. The most specifi
     3. one for this method, before one for any
     4. one for this tier, before one for any
 
-So rules are kept in trees of path segments for each key they name, and for all others; where
-a path ends stands a dict by method and tier. Looking one up takes as many steps as the path has
-segments, however many rules there are.
-
-A path is read in three ways, which differ only for odd ones:
-
-    as it came       ``//health/`` has three segments, two of them empty; to Starlette that is
-                     another route than ``/health``
-    without extra    ``//health/`` and ``/health\\n`` are ``/health``: some frameworks do not mind
-                     slashes, and the ``$`` of a pattern matches before a newline
-    dots resolved    ``/a/../health`` is ``/health``, as a server behind this one may have it
-
-The rules of all count. A rule that exempts frees only requests that no other reading limits, so an
-odd spelling can tighten a limit and never lift one.
+The look-up is C: see csrc/http/route.h for the trees that rules are kept in, and for the three ways
+in which a path is read. They differ only for odd paths, such as ``//health/`` or ``/a/../health``.
+The rules of all readings count, so that an odd spelling can tighten a limit and never lift one: a
+rule that exempts frees a request only when no other reading is limited.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeAlias
 
+from rate_limiter._core import RuleRoutes
 from rate_limiter.limit import Limit
 from rate_limiter.policy.request_fields import credentials_key
 
@@ -40,24 +32,30 @@ _ONE_SEGMENT = "{}"
 _METHOD = re.compile(r"[A-Z][A-Z-]*", re.ASCII)
 _STATUS = re.compile(r"[1-5](?:\d\d|xx)", re.ASCII)
 
+ANY_PATH = ("/**",)
+"""The paths of a rule that names none."""
+
+_Route: TypeAlias = tuple[str, str | None, int, str | None, int]
+"""A pattern, a method, the rank of a tier (-1: any), a key, and the number of the rule."""
+
 
 @dataclass(frozen=True)
 class Rule:
-    """Say what is allowed to the requests that it asks for.
+    """What is allowed to the requests that it asks for.
 
     Args:
-        name: what it is called, in headers, logs and Redis.
+        name: in headers, logs and Redis.
         limits: none for a rule that exempts.
         paths: patterns such as ``/items/{id}`` or ``/static/**``; none for every path.
         methods: such as ``POST``; none for every method. ``GET`` holds for ``HEAD`` too, unless
             there is one for that.
         tiers: none for every client.
         keys: keys of clients; none for every client.
-        cost: tokens a request takes; None for what the middleware says.
-        key: who a request counts for, as for the middleware; None for what that says.
+        cost: tokens a request takes; None for the middleware's.
+        key: who a request counts for, as for the middleware; None for the middleware's.
         exempt: requests are not limited.
         shadow: requests are counted and never denied.
-        on_store_error: as for RateLimiter; None for what the middleware says.
+        on_store_error: as for RateLimiter; None for the middleware's.
         refund: statuses of an answer (``"5xx"``, ``"404"``) for which the cost is given back.
 
     Raises:
@@ -96,7 +94,7 @@ class Rule:
             segments_of_pattern(path)
 
     def refunds(self, status: int) -> bool:
-        """Tell whether an answer with this status costs nothing."""
+        """Return True if an answer with this status costs nothing."""
         return str(status) in self.refund or f"{status // 100}xx" in self.refund
 
 
@@ -137,96 +135,10 @@ def split_path(path: str) -> list[str]:
     return [segment for segment in path.removesuffix("\n").split("/") if segment]
 
 
-def _resolved(segments: list[str]) -> list[str]:
-    """Return segments without ``.`` and ``..``, as RFC 3986, section 5.2.4 removes them."""
-    if "." not in segments and ".." not in segments:
-        return segments
-    found: list[str] = []
-    for segment in segments:
-        if segment == "..":
-            del found[-1:]
-        elif segment != ".":
-            found.append(segment)
-    return found
-
-
-def _plain_segments(path: str) -> list[str] | None:
-    """Return the segments of a path of which all readings are the same, None for another path."""
-    first, *segments = path.split("/")
-    if segments == [""]:
-        segments = []
-    if first or "" in segments or "." in segments or ".." in segments or "\n" in path:
-        return None
-    return segments
-
-
-@dataclass(slots=True)
-class _Reading:
-    """A path as one of the two trees is asked for it.
-
-    ``**`` stands for the segments from an index on: from `first_rest` to `last_rest`. For a path as
-    it came that is what ``.*`` of a framework matches: one segment at least, without a newline.
-    Starlette lets it be empty and end with a newline; Werkzeug (`like_werkzeug`) does not.
-    """
-
-    segments: Sequence[str]
-    first_rest: int
-    last_rest: int
-    may_be_empty: bool = True
-    was_nothing: bool = False
-    """Whether ``**`` stood for no segment in what was found."""
-
-    @classmethod
-    def tidy(cls, segments: Sequence[str]) -> _Reading:
-        return cls(segments, 0, len(segments))
-
-    @classmethod
-    def exact(cls, path: str, *, like_werkzeug: bool) -> _Reading:
-        segments = path[1:].split("/") if path.startswith("/") else ["", *path.split("/")]
-        newline = path.rfind("\n", 0, None if like_werkzeug else -1)
-        first_rest = path.count("/", 0, newline) if newline >= 0 else 0
-        return cls(segments, first_rest, len(segments) - 1, not like_werkzeug)
-
-    def is_rest(self, at: int) -> bool:
-        """Return whether ``**`` stands for the segments from an index on."""
-        if at == 0:
-            return True
-        if not self.first_rest <= at <= self.last_rest:
-            return False
-        if at == len(self.segments):
-            self.was_nothing = True
-            return True
-        return self.may_be_empty or bool(self.segments[at])
-
-
-_Probe: TypeAlias = tuple[str | None, str | None]
-"""A method and a tier; None: of any."""
-_Terminal: TypeAlias = "dict[_Probe, Rule]"
-
-
-@dataclass
-class _Node:
-    words: dict[str, _Node] = field(default_factory=dict)
-    one: _Node | None = None
-    end: _Terminal = field(default_factory=dict)  # the path ends here
-    rest: _Terminal = field(default_factory=dict)  # and here, or goes on
-
-    def child(self, segment: str) -> _Node:
-        if segment != _ONE_SEGMENT:
-            return self.words.setdefault(segment, _Node())
-        if self.one is None:
-            self.one = _Node()
-        return self.one
-
-
-@dataclass
-class _Trees:
-    tidy: _Node = field(default_factory=_Node)
-    exact: _Node = field(default_factory=_Node)
-
-
 class RuleTable:
     """Find the rule of a request.
+
+    The look-up is C: see csrc/http/route.h.
 
     Args:
         rules: in any order; that of their tiers, from the lowest to the highest, counts for a
@@ -238,46 +150,43 @@ class RuleTable:
         uses_keys: whether any rule names keys.
 
     Raises:
-        ValueError: two rules have the same name, or ask for the same.
+        ValueError: two rules have the same name, or ask for the same; or a path has more than 64
+            segments.
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules: dict[str, Rule] = {}
-        self._any_key = _Trees()
-        self._by_key: dict[str, _Trees] = {}
         for rule in rules:
             if rule.name in self.rules:
                 raise ValueError(f"two rules have the name {rule.name!r}")
             self.rules[rule.name] = rule
-            self._add(rule)
-        named = [tier for rule in self.rules.values() for tier in rule.tiers]
-        self.tiers = tuple(dict.fromkeys(named))
+        self._all = tuple(self.rules.values())
+        self.tiers = tuple(dict.fromkeys(tier for rule in self._all for tier in rule.tiers))
+        self.uses_keys = any(rule.keys for rule in self._all)
         self._rank = {tier: i for i, tier in enumerate(self.tiers)}
-        self.uses_keys = bool(self._by_key)
-        paths = [path for rule in self.rules.values() for path in rule.paths]
-        self._has_plain_paths = all(_plain_segments(path) is not None for path in paths)
+        self._routes = self._built()
 
-    def _add(self, rule: Rule) -> None:
+    def _built(self) -> RuleRoutes:
+        routes = (route for i, rule in enumerate(self._all) for route in self._routes_of(i, rule))
+        try:
+            return RuleRoutes(routes)
+        except ValueError as error:
+            if len(error.args) == 1:
+                raise
+            one, other = (self._all[i].name for i in error.args[1:])
+        raise ValueError(
+            f"the rules {one!r} and {other!r} ask for the same requests; "
+            f"let them differ in path, method, tier or key"
+        )
+
+    def _routes_of(self, number: int, rule: Rule) -> Iterator[_Route]:
+        """Yield all combinations of what a rule asks for."""
         keys = [credentials_key(key) for key in rule.keys]
-        several = [self._by_key.setdefault(key, _Trees()) for key in keys] or [self._any_key]
-        for trees in several:
-            for pattern in rule.paths or ("/**",):
-                self._add_path(trees.tidy, rule, segments_of_pattern(pattern))
-                self._add_path(trees.exact, rule, _exact_segments_of_pattern(pattern))
-
-    def _add_path(self, node: _Node, rule: Rule, segments: Sequence[str]) -> None:
-        goes_on = bool(segments) and segments[-1] == "**"
-        for segment in segments[:-1] if goes_on else segments:
-            node = node.child(segment)
-        terminal = node.rest if goes_on else node.end
-        for method in rule.methods or (None,):
-            for tier in rule.tiers or (None,):
-                other = terminal.setdefault((method, tier), rule)
-                if other is not rule:
-                    raise ValueError(
-                        f"the rules {other.name!r} and {rule.name!r} ask for the same requests; "
-                        f"let them differ in path, method, tier or key"
-                    )
+        ranks = [self._rank[tier] for tier in rule.tiers]
+        for key, path, method, rank in product(
+            keys or (None,), rule.paths or ANY_PATH, rule.methods or (None,), ranks or (-1,)
+        ):
+            yield path, method, rank, key, number
 
     def limiting(
         self,
@@ -293,7 +202,7 @@ class RuleTable:
         Arguments are those of both().
         """
         found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug)
-        return tuple(rule for rule in found if rule is not None and not rule.exempt)
+        return tuple([rule for rule in found if rule is not None and not rule.exempt])
 
     def both(
         self,
@@ -313,97 +222,51 @@ class RuleTable:
             key: the client's.
             like_werkzeug: the application routes as Werkzeug does, not as Starlette.
         """
-        probes = self._probes(method, tiers)
-        plain = _plain_segments(path) if self._has_plain_paths else None
-        segments = split_path(path) if plain is None else plain
-        tidy = _Reading.tidy(segments)
-        found = [self._find(tidy, probes, key, is_exact=False)]
-        if plain is not None and not tidy.was_nothing:
-            return tuple(found)
-        resolved = _resolved(segments)
-        if resolved is not segments:
-            found.append(self._find(_Reading.tidy(resolved), probes, key, is_exact=False))
-        exact = _Reading.exact(path, like_werkzeug=like_werkzeug)
-        found.append(self._find(exact, probes, key, is_exact=True))
-        return tuple(dict.fromkeys(found))
+        found = self._routes.find(path, method, self._ranks(tiers), key, like_werkzeug)
+        return tuple([None if i is None else self._all[i] for i in found])
 
     def match(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> Rule | None:
         """Return the most specific rule for a path without extra slashes."""
-        reading = _Reading.tidy(split_path(path))
-        return self._find(reading, self._probes(method, tiers), key, is_exact=False)
+        return self.both(path, method, tiers, key)[0]
 
     def matches(
         self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
     ) -> list[Rule]:
         """Return all rules that ask for a path without extra slashes, the most specific first."""
-        reading, probes = _Reading.tidy(split_path(path)), self._probes(method, tiers)
-        found: list[Rule] = []
-        for trees in self._trees_of(key):
-            _descend(trees.tidy, reading, 0, probes, found, first_only=False)
-        return list(dict.fromkeys(found))
+        segments = split_path(path)
+        methods = (method, "GET", None) if method == "HEAD" else (method, None)
+        ranks = (*self._ranks(tiers), -1)
+        found: list[tuple[Any, Rule]] = []
+        for number, rule in enumerate(self._all):
+            for pattern, one, rank, its_key, _ in self._routes_of(number, rule):
+                order = _order(segments_of_pattern(pattern), segments)
+                asks = one in methods and rank in ranks and its_key in (key, None)
+                if order is not None and asks:
+                    place = (its_key is None, order, methods.index(one), ranks.index(rank))
+                    found.append((place, rule))
+        found.sort(key=lambda one: one[0])
+        return list(dict.fromkeys(rule for _, rule in found))
 
-    def _probes(self, method: str, tiers: Sequence[str] | None) -> list[_Probe]:
-        methods: tuple[str | None, ...] = (method, None)
-        if method == "HEAD":
-            methods = ("HEAD", "GET", None)
-        known: list[str | None] = [None]
-        if tiers and self._rank:
-            ranked = sorted((t for t in tiers if t in self._rank), key=self._rank.__getitem__)
-            known = [*reversed(ranked), None]
-        return [(one, tier) for one in methods for tier in known]
+    def _ranks(self, tiers: Sequence[str] | None) -> Sequence[int]:
+        """Return the numbers of tiers, the highest first."""
+        if not tiers or not self._rank:
+            return ()
+        return sorted((self._rank[tier] for tier in tiers if tier in self._rank), reverse=True)
 
-    def _trees_of(self, key: str | None) -> tuple[_Trees, ...]:
-        own = self._by_key.get(key) if key is not None else None
-        return (self._any_key,) if own is None else (own, self._any_key)
 
-    def _find(
-        self, reading: _Reading, probes: Sequence[_Probe], key: str | None, *, is_exact: bool
-    ) -> Rule | None:
-        found: list[Rule] = []
-        for trees in self._trees_of(key):
-            root = trees.exact if is_exact else trees.tidy
-            if _descend(root, reading, 0, probes, found, first_only=True):
-                return found[0]
+def _order(pattern: Sequence[str], segments: Sequence[str]) -> tuple[int, ...] | None:
+    """Return what sorts the patterns of a path, the most specific first; None for another path.
+
+    A word comes before any one segment, and that before ``**``.
+    """
+    goes_on = pattern[-1:] == ("**",)
+    fixed = pattern[:-1] if goes_on else pattern
+    if len(fixed) > len(segments) or (len(fixed) < len(segments) and not goes_on):
         return None
-
-
-def _descend(
-    node: _Node,
-    reading: _Reading,
-    at: int,
-    probes: Sequence[_Probe],
-    found: list[Rule],
-    first_only: bool,
-) -> bool:
-    """Collect rules from here on; return whether that is all that was wanted."""
-    segments = reading.segments
-    if at == len(segments):
-        if node.end and _pick(node.end, probes, found, first_only):
-            return True
-    else:
-        word = node.words.get(segments[at])
-        if word is not None and _descend(word, reading, at + 1, probes, found, first_only):
-            return True
-        one = node.one if segments[at] else None
-        if one is not None and _descend(one, reading, at + 1, probes, found, first_only):
-            return True
-    if not node.rest or not reading.is_rest(at):
-        return False
-    return _pick(node.rest, probes, found, first_only)
-
-
-def _pick(
-    terminal: _Terminal,
-    probes: Sequence[_Probe],
-    found: list[Rule],
-    first_only: bool,
-) -> bool:
-    for probe in probes:
-        rule = terminal.get(probe)
-        if rule is not None:
-            found.append(rule)
-            if first_only:
-                return True
-    return False
+    if any(
+        one not in (_ONE_SEGMENT, segment) for one, segment in zip(fixed, segments, strict=False)
+    ):
+        return None
+    return (*(int(one == _ONE_SEGMENT) for one in fixed), 2 if goes_on else 0)
