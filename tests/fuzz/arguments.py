@@ -100,7 +100,7 @@ def _scope(world: World) -> Any:
     scope: dict[Any, Any] = {}
     values = {
         "type": world.rng.choice(("http", "websocket", "lifespan", text)),
-        "path": world.rng.choice(("/", "/health", "/root/x", text)),
+        "path": world.rng.choice(("/", "/health", "/base/x", text)),
         "root_path": world.rng.choice(("", "/root", text)),
         "client": world.rng.choice((("1.2.3.4", 5), None, Sequence(world.hook, [text, 1]), ())),
         "headers": _scope_headers(world),

@@ -563,7 +563,7 @@ def test_workers_count_together(workers: str) -> None:
     assert found["allowed_total", "other"] == asked  # of prometheus_client's own files
     assert found["decision_seconds_count", "api"] == asked
     assert found["decision_seconds_bucket", "api"] == asked
-    wait_until(lambda: scraped(workers)["keys", "api"] == asked, "all workers tell")
+    wait_until(lambda: scraped(workers)["keys", "api"] == asked, "all workers have published")
 
     os.kill(next(iter(pids)), signal.SIGKILL)
     wait_until(lambda: scraped(workers)["keys", "api"] < asked, "the dead worker has no keys")

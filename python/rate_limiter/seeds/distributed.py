@@ -51,7 +51,7 @@ class DistributedTokenBucketMiddleware:
         self._default = Rule(DEFAULT_RULE, (self.limit,))
         self._source = _rules_of_environment() if rules is None else as_source(rules)
         # By id of a redis-py client, which is kept alive, and rules.
-        self._gates: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
+        self._wrapped: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
         rules = {} if self._source is None else self._source.current().rules
         for rule in rules.values():
             _warn_of(rule, "tiers", "keys")  # no request matches it
@@ -66,8 +66,8 @@ class DistributedTokenBucketMiddleware:
             logger.error("app.state.redis is missing: the request is not limited")
             await self.app(scope, receive, send)
             return
-        gate = self._gate(redis, self._rules(scope))
-        await gate(scope, receive, send)
+        wrapped = self._wrapped_app(redis, self._rules(scope))
+        await wrapped(scope, receive, send)
 
     def _rules(self, scope: Scope) -> tuple[Rule, ...]:
         """Return the rules that limit a request: several if a path can be read in several ways."""
@@ -79,18 +79,18 @@ class DistributedTokenBucketMiddleware:
         )
         return tuple(rule for rule in rules if not rule.exempt)
 
-    def _gate(self, redis: object, rules: tuple[Rule, ...]) -> ASGIApp:
-        """Return the application wrapped in one gate per rule."""
+    def _wrapped_app(self, redis: object, rules: tuple[Rule, ...]) -> ASGIApp:
+        """Return the application wrapped in one middleware per rule."""
         which = (id(redis), rules)
-        if which not in self._gates:
-            gate: ASGIApp = self.app
+        if which not in self._wrapped:
+            wrapped: ASGIApp = self.app
             for rule in reversed(rules):
-                gate = _LoggingGate(gate, redis, rule)
-            self._gates.setdefault(which, (redis, gate))
-        return self._gates[which][1]
+                wrapped = _LoggingMiddleware(wrapped, redis, rule)
+            self._wrapped.setdefault(which, (redis, wrapped))
+        return self._wrapped[which][1]
 
 
-class _LoggingGate(RateLimitMiddleware):
+class _LoggingMiddleware(RateLimitMiddleware):
     def __init__(self, app: ASGIApp, redis: object, rule: Rule) -> None:
         def key(scope: Scope) -> str:
             client = first_forwarded(scope)
