@@ -83,6 +83,7 @@ def work(options: argparse.Namespace) -> None:
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # some arguments are names of files
         number = options.worker
         while is_next(number):
             print(f"case {number}", flush=True)
