@@ -166,16 +166,20 @@ def test_queries_of_the_dashboard(prometheus: Prometheus, panel: str, query: str
 def test_what_the_dashboard_tells(prometheus: Prometheus) -> None:
     by_panel = dict(queries())
 
-    def value(panel: str) -> float:
+    def values(panel: str) -> list[float]:
         query = by_panel[panel].replace("$__rate_interval", "5m")
-        (one,) = prometheus.values(query.replace("$job", ".*").replace("$dimension", ".*"))
+        return prometheus.values(query.replace("$job", ".*").replace("$dimension", ".*"))
+
+    def value(panel: str) -> float:
+        (one,) = values(panel)
         return one
 
     assert value("Allowed ") > 0
     assert 0 < value("Share denied ") < 1
     assert 0 < value("p99 of a decision ") < 1
     assert value("Without the store ") == 1
-    assert value("Errors of the store {{store}} {{kind}}") > 0
+    # A slow machine has timeouts too, as a kind beside the refused connections.
+    assert sum(values("Errors of the store {{store}} {{kind}}")) > 0
     assert value("Active clients {{dimension}}") == 1  # in memory, since Redis is gone
 
 
