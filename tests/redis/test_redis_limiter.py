@@ -229,7 +229,7 @@ def test_exact_total_of_processes(server: RedisServer, program: str, processes: 
 
 def test_no_reply_reaches_another_caller(server: RedisServer) -> None:
     """Each thread has its own key and cost, which the reply must show."""
-    limiter = on_redis(f"100000{SLOW}100000", server)
+    limiter = on_redis(f"100{SLOW}100000", server)
     wrong: list[object] = []
 
     def work(number: int) -> None:
@@ -295,7 +295,7 @@ def test_loops_come_and_go(server: RedisServer, new_loop: Any) -> None:
 
 @pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_cancelled_task_leaves_the_stream_in_step(server: RedisServer, new_loop: Any) -> None:
-    limiter = AsyncRateLimiter(f"100000{SLOW}100000", store=server.url, on_store_error="raise")
+    limiter = AsyncRateLimiter(f"100{SLOW}100000", store=server.url, on_store_error="raise")
 
     async def main() -> None:
         await limiter.allow("warm")
@@ -358,7 +358,7 @@ async def test_the_loop_is_never_blocked(server: RedisServer) -> None:
 
 
 def test_one_connection_for_all_threads(server: RedisServer) -> None:
-    limiter = on_redis(f"100000{SLOW}100000", server, name="threads")
+    limiter = on_redis(f"100{SLOW}100000", server, name="threads")
     address = f"{server.url}&client_name=all-threads"
     limiter = RateLimiter("100000/day", store=address, on_store_error="raise")  # type: ignore[assignment]
     threads = [
@@ -408,7 +408,7 @@ FORK = """
 import os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is the point
 from rate_limiter import RateLimiter
-limiter = RateLimiter("100000/day", store=sys.argv[1], on_store_error="raise")
+limiter = RateLimiter("100/day; burst=100000", store=sys.argv[1], on_store_error="raise")
 limiter.allow("k")
 stop = threading.Event()
 def work():

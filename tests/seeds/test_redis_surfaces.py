@@ -34,21 +34,29 @@ from rate_limiter.keys import key_for_ip, pick_identity_key
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
 from rate_limiter.redis_client import get_redis
 from rate_limiter.redis_store_async import AsyncRedisStore
+from rate_limiter.stores.redis_address import redis_address
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.token_bucket import TokenBucketLimiter as SameTokenBucketLimiter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
-from support.redis_servers import RedisServer
+from support.redis_servers import PATIENT, RedisServer
 from support.servers import free_port
 
 
 @pytest.fixture(params=["sync", "sync decoding", "asyncio", "asyncio decoding", "address"])
-def client(request: pytest.FixtureRequest, server: RedisServer) -> Any:
+def client(
+    request: pytest.FixtureRequest, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """Return each kind of value that configures a program's Redis."""
     if request.param == "address":
         return server.url
+    # The timeouts of a client are not taken over, and the usual ones are short for a busy machine.
+    monkeypatch.setattr(
+        "rate_limiter.stores.redis_store.redis_address",
+        lambda given: f"{redis_address(given)}?{PATIENT}",
+    )
     module = redis.asyncio if "asyncio" in request.param else redis
     return module.Redis(port=server.port, decode_responses="decoding" in request.param)
 

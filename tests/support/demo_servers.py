@@ -51,7 +51,7 @@ def environment(redis: RedisServer | None, folder: Path) -> dict[str, str]:
     port = NOBODY_PORT if redis is None else redis.port
     return {
         "PATH": PATH,
-        "REDIS_URL": f"redis://127.0.0.1:{port}/0",
+        "REDIS_URL": f"redis://127.0.0.1:{port}/0" if redis is None else redis.url,
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": str(port),
         "RATE_LIMITER_LOG": str(folder / "rate_limiter.log"),
