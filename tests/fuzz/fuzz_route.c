@@ -30,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                           size % 5 == 0 ? &key : NULL};
         rl_route_status status = rl_routes_add(routes, &route, n_rules, &other);
         if (status != RL_ROUTE_OK) { /* such routes can only be freed */
-            break;
+            rl_routes_free(routes);
+            return 0;
         }
         n_rules++;
         bool is_word = route.pattern.len > 0 &&
