@@ -1,5 +1,5 @@
 /* asgi_sender.c -- Sender: the `send` of an ASGI request; it adds headers to the response. */
-#include "python/asgi.h"
+#include "python/path.h"
 
 #include <structmember.h>
 
@@ -8,139 +8,51 @@ typedef struct sender_object {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     core_state *state; /* borrowed from the type */
-    PyObject *send;    /* strong */
-    rl_decision decision;
+    PyObject *send;        /* strong */
+    record_object *record; /* strong */
 } sender_object;
 
-bool asgi_is_name(const core_state *state, PyObject *text, core_name name)
+/* ---- headers of the response ------------------------------------------------------------------ */
+
+/* Find the fields that the application has set. */
+static void sender_find_present(PyObject *headers, bool present[RL_FIELD_COUNT])
 {
-    return text == state->names[name] ||
-           (PyUnicode_Check(text) && PyUnicode_Compare(text, state->names[name]) == 0);
-}
-
-PyObject *asgi_get(const core_state *state, PyObject *dict, core_name name)
-{
-#if PY_VERSION_HEX >= 0x030D0000 /* without the GIL a thread may change the dict at any time */
-    PyObject *value;
-    (void)PyDict_GetItemRef(dict, state->names[name], &value); /* NULL where it fails */
-    return value;
-#else
-    PyObject *value = PyDict_GetItemWithError(dict, state->names[name]); /* borrowed */
-    return Py_XNewRef(value);
-#endif
-}
-
-/* ---- headers for a response ------------------------------------------------ */
-
-typedef struct present {
-    bool limit, retry_after, cache_control;
-} present;
-
-static bool equals_ignoring_case(PyObject *name, PyObject *wanted)
-{
-    Py_ssize_t len = PyBytes_GET_SIZE(wanted);
-    if (!PyBytes_Check(name) || PyBytes_GET_SIZE(name) != len) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < len; i++) {
-        if (Py_TOLOWER(PyBytes_AS_STRING(name)[i]) != PyBytes_AS_STRING(wanted)[i]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Fields that the app set stay: the limit of a single route is more specific than ours. */
-static present sender_find_present(const core_state *state, PyObject *headers)
-{
-    present found = {false, false, false};
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
         PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
-        PyObject *name = NULL;                        /* borrowed */
         if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
-            name = PyTuple_GET_ITEM(pair, 0);
+            core_mark_field(PyTuple_GET_ITEM(pair, 0), present);
         } else if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2) {
-            name = PyList_GET_ITEM(pair, 0);
-        }
-        if (name != NULL) {
-            found.limit |= equals_ignoring_case(name, state->names[NAME_HEADER_LIMIT]);
-            found.retry_after |= equals_ignoring_case(name, state->names[NAME_HEADER_RETRY_AFTER]);
-            found.cache_control |=
-                equals_ignoring_case(name, state->names[NAME_HEADER_CACHE_CONTROL]);
+            core_mark_field(PyList_GET_ITEM(pair, 0), present);
         }
     }
-    return found;
 }
 
-/* Append (name, value). Steals the value, which may be NULL with an exception set. */
-static int sender_append(const core_state *state, PyObject *headers, core_name name,
-                         PyObject *value)
+static int sender_append(const core_state *state, PyObject *headers, const rl_field *field)
 {
-    PyObject *pair = value != NULL ? PyTuple_Pack(2, state->names[name], value) : NULL;
+    PyObject *name = state->names[(int)NAME_HEADER_LIMIT + (int)field->name];
+    PyObject *value = PyBytes_FromStringAndSize(field->value.data, (Py_ssize_t)field->value.len);
+    PyObject *pair = value != NULL ? PyTuple_Pack(2, name, value) : NULL;
     int status = pair != NULL ? PyList_Append(headers, pair) : -1;
     Py_XDECREF(pair);
     Py_XDECREF(value);
     return status;
 }
 
-static PyObject *bytes_of_number(uint64_t number)
-{
-    char digits[20];
-    size_t i = sizeof digits;
-    do {
-        digits[--i] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number != 0);
-    return PyBytes_FromStringAndSize(digits + i, (Py_ssize_t)(sizeof digits - i));
-}
-
-/* Rounded down. A Decision that a user made may have any finite number. */
-static uint64_t whole_tokens(double tokens)
-{
-    if (!(tokens > 0)) {
-        return 0;
-    }
-    return tokens < 0x1p64 ? (uint64_t)tokens : UINT64_MAX;
-}
-
-static uint64_t whole_seconds(int64_t ns)
-{
-    const int64_t ns_per_s = 1000000000;
-    return (uint64_t)(ns / ns_per_s + (ns % ns_per_s != 0));
-}
-
-/* The same values as policy/headers.py; a time of RL_NEVER is left out. */
 static int sender_append_all(const sender_object *self, PyObject *headers)
 {
-    const core_state *state = self->state;
-    const rl_decision *decision = &self->decision;
-    present found = sender_find_present(state, headers);
-    if (!found.limit) {
-        if (sender_append(state, headers, NAME_HEADER_LIMIT,
-                          bytes_of_number(whole_tokens(decision->limit))) < 0 ||
-            sender_append(state, headers, NAME_HEADER_REMAINING,
-                          bytes_of_number(whole_tokens(decision->remaining))) < 0) {
-            return -1;
-        }
-        if (decision->reset_after_ns != RL_NEVER &&
-            sender_append(state, headers, NAME_HEADER_RESET,
-                          bytes_of_number(whole_seconds(decision->reset_after_ns))) < 0) {
-            return -1;
+    rendered rendered;
+    int status = record_render(self->record, &rendered);
+    if (status == 0 && rendered.n > 0) {
+        bool present[RL_FIELD_COUNT] = {false};
+        sender_find_present(headers, present);
+        for (size_t i = 0; status == 0 && i < rendered.n; i++) {
+            if (!present[rendered.fields[i].name]) {
+                status = sender_append(self->state, headers, &rendered.fields[i]);
+            }
         }
     }
-    if (decision->allowed) {
-        return 0;
-    }
-    if (!found.retry_after && decision->retry_after_ns != RL_NEVER &&
-        sender_append(state, headers, NAME_HEADER_RETRY_AFTER,
-                      bytes_of_number(whole_seconds(decision->retry_after_ns))) < 0) {
-        return -1;
-    }
-    if (!found.cache_control) {
-        return sender_append(state, headers, NAME_HEADER_CACHE_CONTROL,
-                             Py_NewRef(state->names[NAME_NO_STORE]));
-    }
-    return 0;
+    rendered_clear(&rendered);
+    return status;
 }
 
 /* A copy of the message with our headers after the app's. The app's message and
@@ -148,9 +60,9 @@ static int sender_append_all(const sender_object *self, PyObject *headers)
 static PyObject *sender_with_headers(const sender_object *self, PyObject *message)
 {
     PyObject *copy = PyDict_Copy(message);
-    PyObject *given = copy != NULL ? asgi_get(self->state, copy, NAME_HEADERS) : NULL;
+    PyObject *given = copy != NULL ? core_get(self->state, copy, NAME_HEADERS) : NULL;
     PyObject *headers = NULL;
-    if (given != NULL) {
+    if (given != NULL && given != Py_None) {
         headers = PySequence_List(given);
     } else if (copy != NULL && !PyErr_Occurred()) {
         headers = PyList_New(0);
@@ -167,13 +79,13 @@ static PyObject *sender_with_headers(const sender_object *self, PyObject *messag
 /* 1, 0, or -1 with an exception set. */
 static int sender_starts_response(const core_state *state, PyObject *message)
 {
-    PyObject *type = asgi_get(state, message, NAME_TYPE);
+    PyObject *type = core_get(state, message, NAME_TYPE);
     if (type == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    int starts = asgi_is_name(state, type, NAME_RESPONSE_START) ||
-                 asgi_is_name(state, type, NAME_ACCEPT) ||
-                 asgi_is_name(state, type, NAME_DENIAL_START);
+    int starts = core_is_name(state, type, NAME_RESPONSE_START) ||
+                 core_is_name(state, type, NAME_ACCEPT) ||
+                 core_is_name(state, type, NAME_DENIAL_START);
     Py_DECREF(type);
     return starts;
 }
@@ -187,7 +99,7 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
     if (starts < 0) {
         return NULL;
     }
-    if (!starts) {
+    if (!starts || self->record->n == 0) {
         return PyObject_Vectorcall(self->send, args, (size_t)PyVectorcall_NARGS(nargsf), kwnames);
     }
     PyObject *message = sender_with_headers(self, args[0]);
@@ -196,14 +108,14 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
     return result;
 }
 
-PyObject *asgi_sender_new(core_state *state, PyObject *send, const rl_decision *decision)
+PyObject *asgi_sender_new(core_state *state, PyObject *send, record_object *record)
 {
     sender_object *self = (sender_object *)state->sender_type->tp_alloc(state->sender_type, 0);
     if (self != NULL) {
         self->vectorcall = sender_call;
         self->state = state;
         self->send = Py_NewRef(send);
-        self->decision = *decision;
+        self->record = (record_object *)Py_NewRef((PyObject *)record);
     }
     return (PyObject *)self;
 }
@@ -212,6 +124,7 @@ static int sender_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((sender_object *)self)->send);
+    Py_VISIT(((sender_object *)self)->record);
     return 0;
 }
 
@@ -220,6 +133,7 @@ static void sender_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_XDECREF(((sender_object *)self)->send);
+    Py_XDECREF(((sender_object *)self)->record);
     type->tp_free(self);
     Py_DECREF(type);
 }

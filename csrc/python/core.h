@@ -29,12 +29,20 @@ typedef struct core_state {
     PyTypeObject *walk_type;     /* strong */
     PyTypeObject *style_type;    /* strong */
     PyTypeObject *routes_type;   /* strong */
+    PyTypeObject *version_type;  /* strong */
+    PyTypeObject *policy_type;   /* strong */
+    PyTypeObject *check_type;    /* strong */
+    PyTypeObject *verdict_type;  /* strong */
+    PyTypeObject *record_type;   /* strong */
+    PyTypeObject *recorder_type; /* strong */
+    PyTypeObject *start_type;    /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
     PyTypeObject *redis_buckets_type; /* strong */
     PyTypeObject *redis_loop_type;    /* strong */
 #endif
+    PyObject *one;               /* strong; the int 1 */
     PyObject *names[NAME_COUNT]; /* strong */
 } core_state;
 
@@ -48,6 +56,13 @@ extern PyType_Spec sender_spec;
 extern PyType_Spec walk_spec;
 extern PyType_Spec style_spec;
 extern PyType_Spec routes_spec;
+extern PyType_Spec version_spec;
+extern PyType_Spec policy_spec;
+extern PyType_Spec check_spec;
+extern PyType_Spec verdict_spec;
+extern PyType_Spec record_spec;
+extern PyType_Spec recorder_spec;
+extern PyType_Spec start_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;
@@ -55,7 +70,7 @@ extern PyType_Spec redis_loop_spec;
 #endif
 
 /* client_key(address): the key of the client at an address (str or None). */
-PyObject *asgi_client_key(PyObject *module, PyObject *address);
+PyObject *walk_client_key(PyObject *module, PyObject *address);
 
 /* The state of the module that a type or one of its bases belongs to. Borrowed: it
  * lives as long as the type. NULL with an exception set. */
@@ -156,8 +171,9 @@ rl_time limiter_now(const limiter_object *self);
 extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 
 /* Decide for a key (str or bytes) at a cost in tokens (NULL: 1), at the time of the
- * limiter's clock. 0, or -1 with an exception set and nothing taken. */
+ * limiter's clock. *out, the decision of the tightest limit, and `each`, one of each limit, may be
+ * NULL. 0, or -1 with an exception set and nothing taken. */
 int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
-                   rl_decision *out);
+                   rl_decision *out, rl_decision *each);
 
 #endif

@@ -1,10 +1,9 @@
 /* fields.c -- FieldStyle: the header fields of a response, as a Python type. */
-#include "python/core.h"
+#include "python/path.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "http/fields.h"
 
 /* Longest time that a window or a wall clock may have. */
 #define WINDOW_MAX_S INT64_C(1000000000)
@@ -21,6 +20,16 @@ typedef struct style_object {
 static style_object *style_of(PyObject *self)
 {
     return (style_object *)self;
+}
+
+const rl_field_style *style_value(const core_state *state, PyObject *style)
+{
+    if (!PyObject_TypeCheck(style, state->style_type)) {
+        PyErr_Format(PyExc_TypeError, "style must be a FieldStyle, not %.200s",
+                     Py_TYPE(style)->tp_name);
+        return NULL;
+    }
+    return &style_of(style)->style;
 }
 
 /* ---- arguments -------------------------------------------------------------------------- */

@@ -108,7 +108,7 @@ static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *
 }
 
 int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
-                   rl_decision *out)
+                   rl_decision *out, rl_decision *each)
 {
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
@@ -117,7 +117,7 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
         (costs = limiter_cost_units(self, cost, units)) == NULL) {
         return -1;
     }
-    if (limiter_take(self, hash, costs, allowed, out, NULL) != RL_OK) {
+    if (limiter_take(self, hash, costs, allowed, out, each) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -130,7 +130,7 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
     core_key_cost given;
     bool allowed;
     if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL) < 0) {
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL, NULL) < 0) {
         return NULL;
     }
     return PyBool_FromLong(allowed);
@@ -143,7 +143,7 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     bool allowed;
     rl_decision decision;
     if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision) < 0) {
+        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision, NULL) < 0) {
         return NULL;
     }
     return decision_new(limiter_of(self)->state, &decision);

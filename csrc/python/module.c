@@ -80,6 +80,14 @@ static int core_exec(PyObject *module)
         add_type(module, &walk_spec, &state->walk_type) < 0 ||
         add_type(module, &style_spec, &state->style_type) < 0 ||
         add_type(module, &routes_spec, &state->routes_type) < 0 ||
+        add_type(module, &version_spec, &state->version_type) < 0 ||
+        add_type(module, &policy_spec, &state->policy_type) < 0 ||
+        add_type(module, &check_spec, &state->check_type) < 0 ||
+        add_type(module, &verdict_spec, &state->verdict_type) < 0 ||
+        add_type(module, &record_spec, &state->record_type) < 0 ||
+        add_type(module, &recorder_spec, &state->recorder_type) < 0 ||
+        add_type(module, &start_spec, &state->start_type) < 0 ||
+        (state->one = PyLong_FromLong(1)) == NULL ||
         core_names_init(state->names) < 0 || add_store_error(module, state) < 0 ||
         add_redis(module, state) < 0 || add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
@@ -103,6 +111,13 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->walk_type);
     Py_VISIT(state->style_type);
     Py_VISIT(state->routes_type);
+    Py_VISIT(state->version_type);
+    Py_VISIT(state->policy_type);
+    Py_VISIT(state->check_type);
+    Py_VISIT(state->verdict_type);
+    Py_VISIT(state->record_type);
+    Py_VISIT(state->recorder_type);
+    Py_VISIT(state->start_type);
     Py_VISIT(state->store_error);
 #ifndef RL_NO_REDIS
     Py_VISIT(state->redis_client_type);
@@ -124,6 +139,14 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->walk_type);
     Py_CLEAR(state->style_type);
     Py_CLEAR(state->routes_type);
+    Py_CLEAR(state->version_type);
+    Py_CLEAR(state->policy_type);
+    Py_CLEAR(state->check_type);
+    Py_CLEAR(state->verdict_type);
+    Py_CLEAR(state->record_type);
+    Py_CLEAR(state->recorder_type);
+    Py_CLEAR(state->start_type);
+    Py_CLEAR(state->one);
     Py_CLEAR(state->store_error);
 #ifndef RL_NO_REDIS
     Py_CLEAR(state->redis_client_type);
@@ -143,7 +166,7 @@ static void core_free(void *module)
 
 static PyMethodDef core_methods[] = {
     {"_restore_decision", decision_restore, METH_VARARGS, PyDoc_STR("Restore a pickled Decision.")},
-    {"client_key", asgi_client_key, METH_O,
+    {"client_key", walk_client_key, METH_O,
      PyDoc_STR("client_key($module, address, /)\n--\n\n"
                "Return the key of the client at an address (str).\n\n"
                "address: str; None or empty for a peer without an address, whose key is\n"

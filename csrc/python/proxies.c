@@ -1,140 +1,17 @@
 /* proxies.c -- ProxyWalk: the client of a request behind trusted proxies, as a Python type. */
-#include "python/asgi.h"
+#include "python/path.h"
 
 #include <string.h>
 
 #include "engine/alloc.h"
-#include "http/client_address.h"
-
-/* Immutable. */
-typedef struct walk_object {
-    PyObject_HEAD
-    core_state *state;    /* borrowed from the type */
-    rl_network *networks; /* owned; those of `proxies` */
-    rl_proxies proxies;
-    unsigned ipv6_prefix;
-    bool is_plain; /* no proxy is trusted, and a peer's key is that of client_key() */
-} walk_object;
 
 static walk_object *walk_of(PyObject *self)
 {
     return (walk_object *)self;
 }
 
-/* ---- texts: the bytes of a header are Latin-1 in Python ------------------------------- */
-
-/* Read a str or bytes as Latin-1. Another character becomes "?": no address has either.
- * *owner, a new reference, keeps the bytes. 0, or -1 with an exception set. */
-static int read_text(const char *what, PyObject *object, PyObject **owner, rl_text *out)
-{
-    if (PyUnicode_Check(object) && PyUnicode_KIND(object) == PyUnicode_1BYTE_KIND) {
-        *owner = Py_NewRef(object);
-        *out = (rl_text){(const char *)PyUnicode_1BYTE_DATA(object),
-                         (size_t)PyUnicode_GET_LENGTH(object)};
-        return 0;
-    }
-    if (PyUnicode_Check(object)) {
-        *owner = PyUnicode_AsEncodedString(object, "latin-1", "replace");
-    } else if (PyBytes_Check(object)) {
-        *owner = Py_NewRef(object);
-    } else {
-        PyErr_Format(PyExc_TypeError, "%s must be str or bytes, not %.200s", what,
-                     Py_TYPE(object)->tp_name);
-        *owner = NULL;
-    }
-    if (*owner == NULL) {
-        return -1;
-    }
-    *out = (rl_text){PyBytes_AS_STRING(*owner), (size_t)PyBytes_GET_SIZE(*owner)};
-    return 0;
-}
-
-/* ---- the lines of the proxies' header --------------------------------------------------- */
-
-#define FEW_LINES 8
-
-typedef struct lines {
-    rl_text *texts;    /* `few`, or owned */
-    PyObject **owners; /* strong; `few_owners`, or behind the texts */
-    size_t n;
-    size_t room;
-    rl_text few[FEW_LINES];
-    PyObject *few_owners[FEW_LINES];
-} lines;
-
-static void lines_init(lines *lines)
-{
-    lines->texts = lines->few;
-    lines->owners = lines->few_owners;
-    lines->n = 0;
-    lines->room = FEW_LINES;
-}
-
-static void lines_clear(lines *lines)
-{
-    for (size_t i = 0; i < lines->n; i++) {
-        Py_DECREF(lines->owners[i]);
-    }
-    if (lines->texts != lines->few) {
-        PyMem_Free(lines->texts);
-    }
-}
-
-static int lines_grow(lines *lines)
-{
-    size_t room = lines->room * 2;
-    rl_text *texts = PyMem_Calloc(room, sizeof *lines->texts + sizeof *lines->owners);
-    if (texts == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    PyObject **owners = (PyObject **)(void *)(texts + room);
-    memcpy(texts, lines->texts, lines->n * sizeof *texts);
-    memcpy(owners, lines->owners, lines->n * sizeof(PyObject *));
-    if (lines->texts != lines->few) {
-        PyMem_Free(lines->texts);
-    }
-    lines->texts = texts;
-    lines->owners = owners;
-    lines->room = room;
-    return 0;
-}
-
-static int lines_add(lines *lines, PyObject *value)
-{
-    if ((lines->n == lines->room && lines_grow(lines) < 0) ||
-        read_text("a header", value, &lines->owners[lines->n], &lines->texts[lines->n]) < 0) {
-        return -1;
-    }
-    lines->n++;
-    return 0;
-}
-
-/* Add a (name, value) of a scope's headers if it has the wanted name. */
-static int lines_add_header(lines *lines, const char *wanted, PyObject *header)
-{
-    PyObject *pair = PyTuple_CheckExact(header) ? Py_NewRef(header) : PySequence_Tuple(header);
-    int status = 0;
-    if (pair == NULL) {
-        return -1;
-    }
-    if (PyTuple_GET_SIZE(pair) != 2) {
-        PyErr_SetString(PyExc_ValueError, "a header must be a pair of a name and a value");
-        status = -1;
-    } else {
-        PyObject *name = PyTuple_GET_ITEM(pair, 0);
-        size_t len = strlen(wanted);
-        if (PyBytes_Check(name) && (size_t)PyBytes_GET_SIZE(name) == len &&
-            memcmp(PyBytes_AS_STRING(name), wanted, len) == 0) {
-            status = lines_add(lines, PyTuple_GET_ITEM(pair, 1));
-        }
-    }
-    Py_DECREF(pair);
-    return status;
-}
-
-/* Add all of an iterable: values, or with `wanted` headers of a scope. */
-static int lines_add_all(lines *lines, const char *wanted, PyObject *iterable)
+/* Add all of an iterable of values. 0, or -1 with an exception set. */
+static int add_all(request_values *values, PyObject *iterable)
 {
     PyObject *iterator = PyObject_GetIter(iterable);
     PyObject *item;
@@ -143,7 +20,7 @@ static int lines_add_all(lines *lines, const char *wanted, PyObject *iterable)
         return -1;
     }
     while (status == 0 && (item = PyIter_Next(iterator)) != NULL) {
-        status = wanted != NULL ? lines_add_header(lines, wanted, item) : lines_add(lines, item);
+        status = request_values_add(values, "a header", item);
         Py_DECREF(item);
     }
     Py_DECREF(iterator);
@@ -154,29 +31,29 @@ static int lines_add_all(lines *lines, const char *wanted, PyObject *iterable)
 
 /* The peer of a request: None, or a str that may be empty. */
 typedef struct peer {
-    PyObject *object; /* borrowed */
-    PyObject *owner;  /* strong, or NULL without an address */
-    rl_text text;
+    PyObject *object;    /* borrowed */
+    request_values text; /* one, or none without an address */
 } peer;
 
-static int read_peer(PyObject *object, peer *out)
+static int read_peer(const char *what, PyObject *object, peer *out)
 {
-    *out = (peer){.object = object};
+    out->object = object;
+    request_values_init(&out->text);
     if (object == Py_None || (PyUnicode_Check(object) && PyUnicode_GET_LENGTH(object) == 0)) {
         return 0;
     }
     if (!PyUnicode_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "peer must be str or None, not %.200s",
+        PyErr_Format(PyExc_TypeError, "%s must be str or None, not %.200s", what,
                      Py_TYPE(object)->tp_name);
         return -1;
     }
-    return read_text("peer", object, &out->owner, &out->text);
+    return request_values_add(&out->text, what, object);
 }
 
 /* The key of a peer that is not read as an address. */
 static PyObject *key_of_name(const walk_object *self, const peer *peer)
 {
-    return Py_NewRef(peer->owner != NULL ? peer->object : self->state->names[NAME_UNKNOWN]);
+    return Py_NewRef(peer->text.n > 0 ? peer->object : self->state->names[NAME_UNKNOWN]);
 }
 
 static PyObject *key_of_address(const rl_address *address, unsigned ipv6_prefix)
@@ -189,50 +66,102 @@ static PyObject *key_of_address(const rl_address *address, unsigned ipv6_prefix)
 static PyObject *plain_key(const walk_object *self, const peer *peer)
 {
     char client[RL_CLIENT_ADDRESS_MAX];
-    if (peer->owner == NULL || !rl_client_address(peer->text.data, peer->text.len, client)) {
+    const rl_text *text = peer->text.texts;
+    if (peer->text.n == 0 || memchr(text->data, ':', text->len) == NULL ||
+        !rl_client_address(text->data, text->len, client)) {
         return key_of_name(self, peer);
     }
     return PyUnicode_FromString(client);
 }
 
-static rl_client_source find(const walk_object *self, const peer *peer, const lines *lines,
-                             rl_address *out)
+static rl_client_source find(const walk_object *self, const peer *peer,
+                             const request_values *lines, rl_address *out)
 {
-    const rl_text *text = peer->owner != NULL ? &peer->text : NULL;
+    const rl_text *text = peer->text.n > 0 ? peer->text.texts : NULL;
     return rl_client_find(&self->proxies, text, lines->texts, lines->n, out);
 }
 
-/* `wanted` as for lines_add_all; `iterable` may be NULL. */
-static PyObject *key_of(const walk_object *self, PyObject *peer_object, const char *wanted,
-                        PyObject *iterable)
+static PyObject *key_of(const walk_object *self, const peer *peer, const request_values *lines)
 {
-    peer peer;
-    lines lines;
     rl_address address;
-    PyObject *key = NULL;
-    if (read_peer(peer_object, &peer) < 0) {
-        return NULL;
-    }
-    lines_init(&lines);
     if (self->is_plain) {
-        key = plain_key(self, &peer);
-    } else if (iterable == NULL || lines_add_all(&lines, wanted, iterable) == 0) {
-        bool has_address = find(self, &peer, &lines, &address) != RL_CLIENT_NONE;
-        key = has_address ? key_of_address(&address, self->ipv6_prefix) : key_of_name(self, &peer);
+        return plain_key(self, peer);
     }
-    lines_clear(&lines);
-    Py_XDECREF(peer.owner);
+    bool has_address = find(self, peer, lines, &address) != RL_CLIENT_NONE;
+    return has_address ? key_of_address(&address, self->ipv6_prefix) : key_of_name(self, peer);
+}
+
+/* ---- the client of a request --------------------------------------------------------------- */
+
+/* Read the peer, and the proxies' header where it may count. 0, or -1 with an exception set; clear
+ * both in both cases. */
+static int read_request(const walk_object *self, const request *request, PyObject **host,
+                        peer *peer, request_values *lines)
+{
+    request_values_init(lines);
+    request_values_init(&peer->text);
+    *host = request_peer(request);
+    if (*host == NULL || read_peer("peer", *host, peer) < 0) {
+        return -1;
+    }
+    bool has_proxies = self->proxies.n_networks > 0 || self->proxies.trust_unix;
+    return has_proxies ? request_header(request, &self->header, lines) : 0;
+}
+
+PyObject *walk_request_key(const walk_object *self, const request *request)
+{
+    PyObject *host;
+    peer peer;
+    request_values lines;
+    PyObject *key = NULL;
+    if (read_request(self, request, &host, &peer, &lines) == 0) {
+        key = key_of(self, &peer, &lines);
+    }
+    request_values_clear(&lines);
+    request_values_clear(&peer.text);
+    Py_XDECREF(host);
     return key;
 }
 
+int walk_request_address(const walk_object *self, const request *request,
+                         rl_client_source *source, rl_address *out)
+{
+    PyObject *host;
+    peer peer;
+    request_values lines;
+    int status = read_request(self, request, &host, &peer, &lines);
+    if (status == 0) {
+        *source = find(self, &peer, &lines, out);
+        if (*source == RL_CLIENT_MALFORMED) {
+            *source = RL_CLIENT_NONE;
+        }
+    }
+    request_values_clear(&lines);
+    request_values_clear(&peer.text);
+    Py_XDECREF(host);
+    return status;
+}
+
+/* ---- methods --------------------------------------------------------------------------------- */
+
 static PyObject *walk_key(PyObject *object, PyObject *args)
 {
-    PyObject *peer;
+    PyObject *peer_object;
     PyObject *values = NULL;
-    if (!PyArg_ParseTuple(args, "O|O:key", &peer, &values)) {
+    peer peer;
+    request_values lines;
+    PyObject *key = NULL;
+    if (!PyArg_ParseTuple(args, "O|O:key", &peer_object, &values) ||
+        read_peer("peer", peer_object, &peer) < 0) {
         return NULL;
     }
-    return key_of(walk_of(object), peer, NULL, values);
+    request_values_init(&lines);
+    if (values == NULL || add_all(&lines, values) == 0) {
+        key = key_of(walk_of(object), &peer, &lines);
+    }
+    request_values_clear(&lines);
+    request_values_clear(&peer.text);
+    return key;
 }
 
 static PyObject *walk_address(PyObject *object, PyObject *args)
@@ -242,37 +171,22 @@ static PyObject *walk_address(PyObject *object, PyObject *args)
     PyObject *values = NULL;
     int strict = 0;
     peer peer;
-    lines lines;
+    request_values lines;
     rl_address address;
     PyObject *result = NULL;
     if (!PyArg_ParseTuple(args, "O|Op:address", &peer_object, &values, &strict) ||
-        read_peer(peer_object, &peer) < 0) {
+        read_peer("peer", peer_object, &peer) < 0) {
         return NULL;
     }
-    lines_init(&lines);
-    if (values == NULL || lines_add_all(&lines, NULL, values) == 0) {
+    request_values_init(&lines);
+    if (values == NULL || add_all(&lines, values) == 0) {
         rl_client_source source = find(self, &peer, &lines, &address);
         bool is_none = source == RL_CLIENT_NONE || (strict && source == RL_CLIENT_MALFORMED);
         result = is_none ? Py_NewRef(Py_None) : key_of_address(&address, 128);
     }
-    lines_clear(&lines);
-    Py_XDECREF(peer.owner);
+    request_values_clear(&lines);
+    request_values_clear(&peer.text);
     return result;
-}
-
-/* scope["client"][0]; None where there is none. */
-static PyObject *host_of_scope(const walk_object *self, PyObject *scope)
-{
-    PyObject *client = asgi_get(self->state, scope, NAME_CLIENT);
-    if (client == NULL) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
-    int is_some = PyObject_IsTrue(client);
-    PyObject *host = is_some < 0    ? NULL
-                     : is_some == 0 ? Py_NewRef(Py_None)
-                                    : PySequence_GetItem(client, 0);
-    Py_DECREF(client);
-    return host;
 }
 
 static PyObject *walk_key_of_scope(PyObject *object, PyObject *scope)
@@ -282,15 +196,19 @@ static PyObject *walk_key_of_scope(PyObject *object, PyObject *scope)
         return PyErr_Format(PyExc_TypeError, "scope must be a dict, not %.200s",
                             Py_TYPE(scope)->tp_name);
     }
-    PyObject *host = host_of_scope(self, scope);
-    if (host == NULL) {
+    const request request = {self->state, scope, REQUEST_ASGI};
+    return walk_request_key(self, &request);
+}
+
+PyObject *walk_client_key(PyObject *module, PyObject *address)
+{
+    const walk_object plain = {.state = PyModule_GetState(module), .is_plain = true};
+    peer peer;
+    if (read_peer("address", address, &peer) < 0) {
         return NULL;
     }
-    PyObject *headers = self->is_plain ? NULL : asgi_get(self->state, scope, NAME_HEADERS);
-    const char *wanted = self->proxies.header == RL_FORWARDED ? "forwarded" : "x-forwarded-for";
-    PyObject *key = PyErr_Occurred() ? NULL : key_of(self, host, wanted, headers);
-    Py_XDECREF(headers);
-    Py_DECREF(host);
+    PyObject *key = key_of(&plain, &peer, NULL);
+    request_values_clear(&peer.text);
     return key;
 }
 
@@ -298,13 +216,13 @@ static PyObject *walk_key_of_scope(PyObject *object, PyObject *scope)
 
 static int read_network(PyObject *text, rl_network *out)
 {
-    PyObject *owner;
-    rl_text bytes;
-    if (read_text("a network", text, &owner, &bytes) < 0) {
+    request_values bytes;
+    request_values_init(&bytes);
+    if (request_values_add(&bytes, "a network", text) < 0) {
         return -1;
     }
-    bool is_network = rl_network_parse(bytes, out);
-    Py_DECREF(owner);
+    bool is_network = rl_network_parse(bytes.texts[0], out);
+    request_values_clear(&bytes);
     if (!is_network) {
         PyErr_Format(PyExc_ValueError, "expected a network such as '10.0.0.0/8', got %R", text);
         return -1;
@@ -344,6 +262,15 @@ static int read_header(PyObject *name, rl_proxy_header *out)
     return -1;
 }
 
+static int read_header_name(const rl_proxies *proxies, header_name *out)
+{
+    const char *text = proxies->header == RL_FORWARDED ? "forwarded" : "x-forwarded-for";
+    PyObject *bytes = PyBytes_FromString(text);
+    int status = bytes != NULL ? header_name_init(out, bytes) : -1;
+    Py_XDECREF(bytes);
+    return status;
+}
+
 static PyObject *walk_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"networks", "trust_unix", "header", "ipv6_prefix", NULL};
@@ -366,9 +293,10 @@ static PyObject *walk_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     PyObject *texts = networks != NULL ? PySequence_Tuple(networks) : PyTuple_New(0);
     rl_network *owned = texts != NULL ? read_networks(texts) : NULL;
     PyObject *self = owned != NULL ? type->tp_alloc(type, 0) : NULL;
-    if (self == NULL) {
+    if (self == NULL || read_header_name(&proxies, &walk_of(self)->header) < 0) {
         rl_free(owned);
         Py_XDECREF(texts);
+        Py_XDECREF(self);
         return NULL;
     }
     proxies.networks = owned;
@@ -387,6 +315,7 @@ static void walk_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     rl_free(walk_of(object)->networks);
+    header_name_clear(&walk_of(object)->header);
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -1,7 +1,6 @@
 /* routes.c -- RuleRoutes: which rules a request falls under, as a Python type. */
-#include "python/core.h"
+#include "python/path.h"
 
-#include "http/route.h"
 
 /* Immutable. */
 typedef struct routes_object {
@@ -12,6 +11,11 @@ typedef struct routes_object {
 static routes_object *routes_of(PyObject *self)
 {
     return (routes_object *)self;
+}
+
+const rl_routes *routes_value(PyObject *routes)
+{
+    return routes_of(routes)->routes;
 }
 
 /* ---- texts ---------------------------------------------------------------------------------- */

@@ -7,47 +7,41 @@ is sent. So importing this module extends two methods of FastAPI:
 
 - `openapi`: documents the 429 of each route that depends on a RateLimit, unless the route
   documents one itself;
-- `build_middleware_stack`: adds a SettlingMiddleware, for `cost_after`, when an application starts.
+- `build_middleware_stack`: adds the headers to every response, and settles `cost_after`.
 """
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of RateLimit.__call__.
 
 import copy
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from fastapi import FastAPI, HTTPException, Response, WebSocketException, routing
+from fastapi import FastAPI, HTTPException, WebSocketException, params, routing
 from fastapi.dependencies.models import Dependant
-from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import AsgiRecorder, Decision, ManualClock, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
-from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle, LimitState
-from rate_limiter.policy.keys import Identities, KeySpec
-from rate_limiter.policy.policy import (
-    CostAfter,
-    Finished,
-    Storage,
-    correct,
-    errors_logged,
-    now,
-)
+from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
+from rate_limiter.policy.keys import Identities
+from rate_limiter.policy.policy import Policy, SharedLimiter, Storage
 from rate_limiter.policy.request_fields import (
     Framework,
     header_value,
     header_values,
     signed_value,
 )
+from rate_limiter.policy.rule_sources import RuleSource
+from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.settling import CostAfter, Finished, record_of, settle_each
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
@@ -60,11 +54,8 @@ if TYPE_CHECKING:
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
 
-_CONNECTION = "rate_limiter.connection"
-_TAKEN = "rate_limiter.taken"
-"""The key of a list of _Taken in the scope of a request."""
-_WATCH = "rate_limiter.watch"
-"""The key of the Watch of a request, which SettlingMiddleware sets."""
+_SETTLING = "rate_limiter.settling"
+"""The key of the _Settling of a request, which SettlingMiddleware sets."""
 
 RATE_LIMITED_RESPONSE: dict[str, Any] = {
     "description": "Rate limit exceeded",
@@ -132,20 +123,22 @@ class RateLimit:
     denies it, the others get their tokens back. On websocket routes the client gets a 429 if the
     server supports that, else the websocket is closed with code 1008.
 
-    The headers are on the responses that FastAPI makes from the return value of a route, but not
-    on those of a route that returns a Response or raises. The middleware always adds them.
+    The headers describe the tightest limit of the request and are on every response of a request
+    that the limit decided about, errors too. Routes read it as ``request.state.rate_limit``.
 
     Args:
         limits: a text (``"5/minute"``), a Limit, or several, which are all or nothing.
         limiter: a RateLimiter instead of `limits`, to share its buckets.
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
-            WebSocket).
+            WebSocket). ``Depends(current_user)`` limits by what that dependency returns; FastAPI
+            calls it once for the limit and the route.
         cost: tokens a request takes: a number, or a callable, sync or async, that gets the
             HTTPConnection.
         cost_after: a callable, sync or async, that gets a Finished when the response has been sent
             and returns the final cost. The difference is refunded or charged; None changes
             nothing.
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
+        cors: let scripts of other origins read the headers.
         trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
         metrics: the name of its decisions in metrics, such as ``"upload"``.
         name: the name of the limit in headers. Required with a shared store, where it identifies
@@ -157,17 +150,20 @@ class RateLimit:
         TypeError, ValueError: an argument is invalid; the message names it.
     """
 
+    _any_settles: ClassVar[bool] = False  # some RateLimit has cost_after
+
     def __init__(
         self,
         limits: Limits | None = None,
         *,
         limiter: RateLimiter | None = None,
-        key: KeySpec | Key = "ip",
+        key: Any = "ip",
         cost: float | Cost = 1,
         cost_after: CostAfter | None = None,
         headers: str = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
+        cors: bool = False,
         trusted_proxies: Iterable[str] = (),
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
@@ -196,21 +192,32 @@ class RateLimit:
         metrics = checked_metrics(metrics)
         if metrics is not None:
             watch(self.limiter, metrics)
-        self._async = AsyncRateLimiter.of(self.limiter)
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        self._identities = Identities(address, jwt, framework=FastApiFramework())
-        self._key = _key_of_connection(key, self._identities)
-        self._cost = checked_cost(cost, self.limiter)
-        self._cost_after = cost_after
         self._checks = SetupChecks(
             in_memory=store == MEMORY and not self.limiter.is_remote,
             uses_address=not callable(key) and uses_address(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",
         )
-        self._style = HeaderStyle(headers, reset, retry_jitter_s)
-        names = [name] if len(self.limiter.limits) == 1 else []
-        self._names = [name for name in names if name] or [*map(str, self.limiter.limits)]
+        self._settles = cost_after is not None
+        RateLimit._any_settles |= self._settles
+        checked_cost(cost, self.limiter)
+        self._takes_key = isinstance(key, params.Depends)
+        if isinstance(key, params.Depends):
+            self.__signature__ = _with_key(key)
+            key, cost = _second, _of_first(cost)
+        several = self.limiter.limits
+        names = tuple(map(str, several))
+        self._policy = Policy(
+            RuleSource(RuleTable([Rule(name or "; ".join(names), several)])),
+            SharedLimiter(self.limiter),
+            Identities(address, jwt, framework=FastApiFramework()),
+            key=key,
+            cost=cost,
+            cost_after=cost_after,
+            style=HeaderStyle(headers, reset, retry_jitter_s, cors),
+            names=(name,) if name and len(names) == 1 else names,
+        )
 
     @property
     def dependency(self) -> Any:
@@ -224,8 +231,12 @@ class RateLimit:
             "dependencies=[RateLimit(...)]"
         )
 
-    async def __call__(self, connection: HTTPConnection, response: Response) -> Decision:
+    async def __call__(self, connection: HTTPConnection, key: Any = None) -> Decision:
         """Decide for this request; called by FastAPI.
+
+        Args:
+            connection: the request or websocket.
+            key: the value of `key`, if that is a dependency.
 
         Returns:
             The Decision, for routes that declare the dependency as a parameter.
@@ -237,68 +248,42 @@ class RateLimit:
         """
         if not self.enabled:
             return _untouched(self.limiter)
-        taken: list[_Taken] = connection.scope.setdefault(_TAKEN, [])
-        if self._cost_after is not None:
-            self._watch(connection)
-        try:
-            key = await self._key_of(connection)
-            cost = await now(self._cost(connection) if callable(self._cost) else self._cost)
-            if not self._checks.is_done:
-                self._checks.look(connection.scope, key)
-            decision, *each = await self._async.hit_each(key, cost)
-            states = [
-                LimitState(*one) for one in zip(self._names, self.limiter.limits, each, strict=True)
-            ]
-            if not decision:
-                raise self._denied(connection, decision, key, states)
-        except Exception:
-            await _give_back(taken)
-            raise
-        has_headers = self._style.style != "off"
-        taken.append(_Taken(self, key, cost, decision, states if has_headers else []))
-        if has_headers:
-            tightest = min(
-                (one.decision for one in taken if one.states), key=lambda one: one.remaining
-            )
-            every = [states for one in taken for states in one.states]
-            response.headers.update(self._style.values(tightest, every))
-        return decision
+        scope = connection.scope
+        settling = self._settling(scope) if self._settles else None
+        subject = (connection, key) if self._takes_key else connection
+        verdict = await self._policy.decide(scope, subject)
+        if verdict is None:
+            return _untouched(self.limiter)
+        if not self._checks.is_done:
+            self._checks.look(scope, verdict.key)
+        if verdict.is_denial:
+            raise _denied(connection, verdict)
+        if settling is not None:
+            settling.verdicts.append(verdict)
+        return verdict.decision
 
-    def _watch(self, connection: HTTPConnection) -> None:
-        """Start the Watch of the response, for `cost_after`."""
-        watch: Watch | None = connection.scope.get(_WATCH)
-        if watch is None:
+    def _settling(self, scope: Scope) -> "_Settling":
+        """Return what settles this request, for `cost_after`."""
+        settling: _Settling | None = scope.get(_SETTLING)
+        if settling is None:
             raise RuntimeError(
                 "cost_after of a RateLimit needs SettlingMiddleware, which FastAPI applications "
-                "have by default: app.add_middleware(rate_limiter.fastapi.SettlingMiddleware)"
+                "have if a RateLimit with cost_after is made before they start: "
+                "app.add_middleware(rate_limiter.fastapi.SettlingMiddleware)"
             )
-        watch.start()
+        settling.watch.start()
+        return settling
 
-    async def _settle(self, taken: "_Taken", finished: Finished) -> None:
-        """Refund or charge the difference between the final cost and the tokens taken."""
-        if self._cost_after is None:
-            return
-        cost = await now(self._cost_after(replace(finished, cost=taken.cost, key=taken.key)))
-        if cost is not None:
-            await correct(self._async, taken.key, taken.cost, cost)
 
-    async def _key_of(self, connection: HTTPConnection) -> str | bytes:
-        key: str | bytes | None = await now(self._key(connection))
-        return self._identities.client(connection.scope) if key is None else key
-
-    def _denied(
-        self,
-        connection: HTTPConnection,
-        decision: Decision,
-        key: str | bytes,
-        states: list[LimitState],
-    ) -> Exception:
-        extensions = connection.scope.get("extensions") or {}
-        if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
-            return WebSocketException(1008, DENIED_DETAIL)
-        if decision.store_unavailable:
-            return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
-        return RateLimitHTTPException(decision, key, self._style.values(decision, states))
+def _denied(connection: HTTPConnection, verdict: Verdict) -> Exception:
+    extensions = connection.scope.get("extensions") or {}
+    if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
+        return WebSocketException(1008, DENIED_DETAIL)
+    if verdict.store_unavailable:
+        return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
+    record = record_of(connection.scope)
+    headers = {} if record is None else record.headers()
+    return RateLimitHTTPException(verdict.decision, verdict.key, headers)
 
 
 def _untouched(limiter: RateLimiter) -> Decision:
@@ -307,56 +292,33 @@ def _untouched(limiter: RateLimiter) -> Decision:
     return Decision(True, capacity, limit=capacity)
 
 
-def _key_of_connection(key: Any, identities: Identities) -> Callable[[HTTPConnection], Any]:
-    """Return the function that reads the key of a connection; users' callables get it too."""
-    if callable(key):
-        given: Callable[[HTTPConnection], Any] = key
-        return given
-    parts = [] if isinstance(key, str) or not isinstance(key, Iterable) else list(key)
-    if not any(map(callable, parts)):
-        words = identities.key(parts or key)
-        return lambda connection: words(connection.scope)
-    chain = identities.key([_with_connection(one) if callable(one) else one for one in parts])
-
-    async def of_connection(connection: HTTPConnection) -> Any:
-        connection.scope[_CONNECTION] = connection
-        try:
-            return await now(chain(connection.scope))
-        finally:  # break the reference cycle
-            del connection.scope[_CONNECTION]
-
-    return of_connection
+# --- A key that is a dependency ------------------------------------------------------------------
 
 
-def _with_connection(function: Callable[[HTTPConnection], Any]) -> Callable[[Any], Any]:
-    return lambda scope: function(scope[_CONNECTION])
+def _with_key(key: params.Depends) -> inspect.Signature:
+    """Return the signature from which FastAPI reads that a RateLimit needs the key."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    connection = inspect.Parameter("connection", kind, annotation=HTTPConnection)
+    return inspect.Signature([connection, inspect.Parameter("key", kind, default=key)])
+
+
+def _second(subject: tuple[HTTPConnection, Any]) -> Any:
+    return subject[1]
+
+
+def _of_first(cost: Any) -> Any:
+    return (lambda subject: cost(subject[0])) if callable(cost) else cost
 
 
 # --- After the response --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """The tokens that one RateLimit took for a request."""
+class _Settling:
+    """A request whose cost may change after the response."""
 
-    by: RateLimit
-    key: str | bytes
-    cost: float
-    decision: Decision
-    states: list[LimitState]  # for the headers
-
-
-async def _give_back(taken: list[_Taken]) -> None:
-    for one in taken:
-        with errors_logged():
-            await correct(one.by._async, one.key, one.cost, 0)
-    taken.clear()
-
-
-async def _settle(taken: list[_Taken], finished: Finished) -> None:
-    for one in taken:
-        with errors_logged():
-            await one.by._settle(one, finished)
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.verdicts: list[Verdict] = []
 
 
 class SettlingMiddleware:
@@ -373,29 +335,32 @@ class SettlingMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _WATCH in scope:
+        if scope["type"] not in ("http", "websocket") or _SETTLING in scope:
             await self.app(scope, receive, send)
             return
-        taken: list[_Taken] = scope.setdefault(_TAKEN, [])
-        scope[_WATCH] = watch = Watch(scope, receive, send)
+        settling = scope[_SETTLING] = _Settling(Watch(scope, receive, send))
         try:
-            await watch.run(self.app, functools.partial(_settle, taken))
+            await settling.watch.run(self.app, functools.partial(_settle, scope, settling))
         finally:  # break the reference cycle
-            del scope[_WATCH]
+            del scope[_SETTLING]
 
 
-def _settling(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIApp]:
+async def _settle(scope: Scope, settling: _Settling, finished: Finished) -> None:
+    record = record_of(scope)  # a later limit may have denied the request
+    kept = () if record is None else record.verdicts
+    await settle_each([one for one in settling.verdicts if one in kept], finished)
+
+
+def _recording(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIApp]:
     @functools.wraps(build)
-    def settling(app: FastAPI) -> ASGIApp:
-        classes: list[object] = [middleware.cls for middleware in app.user_middleware]
-        if SettlingMiddleware not in classes:
-            app.user_middleware.insert(0, Middleware(SettlingMiddleware))
-        return build(app)
+    def recording(app: FastAPI) -> ASGIApp:
+        stack = build(app)
+        return AsgiRecorder(SettlingMiddleware(stack) if RateLimit._any_settles else stack)
 
-    return settling
+    return recording
 
 
-FastAPI.build_middleware_stack = _settling(FastAPI.build_middleware_stack)  # type: ignore[method-assign,assignment]
+FastAPI.build_middleware_stack = _recording(FastAPI.build_middleware_stack)  # type: ignore[method-assign,assignment]
 
 
 # --- OpenAPI -------------------------------------------------------------------------------------

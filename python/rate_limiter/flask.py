@@ -12,17 +12,20 @@ ones. Requests without a view (404) and Flask's own static files are not limited
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, current_app
 
 from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
+    checked_paths,
     checked_policy,
     uses_address,
 )
@@ -33,15 +36,10 @@ from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
-from rate_limiter.policy.policy import (
-    ActiveRule,
-    CostAfter,
-    Policy,
-    Storage,
-    rules_of_limits,
-)
+from rate_limiter.policy.policy import ActiveRule, Policy, Storage, rules_of_limits
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.settling import CostAfter
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY, check_store
 from rate_limiter.web.flask_request import (
@@ -52,6 +50,9 @@ from rate_limiter.web.flask_request import (
     FlaskRateLimitExceeded,
     State,
     attached,
+    decide,
+    give_way,
+    state_now,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ class FlaskRateLimiter:
         headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A header that the view
             has set stays.
         reset, retry_jitter_s: see HeaderStyle.
+        cors: see HeaderStyle. True also exempts preflight requests from the limits.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
+        exempt_paths: paths that are not limited, compared with ``request.path``.
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of decisions by the default limits in metrics, such as ``"web"``; the
             name of a rule, tier or decorator is added, as in ``"web.upload"``.
@@ -132,7 +135,9 @@ class FlaskRateLimiter:
         headers: str = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
+        cors: bool = False,
         denied: Template | None = None,
+        exempt_paths: Iterable[str] = (),
         status_path: str | None = None,
         metrics: str | None = None,
         setup_checks: bool = True,
@@ -155,13 +160,19 @@ class FlaskRateLimiter:
         self._cost = _without_scope(cost, "cost")
         self._identities.key(self._key)  # raise for mistakes
         self._cost_after = _not_async(cost_after, "cost_after")
-        self._tier = None if tier is None else self._identities.tier(_without_scope(tier, "tier"))
-        self._bypass = self._identities.bypass(_without_scope(bypass, "bypass"))
-        self._style = HeaderStyle(headers, reset, retry_jitter_s)
+        self._tier: TierSpec | None = _without_scope(tier, "tier")
+        if self._tier is not None:
+            self._identities.tier(self._tier)
+        self._bypass = _without_scope(bypass, "bypass")
+        self._identities.bypass(self._bypass)
+        self._style = HeaderStyle(headers, reset, retry_jitter_s, cors)
+        self._cors = cors
+        self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._renderer = None if denied in (None, "json") else denial_renderer(denied)
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         self._clock = clock
+        self._names: dict[str, int] = {}
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
             "RULES": rules,
@@ -218,20 +229,15 @@ class FlaskRateLimiter:
             TypeError, ValueError: an argument is invalid; the message names it.
         """
         check_arguments(FlaskRateLimiter.limit, dict(locals()))
-        made: list[Policy] = []
-        in_memory = self._settings | {"STORE": MEMORY}
-        self._policy(limits, cost, cost_after, in_memory, key)  # raise for mistakes here
+        limit = _Limit(self, limits, cost, cost_after, key, name)
 
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
                 raise TypeError(f"expected a view, a MethodView or a Blueprint, got {view!r}")
-            others = getattr(view, LIMITS, ())
-            if not made:
-                own_name = name or f"{_name_of(view)}:{len(others)}"
-                settings = self._settings
-                made.append(self._policy(limits, cost, cost_after, settings, key, own_name))
-            setattr(view, LIMITS, (made[0], *others))
-            return view
+            limit.take_name_of(view)
+            limited = view if isinstance(view, Blueprint) else limit.wrapped(view)
+            setattr(limited, LIMITS, (limit, *getattr(view, LIMITS, ())))
+            return limited
 
         return decorate
 
@@ -240,28 +246,27 @@ class FlaskRateLimiter:
         setattr(view, EXEMPT, (self, *getattr(view, EXEMPT, ())))
         return view
 
-    def _policy(
-        self,
-        limits: Limits,
-        cost: Any,
-        cost_after: CostAfter | None,
-        settings: dict[str, Any],
-        key: KeySpec | None,
-        name: str | None = None,
-    ) -> Policy:
+    def _policy(self, limit: _Limit, settings: dict[str, Any]) -> Policy:
         """Return the Policy of a decorator; one without a name only checks the arguments."""
-        several = as_limits(limits)
+        several = as_limits(limit.limits)
+        name = limit.name
         return Policy(
             RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
             self._storage(_NamedStorage, settings, name or ""),
             self._identities,
-            key=self._key if key is None else _without_scope(key, "key"),
-            cost=_without_scope(cost, "cost"),
-            cost_after=_not_async(cost_after, "cost_after"),
+            key=self._key if limit.key is None else _without_scope(limit.key, "key"),
+            bypass=self._bypass,
+            cost=_without_scope(limit.cost, "cost"),
+            cost_after=_not_async(limit.cost_after, "cost_after"),
+            style=replace(self._style, style=settings["HEADERS"]),
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
-            owner=self,
         )
+
+    def _unique(self, name: str) -> str:
+        """Return the name of a decorator's buckets: views made by one function have one name."""
+        count = self._names[name] = self._names.get(name, 0) + 1
+        return name if count == 1 else f"{name}:{count}"
 
     def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
         """Return the function that names a rule's dimension; None without metrics."""
@@ -288,11 +293,12 @@ class FlaskRateLimiter:
             self._identities,
             key=self._key,
             tier=self._tier,
+            bypass=self._bypass,
             cost=self._cost,
             cost_after=self._cost_after,
+            style=replace(self._style, style=settings["HEADERS"]),
             blocking=True,
             dimension=dimension if is_measured else None,
-            owner=self,
         )
 
     def _storage(self, kind: type[Storage], settings: dict[str, Any], name: str) -> Storage:
@@ -320,12 +326,12 @@ class FlaskRateLimiter:
         check_arguments(FlaskRateLimiter.__init__, self._arguments | effective)
         return State(
             owner=self,
+            settings=settings,
             enabled=settings["ENABLED"],
-            style=replace(self._style, style=settings["HEADERS"]),
-            identities=self._identities,
-            bypass=self._bypass,
             renderer=self._renderer,
             status_path=self._status_path,
+            exempt_paths=self._exempt_paths,
+            skips_preflight=self._cors,
             checks=SetupChecks(
                 in_memory=settings["STORE"] == MEMORY,
                 uses_address=not callable(self._key) and uses_address(self._key),
@@ -336,6 +342,78 @@ class FlaskRateLimiter:
             else None,
             defaults=defaults,
         )
+
+
+class _Limit:
+    """The limit of one decorator.
+
+    Its Policy is made when a request first needs it: the application's configuration may name
+    another store.
+    """
+
+    def __init__(
+        self,
+        owner: FlaskRateLimiter,
+        limits: Limits,
+        cost: Any,
+        cost_after: CostAfter | None,
+        key: KeySpec | None,
+        name: str | None,
+    ) -> None:
+        self.owner = owner
+        self.limits = limits
+        self.cost = cost
+        self.cost_after = cost_after
+        self.key = key
+        self.name: str | None = None
+        self._given_name = name
+        self._lock = threading.Lock()
+        self._made: list[tuple[list[Any], Policy]] = []
+        owner._policy(self, owner._settings | {"STORE": MEMORY})  # raise for mistakes here
+
+    def take_name_of(self, view: Any) -> None:
+        """Name the limit after the first view that it limits, unless it has a name."""
+        if self.name is None:
+            place = len(getattr(view, LIMITS, ()))
+            self.name = self._given_name or self.owner._unique(f"{_name_of(view)}:{place}")
+
+    def policy(self, state: State) -> Policy:
+        """Return the Policy under the settings of an application."""
+        settings = [
+            state.settings[name] for name in ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "HEADERS")
+        ]
+        for known, policy in self._made:
+            if known == settings:
+                return policy
+        with self._lock:
+            for known, policy in self._made:
+                if known == settings:
+                    return policy
+            made = self.owner._policy(self, state.settings)
+            self._made.append((settings, made))
+            return made
+
+    def wrapped(self, view: Any) -> Any:
+        """Return a view that is limited when it is called; a class is changed in place."""
+        if isinstance(view, type):
+            view.dispatch_request = self.wrapped(view.dispatch_request)  # type: ignore[attr-defined]
+            return view
+
+        @functools.wraps(view)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            self._decide()
+            return current_app.ensure_sync(view)(*args, **kwargs)
+
+        return limited
+
+    def _decide(self) -> None:
+        state = state_now(self.owner)
+        if state is None or not state.enabled:
+            return
+        give_way([state.defaults])
+        error = decide(state, self.policy(state))
+        if error is not None:
+            raise error
 
 
 class _NamedStorage(Storage):
@@ -367,6 +445,9 @@ def _check_limits(limits: object) -> None:
 
 _DECIDING = ("DEFAULT_LIMITS", "RULES", "STORE", "HEADERS")
 """Settings that can leave an argument without effect."""
+
+_OF_LIMITS = ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "HEADERS")
+"""Settings that a decorator's limit depends on."""
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "DEFAULT_LIMITS": _check_limits,

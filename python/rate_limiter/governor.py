@@ -1,5 +1,5 @@
 """The argument of `cost_after`."""
 
-from rate_limiter.policy.policy import Finished
+from rate_limiter.policy.settling import Finished
 
 __all__ = ["Finished"]

@@ -493,7 +493,8 @@ def test_a_change_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
-    from rate_limiter.policy.policy import Finished, run_now
+    from rate_limiter.policy.policy import run_now
+    from rate_limiter.policy.settling import Finished, settle
 
     path = tmp_path / "rate_limits.json"
     write(path, '{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')
@@ -503,7 +504,7 @@ def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
     assert outcome is not None
     write(path, '{"default": {"capacity": 20, "refill_rate": 1, "refund": "5xx"}}')
     assert take(policy)[2] == 18
-    run_now(policy.settle(outcome, Finished(scope, 1, outcome.key, status=500)))
+    run_now(settle([outcome], Finished(scope, 1, outcome.key, status=500)))
     assert take(policy)[2] == 18  # one came back, one was taken
 
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from rate_limiter import ManualClock, RateLimiter
 from rate_limiter.fastapi import RateLimit, SettlingMiddleware
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.policy.policy import Finished
+from rate_limiter.policy.settling import Finished
 from starlette.applications import Starlette
 from starlette.routing import Route
 from support.fastapi_app import limit, statuses

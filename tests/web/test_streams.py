@@ -23,7 +23,7 @@ from rate_limiter import ManualClock
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.policy.policy import Finished
+from rate_limiter.policy.settling import Finished
 from starlette import responses
 from starlette.applications import Starlette
 from starlette.routing import Route

@@ -19,7 +19,7 @@ from rate_limiter.cli.common import (
 )
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import run_now
+from rate_limiter.policy.policy import key_of, tiers_of
 from rate_limiter.policy.rule_sources import RULES_KEY, pull_rules, push_rules
 from rate_limiter.policy.rules import Rule
 
@@ -162,13 +162,13 @@ def _explain(given: argparse.Namespace) -> int:
     scope = _scope(given)
     identities = Identities(ClientAddress(given.trusted_proxy))
     keys = given.key or ["ip"]
-    key = run_now(_awaited(identities.key(keys if len(keys) > 1 else keys[0])(scope)))
+    key = key_of(identities, keys if len(keys) > 1 else keys[0], scope)
     tiers: Iterable[str] = ()
     if given.tier is not None and not table.tiers:
         raise UsageError(f"--tier has no effect: the rules in {given.file} name no tiers")
     if given.tier is not None:
         is_source = ":" in given.tier and given.tier not in table.tiers
-        tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")
+        tiers = (tiers_of(identities, given.tier, scope)) if is_source else given.tier.split(",")
     method = given.method.upper()
     request = (given.path, method, list(tiers), key)
     found = table.matches(*request)
@@ -252,7 +252,3 @@ def _scope(given: argparse.Namespace) -> dict[str, Any]:
         "headers": headers,
         "client": (given.client, 0),
     }
-
-
-async def _awaited(value: Any) -> Any:
-    return value

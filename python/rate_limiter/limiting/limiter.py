@@ -133,6 +133,11 @@ class RateLimiter(_core.Limiter):
         form = [limit.for_engine for limit in self.limits]
         _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
 
+    @property
+    def decides_here(self) -> bool:
+        """Whether the engine can decide about a request without a call of `hit_each`."""
+        return not self.is_remote and type(self).hit_each is RateLimiter.hit_each
+
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.
 

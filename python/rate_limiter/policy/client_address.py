@@ -85,8 +85,8 @@ class ClientAddress:
         except (TypeError, ValueError) as error:
             raise type(error)(f"trusted_proxies: {error}") from None
         self.ipv6_prefix = ipv6_prefix
-        self._walk = ProxyWalk(
-            map(_without_zone, self.trusted),
+        self.walk = ProxyWalk(
+            map(without_zone, self.trusted),
             trust_unix=self.trusts_unix,
             header=self.header,
             ipv6_prefix=ipv6_prefix,
@@ -109,15 +109,15 @@ class ClientAddress:
             key: nothing in it is believed then. A peer with another name, such as that of a test
             server, is its own key.
         """
-        return self._walk.key(peer, values)
+        return self.walk.key(peer, values)
 
     def key_of_scope(self, scope: dict[str, Any]) -> str:
         """Return the key of the client of an ASGI scope."""
-        return self._walk.key_of_scope(scope)
+        return self.walk.key_of_scope(scope)
 
     def name(self, address: Address) -> str:
         """Return the key of an address."""
-        return self._walk.key(str(address))
+        return self.walk.key(str(address))
 
     def address(
         self, peer: str | None, values: Iterable[str | bytes] = (), *, strict: bool = False
@@ -127,11 +127,11 @@ class ClientAddress:
         With `strict` it is also None where the header is malformed: an address that somebody is
         trusted for must not be that of the proxy instead.
         """
-        found = self._walk.address(peer, values, strict)
+        found = self.walk.address(peer, values, strict)
         return None if found is None else _as_address(found)
 
 
-def _without_zone(network: Network) -> str:
+def without_zone(network: Network) -> str:
     """Return a network as text, without the zone that ``fe80::%eth0/64`` has."""
     address = type(network.network_address)(int(network.network_address))
     return f"{address}/{network.prefixlen}"

@@ -88,22 +88,13 @@ class HeaderStyle:
         return type(self), (self.style, self.reset, self.retry_jitter_s, self.cors)
 
     @cached_property
-    def _fields(self) -> FieldStyle:
+    def fields(self) -> FieldStyle:
+        """The style as the engine reads it."""
         return FieldStyle(
             self.style,
             epoch=self.reset == "epoch",
             jitter_s=self.retry_jitter_s,
             cors=self.cors,
-        )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the C middleware can write them without this."""
-        return (self.style, self.reset, self.retry_jitter_s, self.cors) == (
-            "x-ratelimit",
-            "seconds",
-            0,
-            False,
         )
 
     def values(
@@ -117,12 +108,12 @@ class HeaderStyle:
             spread: how much of the jitter counts, from 0 to 1; at random by default.
         """
         share = random.random() if spread is None else spread
-        return self._fields.values(decision, each, share, time.time())
+        return self.fields.values(decision, each, share, time.time())
 
     def retry_after_s(self, decision: Decision, spread: float | None = None) -> int | None:
         """Return the seconds of ``Retry-After``, at least 1, with jitter; None for never."""
         share = random.random() if spread is None else spread
-        return self._fields.retry_after_s(decision, share)
+        return self.fields.retry_after_s(decision, share)
 
 
 DEFAULT_STYLE = HeaderStyle()

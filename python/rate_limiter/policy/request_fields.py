@@ -56,20 +56,73 @@ class Framework:
     differ count as missing. If the first one counted, a client of an application that reads the
     last one would get a new bucket for each invented first value.
 
+    The engine reads plain values itself. It calls these methods for unusual ones.
+
     Attributes:
+        is_wsgi: requests are WSGI environs, not ASGI scopes.
         routes_like_werkzeug: how routes are found, see RuleTable.both.
     """
 
+    is_wsgi = False
     routes_like_werkzeug = False
 
-    def header(self, scope: Any, name: bytes) -> str | None:
-        """Return the value of a header, None if it is empty, missing or ambiguous."""
-        return _only([header_value(name, value) for value in header_values(scope, name)])
+    def scope(self, request: Any) -> Any:
+        """Return the ASGI scope of a request."""
+        return request
 
-    def cookie(self, scope: Any, name: str) -> str | None:
+    def headers(self, request: Any, name: bytes) -> list[str]:
+        """Return the unchanged values of all lines of a header."""
+        return header_values(request, name)
+
+    def header(self, request: Any, name: bytes) -> str | None:
+        """Return the value of a header, None if it is empty, missing or ambiguous."""
+        return _only([header_value(name, value) for value in self.headers(request, name)])
+
+    def cookie(self, request: Any, name: str) -> str | None:
         """Return the value of a cookie, None if it is empty, missing or ambiguous."""
-        lines = header_values(scope, b"cookie")
+        lines = self.headers(request, b"cookie")
         return _only([value for line in lines for value in cookie_values(line, name)])
+
+
+class WsgiFramework(Framework):
+    """The same behind WSGI, where a server joins repeated headers with commas."""
+
+    is_wsgi = True
+
+    def scope(self, request: Any) -> Any:
+        return scope_of_environ(request)
+
+    def headers(self, request: Any, name: bytes) -> list[str]:
+        variable = name.decode("latin-1").upper().replace("-", "_")
+        if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = "HTTP_" + variable
+        value = request.get(variable)
+        return [value] if isinstance(value, str) else []
+
+
+def scope_of_environ(environ: Any) -> dict[str, Any]:
+    """Return a WSGI environ as an ASGI scope with the members that describe the request."""
+    address = environ.get("REMOTE_ADDR")
+    path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
+    fields = [
+        (variable.removeprefix("HTTP_"), value)
+        for variable, value in environ.items()
+        if variable.startswith("HTTP_") or variable in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    ]
+    return {
+        "type": "http",
+        "method": environ.get("REQUEST_METHOD", ""),
+        "path": "/" + path.lstrip("/"),
+        "query_string": environ.get("QUERY_STRING", "").encode("latin-1", "replace"),
+        "headers": [
+            (
+                name.lower().replace("_", "-").encode("latin-1", "replace"),
+                str(value).encode("latin-1", "replace"),
+            )
+            for name, value in fields
+        ],
+        "client": (address, 0) if address else None,
+    }
 
 
 def header_values(scope: Any, name: bytes) -> list[str]:

@@ -93,6 +93,11 @@ class Rule:
         for path in self.paths:
             segments_of_pattern(path)
 
+    @property
+    def has_conditions(self) -> bool:
+        """Whether the rule is for some requests only."""
+        return bool(self.paths or self.methods or self.tiers or self.keys)
+
     def refunds(self, status: int) -> bool:
         """Return True if an answer with this status costs nothing."""
         return str(status) in self.refund or f"{status // 100}xx" in self.refund
@@ -147,7 +152,9 @@ class RuleTable:
     Attributes:
         rules: by name.
         tiers: all that are named, from the lowest to the highest.
+        ranks: the tiers with their places, from 0 for the lowest.
         uses_keys: whether any rule names keys.
+        routes: finds the numbers of the rules.
 
     Raises:
         ValueError: two rules have the same name, or ask for the same; or a path has more than 64
@@ -163,8 +170,8 @@ class RuleTable:
         self._all = tuple(self.rules.values())
         self.tiers = tuple(dict.fromkeys(tier for rule in self._all for tier in rule.tiers))
         self.uses_keys = any(rule.keys for rule in self._all)
-        self._rank = {tier: i for i, tier in enumerate(self.tiers)}
-        self._routes = self._built()
+        self.ranks = {tier: i for i, tier in enumerate(self.tiers)}
+        self.routes = self._built()
 
     def _built(self) -> RuleRoutes:
         routes = (route for i, rule in enumerate(self._all) for route in self._routes_of(i, rule))
@@ -182,7 +189,7 @@ class RuleTable:
     def _routes_of(self, number: int, rule: Rule) -> Iterator[_Route]:
         """Yield all combinations of what a rule asks for."""
         keys = [credentials_key(key) for key in rule.keys]
-        ranks = [self._rank[tier] for tier in rule.tiers]
+        ranks = [self.ranks[tier] for tier in rule.tiers]
         for key, path, method, rank in product(
             keys or (None,), rule.paths or ANY_PATH, rule.methods or (None,), ranks or (-1,)
         ):
@@ -222,7 +229,7 @@ class RuleTable:
             key: the client's.
             like_werkzeug: the application routes as Werkzeug does, not as Starlette.
         """
-        found = self._routes.find(path, method, self._ranks(tiers), key, like_werkzeug)
+        found = self.routes.find(path, method, self._ranks(tiers), key, like_werkzeug)
         return tuple([None if i is None else self._all[i] for i in found])
 
     def match(
@@ -251,9 +258,9 @@ class RuleTable:
 
     def _ranks(self, tiers: Sequence[str] | None) -> Sequence[int]:
         """Return the numbers of tiers, the highest first."""
-        if not tiers or not self._rank:
+        if not tiers or not self.ranks:
             return ()
-        return sorted((self._rank[tier] for tier in tiers if tier in self._rank), reverse=True)
+        return sorted((self.ranks[tier] for tier in tiers if tier in self.ranks), reverse=True)
 
 
 def _order(pattern: Sequence[str], segments: Sequence[str]) -> tuple[int, ...] | None:

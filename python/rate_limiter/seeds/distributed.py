@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rate_limiter._core import Decision
+from rate_limiter._core import Decision, Verdict
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.request_fields import method_of, route_path
@@ -120,11 +120,11 @@ class _LoggingMiddleware(RateLimitMiddleware):
             decision.remaining,
         )
 
-    async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
+    async def _deny(self, scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
         if self._rule.shadow:
             await self.app(scope, receive, send)
         else:
-            await super()._deny(scope, receive, send, decision)
+            await super()._deny(scope, receive, send, verdict)
 
 
 def _warn_of(rule: Rule, *fields: str) -> None:

@@ -5,24 +5,20 @@ See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from hashlib import sha256
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from rate_limiter._core import client_key
 from rate_limiter.policy.denials import Answer
-from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL
+from rate_limiter.policy.headers import DENIED_DETAIL
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-DENIED = Answer(429, "application/json", json.dumps({"detail": DENIED_DETAIL}).encode())
-NO_STORE = Answer(503, "application/json", json.dumps({"detail": NO_STORE_DETAIL}).encode())
 
 _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
@@ -65,10 +61,13 @@ async def turned_away(scope: Scope, receive: Receive, send: Send) -> bool:
     return True
 
 
-async def send_answer(answer: Answer, scope: Scope, send: Send) -> None:
-    """Send a whole response."""
+async def send_answer(
+    answer: Answer, scope: Scope, send: Send, more: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send a whole response, with more headers."""
     prefix = "websocket." if is_websocket(scope) else ""
     headers = [
+        *more,
         (b"content-type", answer.media_type.encode("latin-1")),
         (b"content-length", str(len(answer.body)).encode()),
     ]
@@ -90,20 +89,3 @@ async def send_users_answer(
 def starts_response(message: Message) -> bool:
     """Return whether a message has the headers of a response."""
     return message["type"] in _STARTS
-
-
-def with_headers(message: Message, values: Mapping[str, str]) -> Message:
-    """Return a message with headers added, except those that the application has set.
-
-    If the application has set ``X-RateLimit-Limit``, no ``X-RateLimit-*`` header is added.
-    """
-    given = list(message.get("headers") or ())
-    names = {bytes(name).lower() for name, _ in given}
-    own_limit = b"x-ratelimit-limit" in names
-    added = []
-    for name, value in values.items():
-        lower = name.lower().encode("latin-1")
-        is_own = lower in names and lower != b"access-control-expose-headers"
-        if not is_own and not (own_limit and lower.startswith(b"x-ratelimit-")):
-            added.append((lower, value.encode("latin-1")))
-    return {**message, "headers": given + added}

@@ -9,12 +9,13 @@ background tasks, context variables and exceptions work as they do without the m
 
 from __future__ import annotations
 
-import inspect
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision, ManualClock, Verdict
 from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
@@ -23,47 +24,37 @@ from rate_limiter.checks.arguments import (
 )
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits, check_cost
-from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.denials import Template, denial_renderer
+from rate_limiter.policy.denials import Answer, DenialRenderer, Template, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
-from rate_limiter.policy.keys import (
-    BypassSpec,
-    Identities,
-    KeySpec,
-    Source,
-    TierSpec,
-    first_of,
-)
+from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
 from rate_limiter.policy.policy import (
-    CostAfter,
-    LimiterSource,
     Policy,
     SharedLimiter,
     Storage,
+    denial_of,
     rules_of_limits,
 )
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.settling import CostAfter, give_back, record_of, settle
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY
+from rate_limiter.web.answers import DENIED, NO_STORE
 from rate_limiter.web.asgi_messages import (
-    DENIED,
-    NO_STORE,
     ASGIApp,
     Receive,
     Scope,
     Send,
-    client_of,
     first_forwarded,
     send_answer,
     send_users_answer,
     turned_away,
 )
-from rate_limiter.web.limited_app import LimitedApp
+from rate_limiter.web.watching import Watch
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -180,10 +171,11 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         dimension_label: str = "default",
     ) -> None:
         arguments = dict(locals())
-        self._remote: AsyncRateLimiter | None = None
         self._denied: Denied | None = None
+        self._renderer: DenialRenderer | None = None
         self._checks: SetupChecks | None = None
         self._policy: Policy | None = None
+        self._shows_policy = False
         self._gateway: Any = None  # with `policy`: the application of an API gateway
         self._target = app  # gets the requests that the engine forwards
         address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
@@ -198,19 +190,22 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
                 api_key_header=api_key_header,
                 user_id_header=user_id_header,
                 dimension_label=dimension_label,
-                client=identities.client if address.reads_header else first_forwarded,
+                client=address.key_of_scope if address.reads_header else first_forwarded,
                 conclude=self._conclude,
             )
+            self._target = self._gateway if enabled else app
             exempt_paths = policy.exempt_paths if exempt_paths is None else exempt_paths
-            self._set_up_forwarding(app, self._gateway if enabled else app, exempt_paths)
+            self._set_up(app, None, exempt_paths)
             return
         metrics = checked_metrics(metrics)
         style = HeaderStyle(headers, reset, retry_jitter_s, cors)
         storage = Storage(store, name, on_store_error, max_keys, clock)
         limiter, source = _limiter_or_rules(limits, rules, limiter, storage)
         check_arguments(RateLimitMiddleware.__init__, arguments | {"source": source})
-        if metrics is not None and limiter is not None:
-            watch(limiter, metrics)
+        if callable(denied):
+            self._denied = denied
+        elif denied not in (None, "json"):
+            self._renderer = denial_renderer(denied)
         if setup_checks:
             self._checks = SetupChecks(
                 in_memory=_is_in_memory(limiter, storage),
@@ -218,83 +213,47 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
                 trusts_proxies=address.reads_header,
                 shares_key=key == "all",
             )
-        is_callable = callable(denied)
-        is_forwarded = (
-            source is not None
-            or tier is not None
-            or cost_after is not None
-            or status_path is not None
-            or bypass not in ((), None)
-            or not (style.is_plain or style.style == "off")
-            or not (denied in (None, "json") or is_callable)
+        if limiter is not None:
+            self.limiter = limiter
+            checked_cost(cost, limiter)
+            if metrics is not None:
+                watch(limiter, metrics)
+        by_rule = metrics is not None and limiter is None
+        made = Policy(
+            RuleSource(RuleTable([Rule("default", limiter.limits)])) if limiter else source,  # type: ignore[arg-type]
+            SharedLimiter(limiter) if limiter is not None else storage,
+            identities,
+            key=key,
+            tier=tier,
+            bypass=bypass or (),
+            cost=cost,
+            cost_after=cost_after,
+            style=style,
+            dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
         )
-        if is_forwarded:
-            limiters: LimiterSource = storage
-            if source is None:
-                assert limiter is not None
-                source = RuleSource(RuleTable([Rule("default", limiter.limits)]))
-                limiters = SharedLimiter(limiter)
-            by_rule = metrics is not None and limiter is None
-            request_policy = Policy(
-                source,
-                limiters,
-                identities,
-                key=key,
-                tier=None if tier is None else identities.tier(tier),
-                bypass=identities.bypass(bypass or ()),
-                cost=cost,
-                cost_after=cost_after,
-                dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
-            )
-            limited = LimitedApp(
-                app,
-                request_policy,
-                style,
-                renderer=None if is_callable else denial_renderer(denied),  # type: ignore[arg-type]
-                denied=denied if is_callable else None,  # type: ignore[arg-type]
-                status_path=status_path,
-                checks=self._checks,
-                conclude=self._conclude,
-            )
-            self._policy = request_policy if enabled else None
-            self._set_up_forwarding(app, limited if enabled else app, exempt_paths or ())
-            return
-        assert limiter is not None
-        if not enabled:
-            _plain_key(key, identities), checked_cost(cost, limiter)  # raise for mistakes
-            self._set_up_forwarding(app, app, exempt_paths or ())
-            return
-        self._remote = AsyncRateLimiter.of(limiter) if limiter.is_remote else None
-        self._denied = denied if is_callable else None  # type: ignore[assignment]
-        self._set_up(
+        self._policy = made if enabled else None
+        self._shows_policy = source is not None or any(
+            (tier, cost_after, status_path, bypass, cors, self._renderer)
+        )
+        self._set_up(app, self._policy, exempt_paths or (), status_path, skips_preflight=cors)
+
+    def _set_up(
+        self,
+        app: ASGIApp,
+        policy: Policy | None,
+        exempt_paths: Iterable[str],
+        status_path: str | None = None,
+        *,
+        skips_preflight: bool = False,
+    ) -> None:
+        super().__init__(
             app,
-            limiter,
-            key=_plain_key(key, identities),
-            cost=checked_cost(cost, limiter),
-            exempt_paths=checked_paths("exempt_paths", exempt_paths or ()),
-            headers=style.style != "off",
-            remote=self._remote is not None,
+            policy,
+            exempt_paths=checked_paths("exempt_paths", exempt_paths),
+            status_path=status_path if policy is not None else None,
+            skips_preflight=skips_preflight,
             probing=self._checks is not None,
         )
-
-    def _set_up_forwarding(
-        self, app: ASGIApp, target: ASGIApp, exempt_paths: Iterable[str]
-    ) -> None:
-        """Forward exempt paths to `app` and all other requests to `target`."""
-        self._target = target
-        self._set_up(
-            app,
-            None,
-            key=None,
-            cost=1,
-            exempt_paths=checked_paths("exempt_paths", exempt_paths),
-            headers=True,
-            remote=False,
-            probing=False,
-        )
-
-    def _set_up(self, app: ASGIApp, limiter: RateLimiter | None, **arguments: Any) -> None:
-        super().__init__(app, limiter, **arguments)
         # Servers recognise ASGI 3 by a coroutine function `app.__call__`, which a C slot is not.
         # Calling the object never uses this attribute: it uses the slot.
         self.__call__ = self._called_by_name  # type: ignore[method-assign]
@@ -302,7 +261,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     @property
     def governor(self) -> Policy | None:
         """The Policy that decides by rules, tiers and so on; None for plain limits."""
-        return self._policy
+        return self._policy if self._shows_policy else None
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
@@ -315,46 +274,69 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _probe(self, scope: Scope, key: object) -> bool:
         """Look at one of the first requests; return whether to show the next one too."""
-        if self._checks is None or inspect.isawaitable(key):
-            return False
-        return self._checks.look(scope, key)
+        return self._checks is not None and self._checks.look(scope, key)
 
-    async def _resolve(
-        self, scope: Scope, receive: Receive, send: Send, key: Any, cost: Any
-    ) -> None:
-        """Await the key, the cost and the decision where they are awaitable."""
-        if inspect.isawaitable(key):
-            key = await key
-        if inspect.isawaitable(cost):
-            cost = await cost
-        if cost is None:  # the engine would take the default
-            raise TypeError("cost must be a number, not NoneType")
-        if self._remote is None:
-            await self._decide(scope, receive, send, key, cost)
-            return
-        if key is None:
-            key = client_of(scope)
-        decision = await self._remote.hit(key, cost)
-        self._decided(key, decision)
-        await self._conclude(scope, receive, send, decision)
+    async def _resolve(self, scope: Scope, receive: Receive, send: Send, check: Any) -> None:
+        """Await the key, the cost or the decision, and go on."""
+        assert self._policy is not None
+        try:
+            verdict = await self._policy.finish(check)
+        except BaseException:
+            await give_back(scope)
+            raise
+        if verdict is not None:
+            self._decided(verdict.key, verdict.decision)
+        await self._answer(scope, receive, send, verdict)
 
     def _decided(self, key: Any, decision: Decision) -> None:
         """Do nothing. Subclasses get each decision of Redis here."""
 
-    async def _deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
+    async def _fail(self, scope: Scope, error: BaseException) -> None:
+        """Give back what limits took, and raise the error of a user's function."""
+        await give_back(scope)
+        raise error
+
+    async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application, and settle the cost of the request after the response."""
+        record = record_of(scope)
+        verdicts = [one for one in record.verdicts if one.policy is self._policy] if record else []
+        watch = Watch(scope, receive, send)
+        watch.start()
+        await watch.run(self.app, partial(settle, verdicts))
+
+    async def _deny(self, scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
         """Respond to a denied request; `send` adds the headers."""
+        await give_back(scope, verdict)
         if self._gateway is not None:
-            await self._gateway.deny(scope, receive, send, decision)
+            await self._gateway.deny(scope, receive, send, verdict.decision)
+        elif await turned_away(scope, receive, send):
             return
+        elif verdict.store_unavailable:
+            await send_answer(NO_STORE, scope, send)
+        elif self._denied is not None:
+            answer = self._denied(scope, verdict.decision)
+            await send_users_answer(answer, scope, receive, send)
+        else:
+            await send_answer(self._rendered(scope, verdict), scope, send)
+
+    def _rendered(self, scope: Scope, verdict: Verdict) -> Answer:
+        """Return the body of a denied response."""
+        if self._renderer is None:
+            return DENIED
+        return self._renderer(denial_of(scope, verdict))
+
+    async def _status(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond with the state of the caller."""
         if await turned_away(scope, receive, send):
             return
-        if decision.store_unavailable:
-            await send_answer(NO_STORE, scope, send)
+        if scope["method"] not in ("GET", "HEAD"):
+            answer = Answer(405, "application/json", b'{"detail": "Method Not Allowed"}')
+            await send_answer(answer, scope, send, [(b"allow", b"GET, HEAD")])
             return
-        if self._denied is None:
-            await send_answer(DENIED, scope, send)
-            return
-        await send_users_answer(self._denied(scope, decision), scope, receive, send)
+        assert self._policy is not None
+        body = json.dumps(await self._policy.status(scope)).encode()
+        answer = Answer(200, "application/json", body)
+        await send_answer(answer, scope, send, [(b"cache-control", b"no-store")])
 
 
 def _limiter_or_rules(
@@ -394,16 +376,6 @@ def one_limiter(
         with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
         raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
     return limiter
-
-
-def _plain_key(key: KeySpec, identities: Identities) -> Source | None:
-    """Return the source of the key; None for the peer's address, which the engine reads."""
-    address = identities.address
-    is_peer = not address.reads_header and address.ipv6_prefix == 64
-    if not callable(key):
-        return None if is_peer and key == "ip" else identities.key(key)
-    # If the callable returns None, the engine uses the peer's address.
-    return key if is_peer else first_of((key, identities.client))
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from rate_limiter.policy.policy import Finished, run_to_the_end
+from rate_limiter.policy.settling import Finished, run_to_the_end
 from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Send, starts_response
 
 

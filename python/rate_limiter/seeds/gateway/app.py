@@ -16,8 +16,8 @@ from rate_limiter.policy.denials import Answer
 from rate_limiter.policy.headers import DEFAULT_STYLE
 from rate_limiter.policy.keys import header_source, shortened
 from rate_limiter.seeds.gateway.keys import pick_identity_key
+from rate_limiter.web.answers import NO_STORE
 from rate_limiter.web.asgi_messages import (
-    NO_STORE,
     ASGIApp,
     Receive,
     Scope,

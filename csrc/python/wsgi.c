@@ -1,0 +1,158 @@
+/* wsgi.c -- StartResponse: the `start_response` of a WSGI request; it adds headers to the response.
+ *
+ * See PEP 3333 for the call. */
+#include "python/path.h"
+
+#include <structmember.h>
+
+typedef struct start_object {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    core_state *state;        /* borrowed from the type */
+    PyObject *start_response; /* strong */
+    record_object *record;    /* strong */
+    bool adds;                /* nobody else adds the fields */
+    PyObject *status;         /* strong; of the response; NULL: it has not begun */
+    PyObject *headers;        /* strong; a list */
+} start_object;
+
+static int add_missing(const core_state *state, PyObject *headers, const rendered *rendered)
+{
+    bool present[RL_FIELD_COUNT] = {false};
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
+        PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
+        PyObject *name = PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2
+                             ? PyTuple_GET_ITEM(pair, 0)
+                             : NULL;
+        core_mark_field(name, present);
+    }
+    for (size_t i = 0; i < rendered->n; i++) {
+        const rl_field *field = &rendered->fields[i];
+        if (present[field->name]) {
+            continue;
+        }
+        PyObject *pair = Py_BuildValue("(Os#)", state->names[(int)NAME_FIELD_LIMIT + (int)field->name],
+                                       field->value.data, (Py_ssize_t)field->value.len);
+        int status = pair != NULL ? PyList_Append(headers, pair) : -1;
+        Py_XDECREF(pair);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* A copy of the application's headers with ours behind them. */
+static PyObject *with_fields(const start_object *self, PyObject *headers)
+{
+    rendered rendered;
+    PyObject *copy = PySequence_List(headers);
+    if (copy == NULL || !self->adds || self->record->n == 0) {
+        return copy;
+    }
+    if (record_render(self->record, &rendered) < 0 || add_missing(self->state, copy, &rendered) < 0) {
+        Py_CLEAR(copy);
+    }
+    rendered_clear(&rendered);
+    return copy;
+}
+
+static PyObject *start_call(PyObject *object, PyObject *const *args, size_t nargsf,
+                            PyObject *kwnames)
+{
+    start_object *self = (start_object *)object;
+    size_t n = (size_t)PyVectorcall_NARGS(nargsf);
+    if (n < 2 || n > 3 || kwnames != NULL) {
+        return PyObject_Vectorcall(self->start_response, args, n, kwnames);
+    }
+    PyObject *headers = with_fields(self, args[1]);
+    if (headers == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(self->status, Py_NewRef(args[0]));
+    Py_XSETREF(self->headers, Py_NewRef(headers));
+    PyObject *call[] = {args[0], headers, n == 3 ? args[2] : NULL};
+    PyObject *result = PyObject_Vectorcall(self->start_response, call, n, NULL);
+    Py_DECREF(headers);
+    return result;
+}
+
+static PyObject *start_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"environ", "start_response", NULL};
+    PyObject *environ;
+    PyObject *start_response;
+    core_state *state = core_state_of(type);
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:StartResponse", names,
+                                                      &PyDict_Type, &environ, &start_response)) {
+        return NULL;
+    }
+    const request request = {state, environ, REQUEST_WSGI};
+    record_object *record = record_of_request(&request);
+    if (record == NULL) {
+        return NULL;
+    }
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_DECREF((PyObject *)record);
+        return NULL;
+    }
+    ((start_object *)self)->adds = !record->has_sender;
+    record->has_sender = true;
+    ((start_object *)self)->vectorcall = start_call;
+    ((start_object *)self)->state = state;
+    ((start_object *)self)->start_response = Py_NewRef(start_response);
+    ((start_object *)self)->record = record;
+    return self;
+}
+
+static int start_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((start_object *)self)->start_response);
+    Py_VISIT(((start_object *)self)->record);
+    Py_VISIT(((start_object *)self)->headers);
+    return 0;
+}
+
+static void start_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(((start_object *)self)->start_response);
+    Py_XDECREF((PyObject *)((start_object *)self)->record);
+    Py_XDECREF(((start_object *)self)->status);
+    Py_XDECREF(((start_object *)self)->headers);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef start_members[] = {
+    {"status", T_OBJECT, offsetof(start_object, status), READONLY,
+     PyDoc_STR("Status of the response, None before it begins (str).")},
+    {"headers", T_OBJECT, offsetof(start_object, headers), READONLY,
+     PyDoc_STR("Headers of the response, None before it begins (list of pairs).")},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(start_object, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot start_slots[] = {
+    {Py_tp_doc,
+     PyDoc_STR("StartResponse(environ, start_response)\n--\n\n"
+               "Start a WSGI response with the headers of all limits of its request. If another\n"
+               "one already adds them, this one does not.")},
+    {Py_tp_new, start_new},
+    {Py_tp_dealloc, start_dealloc},
+    {Py_tp_traverse, start_traverse},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, start_members},
+    {0, NULL},
+};
+
+PyType_Spec start_spec = {
+    .name = "rate_limiter._core.StartResponse",
+    .basicsize = sizeof(start_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = start_slots,
+};
