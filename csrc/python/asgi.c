@@ -163,9 +163,6 @@ static PyObject *asgi_sender(core_state *state, record_object *record, PyObject 
 static PyObject *asgi_answer(asgi_object *self, const asgi_args *args, record_object *record,
                              verdict_object *verdict, bool settles)
 {
-    if (self->probing && verdict->rule != NULL && asgi_probe(self, args, verdict) < 0) {
-        return NULL;
-    }
     PyObject *sender = asgi_sender(self->state, record, args->send);
     if (sender == NULL) {
         return NULL;
@@ -231,7 +228,9 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
         break;
     case CHECK_ALLOWED:
     case CHECK_DENIED:
-        result = asgi_answer(self, args, check.record, check.verdict, check_settles(&check));
+        if (!self->probing || asgi_probe(self, args, check.verdict) == 0) {
+            result = asgi_answer(self, args, check.record, check.verdict, check_settles(&check));
+        }
         break;
     case CHECK_AWAIT: {
         PyObject *waiting = check_object_new(self->state, &check);
@@ -314,8 +313,8 @@ static PyObject *asgi_method_answer(PyObject *object, PyObject *const *given, Py
     bool settles = false;
     for (size_t i = 0; i < record->n; i++) {
         const policy_rule *rule = record->items[i]->rule;
-        settles = settles || (record->items[i]->version == verdict->version && rule != NULL &&
-                              rule->settles);
+        settles = settles ||
+                  (record->items[i]->version == verdict->version && rule != NULL && rule->settles);
     }
     PyObject *result = asgi_answer(self, &args, record, verdict, settles);
     Py_DECREF((PyObject *)record);
@@ -502,7 +501,8 @@ static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     static char *names[] = {"app", NULL};
     PyObject *app;
     core_state *state = core_state_of(type);
-    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O:AsgiRecorder", names, &app)) {
+    if (state == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O:AsgiRecorder", names, &app)) {
         return NULL;
     }
     PyObject *self = type->tp_alloc(type, 0);
@@ -542,9 +542,8 @@ static PyMemberDef recorder_members[] = {
 };
 
 static PyType_Slot recorder_slots[] = {
-    {Py_tp_doc,
-     PyDoc_STR("AsgiRecorder(app)\n--\n\n"
-               "Add the headers of all limits that the app checks to its responses.")},
+    {Py_tp_doc, PyDoc_STR("AsgiRecorder(app)\n--\n\n"
+                          "Add the headers of all limits that the app checks to its responses.")},
     {Py_tp_new, recorder_new},
     {Py_tp_dealloc, recorder_dealloc},
     {Py_tp_traverse, recorder_traverse},

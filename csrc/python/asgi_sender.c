@@ -7,7 +7,7 @@
 typedef struct sender_object {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    core_state *state; /* borrowed from the type */
+    core_state *state;     /* borrowed from the type */
     PyObject *send;        /* strong */
     record_object *record; /* strong */
 } sender_object;
@@ -38,42 +38,50 @@ static int sender_append(const core_state *state, PyObject *headers, const rl_fi
     return status;
 }
 
-static int sender_append_all(const sender_object *self, PyObject *headers)
+static int sender_append_all(const core_state *state, PyObject *headers, const rendered *rendered)
 {
-    rendered rendered;
-    int status = record_render(self->record, &rendered);
-    if (status == 0 && rendered.n > 0) {
-        bool present[RL_FIELD_COUNT] = {false};
-        sender_find_present(headers, present);
-        for (size_t i = 0; status == 0 && i < rendered.n; i++) {
-            if (!present[rendered.fields[i].name]) {
-                status = sender_append(self->state, headers, &rendered.fields[i]);
-            }
+    bool present[RL_FIELD_COUNT] = {false};
+    sender_find_present(headers, present);
+    for (size_t i = 0; i < rendered->n; i++) {
+        if (!present[rendered->fields[i].name] &&
+            sender_append(state, headers, &rendered->fields[i]) < 0) {
+            return -1;
         }
     }
-    rendered_clear(&rendered);
-    return status;
+    return 0;
 }
 
 /* A copy of the message with our headers after the app's. The app's message and
  * list may be constants of the app, so they are never written to. */
-static PyObject *sender_with_headers(const sender_object *self, PyObject *message)
+static PyObject *sender_copy(const core_state *state, PyObject *message, const rendered *rendered)
 {
     PyObject *copy = PyDict_Copy(message);
-    PyObject *given = copy != NULL ? core_get(self->state, copy, NAME_HEADERS) : NULL;
+    PyObject *given = copy != NULL ? core_get(state, copy, NAME_HEADERS) : NULL;
     PyObject *headers = NULL;
     if (given != NULL && given != Py_None) {
         headers = PySequence_List(given);
     } else if (copy != NULL && !PyErr_Occurred()) {
         headers = PyList_New(0);
     }
-    if (headers == NULL || sender_append_all(self, headers) < 0 ||
-        PyDict_SetItem(copy, self->state->names[NAME_HEADERS], headers) < 0) {
+    if (headers == NULL || sender_append_all(state, headers, rendered) < 0 ||
+        PyDict_SetItem(copy, state->names[NAME_HEADERS], headers) < 0) {
         Py_CLEAR(copy);
     }
     Py_XDECREF(headers);
     Py_XDECREF(given);
     return copy;
+}
+
+static PyObject *sender_with_headers(const sender_object *self, PyObject *message)
+{
+    rendered rendered;
+    PyObject *result = NULL;
+    if (record_render(self->record, &rendered) == 0) {
+        result =
+            rendered.n == 0 ? Py_NewRef(message) : sender_copy(self->state, message, &rendered);
+    }
+    rendered_clear(&rendered);
+    return result;
 }
 
 /* 1, 0, or -1 with an exception set. */
@@ -99,9 +107,10 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
     if (starts < 0) {
         return NULL;
     }
-    if (!starts || self->record->n == 0) {
+    if (!starts) {
         return PyObject_Vectorcall(self->send, args, (size_t)PyVectorcall_NARGS(nargsf), kwnames);
     }
+    self->record->is_answered = true;
     PyObject *message = sender_with_headers(self, args[0]);
     PyObject *result = message != NULL ? PyObject_CallOneArg(self->send, message) : NULL;
     Py_XDECREF(message);

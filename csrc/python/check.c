@@ -377,8 +377,10 @@ static verdict_object *verdict_of_tuple(check *check, const policy_rule *rule, d
 {
     core_state *state = check->version->state;
     rl_decision values[RL_TABLE_LIMITS_MAX + 1];
-    if (!PyTuple_Check(decisions) || PyTuple_GET_SIZE(decisions) != (Py_ssize_t)rule->n_limits + 1) {
-        PyErr_SetString(PyExc_TypeError, "a limiter must return one decision, and one of each limit");
+    if (!PyTuple_Check(decisions) ||
+        PyTuple_GET_SIZE(decisions) != (Py_ssize_t)rule->n_limits + 1) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a limiter must return one decision, and one of each limit");
         return NULL;
     }
     for (size_t i = 0; i <= rule->n_limits; i++) {
@@ -397,7 +399,8 @@ static verdict_object *hit_remote(check *check, const policy_rule *rule, double 
 {
     PyObject *decisions = take_awaited(check);
     if (decisions == NULL) {
-        PyObject *args[] = {check->key, check->cost != NULL ? check->cost : check->version->state->one};
+        PyObject *args[] = {check->key,
+                            check->cost != NULL ? check->cost : check->version->state->one};
         decisions = take_value(check, PyObject_Vectorcall(rule->hit_each, args, 2, NULL), status);
         if (decisions == NULL) {
             return NULL;
@@ -481,9 +484,9 @@ static check_status run_limits(check *check)
 check_status check_run(check *check)
 {
     static check_status (*const steps[])(struct check *) = {
-        [CHECK_BYPASS] = run_bypass,     [CHECK_TIER] = run_tier, [CHECK_OWN_KEY] = run_own_key,
-        [CHECK_FIND] = run_find,         [CHECK_RULE_KEY] = run_rule_key,
-        [CHECK_COST] = run_cost,         [CHECK_LIMITS] = run_limits,
+        [CHECK_BYPASS] = run_bypass, [CHECK_TIER] = run_tier,         [CHECK_OWN_KEY] = run_own_key,
+        [CHECK_FIND] = run_find,     [CHECK_RULE_KEY] = run_rule_key, [CHECK_COST] = run_cost,
+        [CHECK_LIMITS] = run_limits,
     };
     check_status status;
     do {

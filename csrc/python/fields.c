@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-
 /* Longest time that a window or a wall clock may have. */
 #define WINDOW_MAX_S INT64_C(1000000000)
 #define NOW_MAX_S 1e12

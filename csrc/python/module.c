@@ -87,9 +87,9 @@ static int core_exec(PyObject *module)
         add_type(module, &record_spec, &state->record_type) < 0 ||
         add_type(module, &recorder_spec, &state->recorder_type) < 0 ||
         add_type(module, &start_spec, &state->start_type) < 0 ||
-        (state->one = PyLong_FromLong(1)) == NULL ||
-        core_names_init(state->names) < 0 || add_store_error(module, state) < 0 ||
-        add_redis(module, state) < 0 || add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
+        (state->one = PyLong_FromLong(1)) == NULL || core_names_init(state->names) < 0 ||
+        add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
+        add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0 ||
         PyModule_AddIntConstant(module, "METER_LAYOUT", RL_METER_LAYOUT) < 0 ||

@@ -133,7 +133,12 @@ void source_chain_clear(source_chain *chain);
 int source_chain_traverse(const source_chain *chain, visitproc visit, void *arg);
 
 /* What was read: a value, nothing, or a function that must be called. */
-typedef enum source_status { SOURCE_ERROR, SOURCE_FOUND, SOURCE_ABSENT, SOURCE_UNUSUAL } source_status;
+typedef enum source_status {
+    SOURCE_ERROR,
+    SOURCE_FOUND,
+    SOURCE_ABSENT,
+    SOURCE_UNUSUAL
+} source_status;
 
 /* Read a value without calling Python: *out is a new str, or True of a bypass. */
 source_status source_read(const source *source, const walk_object *walk, const request *request,
@@ -163,27 +168,27 @@ typedef struct policy_rule {
 /* PolicyVersion: the configuration that checks follow. Immutable. */
 typedef struct version_object {
     PyObject_HEAD
-    core_state *state;       /* borrowed from the type */
-    PyObject *owner;         /* strong; the Policy */
-    PyObject *shortened;     /* strong; a function that shortens long values of keys */
-    policy_rule *rules;      /* owned */
+    core_state *state;   /* borrowed from the type */
+    PyObject *owner;     /* strong; the Policy */
+    PyObject *shortened; /* strong; a function that shortens long values of keys */
+    policy_rule *rules;  /* owned */
     size_t n_rules;
-    PyObject *routes;        /* strong; RuleRoutes; NULL: the first rule is for every request */
+    PyObject *routes; /* strong; RuleRoutes; NULL: the first rule is for every request */
     source_chain bypass;
-    source_chain tier;       /* one source at most */
-    PyObject *tier_ranks;    /* strong; a dict of str -> int */
+    source_chain tier;    /* one source at most */
+    PyObject *tier_ranks; /* strong; a dict of str -> int */
     source_chain key;
-    walk_object *walk;       /* strong */
+    walk_object *walk; /* strong */
     rl_field_style style;
     request_kind kind;
     bool routes_like_werkzeug;
-    bool uses_keys;          /* some rule names keys */
+    bool uses_keys; /* some rule names keys */
 } version_object;
 
 /* Policy: the base of policy.Policy. It has one version at a time. */
 typedef struct policy_object {
     PyObject_HEAD
-    core_state *state;      /* borrowed from the type */
+    core_state *state;       /* borrowed from the type */
     version_object *version; /* strong; NULL before the first one; changes under reload */
     bool refreshes;          /* the rules may change: _refresh() is called for each request */
 } policy_object;
@@ -202,13 +207,12 @@ const rl_routes *routes_value(PyObject *routes);
 
 /* Verdict: what the limits of one rule decided about a request. Immutable. */
 typedef struct verdict_object {
-    PyObject_VAR_HEAD
-    version_object *version; /* strong; NULL: a decision without a rule */
-    const policy_rule *rule; /* of the version, or NULL */
-    PyObject *key;           /* strong, or NULL */
+    PyObject_VAR_HEAD version_object *version; /* strong; NULL: a decision without a rule */
+    const policy_rule *rule;                   /* of the version, or NULL */
+    PyObject *key;                             /* strong, or NULL */
     double cost;
-    rl_decision decision;    /* of the tightest limit */
-    rl_decision each[];      /* Py_SIZE of them */
+    rl_decision decision; /* of the tightest limit */
+    rl_decision each[];   /* Py_SIZE of them */
 } verdict_object;
 
 /* Return true for a verdict that denies the request. */
@@ -223,12 +227,15 @@ typedef struct record_object {
     size_t n;
     size_t room;
     verdict_object *few[RECORD_FEW];
-    double spread;   /* of Retry-After, set once; below 0: not yet */
-    bool has_sender; /* somebody adds the header fields to the response */
+    double spread;      /* of Retry-After, set once; below 0: not yet */
+    bool has_sender;    /* somebody adds the header fields to the response */
+    bool is_answered;   /* the response has begun */
+    PyObject *status;   /* strong; of a WSGI response; NULL: it has not begun */
+    PyObject *response; /* strong; its headers, a list */
 } record_object;
 
-/* Return the record of a request, made if there is none: a new reference, or NULL with an
- * exception set. */
+/* Return the record of a request, made if there is none, or only that of an earlier request with the
+ * same dict: a new reference, or NULL with an exception set. */
 record_object *record_of_request(const request *request);
 
 /* Add a verdict. 0, or -1 with an exception set. */
@@ -297,11 +304,11 @@ typedef struct check {
     PyObject *own_key; /* strong; by the policy's sources; NULL: not read */
     uint32_t rules[RL_ROUTE_READINGS];
     size_t n_rules;
-    size_t at;           /* of these rules */
-    PyObject *key;       /* strong */
-    PyObject *cost;      /* strong; NULL: 1 */
-    PyObject *awaitable; /* strong; NULL: nothing is awaited */
-    PyObject *awaited;   /* strong; what it returned */
+    size_t at;               /* of these rules */
+    PyObject *key;           /* strong */
+    PyObject *cost;          /* strong; NULL: 1 */
+    PyObject *awaitable;     /* strong; NULL: nothing is awaited */
+    PyObject *awaited;       /* strong; what it returned */
     record_object *record;   /* strong; NULL: nothing was decided */
     verdict_object *verdict; /* strong; the last one */
 } check;

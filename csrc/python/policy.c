@@ -135,16 +135,16 @@ static version_object *version_of(PyObject *self)
 
 static int version_read(version_object *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"owner",     "rules",  "routes",      "bypass",
+    static char *names[] = {"owner",     "rules",      "routes",  "bypass",
                             "tier",      "tier_ranks", "key",     "walk",
                             "style",     "shortened",  "is_wsgi", "routes_like_werkzeug",
                             "uses_keys", NULL};
     PyObject *owner, *rules, *routes, *bypass, *tier, *tier_ranks, *key, *walk, *style, *shortened;
     int is_wsgi, like_werkzeug, uses_keys;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$OO!OOOO!OO!OOppp:PolicyVersion", names, &owner, &PyTuple_Type, &rules,
-            &routes, &bypass, &tier, &PyDict_Type, &tier_ranks, &key, self->state->walk_type, &walk,
-            &style, &shortened, &is_wsgi, &like_werkzeug, &uses_keys)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OO!OOOO!OO!OOppp:PolicyVersion", names, &owner,
+                                     &PyTuple_Type, &rules, &routes, &bypass, &tier, &PyDict_Type,
+                                     &tier_ranks, &key, self->state->walk_type, &walk, &style,
+                                     &shortened, &is_wsgi, &like_werkzeug, &uses_keys)) {
         return -1;
     }
     const rl_field_style *fields = style_value(self->state, style);

@@ -74,8 +74,8 @@ static PyObject *plain_key(const walk_object *self, const peer *peer)
     return PyUnicode_FromString(client);
 }
 
-static rl_client_source find(const walk_object *self, const peer *peer,
-                             const request_values *lines, rl_address *out)
+static rl_client_source find(const walk_object *self, const peer *peer, const request_values *lines,
+                             rl_address *out)
 {
     const rl_text *text = peer->text.n > 0 ? peer->text.texts : NULL;
     return rl_client_find(&self->proxies, text, lines->texts, lines->n, out);
@@ -123,8 +123,8 @@ PyObject *walk_request_key(const walk_object *self, const request *request)
     return key;
 }
 
-int walk_request_address(const walk_object *self, const request *request,
-                         rl_client_source *source, rl_address *out)
+int walk_request_address(const walk_object *self, const request *request, rl_client_source *source,
+                         rl_address *out)
 {
     PyObject *host;
     peer peer;

@@ -138,8 +138,8 @@ PyObject *request_method(const request *request)
     if (given == NULL) {
         return NULL;
     }
-    PyObject *upper =
-        is_upper(given) ? Py_NewRef(given) : PyObject_CallMethodNoArgs(given, state->names[NAME_UPPER]);
+    PyObject *upper = is_upper(given) ? Py_NewRef(given)
+                                      : PyObject_CallMethodNoArgs(given, state->names[NAME_UPPER]);
     Py_DECREF(given);
     if (upper != NULL && core_is_name(state, upper, NAME_WEBSOCKET_METHOD)) {
         Py_SETREF(upper, PyUnicode_FromString("")); /* a method of this name is no websocket */
@@ -344,7 +344,9 @@ static PyObject *environ_name(const char *name, Py_ssize_t len)
     memcpy(out, "HTTP_", (size_t)prefix);
     for (Py_ssize_t i = 0; i < len; i++) {
         char c = name[i];
-        out[prefix + i] = (Py_UCS1)(c == '-' ? '_' : c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c & 127);
+        out[prefix + i] = (Py_UCS1)(c == '-'               ? '_'
+                                    : c >= 'a' && c <= 'z' ? c - 'a' + 'A'
+                                                           : c & 127);
     }
     return text;
 }

@@ -1,7 +1,6 @@
 /* routes.c -- RuleRoutes: which rules a request falls under, as a Python type. */
 #include "python/path.h"
 
-
 /* Immutable. */
 typedef struct routes_object {
     PyObject_HEAD

@@ -99,7 +99,8 @@ static source_status read_header(const source *source, const request *request, P
         if (values.n == 0 || (values.n == 1 && value.len == 0)) {
             status = SOURCE_ABSENT;
         } else {
-            status = values.n == 1 && is_usual ? found(labelled(source, value), out) : SOURCE_UNUSUAL;
+            status =
+                values.n == 1 && is_usual ? found(labelled(source, value), out) : SOURCE_UNUSUAL;
         }
     }
     request_values_clear(&values);
@@ -130,14 +131,15 @@ static source_status read_cookie(const source *source, const request *request, P
     source_status status = SOURCE_ERROR;
     request_values_init(&lines);
     if (request_header(request, &source->header, &lines) == 0) {
-        rl_text wanted = {PyBytes_AS_STRING(source->cookie), (size_t)PyBytes_GET_SIZE(source->cookie)};
+        rl_text wanted = {PyBytes_AS_STRING(source->cookie),
+                          (size_t)PyBytes_GET_SIZE(source->cookie)};
         rl_text rest = lines.n > 0 ? lines.texts[0] : (rl_text){NULL, 0};
         rl_text name, value, sought = {NULL, 0};
         bool is_usual = lines.n < 2;
         while (is_usual && next_cookie(&rest, &name, &value)) {
             if (name.len == wanted.len && memcmp(name.data, wanted.data, name.len) == 0) {
-                is_usual = sought.data == NULL && is_plain(value) && value.len > 0 &&
-                           value.data[0] != '"';
+                is_usual =
+                    sought.data == NULL && is_plain(value) && value.len > 0 && value.data[0] != '"';
                 sought = value;
             }
         }
@@ -263,7 +265,7 @@ PyObject *source_key(const source *source, PyObject *shortened, PyObject *value)
 /* ---- descriptions ------------------------------------------------------------------------------------ */
 
 static const char *const KINDS[] = {
-    [SOURCE_IP] = "ip",     [SOURCE_ALL] = "all",         [SOURCE_HEADER] = "header",
+    [SOURCE_IP] = "ip",         [SOURCE_ALL] = "all",   [SOURCE_HEADER] = "header",
     [SOURCE_COOKIE] = "cookie", [SOURCE_CALL] = "call", [SOURCE_NETWORK] = "network",
     [SOURCE_SECRET] = "secret",
 };
@@ -347,7 +349,8 @@ static int source_init(PyObject *description, source *out)
         PyErr_SetString(PyExc_TypeError, "the label of a source must be str or None");
         return -1;
     }
-    bool calls = out->kind == SOURCE_HEADER || out->kind == SOURCE_COOKIE || out->kind == SOURCE_CALL;
+    bool calls =
+        out->kind == SOURCE_HEADER || out->kind == SOURCE_COOKIE || out->kind == SOURCE_CALL;
     if (calls && !PyCallable_Check(call)) {
         PyErr_SetString(PyExc_TypeError, "a source needs a callable");
         return -1;
@@ -372,7 +375,8 @@ int source_chain_read(PyObject *descriptions, source_chain *out)
         return -1;
     }
     for (; out->n < n; out->n++) {
-        if (source_init(PyTuple_GET_ITEM(descriptions, (Py_ssize_t)out->n), &out->items[out->n]) < 0) {
+        if (source_init(PyTuple_GET_ITEM(descriptions, (Py_ssize_t)out->n), &out->items[out->n]) <
+            0) {
             out->n++; /* cleared too */
             return -1;
         }

@@ -14,8 +14,7 @@ static verdict_object *verdict_of(PyObject *self)
 
 static verdict_object *verdict_make(core_state *state, const rl_decision *decision, Py_ssize_t n)
 {
-    verdict_object *self =
-        (verdict_object *)state->verdict_type->tp_alloc(state->verdict_type, n);
+    verdict_object *self = (verdict_object *)state->verdict_type->tp_alloc(state->verdict_type, n);
     if (self != NULL) {
         self->decision = *decision;
         self->cost = 1;
@@ -243,7 +242,8 @@ static int record_publish(const request *request, record_object *record)
     PyObject *members = request_get(request, NAME_STATE);
     if (members == NULL && !PyErr_Occurred()) {
         members = PyDict_New();
-        if (members != NULL && PyDict_SetItem(request->scope, state->names[NAME_STATE], members) < 0) {
+        if (members != NULL &&
+            PyDict_SetItem(request->scope, state->names[NAME_STATE], members) < 0) {
             Py_CLEAR(members);
         }
     }
@@ -261,7 +261,7 @@ record_object *record_of_request(const request *request)
 {
     core_state *state = (core_state *)(uintptr_t)request->state;
     PyObject *found = request_get(request, NAME_RATE_LIMITER);
-    if (found != NULL && Py_TYPE(found) == state->record_type) {
+    if (found != NULL && Py_TYPE(found) == state->record_type && !record_of(found)->is_answered) {
         return record_of(found);
     }
     Py_XDECREF(found);
@@ -540,8 +540,9 @@ static PyObject *record_repr(PyObject *self)
 {
     PyObject *rule = record_get_rule(self, NULL);
     PyObject *decision = rule != NULL ? record_get_of_decision(self, NULL) : NULL;
-    PyObject *repr =
-        decision != NULL ? PyUnicode_FromFormat("RateLimitRecord(rule=%R, %R)", rule, decision) : NULL;
+    PyObject *repr = decision != NULL
+                         ? PyUnicode_FromFormat("RateLimitRecord(rule=%R, %R)", rule, decision)
+                         : NULL;
     Py_XDECREF(rule);
     Py_XDECREF(decision);
     return repr;
@@ -600,6 +601,7 @@ static int record_traverse(PyObject *object, visitproc visit, void *arg)
     for (size_t i = 0; i < self->n; i++) {
         Py_VISIT(self->items[i]);
     }
+    Py_VISIT(self->response);
     return 0;
 }
 
@@ -618,9 +620,19 @@ static void record_dealloc(PyObject *object)
     if (self->items != self->few) {
         PyMem_Free(self->items);
     }
+    Py_XDECREF(self->status);
+    Py_XDECREF(self->response);
     type->tp_free(object);
     Py_DECREF(type);
 }
+
+static PyMemberDef record_members[] = {
+    {"_status", T_OBJECT, offsetof(record_object, status), READONLY,
+     PyDoc_STR("Status of a WSGI response, None before it begins (str).")},
+    {"_response", T_OBJECT, offsetof(record_object, response), READONLY,
+     PyDoc_STR("Headers of a WSGI response, None before it begins (list of pairs).")},
+    {NULL, 0, 0, 0, NULL},
+};
 
 static PyMethodDef record_methods[] = {
     {"headers", record_headers, METH_NOARGS,
@@ -669,6 +681,7 @@ static PyType_Slot record_slots[] = {
     {Py_tp_clear, record_clear},
     {Py_tp_repr, record_repr},
     {Py_tp_methods, record_methods},
+    {Py_tp_members, record_members},
     {Py_tp_getset, record_getset},
     {0, NULL},
 };

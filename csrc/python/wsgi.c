@@ -5,6 +5,7 @@
 
 #include <structmember.h>
 
+/* Immutable. */
 typedef struct start_object {
     PyObject_HEAD
     vectorcallfunc vectorcall;
@@ -12,8 +13,6 @@ typedef struct start_object {
     PyObject *start_response; /* strong */
     record_object *record;    /* strong */
     bool adds;                /* nobody else adds the fields */
-    PyObject *status;         /* strong; of the response; NULL: it has not begun */
-    PyObject *headers;        /* strong; a list */
 } start_object;
 
 static int add_missing(const core_state *state, PyObject *headers, const rendered *rendered)
@@ -21,9 +20,8 @@ static int add_missing(const core_state *state, PyObject *headers, const rendere
     bool present[RL_FIELD_COUNT] = {false};
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
         PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
-        PyObject *name = PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2
-                             ? PyTuple_GET_ITEM(pair, 0)
-                             : NULL;
+        PyObject *name =
+            PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 0) : NULL;
         core_mark_field(name, present);
     }
     for (size_t i = 0; i < rendered->n; i++) {
@@ -31,8 +29,9 @@ static int add_missing(const core_state *state, PyObject *headers, const rendere
         if (present[field->name]) {
             continue;
         }
-        PyObject *pair = Py_BuildValue("(Os#)", state->names[(int)NAME_FIELD_LIMIT + (int)field->name],
-                                       field->value.data, (Py_ssize_t)field->value.len);
+        PyObject *pair =
+            Py_BuildValue("(Os#)", state->names[(int)NAME_FIELD_LIMIT + (int)field->name],
+                          field->value.data, (Py_ssize_t)field->value.len);
         int status = pair != NULL ? PyList_Append(headers, pair) : -1;
         Py_XDECREF(pair);
         if (status < 0) {
@@ -50,7 +49,8 @@ static PyObject *with_fields(const start_object *self, PyObject *headers)
     if (copy == NULL || !self->adds || self->record->n == 0) {
         return copy;
     }
-    if (record_render(self->record, &rendered) < 0 || add_missing(self->state, copy, &rendered) < 0) {
+    if (record_render(self->record, &rendered) < 0 ||
+        add_missing(self->state, copy, &rendered) < 0) {
         Py_CLEAR(copy);
     }
     rendered_clear(&rendered);
@@ -60,7 +60,7 @@ static PyObject *with_fields(const start_object *self, PyObject *headers)
 static PyObject *start_call(PyObject *object, PyObject *const *args, size_t nargsf,
                             PyObject *kwnames)
 {
-    start_object *self = (start_object *)object;
+    const start_object *self = (start_object *)object;
     size_t n = (size_t)PyVectorcall_NARGS(nargsf);
     if (n < 2 || n > 3 || kwnames != NULL) {
         return PyObject_Vectorcall(self->start_response, args, n, kwnames);
@@ -69,8 +69,9 @@ static PyObject *start_call(PyObject *object, PyObject *const *args, size_t narg
     if (headers == NULL) {
         return NULL;
     }
-    Py_XSETREF(self->status, Py_NewRef(args[0]));
-    Py_XSETREF(self->headers, Py_NewRef(headers));
+    self->record->is_answered = true;
+    Py_XSETREF(self->record->status, Py_NewRef(args[0]));
+    Py_XSETREF(self->record->response, Py_NewRef(headers));
     PyObject *call[] = {args[0], headers, n == 3 ? args[2] : NULL};
     PyObject *result = PyObject_Vectorcall(self->start_response, call, n, NULL);
     Py_DECREF(headers);
@@ -111,7 +112,6 @@ static int start_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((start_object *)self)->start_response);
     Py_VISIT(((start_object *)self)->record);
-    Py_VISIT(((start_object *)self)->headers);
     return 0;
 }
 
@@ -121,17 +121,11 @@ static void start_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     Py_XDECREF(((start_object *)self)->start_response);
     Py_XDECREF((PyObject *)((start_object *)self)->record);
-    Py_XDECREF(((start_object *)self)->status);
-    Py_XDECREF(((start_object *)self)->headers);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 static PyMemberDef start_members[] = {
-    {"status", T_OBJECT, offsetof(start_object, status), READONLY,
-     PyDoc_STR("Status of the response, None before it begins (str).")},
-    {"headers", T_OBJECT, offsetof(start_object, headers), READONLY,
-     PyDoc_STR("Headers of the response, None before it begins (list of pairs).")},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(start_object, vectorcall), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from fastapi import FastAPI, HTTPException, WebSocketException, params, routing
 from fastapi.dependencies.models import Dependant
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import AsgiRecorder, Decision, ManualClock, Verdict
@@ -41,7 +42,7 @@ from rate_limiter.policy.request_fields import (
 )
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
-from rate_limiter.policy.settling import CostAfter, Finished, record_of, settle_each
+from rate_limiter.policy.settling import CostAfter, Finished, errors_logged, record_of, settle
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
@@ -259,7 +260,7 @@ class RateLimit:
         if verdict.is_denial:
             raise _denied(connection, verdict)
         if settling is not None:
-            settling.verdicts.append(verdict)
+            settling.policies.append(self._policy)
         return verdict.decision
 
     def _settling(self, scope: Scope) -> "_Settling":
@@ -318,7 +319,7 @@ class _Settling:
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        self.verdicts: list[Verdict] = []
+        self.policies: list[Policy] = []
 
 
 class SettlingMiddleware:
@@ -346,16 +347,22 @@ class SettlingMiddleware:
 
 
 async def _settle(scope: Scope, settling: _Settling, finished: Finished) -> None:
-    record = record_of(scope)  # a later limit may have denied the request
-    kept = () if record is None else record.verdicts
-    await settle_each([one for one in settling.verdicts if one in kept], finished)
+    record = record_of(scope)
+    for policy in settling.policies:
+        verdicts = (
+            [] if record is None else [one for one in record.verdicts if one.policy is policy]
+        )
+        with errors_logged():
+            await settle(verdicts, finished)
 
 
 def _recording(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIApp]:
     @functools.wraps(build)
     def recording(app: FastAPI) -> ASGIApp:
-        stack = build(app)
-        return AsgiRecorder(SettlingMiddleware(stack) if RateLimit._any_settles else stack)
+        classes: list[object] = [middleware.cls for middleware in app.user_middleware]
+        if RateLimit._any_settles and SettlingMiddleware not in classes:
+            app.user_middleware.insert(0, Middleware(SettlingMiddleware))
+        return AsgiRecorder(build(app))
 
     return recording
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask, current_app
+from flask import Blueprint, Flask, current_app, has_request_context
 
 from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
@@ -393,6 +393,10 @@ class _Limit:
             self._made.append((settings, made))
             return made
 
+    def limiters(self) -> dict[str, RateLimiter]:
+        """Return the limiters by the names of their rules."""
+        return {name: one for _, made in self._made for name, one in made.limiters().items()}
+
     def wrapped(self, view: Any) -> Any:
         """Return a view that is limited when it is called; a class is changed in place."""
         if isinstance(view, type):
@@ -401,6 +405,8 @@ class _Limit:
 
         @functools.wraps(view)
         def limited(*args: Any, **kwargs: Any) -> Any:
+            if not has_request_context():
+                return view(*args, **kwargs)
             self._decide()
             return current_app.ensure_sync(view)(*args, **kwargs)
 

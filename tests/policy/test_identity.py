@@ -10,7 +10,7 @@ import pytest
 from rate_limiter.jwt import Jwt
 from rate_limiter.keys import pick_identity_key
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.keys import Identities
+from support.sources import Reading as Identities
 from support.tokens import HS, token
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import jwt as pyjwt
 import pytest
 from rate_limiter.jwt import Jwt, claim_texts
-from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import run_now
+from support.sources import Reading as Identities
 from support.tokens import (
     EC,
     HS,

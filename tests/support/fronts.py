@@ -43,7 +43,10 @@ def ask_asgi(app: Any, headers: Headers = (), peer: str = PEER, **scope: Any) ->
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(app(given, receive, send))
+    async def run() -> None:
+        await app(given, receive, send)
+
+    asyncio.run(run())
     if given["type"] == "websocket":
         is_open = sent[0]["type"] == "websocket.accept"
         return (101, sent[1]["text"]) if is_open else (403, "")

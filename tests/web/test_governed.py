@@ -187,7 +187,7 @@ async def test_rules_that_change_while_a_tier_is_looked_up() -> None:
     async def tier(scope: Any) -> str:
         source._table = parse_rules('{"other": {"path": "/other", "limits": "1/hour"}}')
         assert middleware.governor is not None
-        middleware.governor._rules()
+        middleware.governor._refresh()
         await asyncio.sleep(0)
         return "none"
 

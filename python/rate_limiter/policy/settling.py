@@ -121,13 +121,6 @@ async def settle(verdicts: Iterable[Verdict], finished: Finished) -> None:
             await change_cost(one, cost)
 
 
-async def settle_each(verdicts: Iterable[Verdict], finished: Finished) -> None:
-    """Settle verdicts of different policies. What it raises is logged."""
-    for verdict in verdicts:
-        with errors_logged():
-            await settle([verdict], finished)
-
-
 async def change_cost(verdict: Verdict, cost: float) -> None:
     """Refund or charge the difference between the tokens taken and another cost."""
     if verdict.policy is None:

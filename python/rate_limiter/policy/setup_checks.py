@@ -91,7 +91,7 @@ class SetupChecks:
                 return
 
     def _check_sharing(self, peer: object, key: object) -> None:
-        if peer is None and key is None:
+        if peer is None and key in (None, "unknown", "ip:unknown"):
             self._unknown += 1
             if self._unknown == _UNKNOWN:
                 self._looks_for_sharing = False

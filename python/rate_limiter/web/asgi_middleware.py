@@ -233,8 +233,9 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         )
         self._policy = made if enabled else None
         self._shows_policy = source is not None or any(
-            (tier, cost_after, status_path, bypass, cors, self._renderer)
+            (tier, cost_after, status_path, bypass, cors, retry_jitter_s, self._renderer)
         )
+        self._shows_policy |= headers in ("ietf", "both") or reset != "seconds"
         self._set_up(app, self._policy, exempt_paths or (), status_path, skips_preflight=cors)
 
     def _set_up(

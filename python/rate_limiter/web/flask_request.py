@@ -141,10 +141,7 @@ def _before_request() -> Any:
 
 
 def decide(state: State, policy: Policy) -> TooManyRequests | ServiceUnavailable | None:
-    """Decide about the present request by one policy; return the error of a denial.
-
-    An earlier decision by the default limits or the blueprint's gives way to a decorator's.
-    """
+    """Decide about the present request by one policy; return the error of a denial."""
     if state.is_exempt():
         return None
     environ = request.environ
@@ -156,7 +153,7 @@ def decide(state: State, policy: Policy) -> TooManyRequests | ServiceUnavailable
         state.checks.look(scope_of_environ(environ), verdict.key)
     if not verdict.is_denial:
         if verdict.settles:
-            settle_later(environ, verdict)
+            settle_later(environ, policy)
         return None
     return _error(state, verdict)
 

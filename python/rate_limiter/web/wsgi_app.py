@@ -13,11 +13,11 @@ from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from rate_limiter._core import StartResponse, Verdict
+from rate_limiter._core import RateLimitRecord, StartResponse
 from rate_limiter.policy.denials import Answer
-from rate_limiter.policy.policy import run_now
+from rate_limiter.policy.policy import Policy, run_now
 from rate_limiter.policy.request_fields import scope_of_environ
-from rate_limiter.policy.settling import Finished, record_of, settle_each
+from rate_limiter.policy.settling import Finished, errors_logged, record_of, settle
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 SETTLEMENT = "rate_limiter.settlement"
@@ -44,7 +44,7 @@ class RecordingApp:
             settle_failed(environ, error)
             raise
         settlement = environ.pop(SETTLEMENT, None)
-        return body if settlement is None else CountedBody(body, settlement, start)
+        return body if settlement is None else CountedBody(body, settlement)
 
 
 class Settlement:
@@ -56,17 +56,18 @@ class Settlement:
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self.finished = Finished(scope_of_environ(environ), 0, "")
-        self.verdicts: list[Verdict] = []
-        self._environ: dict[str, Any] | None = environ
+        self.policies: list[Policy] = []
+        self._record: RateLimitRecord | None = record_of(environ)
         self._context: Context = copy_context()
 
-    def start(self, response: StartResponse) -> None:
-        """Record the status and headers of the response."""
-        if response.status is not None and self.finished.status is None:
-            self.finished.status = int(response.status[:3])
+    def start(self) -> None:
+        """Take the status and headers of the response, if it has begun."""
+        record = self._record
+        if record is not None and record._status is not None:
+            self.finished.status = int(record._status[:3])
             self.finished.headers = [
                 (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-                for name, value in response.headers or ()
+                for name, value in record._response or ()
             ]
 
     def fail(self, error: BaseException) -> None:
@@ -74,6 +75,7 @@ class Settlement:
 
         It settles at once: keeping the error would keep the frames of its traceback alive.
         """
+        self.start()
         self._finish(replace(self.finished, error=error))
 
     def finish(self, *, has_sent_all: bool) -> None:
@@ -85,21 +87,21 @@ class Settlement:
         self._finish(replace(self.finished, disconnected=not has_sent_all))
 
     def _finish(self, finished: Finished) -> None:
-        environ, self._environ = self._environ, None
-        if environ is None:
+        record, self._record = self._record, None
+        if record is None:
             return
-        record = record_of(environ)  # a later limit may have denied the request
-        kept = () if record is None else record.verdicts
-        verdicts = [one for one in self.verdicts if one in kept]
-        self._context.run(run_now, settle_each(verdicts, finished))
+        for policy in self.policies:
+            verdicts = [one for one in record.verdicts if one.policy is policy]
+            with errors_logged():
+                self._context.run(run_now, settle(verdicts, finished))
 
 
-def settle_later(environ: dict[str, Any], verdict: Verdict) -> None:
-    """Settle the cost of a request after its response."""
+def settle_later(environ: dict[str, Any], policy: Policy) -> None:
+    """Settle what a policy took for a request after its response."""
     settlement = environ.get(SETTLEMENT)
     if settlement is None:
         settlement = environ[SETTLEMENT] = Settlement(environ)
-    settlement.verdicts.append(verdict)
+    settlement.policies.append(policy)
 
 
 def settle_failed(environ: dict[str, Any], error: BaseException) -> None:
@@ -117,11 +119,8 @@ class CountedBody:
     server closes it or, if it does not, when the body is deleted.
     """
 
-    def __init__(
-        self, body: Iterable[bytes], settlement: Settlement, response: StartResponse
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], settlement: Settlement) -> None:
         self._settlement = settlement
-        self._response = response
         self._is_at_end = False
         self._body = body
         self._chunks = iter(body)
@@ -130,13 +129,14 @@ class CountedBody:
 
     def _start(self) -> None:
         """Look at the headers; an application may send them with its first chunk."""
-        if self._settlement.finished.status is not None:
-            return
-        self._settlement.start(self._response)
         finished = self._settlement.finished
-        self._length = 0 if finished.is_bodyless else finished.content_length
-        if finished.status is not None and self._length == 0:
-            self._settlement.finish(has_sent_all=True)
+        if finished.status is not None:
+            return
+        self._settlement.start()
+        if finished.status is not None:
+            self._length = 0 if finished.is_bodyless else finished.content_length
+            if self._length == 0:
+                self._settlement.finish(has_sent_all=True)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
