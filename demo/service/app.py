@@ -32,7 +32,7 @@ from rate_limiter import AsyncRateLimiter, Decision, Limit, __version__
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.headers import reset_at_s
-from rate_limiter.policy.keys import Identities, header_source
+from rate_limiter.policy.keys import header_source
 from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.settings import Settings
@@ -224,19 +224,17 @@ def create_app(
         for kind, one in {"user": limit, "ip": ip_limit}.items()
     }
     store = limiters["user"].store
-    identities = Identities(
-        ClientAddress(
-            settings.trusted_proxies,
-            header=settings.proxy_header,
-            ipv6_prefix=settings.ipv6_prefix,
-        )
+    address = ClientAddress(
+        settings.trusted_proxies,
+        header=settings.proxy_header,
+        ipv6_prefix=settings.ipv6_prefix,
     )
 
     def identify(scope: Any) -> tuple[str, str]:
         """Return the kind and the name of a client: its API key, else its address."""
         api_key = _api_key(scope)
         if not api_key:
-            return "ip", identities.client(scope)
+            return "ip", address.key_of_scope(scope)
         if len(api_key) > _KEY_MAX:
             api_key = "sha256:" + sha256(api_key.encode()).hexdigest()
         return "user", api_key

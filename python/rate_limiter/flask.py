@@ -321,6 +321,7 @@ class FlaskRateLimiter:
 
     def _state(self, settings: dict[str, Any], name: str) -> State:
         defaults = self._defaults(settings, name)
+        replace(self._style, style=settings["HEADERS"])  # raise for mistakes
         effective = {one.lower(): settings[one] for one in _DECIDING}
         effective["source"] = None if defaults is None else defaults.source
         check_arguments(FlaskRateLimiter.__init__, self._arguments | effective)
