@@ -15,42 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from python_middleware import PythonMiddleware
 from rate_limiter import ManualClock, RateLimiter, __version__
 from rate_limiter.cli.bench.measure import SLICE, PythonBucket, machine, slice_s
 from rate_limiter.middleware import RateLimitMiddleware
-
-MILLION = 1_000_000
-
-
-class Ratio(NamedTuple):
-    """A figure with its target."""
-
-    name: str
-    median: float
-    low: float  # quartiles
-    high: float
-    target: float
-    at_least: bool  # else at most
-
-    @property
-    def is_met(self) -> bool:
-        return self.median >= self.target if self.at_least else self.median <= self.target
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        verdict = "met" if self.is_met else "MISSED"
-        spread = f"{self.low:.2f} .. {self.high:.2f}"
-        target = f"{sign} {self.target:5.2f}  {verdict}"
-        return f"{self.name:<52} {self.median:7.2f}  {spread:>16}  {target}"
-
-
-def quartiles(name: str, ratios: list[float], target: float, *, at_least: bool = False) -> Ratio:
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return Ratio(name, median, low, high, target, at_least)
-
+from ratios import HEADING, Ratio, quartiles
 
 # --- Calls -----------------------------------------------------------------------------------
 
@@ -177,7 +148,7 @@ def main() -> None:
         asyncio.run(measure_middleware(arguments.rounds // 3)),
         measure_memory(),
     ]
-    print(f"\n{'ratio':<52} {'median':>7}  {'quartiles':>16}  {'target':>8}")
+    print(f"\n{HEADING}")
     ratios = [ratio for found, _ in results for ratio in found]
     print(*ratios, sep="\n")
     units = ("ns a call", "ns a request", "bytes a key")

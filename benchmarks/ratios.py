@@ -5,6 +5,37 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
+
+WIDTH = 60  # of names
+HEADING = f"{'figure':<{WIDTH}} {'median':>7}  {'quartiles':>16}  {'target':>8}"
+
+
+class Ratio(NamedTuple):
+    """A figure with its target."""
+
+    name: str
+    median: float
+    low: float  # quartiles
+    high: float
+    target: float
+    at_least: bool  # else at most
+
+    @property
+    def is_met(self) -> bool:
+        return self.median >= self.target if self.at_least else self.median <= self.target
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        verdict = "met" if self.is_met else "MISSED"
+        spread = f"{self.low:.2f} .. {self.high:.2f}"
+        target = f"{sign} {self.target:5.2f}  {verdict}"
+        return f"{self.name:<{WIDTH}} {self.median:7.2f}  {spread:>16}  {target}"
+
+
+def quartiles(name: str, ratios: list[float], target: float, *, at_least: bool = False) -> Ratio:
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(name, median, low, high, target, at_least)
 
 
 def ratios(cases: dict[str, Callable[[], None]], base: str, rounds: int) -> None:

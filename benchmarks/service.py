@@ -46,8 +46,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(*command: str, **environment: str) -> Iterator[None]:
-    """Run a program until the block ends."""
+def running(*command: str, **environment: str) -> Iterator[int]:
+    """Run a program until the block ends; give the number of its process."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -56,7 +56,7 @@ def running(*command: str, **environment: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()
