@@ -430,6 +430,17 @@ static bool equals_ignoring_case(const char *name, Py_ssize_t len, const char *w
     return true;
 }
 
+static const Py_ssize_t FIELD_LENGTHS[RL_FIELD_COUNT] = {
+    [RL_FIELD_LIMIT] = sizeof "X-RateLimit-Limit" - 1,
+    [RL_FIELD_REMAINING] = sizeof "X-RateLimit-Remaining" - 1,
+    [RL_FIELD_RESET] = sizeof "X-RateLimit-Reset" - 1,
+    [RL_FIELD_POLICY] = sizeof "RateLimit-Policy" - 1,
+    [RL_FIELD_STATE] = sizeof "RateLimit" - 1,
+    [RL_FIELD_RETRY_AFTER] = sizeof "Retry-After" - 1,
+    [RL_FIELD_CACHE_CONTROL] = sizeof "Cache-Control" - 1,
+    [RL_FIELD_EXPOSE] = sizeof "Access-Control-Expose-Headers" - 1,
+};
+
 void core_mark_field(PyObject *name, bool present[RL_FIELD_COUNT])
 {
     const char *text;
@@ -445,7 +456,7 @@ void core_mark_field(PyObject *name, bool present[RL_FIELD_COUNT])
     }
     for (int i = 0; i < RL_FIELD_EXPOSE; i++) {
         const char *wanted = rl_field_names[i];
-        if ((size_t)len == strlen(wanted) && equals_ignoring_case(text, len, wanted)) {
+        if (len == FIELD_LENGTHS[i] && equals_ignoring_case(text, len, wanted)) {
             present[i] = true;
             present[RL_FIELD_REMAINING] |= i == RL_FIELD_LIMIT;
             present[RL_FIELD_RESET] |= i == RL_FIELD_LIMIT;

@@ -224,7 +224,7 @@ def create_app(
         for kind, one in {"user": limit, "ip": ip_limit}.items()
     }
     store = limiters["user"].store
-    address = ClientAddress(
+    clients = ClientAddress(
         settings.trusted_proxies,
         header=settings.proxy_header,
         ipv6_prefix=settings.ipv6_prefix,
@@ -234,7 +234,7 @@ def create_app(
         """Return the kind and the name of a client: its API key, else its address."""
         api_key = _api_key(scope)
         if not api_key:
-            return "ip", address.key_of_scope(scope)
+            return "ip", clients.key_of_scope(scope)
         if len(api_key) > _KEY_MAX:
             api_key = "sha256:" + sha256(api_key.encode()).hexdigest()
         return "user", api_key

@@ -204,8 +204,8 @@ class RateLimit:
         RateLimit._any_settles |= self._settles
         checked_cost(cost, self.limiter)
         self._takes_key = isinstance(key, params.Depends)
+        self.__signature__ = _signature(key if self._takes_key else None)
         if isinstance(key, params.Depends):
-            self.__signature__ = _with_key(key)
             key, cost = _second, _of_first(cost)
         several = self.limiter.limits
         names = tuple(map(str, several))
@@ -296,11 +296,13 @@ def _untouched(limiter: RateLimiter) -> Decision:
 # --- A key that is a dependency ------------------------------------------------------------------
 
 
-def _with_key(key: params.Depends) -> inspect.Signature:
-    """Return the signature from which FastAPI reads that a RateLimit needs the key."""
+def _signature(key: params.Depends | None) -> inspect.Signature:
+    """Return the signature from which FastAPI reads what a RateLimit needs."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    connection = inspect.Parameter("connection", kind, annotation=HTTPConnection)
-    return inspect.Signature([connection, inspect.Parameter("key", kind, default=key)])
+    parameters = [inspect.Parameter("connection", kind, annotation=HTTPConnection)]
+    if key is not None:
+        parameters.append(inspect.Parameter("key", kind, default=key))
+    return inspect.Signature(parameters)
 
 
 def _second(subject: tuple[HTTPConnection, Any]) -> Any:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask, current_app, has_request_context
+from flask import Blueprint, Flask, current_app, has_request_context, request
 
 from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
@@ -417,8 +417,9 @@ class _Limit:
         state = state_now(self.owner)
         if state is None or not state.enabled:
             return
-        give_way([state.defaults])
-        error = decide(state, self.policy(state))
+        current = request._get_current_object()  # type: ignore[attr-defined]
+        give_way(current.environ, state.defaults)
+        error = decide(state, self.policy(state), current)
         if error is not None:
             raise error
 

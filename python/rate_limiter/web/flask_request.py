@@ -8,10 +8,11 @@ start_response: headers, see rate_limiter.web.wsgi_app
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 
 from rate_limiter._core import Decision, Verdict
@@ -20,7 +21,7 @@ from rate_limiter.policy.denials import Answer, DenialRenderer
 from rate_limiter.policy.headers import DENIED_DETAIL
 from rate_limiter.policy.policy import Policy, denial_of, run_now
 from rate_limiter.policy.request_fields import WsgiFramework, scope_of_environ, signed_value
-from rate_limiter.policy.settling import change_cost, record_of
+from rate_limiter.policy.settling import RECORD, change_cost, record_of
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.answers import DENIED, NO_STORE
 from rate_limiter.web.wsgi_app import RecordingApp, settle_failed, settle_later
@@ -28,6 +29,7 @@ from rate_limiter.web.wsgi_app import RecordingApp, settle_failed, settle_later
 EXTENSION = "rate_limiter"
 LIMITS = "_rate_limiter_limits"  # on what a decorator limits: a tuple of decorators
 EXEMPT = "_rate_limiter_exempt"
+_KNOWN_MAX = 10_000
 
 
 class FlaskFramework(WsgiFramework):
@@ -35,7 +37,7 @@ class FlaskFramework(WsgiFramework):
 
     routes_like_werkzeug = True
 
-    def cookie(self, request_: Any, name: str) -> str | None:
+    def cookie(self, environ: Any, name: str) -> str | None:
         """Return the value in ``request.cookies``."""
         return signed_value(request.cookies.get(name, "")) or None
 
@@ -54,20 +56,101 @@ class State:
     checks: SetupChecks | None
     defaults: Policy | None  # for views without limits of their own
 
-    def is_exempt(self) -> bool:
-        """Return whether this limiter leaves the present request alone."""
-        return request.path in self.exempt_paths or (self.skips_preflight and _is_preflight())
+    def is_exempt(self, current: Request) -> bool:
+        """Return whether this limiter leaves a request alone."""
+        return current.path in self.exempt_paths or (
+            self.skips_preflight and _is_preflight(current.environ)
+        )
+
+    @cached_property
+    def has_exemptions(self) -> bool:
+        """Whether is_exempt() can be true."""
+        return bool(self.exempt_paths) or self.skips_preflight
 
 
-@dataclass
 class Attached:
     """The limiters of one application, in the order of their `init_app`."""
 
-    states: list[State] = field(default_factory=list)
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.states: list[State] = []
+        # By state, endpoint and method: the view and the policies that count before it is called.
+        self._known: dict[tuple[int, str, str], tuple[Any, tuple[Policy, ...]]] = {}
+        app.before_request(self._before_request)
+        app.teardown_request(_teardown_request)
+        app.wsgi_app = RecordingApp(app.wsgi_app)  # type: ignore[method-assign]
 
     def state_of(self, owner: object) -> State:
         """Return the state of a limiter, else the first one if it has no `init_app` here."""
         return next((state for state in self.states if state.owner is owner), self.states[0])
+
+    def _before_request(self) -> Any:
+        # Each use of Flask's `request` costs as much as a whole decision.
+        current = request._get_current_object()  # type: ignore[attr-defined]
+        for state in self.states:
+            path = state.status_path if state.enabled else None
+            if path is not None and current.path == path:
+                return _status(state, current)
+        endpoint = current.endpoint
+        if endpoint is None:
+            return None
+        for state in self.states:
+            if state.enabled:
+                for policy in self._policies(state, current, endpoint):
+                    error = decide(state, policy, current)
+                    if error is not None:
+                        return self._denial(error)
+        return None
+
+    def _denial(self, error: TooManyRequests | ServiceUnavailable) -> Any:
+        """Return the response to a denied request, or raise if the application may handle errors.
+
+        Raising costs Flask three times as much.
+        """
+        handlers = self.app.error_handler_spec.values()
+        if self.app.config["TRAP_HTTP_EXCEPTIONS"] or any(any(one.values()) for one in handlers):
+            raise error
+        return error.get_response()
+
+    # --- Which limits ---
+
+    def _policies(self, state: State, current: Request, endpoint: str) -> tuple[Policy, ...]:
+        """Return the policies of one limiter that count before the view is called."""
+        view = self.app.view_functions.get(endpoint)
+        key = (id(state), endpoint, current.method)
+        known = self._known.get(key)
+        if known is None or known[0] is not view:
+            if len(self._known) > _KNOWN_MAX:  # methods are the client's words
+                self._known.clear()
+            found = tuple(self._find_policies(state, current, endpoint, view))
+            known = self._known[key] = (view, found)
+        return known[1]
+
+    def _find_policies(
+        self, state: State, current: Request, endpoint: str, view: Any
+    ) -> Iterable[Policy]:
+        if _serves_static_files(endpoint, view) and not hasattr(view, LIMITS):
+            return ()
+        of_view = _sources(view, current.method)
+        if self._is_exempted(state, of_view) or self._limits(state, of_view):
+            return ()  # the decorators decide when the view is called
+        # An endpoint may have dots without a blueprint.
+        for blueprint in map(self.app.blueprints.get, current.blueprints):
+            if self._is_exempted(state, [blueprint]):
+                return ()
+            own = self._limits(state, [blueprint])
+            if own:
+                return [one.policy(state) for one in own]
+        return () if state.defaults is None else (state.defaults,)
+
+    def _is_exempted(self, state: State, sources: Iterable[Any]) -> bool:
+        owners: tuple[Any, ...] = sum((getattr(one, EXEMPT, ()) for one in sources), ())
+        return any(self.state_of(owner) is state for owner in owners)
+
+    def _limits(self, state: State, sources: Iterable[Any]) -> list[Any]:
+        """Return the decorators of one limiter that limit any of some objects."""
+        found: tuple[Any, ...] = sum((getattr(one, LIMITS, ()) for one in sources), ())
+        return [one for one in found if self.state_of(one.owner) is state]
 
 
 class FlaskRateLimitExceeded(RateLimitExceeded, TooManyRequests):  # type: ignore[misc]
@@ -106,10 +189,7 @@ def _response(answer: Answer) -> Response:
 def attached(app: Flask) -> Attached:
     """Return the limiters of an application; install the hooks if it has none yet."""
     if EXTENSION not in app.extensions:
-        app.extensions[EXTENSION] = Attached()
-        app.before_request(_before_request)
-        app.teardown_request(_teardown_request)
-        app.wsgi_app = RecordingApp(app.wsgi_app)  # type: ignore[method-assign]
+        app.extensions[EXTENSION] = Attached(app)
     limiters: Attached = app.extensions[EXTENSION]
     return limiters
 
@@ -120,68 +200,42 @@ def state_now(owner: object) -> State | None:
     return None if limiters is None else limiters.state_of(owner)
 
 
-# --- Before the view -----------------------------------------------------------------------------
-
-
-def _before_request() -> Any:
-    limiters: Attached = current_app.extensions[EXTENSION]
-    for state in limiters.states:
-        if state.enabled and state.status_path is not None and request.path == state.status_path:
-            return _status(state)
-    if request.endpoint is None:
+def decide(
+    state: State, policy: Policy, current: Request
+) -> TooManyRequests | ServiceUnavailable | None:
+    """Decide about a request by one policy; return the error of a denial."""
+    if state.has_exemptions and state.is_exempt(current):
         return None
-    view = current_app.view_functions.get(request.endpoint)
-    for state in limiters.states:
-        if state.enabled:
-            for policy in _policies(state, limiters, view):
-                denied = decide(state, policy)
-                if denied is not None:
-                    return _denial(denied)
-    return None
-
-
-def decide(state: State, policy: Policy) -> TooManyRequests | ServiceUnavailable | None:
-    """Decide about the present request by one policy; return the error of a denial."""
-    if state.is_exempt():
-        return None
-    environ = request.environ
+    environ = current.environ
     verdict = policy.decide_now(environ)
     if verdict is None:
         return None
-    g.rate_limit = record_of(environ)
+    g.rate_limit = environ[RECORD]
     if state.checks is not None and not state.checks.is_done:
         state.checks.look(scope_of_environ(environ), verdict.key)
-    if not verdict.is_denial:
-        if verdict.settles:
-            settle_later(environ, policy)
-        return None
-    return _error(state, verdict)
+    if verdict.is_denial:
+        return _error(state, verdict, environ)
+    if verdict.settles:
+        settle_later(environ, policy)
+    return None
 
 
-def _error(state: State, verdict: Verdict) -> TooManyRequests | ServiceUnavailable:
+def _error(
+    state: State, verdict: Verdict, environ: dict[str, Any]
+) -> TooManyRequests | ServiceUnavailable:
     if verdict.store_unavailable:
         return _StoreIsUnavailable()
-    answer = state.renderer and state.renderer(denial_of(request.environ, verdict))
+    answer = state.renderer and state.renderer(denial_of(environ, verdict))
     return FlaskRateLimitExceeded(verdict.decision, verdict.key, answer)
 
 
-def _denial(error: TooManyRequests | ServiceUnavailable) -> Any:
-    """Return the response to a denied request, or raise if the application may handle errors.
-
-    Raising costs Flask three times as much.
-    """
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    has_handlers = any(any(by_code.values()) for by_code in app.error_handler_spec.values())
-    if has_handlers or app.config["TRAP_HTTP_EXCEPTIONS"]:
-        raise error
-    return error.get_response()
-
-
-def give_way(policies: Iterable[Policy | None]) -> None:
-    """Give back what some policies took for the present request, and forget it."""
-    record = record_of(request.environ)
-    for verdict in () if record is None else record.verdicts:
-        if verdict.policy in policies and record is not None:
+def give_way(environ: dict[str, Any], policy: Policy | None) -> None:
+    """Give back what a policy took for a request, and forget it."""
+    record = record_of(environ)
+    if record is None or policy is None:
+        return
+    for verdict in record.verdicts:
+        if verdict.policy is policy:
             record._remove(verdict)
             if verdict.allowed:
                 run_now(change_cost(verdict, 0))
@@ -192,42 +246,21 @@ def _teardown_request(error: BaseException | None) -> None:
         settle_failed(request.environ, error)
 
 
-def _status(state: State) -> Response:
+def _status(state: State, current: Request) -> Response:
     if state.defaults is None:
         return jsonify(limited=False, rule=None, limits=[])
-    response = jsonify(run_now(state.defaults.status(request.environ)))
+    response = jsonify(run_now(state.defaults.status(current.environ)))
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _is_preflight() -> bool:
-    """Return whether a CORS extension answers the request as a preflight request."""
-    environ = request.environ
+def _is_preflight(environ: dict[str, Any]) -> bool:
+    """Return whether a CORS extension answers a request as a preflight request."""
     return (
-        request.method == "OPTIONS"
+        environ.get("REQUEST_METHOD") == "OPTIONS"
         and "HTTP_ORIGIN" in environ
         and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
     )
-
-
-# --- Which limits --------------------------------------------------------------------------------
-
-
-def _policies(state: State, limiters: Attached, view: Any) -> Iterable[Policy]:
-    """Return the policies of one limiter that count before the view is called."""
-    if _serves_static_files(request.endpoint or "", view) and not hasattr(view, LIMITS):
-        return ()
-    of_view = _sources(view)
-    if _is_marked(state, limiters, of_view, EXEMPT) or _marks(state, limiters, of_view):
-        return ()  # the decorators decide when the view is called
-    # An endpoint may have dots without a blueprint.
-    for blueprint in map(current_app.blueprints.get, request.blueprints):
-        if _is_marked(state, limiters, [blueprint], EXEMPT):
-            return ()
-        own = _marks(state, limiters, [blueprint])
-        if own:
-            return [one.policy(state) for one in own]
-    return () if state.defaults is None else (state.defaults,)
 
 
 def _serves_static_files(endpoint: str, view: Any) -> bool:
@@ -236,23 +269,12 @@ def _serves_static_files(endpoint: str, view: Any) -> bool:
     return is_flasks and endpoint.rpartition(".")[2] == "static"
 
 
-def _is_marked(state: State, limiters: Attached, sources: Iterable[Any], name: str) -> bool:
-    owners: tuple[Any, ...] = sum((getattr(one, name, ()) for one in sources), ())
-    return any(limiters.state_of(owner) is state for owner in owners)
-
-
-def _marks(state: State, limiters: Attached, sources: Iterable[Any]) -> list[Any]:
-    """Return the decorators of one limiter that limit any of some objects."""
-    found: tuple[Any, ...] = sum((getattr(one, LIMITS, ()) for one in sources), ())
-    return [one for one in found if limiters.state_of(one.owner) is state]
-
-
-def _sources(view: Any) -> list[Any]:
+def _sources(view: Any, name: str) -> list[Any]:
     """Return the objects a decorator can mark: the view, its class, the method of the request."""
     view_class = getattr(view, "view_class", None)
     if view_class is None:
         return [view]
-    method = getattr(view_class, request.method.lower(), None)
-    if method is None and request.method == "HEAD":
+    method = getattr(view_class, name.lower(), None)
+    if method is None and name == "HEAD":
         method = getattr(view_class, "get", None)
     return [view, view_class, method]
