@@ -46,7 +46,7 @@ from rate_limiter.policy.settling import CostAfter, Finished, errors_logged, rec
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
-from rate_limiter.web.asgi_middleware import checked_cost, one_limiter
+from rate_limiter.web.limited_application import checked_cost, one_limiter
 from rate_limiter.web.watching import Watch
 
 if TYPE_CHECKING:

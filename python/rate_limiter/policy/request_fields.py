@@ -100,10 +100,17 @@ class WsgiFramework(Framework):
         return [value] if isinstance(value, str) else []
 
 
+def environ_path(environ: Any) -> str:
+    """Return the path of a WSGI environ as frameworks read it: with one slash at the beginning."""
+    path: str = environ.get("PATH_INFO", "")
+    if not path.isascii():
+        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    return "/" + path.lstrip("/")
+
+
 def scope_of_environ(environ: Any) -> dict[str, Any]:
     """Return a WSGI environ as an ASGI scope with the members that describe the request."""
     address = environ.get("REMOTE_ADDR")
-    path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
     fields = [
         (variable.removeprefix("HTTP_"), value)
         for variable, value in environ.items()
@@ -112,7 +119,7 @@ def scope_of_environ(environ: Any) -> dict[str, Any]:
     return {
         "type": "http",
         "method": environ.get("REQUEST_METHOD", ""),
-        "path": "/" + path.lstrip("/"),
+        "path": environ_path(environ),
         "query_string": environ.get("QUERY_STRING", "").encode("latin-1", "replace"),
         "headers": [
             (

@@ -9,41 +9,22 @@ background tasks, context variables and exceptions work as they do without the m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Verdict
-from rate_limiter.checks.arguments import (
-    DEFAULT_STORE,
-    check_arguments,
-    checked_paths,
-    uses_address,
-)
+from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
-from rate_limiter.limit import Limits, check_cost
+from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.observe.metrics_option import checked_metrics
-from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.denials import Answer, DenialRenderer, Template, denial_renderer
-from rate_limiter.policy.headers import HeaderStyle
-from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
-from rate_limiter.policy.policy import (
-    Policy,
-    SharedLimiter,
-    Storage,
-    denial_of,
-    rules_of_limits,
-)
-from rate_limiter.policy.rule_sources import RuleSource, as_source
-from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.denials import Template
+from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.settling import CostAfter, give_back, record_of, settle
-from rate_limiter.policy.setup_checks import SetupChecks
-from rate_limiter.stores.address import MEMORY
-from rate_limiter.web.answers import DENIED, NO_STORE
+from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.asgi_messages import (
     ASGIApp,
     Receive,
@@ -54,6 +35,7 @@ from rate_limiter.web.asgi_messages import (
     send_users_answer,
     turned_away,
 )
+from rate_limiter.web.limited_application import LimitedApplication, limit_application
 from rate_limiter.web.watching import Watch
 
 if TYPE_CHECKING:
@@ -171,16 +153,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         dimension_label: str = "default",
     ) -> None:
         arguments = dict(locals())
-        self._denied: Denied | None = None
-        self._renderer: DenialRenderer | None = None
-        self._checks: SetupChecks | None = None
         self._policy: Policy | None = None
-        self._shows_policy = False
+        self._limited: LimitedApplication | None = None
         self._gateway: Any = None  # with `policy`: the application of an API gateway
         self._target = app  # gets the requests that the engine forwards
-        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
-        identities = Identities(address, jwt)
         if policy is not None:
+            address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
             check_arguments(RateLimitMiddleware.__init__, arguments)
             if not hasattr(policy, "gateway"):
                 raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
@@ -197,45 +175,10 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             exempt_paths = policy.exempt_paths if exempt_paths is None else exempt_paths
             self._set_up(app, None, exempt_paths)
             return
-        metrics = checked_metrics(metrics)
-        style = HeaderStyle(headers, reset, retry_jitter_s, cors)
-        storage = Storage(store, name, on_store_error, max_keys, clock)
-        limiter, source = _limiter_or_rules(limits, rules, limiter, storage)
-        check_arguments(RateLimitMiddleware.__init__, arguments | {"source": source})
-        if callable(denied):
-            self._denied = denied
-        elif denied not in (None, "json"):
-            self._renderer = denial_renderer(denied)
-        if setup_checks:
-            self._checks = SetupChecks(
-                in_memory=_is_in_memory(limiter, storage),
-                uses_address=not callable(key) and uses_address(key),
-                trusts_proxies=address.reads_header,
-                shares_key=key == "all",
-            )
-        if limiter is not None:
-            self.limiter = limiter
-            checked_cost(cost, limiter)
-            if metrics is not None:
-                watch(limiter, metrics)
-        by_rule = metrics is not None and limiter is None
-        made = Policy(
-            RuleSource(RuleTable([Rule("default", limiter.limits)])) if limiter else source,  # type: ignore[arg-type]
-            SharedLimiter(limiter) if limiter is not None else storage,
-            identities,
-            key=key,
-            tier=tier,
-            bypass=bypass or (),
-            cost=cost,
-            cost_after=cost_after,
-            style=style,
-            dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
-        )
-        self._policy = made if enabled else None
-        self._shows_policy = source is not None or any(
-            (tier, cost_after, status_path, bypass, cors, retry_jitter_s, self._renderer)
-        )
-        self._shows_policy |= headers in ("ietf", "both") or reset != "seconds"
+        self._limited = limited = limit_application(RateLimitMiddleware.__init__, arguments)
+        if limited.limiter is not None:
+            self.limiter = limited.limiter
+        self._policy = limited.policy if enabled else None
         self._set_up(app, self._policy, exempt_paths or (), status_path, skips_preflight=cors)
 
     def _set_up(
@@ -253,7 +196,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             exempt_paths=checked_paths("exempt_paths", exempt_paths),
             status_path=status_path if policy is not None else None,
             skips_preflight=skips_preflight,
-            probing=self._checks is not None,
+            probing=self._limited is not None and self._limited.checks is not None,
         )
         # Servers recognise ASGI 3 by a coroutine function `app.__call__`, which a C slot is not.
         # Calling the object never uses this attribute: it uses the slot.
@@ -262,7 +205,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     @property
     def governor(self) -> Policy | None:
         """The Policy that decides by rules, tiers and so on; None for plain limits."""
-        return self._policy if self._shows_policy else None
+        return self._policy if self._limited and self._limited.shows_policy else None
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
@@ -275,7 +218,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _probe(self, scope: Scope, key: object) -> bool:
         """Look at one of the first requests; return whether to show the next one too."""
-        return self._checks is not None and self._checks.look(scope, key)
+        checks = self._limited and self._limited.checks
+        return bool(checks and checks.look(scope, key))
 
     async def _resolve(self, scope: Scope, receive: Receive, send: Send, check: Any) -> None:
         """Await the key, the cost or the decision, and go on."""
@@ -314,75 +258,20 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             return
         elif verdict.store_unavailable:
             await send_answer(NO_STORE, scope, send)
-        elif self._denied is not None:
-            answer = self._denied(scope, verdict.decision)
+        elif self._limited is not None and self._limited.denied is not None:
+            answer = self._limited.denied(scope, verdict.decision)
             await send_users_answer(answer, scope, receive, send)
         else:
-            await send_answer(self._rendered(scope, verdict), scope, send)
-
-    def _rendered(self, scope: Scope, verdict: Verdict) -> Answer:
-        """Return the body of a denied response."""
-        if self._renderer is None:
-            return DENIED
-        return self._renderer(denial_of(scope, verdict))
+            assert self._limited is not None
+            await send_answer(self._limited.answer(scope, verdict), scope, send)
 
     async def _status(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the state of the caller."""
         if await turned_away(scope, receive, send):
             return
         if scope["method"] not in ("GET", "HEAD"):
-            answer = Answer(405, "application/json", b'{"detail": "Method Not Allowed"}')
-            await send_answer(answer, scope, send, [(b"allow", b"GET, HEAD")])
+            await send_answer(NO_METHOD, scope, send, [(b"allow", b"GET, HEAD")])
             return
         assert self._policy is not None
-        body = json.dumps(await self._policy.status(scope)).encode()
-        answer = Answer(200, "application/json", body)
+        answer = state_answer(await self._policy.status(scope))
         await send_answer(answer, scope, send, [(b"cache-control", b"no-store")])
-
-
-def _limiter_or_rules(
-    limits: Any, rules: object, limiter: Any, storage: Storage
-) -> tuple[RateLimiter | None, RuleSource | None]:
-    """Return the limiter (a new one for `limits`) or the source of the rules.
-
-    Raises:
-        TypeError: not exactly one of the three is given, or `limiter` is not a RateLimiter.
-    """
-    if sum(one is not None for one in (limits, rules, limiter)) != 1:
-        raise TypeError("give one of limits, rules and limiter")
-    if rules is not None:
-        return None, as_source(rules)
-    if isinstance(limits, Mapping):
-        return None, RuleSource(rules_of_limits(limits))
-    return one_limiter(limits, limiter, storage), None
-
-
-def _is_in_memory(limiter: RateLimiter | None, storage: Storage) -> bool:
-    return storage.store == MEMORY and not (limiter is not None and limiter.is_remote)
-
-
-def one_limiter(
-    limits: Limits | None, limiter: RateLimiter | None, storage: Storage
-) -> RateLimiter:
-    """Return `limiter`, or a new one for `limits`.
-
-    Raises:
-        TypeError: both or neither are given, or `limiter` is not a RateLimiter.
-    """
-    if (limits is None) == (limiter is None):
-        raise TypeError("give either limits or limiter")
-    if limits is not None:
-        return storage.new_limiter(limits)
-    if not isinstance(limiter, RateLimiter):
-        with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
-        raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
-    return limiter
-
-
-def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
-    """Return the cost; check a constant one against the limits.
-
-    Raises:
-        TypeError, ValueError: it is not a valid cost, or could never pass.
-    """
-    return cost if callable(cost) else check_cost(cost, limiter.limits)

@@ -24,7 +24,7 @@ from rate_limiter.policy.request_fields import WsgiFramework, scope_of_environ, 
 from rate_limiter.policy.settling import RECORD, change_cost, record_of
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.answers import DENIED, NO_STORE
-from rate_limiter.web.wsgi_app import RecordingApp, settle_failed, settle_later
+from rate_limiter.web.wsgi_app import RecordingApp, is_preflight, settle_failed, settle_later
 
 EXTENSION = "rate_limiter"
 LIMITS = "_rate_limiter_limits"  # on what a decorator limits: a tuple of decorators
@@ -59,7 +59,7 @@ class State:
     def is_exempt(self, current: Request) -> bool:
         """Return whether this limiter leaves a request alone."""
         return current.path in self.exempt_paths or (
-            self.skips_preflight and _is_preflight(current.environ)
+            self.skips_preflight and is_preflight(current.environ)
         )
 
     @cached_property
@@ -252,15 +252,6 @@ def _status(state: State, current: Request) -> Response:
     response = jsonify(run_now(state.defaults.status(current.environ)))
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _is_preflight(environ: dict[str, Any]) -> bool:
-    """Return whether a CORS extension answers a request as a preflight request."""
-    return (
-        environ.get("REQUEST_METHOD") == "OPTIONS"
-        and "HTTP_ORIGIN" in environ
-        and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-    )
 
 
 def _serves_static_files(endpoint: str, view: Any) -> bool:

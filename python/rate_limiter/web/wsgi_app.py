@@ -170,6 +170,15 @@ class CountedBody:
         self._settlement.finish(has_sent_all=self._is_at_end)
 
 
+def is_preflight(environ: dict[str, Any]) -> bool:
+    """Return whether a CORS extension answers a request as a preflight request."""
+    return (
+        environ.get("REQUEST_METHOD") == "OPTIONS"
+        and "HTTP_ORIGIN" in environ
+        and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    )
+
+
 def wsgi_answer(
     answer: Answer, environ: dict[str, Any], start_response: Any, more: Any = ()
 ) -> list[bytes]:

@@ -1,0 +1,150 @@
+"""RateLimitMiddleware: limits for every WSGI application.
+
+    app = RateLimitMiddleware(app, limits="100/minute")
+
+A denied request is answered before the application is entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rate_limiter._core import Decision, ManualClock, Verdict
+from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths
+from rate_limiter.limit import Limits
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.policy.denials import Template
+from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
+from rate_limiter.policy.policy import Policy, run_now
+from rate_limiter.policy.request_fields import WsgiFramework, environ_path, scope_of_environ
+from rate_limiter.policy.settling import CostAfter
+from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
+from rate_limiter.web.limited_application import limit_application
+from rate_limiter.web.wsgi_app import (
+    RecordingApp,
+    WsgiApp,
+    is_preflight,
+    settle_later,
+    wsgi_answer,
+)
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
+
+Environ: TypeAlias = dict[str, Any]
+Key: TypeAlias = Callable[[Environ], "str | bytes | None"]
+Cost: TypeAlias = Callable[[Environ], float]
+Denied: TypeAlias = Callable[[Environ, Decision], WsgiApp]
+
+
+class RateLimitMiddleware:
+    """Limit the requests of a WSGI application, per client.
+
+    A denied request gets a 429; the application is not called. Give one of `limits`, `rules` and
+    `limiter`. An argument that has no effect in combination with the others is an error.
+
+    Args:
+        app: the WSGI application.
+        limits, rules, limiter: as for rate_limiter.asgi.RateLimitMiddleware.
+        key: as there, without ``"user"``; a callable, not async, gets the environ.
+        cost: tokens a request takes: a number, or a callable that gets the environ.
+        cost_after: a callable that gets a Finished when the response has been sent and returns its
+            final cost. The difference is refunded or charged; None changes nothing.
+        tier, bypass: as there; a callable gets the environ.
+        trusted_proxies, proxy_header, ipv6_prefix, jwt: as there.
+        exempt_paths: paths that are not limited, compared with ``PATH_INFO``.
+        headers, reset, retry_jitter_s, cors: as there.
+        denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
+            callable that gets the environ and the Decision and returns a WSGI application, such as
+            a Werkzeug response. The headers are added to it.
+        status_path: a path at which callers see their own state, which takes no tokens.
+        metrics, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as there.
+
+    Raises:
+        TypeError, ValueError: an argument is invalid; the message names it.
+    """
+
+    def __init__(
+        self,
+        app: WsgiApp,
+        limiter: RateLimiter | None = None,
+        *,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        rules: object = None,
+        key: KeySpec = "ip",
+        cost: float | Cost = 1,
+        cost_after: CostAfter | None = None,
+        tier: TierSpec | None = None,
+        bypass: BypassSpec = (),
+        trusted_proxies: Iterable[str] = (),
+        proxy_header: str = "x-forwarded-for",
+        ipv6_prefix: int = 64,
+        jwt: Jwt | None = None,
+        exempt_paths: Iterable[str] = (),
+        headers: str = "x-ratelimit",
+        reset: str = "seconds",
+        retry_jitter_s: float = 0,
+        cors: bool = False,
+        denied: Template | Denied | None = None,
+        status_path: str | None = None,
+        metrics: str | None = None,
+        store: object = DEFAULT_STORE,
+        name: str = "",
+        on_store_error: str = "memory",
+        max_keys: int = 1_000_000,
+        clock: str | ManualClock = "monotonic",
+        setup_checks: bool = True,
+        enabled: bool = True,
+    ) -> None:
+        self.app = app
+        self._limited = limit_application(
+            RateLimitMiddleware.__init__, locals(), framework=WsgiFramework(), blocking=True
+        )
+        self.policy: Policy = self._limited.policy
+        self._enabled = enabled
+        self._cors = cors
+        self._status_path = status_path
+        self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
+        self._reads_path = bool(self._exempt_paths) or status_path is not None
+        self._recording = RecordingApp(self._decide)
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if not self._enabled or (self._cors and is_preflight(environ)):
+            return self.app(environ, start_response)
+        if self._reads_path:
+            path = environ_path(environ)
+            if path in self._exempt_paths:
+                return self.app(environ, start_response)
+            if path == self._status_path:
+                return self._status(environ, start_response)
+        answer: Iterable[bytes] = self._recording(environ, start_response)
+        return answer
+
+    def _decide(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        verdict = self.policy.decide_now(environ)
+        if verdict is None:
+            return self.app(environ, start_response)
+        checks = self._limited.checks
+        if checks is not None and not checks.is_done:
+            checks.look(scope_of_environ(environ), verdict.key)
+        if verdict.is_denial:
+            return self._deny(environ, start_response, verdict)
+        if verdict.settles:
+            settle_later(environ, self.policy)
+        return self.app(environ, start_response)
+
+    def _deny(self, environ: Environ, start_response: Any, verdict: Verdict) -> Iterable[bytes]:
+        if verdict.store_unavailable:
+            return wsgi_answer(NO_STORE, environ, start_response)
+        if self._limited.denied is not None:
+            app: WsgiApp = self._limited.denied(environ, verdict.decision)
+            return app(environ, start_response)
+        return wsgi_answer(self._limited.answer(environ, verdict), environ, start_response)
+
+    def _status(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        """Respond with the state of the caller."""
+        if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
+            return wsgi_answer(NO_METHOD, environ, start_response, [("Allow", "GET, HEAD")])
+        answer = state_answer(run_now(self.policy.status(environ)))
+        return wsgi_answer(answer, environ, start_response, [("Cache-Control", "no-store")])
