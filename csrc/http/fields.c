@@ -41,11 +41,30 @@ static void writer_put_text(writer *writer, const char *text)
     writer_put(writer, text, strlen(text));
 }
 
+static void writer_put_unsigned(writer *writer, uint64_t value)
+{
+    char digits[20];
+    size_t i = sizeof digits;
+    do {
+        digits[--i] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    writer_put(writer, digits + i, sizeof digits - i);
+}
+
 static void writer_put_integer(writer *writer, int64_t value)
 {
-    char digits[24];
-    int len = snprintf(digits, sizeof digits, "%" PRId64, value);
-    writer_put(writer, digits, (size_t)len);
+    if (value < 0) {
+        writer_put(writer, "-", 1);
+    }
+    writer_put_unsigned(writer, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
+}
+
+/* Whole tokens. A decision that a user made may have any finite number. */
+static void writer_put_tokens(writer *writer, double tokens)
+{
+    uint64_t most = tokens < 0x1p64 ? (uint64_t)(tokens > 0 ? tokens : 0) : UINT64_MAX;
+    writer_put_unsigned(writer, most);
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -191,8 +210,8 @@ static void write_x_ratelimit(fields *fields, const rl_field_style *style,
                               const rl_field_input *input)
 {
     const rl_decision *tightest = &input->tightest;
-    writer_put_integer(begin_field(fields, RL_FIELD_LIMIT), whole_tokens(tightest->limit));
-    writer_put_integer(begin_field(fields, RL_FIELD_REMAINING), whole_tokens(tightest->remaining));
+    writer_put_tokens(begin_field(fields, RL_FIELD_LIMIT), tightest->limit);
+    writer_put_tokens(begin_field(fields, RL_FIELD_REMAINING), tightest->remaining);
     if (tightest->reset_after_ns != RL_NEVER) {
         int64_t reset = style->is_epoch ? rl_reset_at_s(tightest, input->window_s, input->now_s)
                                         : seconds_up(tightest->reset_after_ns);

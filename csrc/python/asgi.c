@@ -36,7 +36,7 @@ static asgi_object *asgi_of(PyObject *self)
 
 static request asgi_request(const core_state *state, const asgi_args *args)
 {
-    return (request){state, args->scope, REQUEST_ASGI};
+    return (request){state, args->scope, REQUEST_ASGI, false};
 }
 
 /* ---- calls of Python --------------------------------------------------------------------------- */

@@ -69,7 +69,8 @@ static PyObject *take_awaited(check *check)
 
 static request request_of(const check *check)
 {
-    return (request){check->version->state, check->scope, check->version->kind};
+    const version_object *version = check->version;
+    return (request){version->state, check->scope, version->kind, version->routes_like_werkzeug};
 }
 
 /* Read one source; NULL with CHECK_GO_ON: it has no value. `is_key`: as a key. */

@@ -25,6 +25,7 @@ typedef struct request {
     const core_state *state;
     PyObject *scope; /* borrowed; a dict */
     request_kind kind;
+    bool is_werkzeug; /* the path begins with one slash, however many the client sent */
 } request;
 
 /* The name of a header, as both kinds of request spell it. */

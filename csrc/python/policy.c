@@ -60,6 +60,10 @@ static int decider_init(const core_state *state, PyObject *limiter, PyObject *hi
         if (!limiter_ready((limiter_object *)limiter)) {
             return -1;
         }
+        if (((limiter_object *)limiter)->n_limits != out->n_limits) {
+            PyErr_SetString(PyExc_ValueError, "a rule must have as many limits as its limiter");
+            return -1;
+        }
         out->limiter = (limiter_object *)Py_NewRef(limiter);
         return 0;
     }

@@ -196,7 +196,7 @@ static PyObject *walk_key_of_scope(PyObject *object, PyObject *scope)
         return PyErr_Format(PyExc_TypeError, "scope must be a dict, not %.200s",
                             Py_TYPE(scope)->tp_name);
     }
-    const request request = {self->state, scope, REQUEST_ASGI};
+    const request request = {self->state, scope, REQUEST_ASGI, false};
     return walk_request_key(self, &request);
 }
 

@@ -72,18 +72,17 @@ static PyObject *asgi_path(const request *request)
     return begins == 0 ? path : path_behind(path, len);
 }
 
-/* PEP 3333: the str has the bytes of the path as Latin-1, which are UTF-8. Frameworks begin it with
- * exactly one slash. */
+/* PEP 3333: the str has the bytes of the path as Latin-1, which are UTF-8. */
 static PyObject *wsgi_path(const request *request)
 {
     PyObject *path = get_text(request, NAME_PATH_INFO);
     if (path == NULL) {
         return NULL;
     }
-    bool is_plain = PyUnicode_IS_COMPACT_ASCII(path) && PyUnicode_GET_LENGTH(path) > 0 &&
-                    PyUnicode_READ_CHAR(path, 0) == '/' &&
-                    (PyUnicode_GET_LENGTH(path) == 1 || PyUnicode_READ_CHAR(path, 1) != '/');
-    if (is_plain) {
+    Py_ssize_t len = PyUnicode_GET_LENGTH(path);
+    bool has_one_slash = len > 0 && PyUnicode_READ_CHAR(path, 0) == '/' &&
+                         (len == 1 || PyUnicode_READ_CHAR(path, 1) != '/');
+    if (PyUnicode_IS_COMPACT_ASCII(path) && (has_one_slash || !request->is_werkzeug)) {
         return path;
     }
     PyObject *bytes = PyUnicode_AsEncodedString(path, "latin-1", "replace");
@@ -93,14 +92,15 @@ static PyObject *wsgi_path(const request *request)
     }
     const char *at = PyBytes_AS_STRING(bytes);
     const char *end = at + PyBytes_GET_SIZE(bytes);
-    while (at < end && *at == '/') {
+    while (request->is_werkzeug && at < end && *at == '/') {
         at++;
     }
-    PyObject *rest = PyUnicode_DecodeUTF8(at, end - at, "replace");
+    PyObject *path_text = PyUnicode_DecodeUTF8(at, end - at, "replace");
     Py_DECREF(bytes);
-    PyObject *whole = rest != NULL ? PyUnicode_FromFormat("/%U", rest) : NULL;
-    Py_XDECREF(rest);
-    return whole;
+    if (path_text != NULL && request->is_werkzeug) {
+        Py_SETREF(path_text, PyUnicode_FromFormat("/%U", path_text));
+    }
+    return path_text;
 }
 
 PyObject *request_path(const request *request)

@@ -29,18 +29,22 @@ static bool begins_with(rl_text text, const char *prefix, size_t len)
     return text.len >= len && memcmp(text.data, prefix, len) == 0;
 }
 
-/* Return true for a value with one spelling: no token with a signature, and visible ASCII. */
-static bool is_plain(rl_text text)
+/* Return true for visible ASCII and spaces. Other bytes may count as blanks to an application. */
+static bool is_visible(rl_text text)
 {
-    if (text.len > VALUE_MAX || begins_with(text, "eyJ", 3) || begins_with(text, ".eJ", 3)) {
-        return false;
-    }
     for (size_t i = 0; i < text.len; i++) {
         if (text.data[i] < ' ' || text.data[i] > '~') {
             return false;
         }
     }
     return true;
+}
+
+/* Return true for a value with one spelling: visible, and no token with a signature. */
+static bool is_plain(rl_text text)
+{
+    return text.len <= VALUE_MAX && !begins_with(text, "eyJ", 3) && !begins_with(text, ".eJ", 3) &&
+           is_visible(text);
 }
 
 /* Return true for "Bearer abc" with a plain token. */
@@ -107,6 +111,22 @@ static source_status read_header(const source *source, const request *request, P
     return status;
 }
 
+static bool has_blank(rl_text text)
+{
+    return memchr(text.data, ' ', text.len) != NULL;
+}
+
+/* Return true for cookies that every framework reads alike: no quotes, no commas. */
+static bool is_usual_cookies(rl_text line)
+{
+    for (size_t i = 0; i < line.len; i++) {
+        if (line.data[i] == '"' || line.data[i] == ',' || line.data[i] == '\\') {
+            return false;
+        }
+    }
+    return is_visible(line);
+}
+
 /* Take the next "name=value" of a Cookie header. False: none is left. */
 static bool next_cookie(rl_text *rest, rl_text *name, rl_text *value)
 {
@@ -135,11 +155,11 @@ static source_status read_cookie(const source *source, const request *request, P
                           (size_t)PyBytes_GET_SIZE(source->cookie)};
         rl_text rest = lines.n > 0 ? lines.texts[0] : (rl_text){NULL, 0};
         rl_text name, value, sought = {NULL, 0};
-        bool is_usual = lines.n < 2;
+        bool is_usual = lines.n < 2 && is_usual_cookies(rest);
         while (is_usual && next_cookie(&rest, &name, &value)) {
             if (name.len == wanted.len && memcmp(name.data, wanted.data, name.len) == 0) {
                 is_usual =
-                    sought.data == NULL && is_plain(value) && value.len > 0 && value.data[0] != '"';
+                    sought.data == NULL && is_plain(value) && value.len > 0 && !has_blank(value);
                 sought = value;
             }
         }

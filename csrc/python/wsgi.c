@@ -88,7 +88,7 @@ static PyObject *start_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                                       &PyDict_Type, &environ, &start_response)) {
         return NULL;
     }
-    const request request = {state, environ, REQUEST_WSGI};
+    const request request = {state, environ, REQUEST_WSGI, false};
     record_object *record = record_of_request(&request);
     if (record == NULL) {
         return NULL;

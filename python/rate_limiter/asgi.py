@@ -5,7 +5,20 @@ from rate_limiter.asgi import RateLimitMiddleware
 app.add_middleware(RateLimitMiddleware, limits="100/minute")
 """
 
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.policy import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Send
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
-__all__ = ["ASGIApp", "Message", "RateLimitMiddleware", "Receive", "Scope", "Send"]
+__all__ = [
+    "ASGIApp",
+    "ClientAddress",
+    "HeaderStyle",
+    "Message",
+    "RateLimitMiddleware",
+    "Receive",
+    "Scope",
+    "Send",
+    "Store",
+]

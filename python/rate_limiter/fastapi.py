@@ -140,7 +140,7 @@ class RateLimit:
             nothing.
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
         cors: let scripts of other origins read the headers.
-        trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
+        client, trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
         metrics: the name of its decisions in metrics, such as ``"upload"``.
         name: the name of the limit in headers. Required with a shared store, where it identifies
             the buckets of this object.
@@ -161,10 +161,11 @@ class RateLimit:
         key: Any = "ip",
         cost: float | Cost = 1,
         cost_after: CostAfter | None = None,
-        headers: str = "x-ratelimit",
+        headers: str | HeaderStyle = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
+        client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
@@ -182,20 +183,20 @@ class RateLimit:
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
         self.enabled = enabled
-        if store != MEMORY and not name:
+        storage = Storage.of(arguments | {"name": "" if store == MEMORY else name})
+        is_memory = storage.store == MEMORY
+        if not is_memory and not storage.name:
             raise ValueError(
                 "with a shared store, a RateLimit needs a name, which identifies its buckets in "
                 "all processes: RateLimit(..., name='upload')"
             )
-        shared_name = "" if store == MEMORY else name
-        storage = Storage(store, shared_name, on_store_error, max_keys, clock)
         self.limiter = one_limiter(limits, limiter, storage)
         metrics = checked_metrics(metrics)
         if metrics is not None:
             watch(self.limiter, metrics)
-        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        address = ClientAddress.of(arguments)
         self._checks = SetupChecks(
-            in_memory=store == MEMORY and not self.limiter.is_remote,
+            in_memory=is_memory and not self.limiter.is_remote,
             uses_address=not callable(key) and uses_address(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",
@@ -216,7 +217,7 @@ class RateLimit:
             key=key,
             cost=cost,
             cost_after=cost_after,
-            style=HeaderStyle(headers, reset, retry_jitter_s, cors),
+            style=HeaderStyle.of(arguments),
             names=(name,) if name and len(names) == 1 else names,
         )
 

@@ -58,7 +58,9 @@ from rate_limiter.web.flask_request import (
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
-__all__ = ["FlaskRateLimitExceeded", "FlaskRateLimiter"]
+__all__ = ["ClientAddress", "FlaskRateLimitExceeded", "FlaskRateLimiter", "HeaderStyle", "Store"]
+
+Store = Storage
 
 Cost: TypeAlias = Callable[[], float]
 View = TypeVar("View", bound=Any)
@@ -87,6 +89,7 @@ class FlaskRateLimiter:
             and rules. `request` and `g` are as the view left them, but resources that the
             application closes at the end of a request are closed.
         tier, bypass: as for RateLimitMiddleware; a callable has no arguments.
+        client: as for RateLimitMiddleware.
         trusted_proxies: see ClientAddress. Behind Werkzeug's ProxyFix the peer is already the
             client, so trust no proxy.
         proxy_header, ipv6_prefix: see ClientAddress.
@@ -128,11 +131,12 @@ class FlaskRateLimiter:
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),
+        client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
-        headers: str = "x-ratelimit",
+        headers: str | HeaderStyle = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
@@ -152,7 +156,7 @@ class FlaskRateLimiter:
         self._arguments = {name: one for name, one in locals().items() if name not in left_out}
         # init_app checks the arguments that an application's configuration may override.
         check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
-        address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+        address = ClientAddress.of(self._arguments)
         self._identities = Identities(address, jwt, blocking=True, framework=FlaskFramework())
         self._setup_checks = setup_checks
         self._shares_key = key == "all"
@@ -165,20 +169,20 @@ class FlaskRateLimiter:
             self._identities.tier(self._tier)
         self._bypass = _without_scope(bypass, "bypass")
         self._identities.bypass(self._bypass)
-        self._style = HeaderStyle(headers, reset, retry_jitter_s, cors)
-        self._cors = cors
+        self._style = HeaderStyle.of(self._arguments)
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._renderer = None if denied in (None, "json") else denial_renderer(denied)
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
-        self._clock = clock
+        storage = Storage.of(self._arguments)
+        self._clock = storage.clock
         self._names: dict[str, int] = {}
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
             "RULES": rules,
-            "STORE": store,
-            "ON_STORE_ERROR": on_store_error,
-            "MAX_KEYS": max_keys,
+            "STORE": storage.store,
+            "ON_STORE_ERROR": storage.on_store_error,
+            "MAX_KEYS": storage.max_keys,
             "HEADERS": headers,
             "ENABLED": enabled,
         }
@@ -258,7 +262,7 @@ class FlaskRateLimiter:
             bypass=self._bypass,
             cost=_without_scope(limit.cost, "cost"),
             cost_after=_not_async(limit.cost_after, "cost_after"),
-            style=replace(self._style, style=settings["HEADERS"]),
+            style=self._style_of(settings),
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
         )
@@ -296,10 +300,14 @@ class FlaskRateLimiter:
             bypass=self._bypass,
             cost=self._cost,
             cost_after=self._cost_after,
-            style=replace(self._style, style=settings["HEADERS"]),
+            style=self._style_of(settings),
             blocking=True,
             dimension=dimension if is_measured else None,
         )
+
+    def _style_of(self, settings: dict[str, Any]) -> HeaderStyle:
+        headers = settings["HEADERS"]
+        return headers if isinstance(headers, HeaderStyle) else replace(self._style, style=headers)
 
     def _storage(self, kind: type[Storage], settings: dict[str, Any], name: str) -> Storage:
         return kind(
@@ -321,7 +329,7 @@ class FlaskRateLimiter:
 
     def _state(self, settings: dict[str, Any], name: str) -> State:
         defaults = self._defaults(settings, name)
-        replace(self._style, style=settings["HEADERS"])  # raise for mistakes
+        style = self._style_of(settings)
         effective = {one.lower(): settings[one] for one in _DECIDING}
         effective["source"] = None if defaults is None else defaults.source
         check_arguments(FlaskRateLimiter.__init__, self._arguments | effective)
@@ -332,7 +340,7 @@ class FlaskRateLimiter:
             renderer=self._renderer,
             status_path=self._status_path,
             exempt_paths=self._exempt_paths,
-            skips_preflight=self._cors,
+            skips_preflight=style.cors,
             checks=SetupChecks(
                 in_memory=settings["STORE"] == MEMORY,
                 uses_address=not callable(self._key) and uses_address(self._key),
@@ -446,6 +454,11 @@ def _check_max_keys(max_keys: object) -> None:
         raise ValueError(f"must be a whole number from 1 on, got {max_keys!r}")
 
 
+def _check_headers(headers: object) -> None:
+    if not isinstance(headers, HeaderStyle):
+        HeaderStyle(headers)  # type: ignore[arg-type]
+
+
 def _check_limits(limits: object) -> None:
     if limits is not None:
         rules_of_limits(limits)  # type: ignore[arg-type]
@@ -463,7 +476,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "STORE": check_store,
     "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
-    "HEADERS": HeaderStyle,
+    "HEADERS": _check_headers,
     "ENABLED": _check_enabled,
 }
 

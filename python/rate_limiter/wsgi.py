@@ -5,7 +5,10 @@ from rate_limiter.wsgi import RateLimitMiddleware
 app = RateLimitMiddleware(app, limits="100/minute")
 """
 
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.policy import Storage as Store
 from rate_limiter.web.wsgi_app import WsgiApp
 from rate_limiter.web.wsgi_middleware import RateLimitMiddleware
 
-__all__ = ["RateLimitMiddleware", "WsgiApp"]
+__all__ = ["ClientAddress", "HeaderStyle", "RateLimitMiddleware", "Store", "WsgiApp"]

@@ -99,7 +99,13 @@ import _testcapi
 import asyncio
 import pickle
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter._core import AsgiMiddleware, Limiter, client_key
+from rate_limiter._core import AsgiMiddleware, Limiter, StartResponse, client_key
+from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.keys import Identities
+from rate_limiter.policy.policy import Policy, Storage
+from rate_limiter.policy.request_fields import WsgiFramework
+from rate_limiter.policy.rule_sources import as_source
 
 clock = ManualClock()
 limiter = Limiter([(10.0, 1.0), (100.0, 2.0)], clock=clock)
@@ -122,10 +128,50 @@ def app(scope, receive, send):
 def send(message):
     return DONE
 
+identities = Identities(ClientAddress(["10.0.0.0/8"]))
+rules = {
+    "default": {"limits": "1000/second; 1000000/hour"},
+    "keyed": {"path": "/items/{id}", "limits": "1000/second", "key": "header:x-key", "cost": 2},
+    "free": {"path": "/health", "exempt": True},
+}
+style = HeaderStyle("both", "epoch", 0, True)
+
+def policy_of(identities, **options):
+    return Policy(
+        as_source(rules), Storage(clock=clock), identities, key=["cookie:sid", "ip"],
+        bypass=["ip:192.0.2.0/24", "header:x-secret=s3cret"], style=style, **options
+    )
+
+policy = policy_of(identities)
 gate = AsgiMiddleware(
-    app, limiter, key=None, cost=0, exempt_paths=frozenset({"/health"}), headers=True, remote=False,
+    app, policy, exempt_paths=frozenset({"/health"}), status_path="/status", skips_preflight=True,
     probing=False,
 )
+HEADERS = [(b"x-key", b"k"), (b"cookie", b"a=b; sid=c"), (b"x-forwarded-for", b"203.0.113.7")]
+wsgi_policy = policy_of(Identities(framework=WsgiFramework()), blocking=True)
+
+def scope_of(path):
+    return {
+        "type": "http", "method": "get", "path": path, "root_path": "/root", "headers": HEADERS,
+        "client": ("10.0.0.1", 5),
+    }
+
+def environ_of(path):
+    return {
+        "REQUEST_METHOD": "GET", "PATH_INFO": path, "REMOTE_ADDR": "2001:db8::1",
+        "HTTP_COOKIE": "sid=c", "HTTP_X_KEY": "k",
+    }
+
+def start_response(status, headers):
+    return None
+
+def wsgi():
+    environ = environ_of("/items/7")
+    start = StartResponse(environ, start_response)
+    wsgi_policy._check(environ, environ)
+    start("200 OK", [("A", "b")])
+    return environ["rate_limiter"].headers()
+
 calls = {
     "hit": lambda: limiter.hit("é" * 3, 0.001),
     "peek": lambda: limiter.peek("\\ud800"),
@@ -144,7 +190,10 @@ calls = {
     "fields": lambda: (decision.retry_after, decision.reset_after, decision.retry_after_ms),
     "clock": lambda: repr(ManualClock(5)),
     "client_key": lambda: client_key("2001:db8::1"),
-    "gate": lambda: gate(SCOPE, None, send),
+    "gate": lambda: gate(dict(SCOPE), None, send),
+    "rules": lambda: gate(scope_of("/root/items/7"), None, send),
+    "odd path": lambda: gate(scope_of("/root//items/../items/7/"), None, send),
+    "wsgi": wsgi,
 }
 for name, call in calls.items():
     call()

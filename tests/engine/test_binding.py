@@ -91,17 +91,16 @@ def test_a_path_that_initialises_the_meter(tmp_path: Path) -> None:
 
 def test_a_flag_that_initialises_the_gate() -> None:
     gate = _core.AsgiMiddleware.__new__(_core.AsgiMiddleware)
-    limiter = _core.Limiter([(3.0, 1.0)])
-    rest: dict[str, Any] = {"cost": None, "exempt_paths": frozenset(), "remote": 0, "probing": 0}
+    rest: dict[str, Any] = {"exempt_paths": frozenset(), "status_path": None, "probing": 0}
 
     class Flag:
         def __bool__(self) -> bool:
-            gate.__init__("first", limiter, key=None, headers=True, **rest)  # type: ignore[misc]
+            gate.__init__("first", None, skips_preflight=True, **rest)  # type: ignore[misc]
             return True
 
     with pytest.raises(RuntimeError, match=TWICE):
-        gate.__init__("second", None, key=None, headers=Flag(), **rest)  # type: ignore[arg-type,misc]
-    assert (gate.app, gate.limiter) == ("first", limiter)
+        gate.__init__("second", None, skips_preflight=Flag(), **rest)  # type: ignore[arg-type,misc]
+    assert gate.app == "first"
 
 
 def test_a_number_that_initialises_the_buckets() -> None:
@@ -267,11 +266,9 @@ def test_headers_of_any_decision(tokens: float, shown: bytes) -> None:
     gate = _core.AsgiMiddleware(
         lambda scope, receive, send: send({"type": "http.response.start", "headers": []}),
         None,
-        key=None,
-        cost=None,
         exempt_paths=frozenset(),
-        headers=True,
-        remote=False,
+        status_path=None,
+        skips_preflight=False,
         probing=False,
     )
     gate._conclude({}, None, sent.append, Decision(True, tokens, limit=tokens))

@@ -179,7 +179,8 @@ def test_everything_takes_it(store: str, caplog: pytest.LogCaptureFixture) -> No
 
     clients = [TestClient(fastapi_app()) for _ in range(2)]
     assert [clients[i % 2].get("/route").status_code for i in range(3)] == [200, 200, 429]
-    assert [client.get("/").status_code for client in clients] == [429, 429]
+    # What the route's limit denied took nothing from the middleware's.
+    assert [client.get("/").status_code for client in clients] == [200, 429]
     assert RateLimitMiddleware(
         fastapi_app(), limits="3/hour", store=store, name="plain", max_keys=100
     ).limiter.allow("k")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ class Keeping(Callback):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for each in args:
             self.world.keep(each)
+            if type(each) is dict:
+                self.world.keep(each.get("rate_limiter"))
         return super().__call__(*args, **kwargs)
 
 
@@ -133,8 +136,87 @@ def _optional_callable(world: World) -> Any:
     return None if world.rng.random() < 0.5 else _callable(world)
 
 
-def _gate_cost(world: World) -> Any:
-    return _cost(world) if world.rng.random() < 0.5 else _optional_callable(world)
+class Later:
+    """What must be awaited."""
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+def _later(world: World, *values: Any) -> Any:
+    """Return a function that returns one of some values, or something to be awaited."""
+    return Callback(world.hook, Later() if world.rng.random() < 0.3 else world.rng.choice(values))
+
+
+def _sources(world: World) -> Any:
+    name = hostile.text(world.hook)
+    call = _later(world, None, "k", ["k"], True, name)
+    sources = (
+        ("ip", None, None, None, False),
+        ("all", "all:", None, None, False),
+        ("header", "header:x:", b"x-forwarded-for", call, False),
+        ("cookie", None, b"sid", call, False),
+        ("call", "user:", None, call, False),
+        ("call", None, None, call, True),
+        ("network", None, "10.0.0.0/8", None, False),
+        ("secret", None, (b"x", b"s3cret"), None, False),
+        ("call", name, None, name, True),
+    )
+    return tuple(world.rng.choice(sources) for _ in range(world.rng.choice((0, 1, 1, 2))))
+
+
+def _key_sources(world: World) -> Any:
+    return _sources(world) or (("ip", None, None, None, False),)
+
+
+def _tier_sources(world: World) -> Any:
+    return _sources(world)[:1]
+
+
+def _rule(world: World) -> Any:
+    active = SimpleNamespace(rule=SimpleNamespace(name="r"))
+    limiter = world.one("Limiter")
+    n = world.rng.choice((1, 1, 2))
+    decision = world.one("Decision")
+    hit_each = _later(world, (decision,) * (n + 1), (decision,), decision)
+    is_local = limiter is not None and world.rng.random() < 0.6
+    with contextlib.suppress(Exception):
+        n = len(limiter._peek_each("k", 0)) - 1 if is_local else n
+    return (
+        active,
+        limiter if is_local else None,
+        hit_each,
+        _sources(world),
+        world.rng.choice((None, 2, 0.5, _later(world, 1, _cost(world)))),
+        tuple(("limit", 10.0, 10.0, 0) for _ in range(n)),
+        world.rng.random() < 0.1,
+        world.rng.random() < 0.2,
+        _flag(world),
+    )
+
+
+def _rules(world: World) -> Any:
+    return tuple(_rule(world) for _ in range(world.rng.choice((1, 1, 2))))
+
+
+def _environ(world: World) -> Any:
+    text = hostile.text(world.hook)
+    values = {
+        "REQUEST_METHOD": world.rng.choice(("GET", "post", text)),
+        "PATH_INFO": world.rng.choice(("/", "//health", "/\xc3\xa9", text)),
+        "REMOTE_ADDR": world.rng.choice(("10.0.0.1", "::1", None, text)),
+        "HTTP_X_FORWARDED_FOR": world.rng.choice(("6.6.6.6", text)),
+        "HTTP_COOKIE": world.rng.choice(("sid=1; a=b", text)),
+    }
+    return {name: value for name, value in values.items() if world.rng.random() < 0.8}
+
+
+def _request(world: World) -> Any:
+    return _scope(world) if world.rng.random() < 0.7 else _environ(world)
+
+
+def _owner(world: World) -> Any:
+    return SimpleNamespace(_shadowed=_callable(world))
 
 
 def _word(world: World) -> Any:
@@ -249,8 +331,35 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "trust_unix": _flag,
     "values": _header_values,
     "window_s": lambda world: world.rng.choice((0, 60, Number(world.hook, 5), _number(world))),
-    "AsgiMiddleware.cost": _gate_cost,
-    "AsgiMiddleware.key": _optional_callable,
+    "Policy.path": _request_path,
+    "Policy.scope": _request,
+    "PolicyVersion.key": _key_sources,
+    "PolicyVersion.routes": lambda world: world.rng.choice((None, world.one("RuleRoutes"))),
+    "PolicyVersion.rules": _rules,
+    "PolicyVersion.style": _of("FieldStyle"),
+    "StartResponse.headers": lambda world: [("X-RateLimit-Limit", "1"), ("A", "b"), (b"a", 1)],
+    "StartResponse.status": lambda world: "200 OK",
+    "bypass": _sources,
+    "check": _of("Check"),
+    "environ": _environ,
+    "error": lambda world: None,
+    "is_wsgi": _flag,
+    "owner": _owner,
+    "policy": lambda world: world.one("Policy") if world.rng.random() < 0.8 else None,
+    "refreshes": _flag,
+    "routes_like_werkzeug": _flag,
+    "shortened": lambda world: Callback(world.hook, "short"),
+    "skips_preflight": _flag,
+    "start_response": _callable,
+    "status_path": lambda world: world.rng.choice((None, "/status")),
+    "subject": lambda world: world.rng.choice((None, "subject")),
+    "tier": _tier_sources,
+    "tier_ranks": lambda world: {"k": 0, "pro": 1},
+    "uses_keys": _flag,
+    "value": lambda world: world.rng.choice(("k", None, 1, True, (world.one("Decision"),) * 2)),
+    "verdict": lambda world: world.rng.choice((None, world.one("Verdict"))),
+    "version": _of("PolicyVersion"),
+    "walk": _of("ProxyWalk"),
     "Limiter.limits": _limits_of_limiter,
     "RedisClient.address": _address,
     "address": _client_address,
@@ -285,7 +394,6 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "probing": _flag,
     "receive": _callable,
     "remaining": _number,
-    "remote": _flag,
     "reset_after": _number,
     "reset_after_ns": _number,
     "retry_after": _number,

@@ -30,7 +30,9 @@ FUNCTIONS = [
 # Of what has no signature, or one that says nothing.
 PARAMETERS = {
     ("AsgiMiddleware", "__call__"): ("scope", "receive", "send"),
+    ("AsgiRecorder", "__call__"): ("scope", "receive", "send"),
     ("Sender", "__call__"): ("message",),
+    ("StartResponse", "__call__"): ("status", "headers", "error"),
     ("StoreError", "__new__"): ("key",),
     ("_restore_decision", ""): (
         *("allowed", "limit", "remaining", "retry_after_ns", "reset_after_ns"),
@@ -50,13 +52,35 @@ class Gate(_core.AsgiMiddleware):
     def _forward(self, *_: Any) -> Any:
         self.hook.maybe()
 
-    def _resolve(self, scope: Any, receive: Any, send: Any, key: Any, cost: Any) -> Any:
+    def _resolve(self, scope: Any, receive: Any, send: Any, check: Any) -> Any:
         self.hook.maybe()
-        return self._decide(scope, receive, send, key, cost)
+        return check
+
+    def _status(self, *_: Any) -> Any:
+        self.hook.maybe()
+
+    def _watch(self, *_: Any) -> Any:
+        self.hook.maybe()
+
+    def _fail(self, *_: Any) -> Any:
+        self.hook.maybe()
 
     def _probe(self, *_: Any) -> Any:
         self.hook.maybe()
         return self.hook.rng.random() < 0.5
+
+
+class Live(_core.Policy):
+    """A policy with the method that the C half calls."""
+
+    hook: Hook
+
+    def _refresh(self) -> None:
+        self.hook.maybe()
+
+
+KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Policy": Live}
+NOT_MADE = {"Check", "RateLimitRecord", "Sender", "Verdict"}  # a check or a gate makes them
 
 
 @cache
@@ -69,7 +93,7 @@ def operations(name: str) -> tuple[str, ...]:
 
 def all_operations() -> set[str]:
     """Return all that a run should have called, as the keys of World.succeeded."""
-    made = {f"{name}.__new__" for name in TYPES if name != "Sender"}  # only a gate makes one
+    made = {f"{name}.__new__" for name in TYPES.keys() - NOT_MADE}
     return {*FUNCTIONS, *made, *(f"{name}.{one}" for name in TYPES for one in operations(name))}
 
 
@@ -186,6 +210,9 @@ class World:
             self._under_call.pop()
         if type(result) in TYPES.values():
             self.keep(result)
+        for each in args:
+            if type(each) is dict:
+                self.keep(each.get("rate_limiter"))
         if operation == "before_fork" and self.rng.random() < 0.9:
             self.call("RedisClient")
             after = "after_fork_in_child" if self.rng.random() < 0.3 else "after_fork_in_parent"
@@ -216,12 +243,17 @@ class World:
 
     def _make(self, name: str) -> None:
         if "__init__" not in operations(name):
-            args, kwargs = self._arguments(name, "__new__") if name != "Sender" else ((), {})
-            self.keep(self._attempt(f"{name}.__new__", lambda: TYPES[name](*args, **kwargs)))
+            kind: Any = KINDS.get(name, TYPES[name])
+            args, kwargs = self._arguments(name, "__new__") if name not in NOT_MADE else ((), {})
+            made = self._attempt(f"{name}.__new__", lambda: kind(*args, **kwargs))
+            if made is not None and kind in KINDS.values():
+                made.hook = self.hook
+                self._operate(name, made, "_use")
+            self.keep(made)
             return
-        kind: Any = Gate if name == "AsgiMiddleware" else TYPES[name]
+        kind = KINDS.get(name, TYPES[name])
         made = kind.__new__(kind)
-        if kind is Gate:
+        if kind in KINDS.values():
             made.hook = self.hook
         self.succeeded[f"{name}.__new__"] += 1
         self.keep(made)

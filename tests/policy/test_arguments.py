@@ -123,7 +123,7 @@ BESIDE_POLICY: dict[str, Any] = {
     "setup_checks": False,
 }
 OF_GATEWAY = {"api_key_header", "user_id_header", "dimension_label"}
-OF_ANY = {"app", "limiter", "policy", "exempt_paths", "enabled"}
+OF_ANY = {"app", "limiter", "policy", "exempt_paths", "enabled", "client"}
 OF_ADDRESS = {"trusted_proxies", "proxy_header", "ipv6_prefix"}
 
 

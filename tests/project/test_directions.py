@@ -29,7 +29,7 @@ PYTHON_FLOORS = (
     ("observe",),
     ("policy",),
     ("web",),
-    ("asgi", "fastapi", "flask", "settings", "startup"),
+    ("asgi", "fastapi", "flask", "settings", "startup", "wsgi"),
     ("seeds",),
     ("cli",),
 )
@@ -204,6 +204,6 @@ def test_files_in_c_form_no_circle() -> None:
 
 
 def test_every_module_at_the_top_is_a_path_for_users() -> None:
-    named = PATHS | FACES | {"limit", "exceptions", "jwt", "asgi", "fastapi", "flask", "settings"}
+    named = PATHS | FACES | {"limit", "exceptions", "jwt", "asgi", "fastapi", "flask", "settings", "wsgi"}
     named |= {"startup"}
     assert {file.stem for file in PYTHON.glob("*.py")} == named

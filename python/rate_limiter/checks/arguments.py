@@ -263,10 +263,12 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
 
 # --- Why an argument has no effect ---------------------------------------------------------------
 
+_OF_STYLE = ("reset", "retry_jitter_s", "cors")
 _STORAGE = ("store", "name", "on_store_error", "max_keys", "clock")
 _OF_ADDRESS = ("trusted_proxies", "proxy_header", "ipv6_prefix")
 _OF_GATEWAY = ("api_key_header", "user_id_header", "dimension_label")
-_WITH_POLICY = {"app", "limiter", "policy", "exempt_paths", "enabled", *_OF_ADDRESS, *_OF_GATEWAY}
+_OF_ANY = ("app", "limiter", "policy", "exempt_paths", "enabled", "client")
+_WITH_POLICY = {*_OF_ANY, *_OF_ADDRESS, *_OF_GATEWAY}
 
 
 def _gateway(name: str, given: Values) -> str | None:
@@ -293,6 +295,17 @@ def _storage(name: str, given: Values) -> str | None:
         return "without store: limits in the memory of this process have no name and cannot fail"
     if name == "name" and given.get("exact_prefix") is not None:
         return "beside exact_prefix"
+    return None
+
+
+def _values(name: str, given: Values) -> str | None:
+    """A value object has these arguments itself."""
+    if name in _OF_ADDRESS and given.get("client") is not None:
+        return "beside client: give it to ClientAddress"
+    if name in _OF_STYLE and not isinstance(given.get("headers", ""), str):
+        return "beside a HeaderStyle: give it to that"
+    if name in _STORAGE[1:] and hasattr(given.get("store"), "new_limiter"):
+        return "beside a Store: give it to that"
     return None
 
 
@@ -355,7 +368,7 @@ def _cost(name: str, given: Values) -> str | None:
     return "without default_limits or rules" if given["source"] is None else None
 
 
-_REASONS = (_gateway, _storage, _headers, _address, _jwt, _key_set, _tier, _cost)
+_REASONS = (_gateway, _values, _storage, _headers, _address, _jwt, _key_set, _tier, _cost)
 
 
 def uses_address(key: Any) -> bool:

@@ -14,7 +14,7 @@ The reading itself is C: see csrc/http/client_address.h.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -33,6 +33,7 @@ from rate_limiter.checks.arguments import (
     checked_text,
     checked_whole,
 )
+from rate_limiter.checks.redaction import shown
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -91,6 +92,20 @@ class ClientAddress:
             header=self.header,
             ipv6_prefix=ipv6_prefix,
         )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ClientAddress:
+        """Return the `client` of some arguments, else what the flat ones stand for."""
+        client = given.get("client")
+        if client is None:
+            return cls(
+                given["trusted_proxies"],
+                header=given["proxy_header"],
+                ipv6_prefix=given["ipv6_prefix"],
+            )
+        if not isinstance(client, ClientAddress):
+            raise TypeError(f"client must be a ClientAddress, got {shown(client)}")
+        return client
 
     @property
     def reads_header(self) -> bool:

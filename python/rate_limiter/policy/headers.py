@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -72,6 +72,14 @@ class HeaderStyle:
     reset: str = "seconds"
     retry_jitter_s: float = 0
     cors: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> HeaderStyle:
+        """Return the `headers` of some arguments, else what the flat ones stand for."""
+        headers = given["headers"]
+        if isinstance(headers, HeaderStyle):
+            return headers
+        return cls(headers, given["reset"], given["retry_jitter_s"], given["cors"])
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:

@@ -58,9 +58,10 @@ class SharedLimiter:
 
 @dataclass(frozen=True)
 class Storage:
-    """A LimiterSource that makes a limiter for each rule.
+    """A LimiterSource that makes a limiter for each rule; users know it as Store.
 
-    The fields are arguments of RateLimiter.
+    Args:
+        store, name, on_store_error, max_keys, clock: as for RateLimiter.
     """
 
     store: object = field(default=MEMORY, repr=False)  # may hold a password
@@ -68,6 +69,14 @@ class Storage:
     on_store_error: str = "memory"
     max_keys: int = 1_000_000
     clock: str | ManualClock = "monotonic"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Storage:
+        """Return the `store` of some arguments, if it is a Store, else what they stand for."""
+        if isinstance(given["store"], Storage):
+            return given["store"]
+        names = ("store", "name", "on_store_error", "max_keys", "clock")
+        return cls(**{name: given[name] for name in names if name in given})
 
     def new_limiter(self, limits: Limits) -> RateLimiter:
         """Return a RateLimiter with these arguments."""

@@ -101,11 +101,13 @@ class WsgiFramework(Framework):
 
 
 def environ_path(environ: Any) -> str:
-    """Return the path of a WSGI environ as frameworks read it: with one slash at the beginning."""
-    path: str = environ.get("PATH_INFO", "")
-    if not path.isascii():
-        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-    return "/" + path.lstrip("/")
+    """Return the path of a WSGI environ, decoded (PEP 3333)."""
+    path = environ.get("PATH_INFO")
+    if not isinstance(path, str):
+        return ""
+    if path.isascii():
+        return path
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def scope_of_environ(environ: Any) -> dict[str, Any]:
@@ -118,9 +120,9 @@ def scope_of_environ(environ: Any) -> dict[str, Any]:
     ]
     return {
         "type": "http",
-        "method": environ.get("REQUEST_METHOD", ""),
+        "method": str(environ.get("REQUEST_METHOD") or ""),
         "path": environ_path(environ),
-        "query_string": environ.get("QUERY_STRING", "").encode("latin-1", "replace"),
+        "query_string": str(environ.get("QUERY_STRING") or "").encode("latin-1", "replace"),
         "headers": [
             (
                 name.lower().replace("_", "-").encode("latin-1", "replace"),

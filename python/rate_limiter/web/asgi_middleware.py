@@ -21,6 +21,7 @@ from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
+from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.settling import CostAfter, give_back, record_of, settle
@@ -90,12 +91,14 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         tier: the source of a client's tiers: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable.
         bypass: clients that are not limited: ``"ip:NETWORK"``, ``"header:NAME=VALUE"``,
             ``"jwt:CLAIM=VALUE"``, a callable, or several of these.
-        trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress. With `policy` and without
-            `trusted_proxies`, the first element of ``X-Forwarded-For`` is the client.
+        client: a ClientAddress, which finds the address of a request's client.
+        trusted_proxies, proxy_header, ipv6_prefix: see ClientAddress; the short form of `client`.
+            With `policy` and without `trusted_proxies`, the first element of ``X-Forwarded-For``
+            is the client.
         jwt: a Jwt that verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
         exempt_paths: paths that are not limited, compared with ``scope["path"]``.
-        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"`` or ``"off"``. A response with its own
-            ``X-RateLimit-Limit`` keeps its ``X-RateLimit-*`` headers.
+        headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"``, ``"off"`` or a HeaderStyle. A response
+            with its own ``X-RateLimit-Limit`` keeps its ``X-RateLimit-*`` headers.
         reset, retry_jitter_s: see HeaderStyle.
         cors: see HeaderStyle. True also exempts preflight requests from the limits.
         denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
@@ -104,7 +107,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of its decisions in metrics, such as ``"api"``; with rules or tiers, the
             name of each is added, as in ``"api.default"``. See docs/metrics.md.
-        store, name, max_keys, clock: as for RateLimiter.
+        store, name, max_keys, clock: as for RateLimiter; `store` may be a Store of all of them.
         on_store_error: as for RateLimiter. A request that is denied because the store is
             unavailable (``"deny"``) gets a 503.
         setup_checks: check the first requests for mistakes in the configuration, and log them.
@@ -129,12 +132,13 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),
+        client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] | None = None,
-        headers: str = "x-ratelimit",
+        headers: str | HeaderStyle = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
@@ -158,7 +162,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         self._gateway: Any = None  # with `policy`: the application of an API gateway
         self._target = app  # gets the requests that the engine forwards
         if policy is not None:
-            address = ClientAddress(trusted_proxies, header=proxy_header, ipv6_prefix=ipv6_prefix)
+            address = ClientAddress.of(arguments)
             check_arguments(RateLimitMiddleware.__init__, arguments)
             if not hasattr(policy, "gateway"):
                 raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
@@ -179,7 +183,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         if limited.limiter is not None:
             self.limiter = limited.limiter
         self._policy = limited.policy if enabled else None
-        self._set_up(app, self._policy, exempt_paths or (), status_path, skips_preflight=cors)
+        self._set_up(app, self._policy, exempt_paths or (), status_path)
 
     def _set_up(
         self,
@@ -187,15 +191,13 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         policy: Policy | None,
         exempt_paths: Iterable[str],
         status_path: str | None = None,
-        *,
-        skips_preflight: bool = False,
     ) -> None:
         super().__init__(
             app,
             policy,
             exempt_paths=checked_paths("exempt_paths", exempt_paths),
             status_path=status_path if policy is not None else None,
-            skips_preflight=skips_preflight,
+            skips_preflight=policy is not None and policy.style.cors,
             probing=self._limited is not None and self._limited.checks is not None,
         )
         # Servers recognise ASGI 3 by a coroutine function `app.__call__`, which a C slot is not.

@@ -73,14 +73,11 @@ def limit_application(
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
     """
-    address = ClientAddress(
-        given["trusted_proxies"], header=given["proxy_header"], ipv6_prefix=given["ipv6_prefix"]
-    )
+    address = ClientAddress.of(given)
     identities = Identities(address, given["jwt"], blocking=blocking, framework=framework)
     metrics = checked_metrics(given["metrics"])
-    style = HeaderStyle(given["headers"], given["reset"], given["retry_jitter_s"], given["cors"])
-    names = ("store", "name", "on_store_error", "max_keys", "clock")
-    storage = Storage(*(given[name] for name in names))
+    style = HeaderStyle.of(given)
+    storage = Storage.of(given)
     limiter, source = _limiter_or_rules(given["limits"], given["rules"], given["limiter"], storage)
     check_arguments(function, {**given, "source": source})
     denied = given["denied"]
@@ -104,7 +101,7 @@ def limit_application(
         blocking=blocking,
         dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
     )
-    more = ("tier", "cost_after", "status_path", "bypass", "cors", "retry_jitter_s")
+    more = ("tier", "cost_after", "status_path", "bypass")
     return LimitedApplication(
         policy,
         limiter,
@@ -115,6 +112,8 @@ def limit_application(
         or renderer is not None
         or style.style in ("ietf", "both")
         or style.reset != "seconds"
+        or style.cors
+        or style.retry_jitter_s > 0
         or any(given[name] for name in more),
     )
 

@@ -14,7 +14,9 @@ from rate_limiter._core import Decision, ManualClock, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
+from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy, run_now
 from rate_limiter.policy.request_fields import WsgiFramework, environ_path, scope_of_environ
@@ -52,7 +54,7 @@ class RateLimitMiddleware:
         cost_after: a callable that gets a Finished when the response has been sent and returns its
             final cost. The difference is refunded or charged; None changes nothing.
         tier, bypass: as there; a callable gets the environ.
-        trusted_proxies, proxy_header, ipv6_prefix, jwt: as there.
+        client, trusted_proxies, proxy_header, ipv6_prefix, jwt: as there.
         exempt_paths: paths that are not limited, compared with ``PATH_INFO``.
         headers, reset, retry_jitter_s, cors: as there.
         denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
@@ -77,12 +79,13 @@ class RateLimitMiddleware:
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),
+        client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] = (),
-        headers: str = "x-ratelimit",
+        headers: str | HeaderStyle = "x-ratelimit",
         reset: str = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
@@ -103,7 +106,7 @@ class RateLimitMiddleware:
         )
         self.policy: Policy = self._limited.policy
         self._enabled = enabled
-        self._cors = cors
+        self._cors = self.policy.style.cors
         self._status_path = status_path
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._reads_path = bool(self._exempt_paths) or status_path is not None
