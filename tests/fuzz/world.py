@@ -10,7 +10,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Live(_core.Policy):
 
 
 KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Policy": Live}
-NOT_MADE = {"Check", "RateLimitRecord", "Sender", "Verdict"}  # a check or a gate makes them
+NOT_MADE = ("Check", "RateLimitRecord", "Sender", "Verdict")  # a check or a gate makes them
 
 
 @cache
@@ -93,7 +93,7 @@ def operations(name: str) -> tuple[str, ...]:
 
 def all_operations() -> set[str]:
     """Return all that a run should have called, as the keys of World.succeeded."""
-    made = {f"{name}.__new__" for name in TYPES.keys() - NOT_MADE}
+    made = {f"{name}.__new__" for name in TYPES.keys() - set(NOT_MADE)}
     return {*FUNCTIONS, *made, *(f"{name}.{one}" for name in TYPES for one in operations(name))}
 
 
@@ -142,6 +142,9 @@ class World:
         signal.signal(signal.SIGALRM, self._on_signal)
         if self.rng.random() < 0.7 and "RedisClient" in TYPES:
             self._start()
+        if self.rng.random() < 0.7:
+            with contextlib.suppress(Interrupt, Exception):
+                self._start_policy()
         for _ in range(self.rng.randrange(1, 2 * CALLS_PER_CASE)):
             with contextlib.suppress(Interrupt, Exception):
                 self.step()
@@ -169,6 +172,38 @@ class World:
         self.keep(client)
         self.keep(_core.RedisBuckets(client, limits, texts, b"fuzz:", after, True))
         self.keep(_core.RedisLoop(client, loop_of(self)))
+
+    def _start_policy(self) -> None:
+        """Make a policy that decides, and let it."""
+        limiter = _core.Limiter([(2.0, 1.0)])
+        self.keep(limiter)
+        self.keep(_core.ProxyWalk())
+        self.keep(_core.FieldStyle("both"))
+        for name in ("Limiter", "Decision"):
+            self._make(name)
+        sound = {"walk": self.objects["ProxyWalk"][-1], "style": self.objects["FieldStyle"][-1]}
+        names = [one.name for one in parameters("PolicyVersion", "__new__")]
+        given: dict[str, Any] = {name: self.argument("PolicyVersion", name) for name in names}
+        rules = given["rules"] if isinstance(given["rules"], tuple) else ()
+        given |= sound | {"rules": rules[:1], "routes": None}
+        version = self._attempt("PolicyVersion.__new__", lambda: _core.PolicyVersion(**given))
+        if version is None:
+            return
+        live = Live()
+        live.hook = self.hook
+        live._use(version, False)
+        self.keep(version)
+        self.keep(live)
+        for _ in range(4):
+            scope = self.argument("Policy", "scope")
+            outcome = self._attempt("Policy._check", partial(live._check, scope, None))
+            self.keep(outcome)
+            if isinstance(outcome, _core.Check):
+                value = self.argument("Policy", "value")
+                self.keep(self._attempt("Policy._resume", partial(live._resume, outcome, value)))
+            self.keep(scope.get("rate_limiter") if isinstance(scope, dict) else None)
+            for name in NOT_MADE:
+                self.call(name)
 
     def step(self) -> None:
         """Make an object, call one, call a function, or let the event loops run."""

@@ -17,6 +17,7 @@ PYTHON = ROOT / "python" / "rate_limiter"
 # From the bottom up: a folder uses those below it, and itself.
 C_FLOORS = (("engine",), ("redis", "http"), ("python",), ("python/redis",))
 
+FRONTS = ("asgi", "fastapi", "flask", "settings", "startup", "wsgi")
 # From the bottom up. Modules of one floor do not import each other.
 PYTHON_FLOORS = (
     ("_core",),
@@ -29,7 +30,7 @@ PYTHON_FLOORS = (
     ("observe",),
     ("policy",),
     ("web",),
-    ("asgi", "fastapi", "flask", "settings", "startup", "wsgi"),
+    FRONTS,
     ("seeds",),
     ("cli",),
 )
@@ -204,6 +205,10 @@ def test_files_in_c_form_no_circle() -> None:
 
 
 def test_every_module_at_the_top_is_a_path_for_users() -> None:
-    named = PATHS | FACES | {"limit", "exceptions", "jwt", "asgi", "fastapi", "flask", "settings", "wsgi"}
+    named = (
+        PATHS
+        | FACES
+        | {"limit", "exceptions", "jwt", "asgi", "fastapi", "flask", "settings", "wsgi"}
+    )
     named |= {"startup"}
     assert {file.stem for file in PYTHON.glob("*.py")} == named
