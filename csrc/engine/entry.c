@@ -2,13 +2,13 @@
 
 #include <math.h>
 
-static size_t words_of_kind(rl_kind kind)
+static size_t words_of(const rl_limit *limit)
 {
-    switch (kind) {
+    switch (limit->kind) {
     case RL_FIXED_WINDOW:
         return RL_WINDOW_WORDS;
     case RL_SLIDING_WINDOW:
-        return RL_SLIDING_WORDS;
+        return rl_sliding_words(limit);
     default:
         return 1;
     }
@@ -20,7 +20,7 @@ void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n)
     for (size_t i = 0; i < n; i++) {
         set->limits[i] = limits[i];
         set->first_word[i] = (uint8_t)set->n_words;
-        set->n_words += words_of_kind(limits[i].kind);
+        set->n_words += words_of(&limits[i]);
         if (limits[i].horizon_ns < set->horizon_ns) {
             set->horizon_ns = limits[i].horizon_ns;
         }
@@ -70,11 +70,12 @@ static rl_window fixed_at(const rl_moment *moment, size_t i, const uint64_t *wor
 
 static rl_sliding sliding_at(const rl_moment *moment, size_t i, const uint64_t *words)
 {
-    rl_sliding kept = {.current = {0}};
+    const rl_limit *limit = &moment->set->limits[i];
+    rl_sliding kept = {.current = {.n_lumps = 0}};
     if (words != NULL) {
-        kept = rl_sliding_load(words + moment->set->first_word[i]);
+        kept = rl_sliding_load(limit, words + moment->set->first_word[i]);
     }
-    return rl_sliding_at(&moment->set->limits[i], &kept, moment->now.wall_ns);
+    return rl_sliding_at(limit, &kept, moment->now.wall_ns);
 }
 
 void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words, rl_found *found)
@@ -153,6 +154,20 @@ static uint64_t converted_deficit(const rl_limit *from, int64_t steady_ns, uint6
     return exact < most ? exact : most;
 }
 
+static void convert_window(const rl_limit *from, const uint64_t *words, const rl_limit *to,
+                           uint64_t *out)
+{
+    if (from->window_ns != to->window_ns) {
+        memset(out, 0, words_of(to) * sizeof *out);
+    } else if (to->kind == RL_SLIDING_WINDOW) {
+        rl_sliding kept = rl_sliding_load(from, words);
+        rl_sliding fitted = rl_sliding_fit(to, &kept);
+        rl_sliding_store(&fitted, out);
+    } else {
+        rl_window_store(rl_window_load(words), out);
+    }
+}
+
 void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_moment *to,
                       uint64_t *out)
 {
@@ -165,11 +180,7 @@ void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_mom
             uint64_t deficit = rl_bucket_deficit(*given, from->units[i]);
             *made = to->units[i] + converted_deficit(before, from->now.steady_ns, deficit, after);
         } else {
-            size_t n_words = words_of_kind(before->kind);
-            bool keeps = before->window_ns == after->window_ns;
-            for (size_t word = 0; word < n_words; word++) {
-                made[word] = keeps ? given[word] : 0;
-            }
+            convert_window(before, given, after, made);
         }
     }
 }

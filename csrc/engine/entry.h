@@ -1,7 +1,7 @@
 /* engine/entry.h -- the entry of one key in a table: a bucket or a window for each limit.
  *
- * An entry is a few words, one for a bucket, two for a fixed window and six for a sliding
- * one, in the order of the limits. For a request each limit is a deficit, whatever its
+ * An entry is a few words, one for a bucket, two for a fixed window and six or more for a
+ * sliding one, in the order of the limits. For a request each limit is a deficit, whatever its
  * kind: the units that are missing (a bucket) or used (a window), at most `cap`. Only these
  * functions distinguish the kinds. Those of buckets are on the hot path, so they are in a
  * header. */

@@ -12,37 +12,92 @@ static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
     return a;
 }
 
-/* Return the time of lump number i, from 0. The last one stands at the last request. */
-static int64_t lump_ns(const rl_run *run, uint64_t i)
+static uint64_t run_count(const rl_run *run)
 {
-    uint64_t steps = run->count / run->lump - 1;
-    if (i >= steps) {
-        return run->last_ns;
-    }
-    rl_u128 length = (uint64_t)(run->last_ns - run->first_ns);
-    return run->first_ns + (int64_t)(length * i / steps);
+    return run->n_lumps * run->lump;
 }
 
-/* Return the units that came after `edge_ns`, by lump_ns(). */
-static uint64_t run_after(const rl_run *run, int64_t edge_ns)
+/* Return true if a run has the time of each lump. */
+static bool run_is_exact(const rl_run *run)
 {
-    if (run->count == 0 || run->last_ns <= edge_ns) {
+    return run->n_lumps <= run->n_times;
+}
+
+static int64_t run_last_ns(const rl_run *run)
+{
+    return run->times_ns[run_is_exact(run) ? run->n_lumps - 1 : 1];
+}
+
+/* Return the time of number i of n that are evenly spaced; one alone stands at the last. */
+static int64_t spaced_ns(int64_t first_ns, int64_t last_ns, uint64_t i, uint64_t n)
+{
+    if (i >= n - 1) {
+        return last_ns;
+    }
+    rl_u128 length = (uint64_t)(last_ns - first_ns);
+    return first_ns + (int64_t)(length * i / (n - 1));
+}
+
+/* Return the time of lump number i, from 0. */
+static int64_t lump_ns(const rl_run *run, uint64_t i)
+{
+    return run_is_exact(run) ? run->times_ns[i]
+                             : spaced_ns(run->times_ns[0], run->times_ns[1], i, run->n_lumps);
+}
+
+/* Return how many lumps came up to `edge_ns`, by lump_ns(). */
+static uint64_t lumps_until(const rl_run *run, int64_t edge_ns)
+{
+    uint64_t n = 0;
+    if (run_is_exact(run)) {
+        while (n < run->n_lumps && run->times_ns[n] <= edge_ns) {
+            n++;
+        }
+        return n;
+    }
+    if (run->times_ns[0] > edge_ns) {
         return 0;
     }
-    if (run->first_ns > edge_ns) {
-        return run->count;
+    uint64_t length = (uint64_t)(run->times_ns[1] - run->times_ns[0]);
+    rl_u128 passed = (rl_u128)((uint64_t)(edge_ns - run->times_ns[0]) + 1) * (run->n_lumps - 1);
+    return (uint64_t)((passed + length - 1) / length);
+}
+
+/* Return the units that came after `edge_ns`. */
+static uint64_t run_after(const rl_run *run, int64_t edge_ns)
+{
+    if (run->n_lumps == 0 || run_last_ns(run) <= edge_ns) {
+        return 0;
     }
-    uint64_t steps = run->count / run->lump - 1;
-    uint64_t length = (uint64_t)(run->last_ns - run->first_ns);
-    rl_u128 passed = (rl_u128)((uint64_t)(edge_ns - run->first_ns) + 1) * steps;
-    return run->count - (uint64_t)((passed + length - 1) / length) * run->lump;
+    return (run->n_lumps - lumps_until(run, edge_ns)) * run->lump;
 }
 
 /* Return the first edge after which at least `units` fewer come than after `edge_ns`. */
 static int64_t run_edge_ns(const rl_run *run, int64_t edge_ns, uint64_t units)
 {
-    uint64_t gone = run->count - run_after(run, edge_ns) + units;
+    uint64_t gone = run_count(run) - run_after(run, edge_ns) + units;
     return lump_ns(run, (gone - 1) / run->lump);
+}
+
+/* Return a run of `count` units of another, from unit `skip` on, with this lump (a divisor of
+ * the other's) and this room for times. Those of a run that is not exact end at its last. */
+static rl_run run_part(const rl_run *run, uint64_t skip, uint64_t count, uint64_t lump,
+                       unsigned n_times)
+{
+    rl_run part = {.n_lumps = count / lump, .lump = lump, .n_times = n_times};
+    bool exact = run_is_exact(run);
+    int64_t first_ns = lump_ns(run, skip / run->lump);
+    int64_t last_ns = exact ? lump_ns(run, (skip + count - 1) / run->lump) : run_last_ns(run);
+    if (!run_is_exact(&part)) {
+        part.times_ns[0] = first_ns;
+        part.times_ns[1] = last_ns;
+        return part;
+    }
+    for (uint64_t i = 0; i < part.n_lumps; i++) {
+        part.times_ns[i] = exact ? lump_ns(run, (skip + i * lump) / run->lump)
+                                 : spaced_ns(first_ns, last_ns, i, part.n_lumps);
+    }
+    return part;
 }
 
 /* Return the part of a run after `edge_ns`, with `units` (at most as many) fewer. */
@@ -50,37 +105,63 @@ static rl_run run_without(const rl_run *run, int64_t edge_ns, uint64_t units)
 {
     uint64_t after = run_after(run, edge_ns);
     if (units == after) {
-        return (rl_run){0};
+        return (rl_run){.n_times = run->n_times};
     }
-    return (rl_run){
-        .count = after - units,
-        .lump = greatest_common_divisor(run->lump, units),
-        .first_ns = lump_ns(run, (run->count - after) / run->lump),
-        .last_ns = run->last_ns,
-    };
+    return run_part(run, run_count(run) - after, after - units,
+                    greatest_common_divisor(run->lump, units), run->n_times);
+}
+
+/* Return the run with `cost` units more, which come at the end. */
+static rl_run run_with(const rl_run *run, int64_t now_ns, uint64_t cost)
+{
+    if (run->n_lumps == 0) {
+        return (rl_run){1, cost, run->n_times, {now_ns}};
+    }
+    uint64_t lump = greatest_common_divisor(run->lump, cost);
+    rl_run more = run_part(run, 0, run_count(run), lump, run->n_times);
+    uint64_t n_before = more.n_lumps;
+    more.n_lumps += cost / lump;
+    now_ns = now_ns > run_last_ns(run) ? now_ns : run_last_ns(run);
+    if (!run_is_exact(&more)) {
+        more.times_ns[1] = now_ns;
+        return more;
+    }
+    for (uint64_t i = n_before; i < more.n_lumps; i++) {
+        more.times_ns[i] = now_ns;
+    }
+    return more;
 }
 
 static int64_t run_number(const rl_limit *limit, const rl_run *run)
 {
-    return run->last_ns / limit->window_ns;
+    return run_last_ns(run) / limit->window_ns;
 }
 
 /* ---- both -------------------------------------------------------------------------- */
 
+static rl_sliding none_of(const rl_limit *limit)
+{
+    unsigned n_times = rl_sliding_times(limit);
+    return (rl_sliding){.previous = {.n_times = n_times}, .current = {.n_times = n_times}};
+}
+
 static rl_sliding all_now(const rl_limit *limit, const rl_sliding *kept, int64_t wall_ns)
 {
-    const rl_run *newest = kept->current.count != 0 ? &kept->current : &kept->previous;
-    uint64_t used = rl_sliding_used(limit, kept, newest->last_ns);
-    return (rl_sliding){.current = {used, 1, wall_ns, wall_ns}};
+    const rl_run *newest = kept->current.n_lumps != 0 ? &kept->current : &kept->previous;
+    uint64_t used = rl_sliding_used(limit, kept, run_last_ns(newest));
+    rl_sliding sliding = none_of(limit);
+    rl_sliding_add(&sliding, wall_ns, used);
+    return sliding;
 }
 
 rl_sliding rl_sliding_at(const rl_limit *limit, const rl_sliding *kept, int64_t wall_ns)
 {
-    if ((kept->current.count | kept->previous.count) == 0) {
-        return (rl_sliding){.current = {0}};
+    rl_sliding sliding = none_of(limit);
+    if ((kept->current.n_lumps | kept->previous.n_lumps) == 0) {
+        return sliding;
     }
-    int64_t number = kept->current.count != 0 ? run_number(limit, &kept->current)
-                                              : run_number(limit, &kept->previous) + 1;
+    int64_t number = kept->current.n_lumps != 0 ? run_number(limit, &kept->current)
+                                                : run_number(limit, &kept->previous) + 1;
     int64_t age = wall_ns / limit->window_ns - number;
     if (age < 0) {
         return all_now(limit, kept, wall_ns);
@@ -88,7 +169,10 @@ rl_sliding rl_sliding_at(const rl_limit *limit, const rl_sliding *kept, int64_t 
     if (age == 0) {
         return *kept;
     }
-    return (rl_sliding){.previous = age == 1 ? kept->current : (rl_run){0}};
+    if (age == 1) {
+        sliding.previous = kept->current;
+    }
+    return sliding;
 }
 
 uint64_t rl_sliding_used(const rl_limit *limit, const rl_sliding *sliding, int64_t wall_ns)
@@ -99,17 +183,9 @@ uint64_t rl_sliding_used(const rl_limit *limit, const rl_sliding *sliding, int64
 
 void rl_sliding_add(rl_sliding *sliding, int64_t wall_ns, uint64_t cost)
 {
-    rl_run *run = &sliding->current;
-    if (cost == 0) {
-        return;
+    if (cost != 0) {
+        sliding->current = run_with(&sliding->current, wall_ns, cost);
     }
-    if (run->count == 0) {
-        *run = (rl_run){cost, cost, wall_ns, wall_ns};
-        return;
-    }
-    run->count += cost;
-    run->lump = greatest_common_divisor(run->lump, cost);
-    run->last_ns = wall_ns > run->last_ns ? wall_ns : run->last_ns;
 }
 
 void rl_sliding_subtract(const rl_limit *limit, rl_sliding *sliding, int64_t wall_ns, uint64_t cost)
@@ -145,7 +221,7 @@ static int64_t retry_after_ns(const rl_limit *limit, const rl_sliding *sliding, 
 static int64_t reset_after_ns(const rl_limit *limit, const rl_sliding *sliding, int64_t wall_ns)
 {
     int64_t left_ns = rl_window_left_ns(limit, wall_ns);
-    if (sliding->current.count != 0) {
+    if (sliding->current.n_lumps != 0) {
         return left_ns + limit->window_ns;
     }
     return run_after(&sliding->previous, wall_ns - limit->window_ns) != 0 ? left_ns : 0;
@@ -166,35 +242,52 @@ rl_decision rl_sliding_decision(const rl_limit *limit, const rl_sliding *sliding
 
 /* ---- words ---------------------------------------------------------------------------- */
 
-static rl_run run_load(uint64_t count, uint64_t lump, const uint64_t *times)
+static rl_run run_load(unsigned n_times, uint64_t n_lumps, uint64_t lump, const uint64_t *times)
 {
-    rl_run run = {count, lump, (int64_t)times[0], (int64_t)times[1]};
-    if (count == 0) {
-        return (rl_run){0};
+    bool fits = lump != 0 && n_lumps * lump <= UINT32_MAX;
+    rl_run run = {.n_lumps = n_lumps, .lump = fits ? lump : 1, .n_times = n_times};
+    for (unsigned i = 0; i < n_times; i++) {
+        run.times_ns[i] = (int64_t)times[i];
     }
-    if (lump == 0 || lump > count) {
-        run.lump = 1;
-    }
-    if (run.first_ns > run.last_ns) {
-        run.first_ns = run.last_ns;
+    if (!run_is_exact(&run) && run.times_ns[0] > run.times_ns[1]) {
+        run.times_ns[0] = run.times_ns[1];
     }
     return run;
 }
 
-rl_sliding rl_sliding_load(const uint64_t *words)
+rl_sliding rl_sliding_load(const rl_limit *limit, const uint64_t *words)
 {
+    unsigned n_times = rl_sliding_times(limit);
+    const uint64_t *counts = words + 2 * n_times;
     return (rl_sliding){
-        .previous = run_load(words[4] >> 32, words[5] >> 32, words),
-        .current = run_load(words[4] & UINT32_MAX, words[5] & UINT32_MAX, words + 2),
+        .previous = run_load(n_times, counts[0] >> 32, counts[1] >> 32, words),
+        .current =
+            run_load(n_times, counts[0] & UINT32_MAX, counts[1] & UINT32_MAX, words + n_times),
     };
 }
 
 void rl_sliding_store(const rl_sliding *sliding, uint64_t *words)
 {
-    words[0] = (uint64_t)sliding->previous.first_ns;
-    words[1] = (uint64_t)sliding->previous.last_ns;
-    words[2] = (uint64_t)sliding->current.first_ns;
-    words[3] = (uint64_t)sliding->current.last_ns;
-    words[4] = sliding->current.count | sliding->previous.count << 32;
-    words[5] = sliding->current.lump | sliding->previous.lump << 32;
+    unsigned n_times = sliding->current.n_times;
+    uint64_t *counts = words + 2 * n_times;
+    for (unsigned i = 0; i < n_times; i++) {
+        words[i] = (uint64_t)sliding->previous.times_ns[i];
+        words[n_times + i] = (uint64_t)sliding->current.times_ns[i];
+    }
+    counts[0] = sliding->current.n_lumps | sliding->previous.n_lumps << 32;
+    counts[1] = sliding->current.lump | sliding->previous.lump << 32;
+}
+
+static rl_run run_fit(const rl_run *run, unsigned n_times)
+{
+    if (run->n_lumps == 0) {
+        return (rl_run){.n_times = n_times};
+    }
+    return run_part(run, 0, run_count(run), run->lump, n_times);
+}
+
+rl_sliding rl_sliding_fit(const rl_limit *limit, const rl_sliding *sliding)
+{
+    unsigned n_times = rl_sliding_times(limit);
+    return (rl_sliding){run_fit(&sliding->previous, n_times), run_fit(&sliding->current, n_times)};
 }

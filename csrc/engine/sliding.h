@@ -1,16 +1,17 @@
 /* engine/sliding.h -- sliding windows: a count in the stretch of one window that ends now.
  *
  * Windows are cut as in engine/window.h. For the present window and the one before it, a
- * run keeps how many requests were counted and when the first and the last of them came:
+ * run keeps how many requests were counted and when they came:
  *
  *            previous              current
  *     ──|──────f─────l───|──────f────l──x─────|──>   x = now
  *              |<──────── window ──────>|
  *
- * A request counts for one window after it came. Those of a run are taken as evenly spaced
- * from the first to the last, so a run of one or two, and every run of a steady caller, is
- * exact. `lump` is the greatest common divisor of their costs: requests of the same cost
- * count and leave whole.
+ * A request counts for one window after it came. A limit of up to RL_RUN_TIMES_MAX requests
+ * keeps the time of each, so it is exact: in no stretch of one window more than its count.
+ * Of larger ones only the first and the last time are kept, and those in between are taken
+ * as evenly spaced, as they are for a steady caller. `lump` is the greatest common divisor
+ * of the costs: requests of the same cost count and leave whole.
  *
  * Bound: in any stretch of time t a sliding window admits at most
  * count * (1 + t / window), as a full token bucket of that capacity and rate would, t being
@@ -27,28 +28,43 @@
  *    because d was at most count at the last request; else d(now - window) <= count - count
  *    * y / window + k - lump, because d was at most count at the first. Either way d <= used.
  *
- * In a table a sliding window takes six words, whatever its count: the times of both runs,
- * current | previous << 32 of the counts, and the same of the lumps. Its number is that of
- * its newest request. A window without counts is the same as no window. */
+ * In a table a sliding window takes six words, or with a count of 3 to RL_RUN_TIMES_MAX two
+ * more for each: the times of both runs, current | previous << 32 of the numbers of lumps,
+ * and the same of the lumps. Its number is that of its newest request. A window without counts is
+ * the same as no window. */
 #ifndef RL_ENGINE_SLIDING_H
 #define RL_ENGINE_SLIDING_H
 
+#include <stddef.h>
+
 #include "engine/window.h"
 
-#define RL_SLIDING_WORDS 6
+#define RL_RUN_TIMES_MAX 8u
 
 /* The requests counted in one window. */
 typedef struct rl_run {
-    uint64_t count; /* of units, a multiple of the lump; 0: empty, and all else is 0 */
-    uint64_t lump;
-    int64_t first_ns; /* since 1970 */
-    int64_t last_ns;
+    uint64_t n_lumps; /* 0: empty */
+    uint64_t lump;    /* units */
+    unsigned n_times; /* room for times, of the limit */
+    /* since 1970; of each lump if there is room for them, else of the first and the last */
+    int64_t times_ns[RL_RUN_TIMES_MAX];
 } rl_run;
 
 typedef struct rl_sliding {
     rl_run previous;
     rl_run current;
 } rl_sliding;
+
+/* Return how many times a run of a limit has room for. */
+static inline unsigned rl_sliding_times(const rl_limit *limit)
+{
+    return limit->cap > 2 && limit->cap <= RL_RUN_TIMES_MAX ? (unsigned)limit->cap : 2;
+}
+
+static inline size_t rl_sliding_words(const rl_limit *limit)
+{
+    return 2 * rl_sliding_times(limit) + 2;
+}
 
 /* Return the runs of the present window and the one before it. A clock that stepped back to
  * an earlier window frees nothing: all counted requests then count as of now. */
@@ -60,8 +76,8 @@ uint64_t rl_sliding_used(const rl_limit *limit, const rl_sliding *sliding, int64
 /* Count a request of `cost` units, which with those in use are at most rl_limit_most. */
 void rl_sliding_add(rl_sliding *sliding, int64_t wall_ns, uint64_t cost);
 
-/* Give `cost` units back, the newest first. The others of their run count until its last
- * request leaves, if they are no more than one lump, else evenly spaced up to it. */
+/* Give `cost` units back, the newest first. What is left of a run without the time of each is
+ * evenly spaced up to its last time. */
 void rl_sliding_subtract(const rl_limit *limit, rl_sliding *sliding, int64_t wall_ns,
                          uint64_t cost);
 
@@ -73,7 +89,10 @@ rl_decision rl_sliding_decision(const rl_limit *limit, const rl_sliding *sliding
 
 /* Unpack a sliding window from its words, and pack it. Runs are usable even if a process died
  * while it wrote them. */
-rl_sliding rl_sliding_load(const uint64_t *words);
+rl_sliding rl_sliding_load(const rl_limit *limit, const uint64_t *words);
 void rl_sliding_store(const rl_sliding *sliding, uint64_t *words);
+
+/* Return the same requests with the room for times that another limit has. */
+rl_sliding rl_sliding_fit(const rl_limit *limit, const rl_sliding *sliding);
 
 #endif

@@ -114,9 +114,10 @@ class Limit(_Values):
     def sliding_window(cls, count: int, window_s: int) -> Limit:
         """Return a limit of `count` requests in the `window_s` seconds before each request.
 
-        For two windows, the count and the times of the first and last request are kept; those in
-        between are taken as evenly spaced. A steady client gets its whole count. In any period t at
-        most ``count * (1 + t / window_s)`` requests pass.
+        Up to a count of 8 this is exact. For larger ones, two counts are kept with the times of
+        their first and last request, and those in between are taken as evenly spaced. A steady
+        client gets its whole count. In any period t at most ``count * (1 + t / window_s)`` requests
+        pass.
         Arguments and exceptions are those of fixed_window().
         """
         return cls._window(SLIDING_WINDOW, count, window_s)

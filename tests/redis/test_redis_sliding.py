@@ -124,11 +124,27 @@ def test_what_is_stored(server: RedisServer, client: redis.Redis) -> None:
     limiter.hit("k", 6)
     (key,) = client.keys()
     assert key == "rl:{k}:20/hour;window=sliding:2"
-    assert re.fullmatch(r"6/6/(\d{16})/\1", client.get(key))
+    assert re.fullmatch(r"1\*6@\d{16}", client.get(key))
     limiter.hit("k", 4)
-    assert re.fullmatch(r"10/2/\d{16}/\d{16}", client.get(key))
+    assert re.fullmatch(r"5\*2@\d{16},\d{16}", client.get(key))
     assert client.pttl(key) == pytest.approx(3_600_000, abs=10_000)
     assert limiter.inspect("k")[0].tokens == 10
+
+
+def test_a_limit_of_a_few_keeps_each_time(server: RedisServer, client: redis.Redis) -> None:
+    limit = Limit.sliding_window(5, WINDOW_S)
+    simulated = SimulatedRedis(server, client, limit, START_US)
+    for second in (0, 1, 5):
+        simulated.set_us(START_US + second * US)
+        simulated.client.hit(simulated.buckets, "k", 1)
+    assert client.get("k") == "3*1@" + ",".join(f"{START_US + s * US}" for s in (0, 1, 5))
+    simulated.client.hit(simulated.buckets, "k", 2)
+    simulated.client.refund(simulated.buckets, "k", 3)
+    assert client.get("k") == "2*1@" + ",".join(f"{START_US + s * US}" for s in (0, 1))
+    # A limit of more requests reads them too, and keeps the first and last time.
+    more = SimulatedRedis(server, client, Limit.sliding_window(50, WINDOW_S), START_US + 9 * US)
+    assert more.client.hit(more.buckets, "k", 1).remaining == 47
+    assert client.get("k") == f"3*1@{START_US},{START_US + 9 * US}"
 
 
 def test_processes_of_the_earlier_layout_keep_their_keys(
@@ -163,15 +179,19 @@ def test_the_earlier_layout_under_an_exact_key(server: RedisServer, client: redi
     "value",
     [
         "",
-        "5/1/10/20 ",
-        "5/1/10/20 5/1",
-        "5/2/10/20",
-        "5/0/10/20",
-        "0/1/10/20",
-        "5/1/20/10",
-        "5/1/10/20/30",
-        "5/1/10/99999999999999999",
-        "a/1/10/20",
+        "5*1@10,20 ",
+        "5*1@10,20 5*1",
+        "1*2@10,20",
+        "5*0@10,20",
+        "0*1@10,20",
+        "5*1@20,10",
+        "5*1@",
+        "5*1@10",
+        "5*1@10,20,30",
+        "5*1@10,99999999999999999",
+        "a*1@10,20",
+        "5*1*10,20",
+        "5*4000000000@10,20",
     ],
 )
 def test_values_that_are_no_runs(server: RedisServer, client: redis.Redis, value: str) -> None:

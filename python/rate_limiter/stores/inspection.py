@@ -14,7 +14,7 @@ from rate_limiter.stores.connection import Connection, scripts
 _GLOB = re.compile(rb"([*?\[\]\\^])")
 # The key of a fixed window ends with the start of the window.
 _DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
-_WINDOW = re.compile(rb"\d+/\d+/\d+|\d+/\d+/\d+/\d+( \d+/\d+/\d+/\d+)?", re.ASCII)
+_WINDOW = re.compile(rb"\d+/\d+/\d+|\d+\*\d+@[\d,]+( \d+\*\d+@[\d,]+)?", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
 SLIDING_LAYOUT = ":2"

@@ -133,21 +133,22 @@ static void test_small_steps_back(void)
 }
 
 /* A process may die while it writes: no word can do harm. */
-static void test_damaged_words(void)
+static void test_damaged_words(double count)
 {
     rl_limit limit;
-    CHECK_EQUAL(rl_window_init(&limit, true, 9, 60), RL_OK);
+    CHECK_EQUAL(rl_window_init(&limit, true, count, 60), RL_OK);
     const uint64_t odd[] = {0, 1, 9, UINT64_MAX, UINT64_C(5) << 32, (uint64_t)NOON_NS};
+    const size_t n_words = rl_sliding_words(&limit);
     uint64_t random = 5;
     for (int n = 0; n < 20000; n++) {
-        uint64_t words[RL_SLIDING_WORDS];
-        for (size_t i = 0; i < RL_SLIDING_WORDS; i++) {
+        uint64_t words[2 * RL_RUN_TIMES_MAX + 2];
+        for (size_t i = 0; i < n_words; i++) {
             words[i] = odd[next_random(&random) % (sizeof odd / sizeof *odd)];
-            if (i < 4) {
+            if (i + 2 < n_words) {
                 words[i] &= INT64_MAX;
             }
         }
-        rl_sliding kept = rl_sliding_load(words);
+        rl_sliding kept = rl_sliding_load(&limit, words);
         rl_sliding sliding = rl_sliding_at(&limit, &kept, NOON_NS);
         rl_sliding_decision(&limit, &sliding, NOON_NS, 1, false);
         rl_sliding_subtract(&limit, &sliding, NOON_NS, 1);
@@ -161,7 +162,9 @@ int main(void)
     test_costs();
     test_refunds();
     test_small_steps_back();
-    test_damaged_words();
+    test_damaged_words(5);
+    test_damaged_words(8);
+    test_damaged_words(9);
     CHECK_EQUAL(seam_live_blocks(), 0);
     return report("test_sliding");
 }

@@ -47,6 +47,15 @@ static int64_t count_in(const history *history, int64_t number, int64_t window_n
     return count;
 }
 
+static int64_t exactly_after(const history *history, int64_t edge_ns)
+{
+    int64_t after = 0;
+    for (int i = 0; i < history->n; i++) {
+        after += history->hits_ns[i] > edge_ns;
+    }
+    return after;
+}
+
 /* Count the hits of one window that are taken to be after an edge: evenly spaced from the first
  * to the last, to the nanosecond before. */
 static int64_t spaced_after(const history *history, int64_t number, int64_t window_ns,
@@ -72,6 +81,9 @@ static int64_t spaced_after(const history *history, int64_t number, int64_t wind
 static bool expected(const rl_limit *limit, const history *history, int64_t now_ns)
 {
     int64_t number = now_ns / limit->window_ns;
+    if (limit->kind == RL_SLIDING_WINDOW && limit->cap <= RL_RUN_TIMES_MAX) {
+        return exactly_after(history, now_ns - limit->window_ns) < (int64_t)limit->cap;
+    }
     int64_t used = count_in(history, number, limit->window_ns);
     if (limit->kind == RL_SLIDING_WINDOW) {
         used += spaced_after(history, number - 1, limit->window_ns, now_ns - limit->window_ns);
@@ -357,6 +369,7 @@ int main(void)
         test_one_by_one(sliding, 1, 1);
         test_one_by_one(sliding, 20, 60);
         test_one_by_one(sliding, 7, 13);
+        test_one_by_one(sliding, 9, 13);
         test_one_by_one(sliding, 100, 86400);
         test_wall_clock_set_back(sliding);
     }

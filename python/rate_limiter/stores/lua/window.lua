@@ -7,7 +7,7 @@
 --     "7"               a human-readable fixed window: only the count, under KEYS[i] and the start
 --                       of the window in UTC, "...:2026-11-21-09:05" (with seconds if windows are
 --                       no whole minutes). Not for a cluster, where all keys must be declared
---     "20/1/.../..."    a sliding window: see sliding.lua
+--     "3*2@..."         a sliding window: see sliding.lua
 --
 -- ARGV      for a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key);
 --           its seconds in place of `token`, its count in place of `cap`; min_ttl_ms is ignored
@@ -52,7 +52,7 @@ local function deficit_of(i, scale)
   if scale >= 0 then
     return bucket_deficit_of(i, scale)
   end
-  local length_us = ARGV[5 * i - 3] * 1000000
+  local length_us, cap = ARGV[5 * i - 3] * 1000000, ARGV[5 * i - 2] + 0
   local into_us = now_us % length_us
   local window = {
     key = key_of(i),
@@ -61,6 +61,7 @@ local function deficit_of(i, scale)
     length_us = length_us,
     edge_us = now_us - length_us,
     is_sliding = scale == -2,
+    room = cap > 2 and cap <= 8 and cap or 2,
     count = 0,
   }
   windows[i] = window
