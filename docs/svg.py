@@ -125,6 +125,7 @@ class Chart(Drawing):
         text: what the chart shows, in words.
         x, y: what the axes tell, and their first and last values.
         x_step, y_step: between ticks.
+        x_names: what stands at the ticks of the x axis, instead of their values.
     """
 
     LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 46
@@ -137,14 +138,16 @@ class Chart(Drawing):
         *,
         x_step: float,
         y_step: float,
+        x_names: Sequence[str] = (),
         width: float = 720,
         height: float = 360,
     ) -> None:
         super().__init__(width, height, text)
         (x_name, *self._x_range), (y_name, *self._y_range) = x, y
-        for value in _ticks(*self._x_range, x_step):
+        for number, value in enumerate(_ticks(*self._x_range, x_step)):
+            name = x_names[number] if x_names else _number(value)
             self._tick([self.at(value, self._y_range[0]), self.at(value, self._y_range[1])])
-            self.text(self.at(value, 0)[0], height - 28, _number(value), size=12, colour=GREY)
+            self.text(self.at(value, 0)[0], height - 28, name, size=12, colour=GREY)
         for value in _ticks(*self._y_range, y_step):
             place = self.at(self._x_range[0], value)
             self._tick([place, self.at(self._x_range[1], value)])
@@ -173,10 +176,10 @@ class Chart(Drawing):
         """Draw a line through values."""
         self.line([self.at(*point) for point in points], colour, width, dash)
 
-    def legend(self, rows: Sequence[tuple[str, str]], *, left: float = 12) -> None:
+    def legend(self, rows: Sequence[tuple[str, str]], *, left: float = 12, top: float = 8) -> None:
         """Tell what the colours mean, at the top left."""
         wide = 40 + max(len(name) for _, name in rows) * 12 * _LETTER
-        x, y = self.LEFT + left, self.TOP + 8
+        x, y = self.LEFT + left, self.TOP + top
         self.box(x, y, wide, 10 + 19 * len(rows), fill="#fff", edge="#cfd8dc")
         for row, (colour, name) in enumerate(rows):
             middle = y + 15 + 19 * row

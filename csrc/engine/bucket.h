@@ -53,9 +53,9 @@ typedef enum rl_status {
 #define RL_COST_NEVER UINT64_MAX
 
 typedef enum rl_kind {
-    RL_BUCKET,       /* this file */
-    RL_FIXED_WINDOW, /* engine/window.h */
-    RL_SLIDING_WINDOW,
+    RL_BUCKET,         /* this file */
+    RL_FIXED_WINDOW,   /* engine/window.h */
+    RL_SLIDING_WINDOW, /* engine/sliding.h */
 } rl_kind;
 
 /* One limit, checked and prepared. Immutable after rl_limit_init or rl_window_init. */

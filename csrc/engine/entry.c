@@ -2,13 +2,25 @@
 
 #include <math.h>
 
+static size_t words_of(const rl_limit *limit)
+{
+    switch (limit->kind) {
+    case RL_FIXED_WINDOW:
+        return RL_WINDOW_WORDS;
+    case RL_SLIDING_WINDOW:
+        return rl_sliding_words(limit);
+    default:
+        return 1;
+    }
+}
+
 void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n)
 {
     *set = (rl_limit_set){.n = n, .horizon_ns = RL_NEVER};
     for (size_t i = 0; i < n; i++) {
         set->limits[i] = limits[i];
         set->first_word[i] = (uint8_t)set->n_words;
-        set->n_words += rl_is_window(&limits[i]) ? RL_WINDOW_WORDS : 1;
+        set->n_words += words_of(&limits[i]);
         if (limits[i].horizon_ns < set->horizon_ns) {
             set->horizon_ns = limits[i].horizon_ns;
         }
@@ -19,8 +31,12 @@ rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found
                                   uint64_t cost, bool allowed)
 {
     const rl_limit *limit = &moment->set->limits[i];
-    if (rl_is_window(limit)) {
-        return rl_window_decision(limit, found->windows[i], moment->now.wall_ns, cost, allowed);
+    int64_t wall_ns = moment->now.wall_ns;
+    if (limit->kind == RL_SLIDING_WINDOW) {
+        return rl_sliding_decision(limit, &found->windows[i].sliding, wall_ns, cost, allowed);
+    }
+    if (limit->kind == RL_FIXED_WINDOW) {
+        return rl_window_decision(limit, found->windows[i].fixed, wall_ns, cost, allowed);
     }
     rl_tap tap = rl_limit_tap(limit, moment->now.steady_ns);
     return rl_limit_decision(limit, tap, found->deficits[i], cost, allowed);
@@ -39,6 +55,82 @@ rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, co
         }
     }
     return tightest;
+}
+
+/* ---- windows -------------------------------------------------------------------- */
+
+static rl_window fixed_at(const rl_moment *moment, size_t i, const uint64_t *words)
+{
+    rl_window kept = {0};
+    if (words != NULL) {
+        kept = rl_window_load(words + moment->set->first_word[i]);
+    }
+    return rl_window_at(&moment->set->limits[i], kept, moment->now.wall_ns);
+}
+
+static rl_sliding sliding_at(const rl_moment *moment, size_t i, const uint64_t *words)
+{
+    const rl_limit *limit = &moment->set->limits[i];
+    rl_sliding kept = {.current = {.n_lumps = 0}};
+    if (words != NULL) {
+        kept = rl_sliding_load(limit, words + moment->set->first_word[i]);
+    }
+    return rl_sliding_at(limit, &kept, moment->now.wall_ns);
+}
+
+void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words, rl_found *found)
+{
+    const rl_limit *limit = &moment->set->limits[i];
+    rl_any_window *window = &found->windows[i];
+    if (limit->kind == RL_SLIDING_WINDOW) {
+        window->sliding = sliding_at(moment, i, words);
+        found->deficits[i] = rl_sliding_used(limit, &window->sliding, moment->now.wall_ns);
+    } else {
+        window->fixed = fixed_at(moment, i, words);
+        found->deficits[i] = window->fixed.count;
+    }
+}
+
+void rl_entry_write_window(const rl_moment *moment, size_t i, const rl_found *found,
+                           uint64_t *words)
+{
+    uint64_t *first = words + moment->set->first_word[i];
+    if (moment->set->limits[i].kind == RL_SLIDING_WINDOW) {
+        rl_sliding_store(&found->windows[i].sliding, first);
+    } else {
+        rl_window_store(found->windows[i].fixed, first);
+    }
+}
+
+void rl_found_take_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
+{
+    rl_any_window *window = &found->windows[i];
+    if (moment->set->limits[i].kind == RL_SLIDING_WINDOW) {
+        rl_sliding_add(&window->sliding, moment->now.wall_ns, cost);
+    } else {
+        window->fixed = rl_window_add(window->fixed, cost);
+    }
+}
+
+void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
+{
+    const rl_limit *limit = &moment->set->limits[i];
+    rl_any_window *window = &found->windows[i];
+    if (limit->kind == RL_SLIDING_WINDOW) {
+        rl_sliding_subtract(limit, &window->sliding, moment->now.wall_ns, cost);
+    } else {
+        window->fixed = rl_window_subtract(window->fixed, cost);
+    }
+}
+
+bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words)
+{
+    const rl_limit *limit = &moment->set->limits[i];
+    if (limit->kind == RL_SLIDING_WINDOW) {
+        rl_sliding sliding = sliding_at(moment, i, words);
+        return rl_sliding_used(limit, &sliding, moment->now.wall_ns) == 0;
+    }
+    return fixed_at(moment, i, words).count == 0;
 }
 
 /* ---- converting to another set -------------------------------------------------- */
@@ -62,6 +154,20 @@ static uint64_t converted_deficit(const rl_limit *from, int64_t steady_ns, uint6
     return exact < most ? exact : most;
 }
 
+static void convert_window(const rl_limit *from, const uint64_t *words, const rl_limit *to,
+                           uint64_t *out)
+{
+    if (from->window_ns != to->window_ns) {
+        memset(out, 0, words_of(to) * sizeof *out);
+    } else if (to->kind == RL_SLIDING_WINDOW) {
+        rl_sliding kept = rl_sliding_load(from, words);
+        rl_sliding fitted = rl_sliding_fit(to, &kept);
+        rl_sliding_store(&fitted, out);
+    } else {
+        rl_window_store(rl_window_load(words), out);
+    }
+}
+
 void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_moment *to,
                       uint64_t *out)
 {
@@ -74,8 +180,7 @@ void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_mom
             uint64_t deficit = rl_bucket_deficit(*given, from->units[i]);
             *made = to->units[i] + converted_deficit(before, from->now.steady_ns, deficit, after);
         } else {
-            rl_window kept = rl_window_load(given);
-            rl_window_store(before->window_ns == after->window_ns ? kept : (rl_window){0}, made);
+            convert_window(before, given, after, made);
         }
     }
 }

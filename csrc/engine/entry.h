@@ -1,9 +1,10 @@
 /* engine/entry.h -- the entry of one key in a table: a bucket or a window for each limit.
  *
- * An entry is a few words, one for a bucket and two for a window, in the order of
- * the limits. For a request each limit is a deficit, whatever its kind: the units
- * that are missing (a bucket) or used (a window), at most `cap`. Only these functions
- * distinguish the kinds. They are on the hot path, so they are in a header. */
+ * An entry is a few words, one for a bucket, two for a fixed window and six or more for a
+ * sliding one, in the order of the limits. For a request each limit is a deficit, whatever its
+ * kind: the units that are missing (a bucket) or used (a window), at most `cap`. Only these
+ * functions distinguish the kinds. Those of buckets are on the hot path, so they are in a
+ * header. */
 #ifndef RL_ENGINE_ENTRY_H
 #define RL_ENGINE_ENTRY_H
 
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "engine/bucket.h"
+#include "engine/sliding.h"
 #include "engine/window.h"
 
 #define RL_LIMITS_MAX 8
@@ -31,10 +33,16 @@ typedef struct rl_moment {
     uint64_t units[RL_LIMITS_MAX];
 } rl_moment;
 
+/* The unpacked state of a window; the kind of the limit selects the member. */
+typedef union rl_any_window {
+    rl_window fixed;
+    rl_sliding sliding;
+} rl_any_window;
+
 /* The unpacked state of an entry, before or after a request. */
 typedef struct rl_found {
     uint64_t deficits[RL_LIMITS_MAX];
-    rl_window windows[RL_LIMITS_MAX]; /* only for limits that are windows */
+    rl_any_window windows[RL_LIMITS_MAX]; /* only for limits that are windows */
 } rl_found;
 
 /* Copy 1 to RL_LIMITS_MAX limits. */
@@ -83,19 +91,24 @@ static inline bool rl_is_window(const rl_limit *limit)
     return limit->kind != RL_BUCKET;
 }
 
+/* The parts of the functions below for a limit i that is a window: read its words (NULL: there
+ * are none) and set its deficit, write them, take or give back a cost, and return true if it
+ * counts nothing. */
+void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words,
+                          rl_found *found);
+void rl_entry_write_window(const rl_moment *moment, size_t i, const rl_found *found,
+                           uint64_t *words);
+void rl_found_take_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost);
+void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost);
+bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words);
+
 /* Read the words of an entry; NULL: there is no entry, so every limit is full. */
 static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words, rl_found *found)
 {
     const rl_limit_set *set = moment->set;
     for (size_t i = 0; i < set->n; i++) {
-        const rl_limit *limit = &set->limits[i];
-        if (rl_is_window(limit)) {
-            rl_window kept = {0};
-            if (words != NULL) {
-                kept = rl_window_load(words + set->first_word[i]);
-            }
-            found->windows[i] = rl_window_at(limit, kept, moment->now.wall_ns);
-            found->deficits[i] = rl_window_used(limit, found->windows[i], moment->now.wall_ns);
+        if (rl_is_window(&set->limits[i])) {
+            rl_entry_read_window(moment, i, words, found);
         } else {
             found->deficits[i] =
                 words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
@@ -118,11 +131,10 @@ static inline void rl_entry_write(const rl_moment *moment, const rl_found *found
 {
     const rl_limit_set *set = moment->set;
     for (size_t i = 0; i < set->n; i++) {
-        uint64_t *first = words + set->first_word[i];
         if (rl_is_window(&set->limits[i])) {
-            rl_window_store(found->windows[i], first);
+            rl_entry_write_window(moment, i, found, words);
         } else {
-            *first = moment->units[i] + found->deficits[i];
+            words[set->first_word[i]] = moment->units[i] + found->deficits[i];
         }
     }
 }
@@ -137,7 +149,7 @@ static inline void rl_found_take(const rl_moment *moment, rl_found *found, const
         uint64_t taken = costs[i] < room ? costs[i] : room;
         found->deficits[i] += taken;
         if (rl_is_window(limit)) {
-            found->windows[i] = rl_window_add(found->windows[i], taken);
+            rl_found_take_window(moment, i, found, taken);
         }
     }
 }
@@ -149,7 +161,7 @@ static inline void rl_found_refund(const rl_moment *moment, rl_found *found, con
         uint64_t deficit = found->deficits[i];
         found->deficits[i] = costs[i] < deficit ? deficit - costs[i] : 0;
         if (rl_is_window(&moment->set->limits[i])) {
-            found->windows[i] = rl_window_subtract(found->windows[i], costs[i]);
+            rl_found_refund_window(moment, i, found, costs[i]);
         }
     }
 }
@@ -158,14 +170,11 @@ static inline bool rl_entry_is_full(const rl_moment *moment, const uint64_t *wor
 {
     const rl_limit_set *set = moment->set;
     for (size_t i = 0; i < set->n; i++) {
-        const uint64_t *first = words + set->first_word[i];
         if (rl_is_window(&set->limits[i])) {
-            rl_window window =
-                rl_window_at(&set->limits[i], rl_window_load(first), moment->now.wall_ns);
-            if ((window.current | window.previous) != 0) {
+            if (!rl_entry_is_full_window(moment, i, words)) {
                 return false;
             }
-        } else if (rl_bucket_deficit(*first, moment->units[i]) != 0) {
+        } else if (rl_bucket_deficit(words[set->first_word[i]], moment->units[i]) != 0) {
             return false;
         }
     }

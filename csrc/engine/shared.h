@@ -17,7 +17,7 @@
 /* The number of the layout of a file. Increase it when the header, a shard or an entry changes: it
  * is part of the file names, so a new version makes a new file and running processes keep
  * theirs. */
-#define RL_SHARED_LAYOUT 1
+#define RL_SHARED_LAYOUT 2
 
 typedef enum rl_shared_status {
     RL_SHARED_OK,

@@ -221,11 +221,16 @@ static rl_table *table_make(const rl_table *plan)
     return table;
 }
 
+static void table_set_limits(rl_table *plan, const rl_limit *limits, size_t n_limits)
+{
+    rl_limit_set_init(&plan->set, limits, n_limits);
+    plan->line_words = RL_LINE_SLOTS * (1 + plan->set.n_words);
+}
+
 void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys)
 {
     *plan = (rl_table){.lines_max = 0};
-    rl_limit_set_init(&plan->set, limits, n_limits);
-    plan->line_words = RL_LINE_SLOTS * (1 + plan->set.n_words);
+    table_set_limits(plan, limits, n_limits);
     choose_geometry(plan, max_keys);
 }
 
@@ -276,7 +281,7 @@ static rl_status convert_shard(const moment *from, const moment *to, shard *sour
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
 {
     rl_table plan = *table;
-    rl_limit_set_init(&plan.set, limits, table->set.n);
+    table_set_limits(&plan, limits, table->set.n);
     rl_table *made = table_make(&plan);
     if (made == NULL) {
         return NULL;

@@ -8,7 +8,7 @@
  * buckets: a new key meets another one's entry with probability
  * n / 2^64, n being the live keys of one shard (4e-16 in a full default table).
  *
- *     table ── shard ── lines of eight slots ── slot = tag + one or two words a limit
+ *     table ── shard ── lines of eight slots ── slot = tag + the words of each limit
  *              lock     a key may live in two of a shard's lines
  *
  * Memory follows the live keys: a full bucket is the same as no bucket, so

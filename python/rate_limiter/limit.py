@@ -112,10 +112,12 @@ class Limit(_Values):
 
     @classmethod
     def sliding_window(cls, count: int, window_s: int) -> Limit:
-        """Return a limit of `count` requests in any `window_s` seconds, counted by two windows.
+        """Return a limit of `count` requests in the `window_s` seconds before each request.
 
-        The count of the previous window is weighted by the part of it that the sliding window
-        still overlaps. In any period t at most ``count * (1 + t / window_s)`` requests pass.
+        Up to a count of 8 this is exact. For larger ones, two counts are kept with the times of
+        their first and last request, and those in between are taken as evenly spaced. A steady
+        client gets its whole count. In any period t at most ``count * (1 + t / window_s)`` requests
+        pass.
         Arguments and exceptions are those of fixed_window().
         """
         return cls._window(SLIDING_WINDOW, count, window_s)

@@ -181,10 +181,10 @@ static bool is_whole(const redisReply *reply)
     return reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0;
 }
 
-/* The count of numbers after those of the limits: the time, and two counts of each window. */
+/* The count of numbers after those of the limits: two times of each window. */
 static size_t call_n_extra(const buckets_object *self)
 {
-    return self->n_windows == 0 ? 0 : 1 + 2 * self->n_windows;
+    return 2 * self->n_windows;
 }
 
 /* Check an answer: {1 or 0, a number for each limit, extra numbers}, all of them whole. */
@@ -199,7 +199,7 @@ static bool call_is_answer(const buckets_object *self, const redisReply *reply)
             return false;
         }
     }
-    return !self->n_windows || reply->element[1 + self->n_limits]->integer < INT64_MAX / 1000;
+    return true;
 }
 
 static uint64_t number_at(const redisReply *reply, size_t i)
@@ -207,22 +207,25 @@ static uint64_t number_at(const redisReply *reply, size_t i)
     return (uint64_t)reply->element[i]->integer;
 }
 
-/* The counts of the windows come after the time, in the order of the limits. */
-static rl_window window_in(const redisReply *reply, const rl_limit *limit, size_t at,
-                           int64_t wall_ns)
+static int64_t us_to_ns(uint64_t us)
 {
-    /* users can write larger counts to Redis */
-    const uint64_t most = 2 * (uint64_t)RL_WINDOW_COUNT_MAX;
-    uint64_t current = number_at(reply, at);
-    uint64_t previous = number_at(reply, at + 1);
-    return (rl_window){wall_ns / limit->window_ns, current < most ? current : most,
-                       previous < most ? previous : most};
+    return us < INT64_MAX / 1000 ? (int64_t)us * 1000 : RL_NEVER;
 }
 
-/* Round up to the microseconds of the server's clock: a shorter wait may be too short. */
-static int64_t whole_us(int64_t ns)
+/* The times of a window follow those of the windows before it: see window.lua. */
+static rl_decision window_decision(const rl_limit *limit, uint64_t deficit, uint64_t cost,
+                                   bool passes, const redisReply *reply, size_t at)
 {
-    return ns < RL_NEVER - 1000 ? (ns + 999) / 1000 * 1000 : ns;
+    bool never = cost > limit->cap;
+    return (rl_decision){
+        .allowed = passes,
+        .limit = limit->capacity,
+        .remaining = deficit < limit->cap ? (double)(limit->cap - deficit) : 0,
+        .retry_after_ns = passes  ? 0
+                          : never ? RL_NEVER
+                                  : us_to_ns(number_at(reply, at)),
+        .reset_after_ns = us_to_ns(number_at(reply, at + 1)),
+    };
 }
 
 /* Read the decision of each limit from an answer. Return false if it is not a valid answer. */
@@ -235,7 +238,6 @@ static bool call_read_each(const redis_call *call, rl_decision *each, bool *allo
     }
     *allowed = reply->element[0]->integer != 0;
     size_t extra = 1 + self->n_limits;
-    int64_t wall_ns = self->n_windows != 0 ? reply->element[extra++]->integer * 1000 : 0;
     for (size_t i = 0; i < self->n_limits; i++) {
         const redis_limit *limit = &self->limits[i];
         uint64_t deficit = number_at(reply, i + 1);
@@ -245,10 +247,7 @@ static bool call_read_each(const redis_call *call, rl_decision *each, bool *allo
         /* In a denial, a limit that has enough tokens counts as passed. */
         bool passes = *allowed || (cost <= cap && deficit <= cap - cost);
         if (is_window) {
-            rl_window window = window_in(reply, &limit->window, extra, wall_ns);
-            each[i] = rl_window_decision(&limit->window, window, wall_ns, cost, passes);
-            each[i].retry_after_ns = whole_us(each[i].retry_after_ns);
-            each[i].reset_after_ns = whole_us(each[i].reset_after_ns);
+            each[i] = window_decision(&limit->window, deficit, cost, passes, reply, extra);
             extra += 2;
         } else {
             each[i] = rl_redis_bucket_decision(&limit->bucket, deficit, cost, passes);

@@ -15,13 +15,13 @@ from typing import Any, cast
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
-from rate_limiter.limit import FIXED_WINDOW, Limit, Limits, as_limits
+from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.waiting import line_key
 from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import scripts
-from rate_limiter.stores.inspection import inspect_key
+from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
 
 _IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
@@ -274,10 +274,11 @@ def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
     """Return the part after the client's key in Redis."""
     if exact:
         return ""
+    layout = SLIDING_LAYOUT if limit.algorithm == SLIDING_WINDOW else ""
     if names_limits:
-        return ":" + str(limit).replace(" ", "")
+        return ":" + str(limit).replace(" ", "") + layout
     if limit.is_window:
-        return f":{i}:{limit.algorithm}:{limit.window_s}"
+        return f":{i}:{limit.algorithm}:{limit.window_s}{layout}"
     # The deficit of a bucket that is never refilled is stored in units of its capacity.
     return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity!r}"
 

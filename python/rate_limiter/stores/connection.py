@@ -110,7 +110,7 @@ def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
     def joined(*names: str) -> bytes:
         return b"".join((folder / f"{name}.lua").read_bytes() for name in names)
 
-    head = ("bucket", "window") if with_windows else ("bucket",)
+    head = ("bucket", "sliding", "window") if with_windows else ("bucket",)
     first = () if with_windows else ("take_one",)
     return (
         joined(*first, *head, "take"),
@@ -118,7 +118,7 @@ def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
         joined(*head, "refund"),
         joined(*head, "charge"),
         joined("take_many"),
-        joined("bucket", "window", "reset"),
+        joined("bucket", "sliding", "window", "reset"),
     )
 
 

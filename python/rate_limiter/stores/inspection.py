@@ -14,8 +14,12 @@ from rate_limiter.stores.connection import Connection, scripts
 _GLOB = re.compile(rb"([*?\[\]\\^])")
 # The key of a fixed window ends with the start of the window.
 _DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
-_WINDOW = re.compile(rb"\d+/\d+/\d+", re.ASCII)
+_WINDOW = re.compile(rb"\d+/\d+/\d+|\d+\*\d+@[\d,]+( \d+\*\d+@[\d,]+)?", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
+
+SLIDING_LAYOUT = ":2"
+"""End of the key of a sliding window: the layout of its value, which sliding.lua describes. Running
+processes of a version with another layout keep keys of their own."""
 
 
 def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> BucketInfo:
@@ -103,6 +107,7 @@ def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
 def limit_in(key: bytes) -> Limit | None:
     """Return the limit in the name of a key, None if it contains none."""
     text = _DATE.sub(b"", key).decode("utf-8", "replace").rpartition("}:")[2]
+    text = text.removesuffix(SLIDING_LAYOUT)
     try:
         return Limit.parse(text)
     except ValueError:

@@ -1,6 +1,6 @@
 -- bucket.lua -- common head of take.lua, charge.lua, peek.lua and refund.lua.
--- Order: take_one.lua (only for take.lua without windows), bucket.lua, window.lua (if one of the
--- limits is a window), then the script.
+-- Order: take_one.lua (only for take.lua without windows), bucket.lua, sliding.lua and window.lua
+-- (if one of the limits is a window), then the script.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
 -- clock (the theoretical arrival time of GCRA). A missing string is a full bucket.

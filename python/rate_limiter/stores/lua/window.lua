@@ -1,19 +1,20 @@
--- window.lua -- windows as limits of the scripts of bucket.lua; it goes after bucket.lua.
+-- window.lua -- windows as limits of the scripts of bucket.lua; it goes after sliding.lua.
 --
 -- Windows are aligned to this server's clock. The scripts treat a window as a bucket whose deficit
--- is the used count. csrc/engine/window.h has the arithmetic and its guarantees.
+-- is the used count. csrc/engine/window.h and csrc/engine/sliding.h have the guarantees.
 --
---     "29439552/7/20"   number of the window, its count, and the count of the previous window, which
---                       a fixed window ignores
+--     "29439552/7/0"    a fixed window: its number, its count, and a 0
 --     "7"               a human-readable fixed window: only the count, under KEYS[i] and the start
 --                       of the window in UTC, "...:2026-11-21-09:05" (with seconds if windows are
 --                       no whole minutes). Not for a cluster, where all keys must be declared
+--     "3*2@..."         a sliding window: see sliding.lua
 --
 -- ARGV      for a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key);
 --           its seconds in place of `token`, its count in place of `cap`; min_ttl_ms is ignored
--- reply     longer: {1 or 0, one number for each limit, now_us, current and previous of each window}
+-- reply     longer: {1 or 0, one number for each limit, two for each window}: the microseconds
+--           after which a denied cost passes (0 if it would pass now, or never), and those after
+--           which nothing counts, to the end of a window
 
-local floor, ceil = math.floor, math.ceil
 local bucket_deficit_of, write_bucket = deficit_of, write
 local windows = {}
 
@@ -47,78 +48,100 @@ local function key_of(i)
   return dated(KEYS[i], now - now % length, length)
 end
 
--- Return a count, limited in case a larger one was set by hand.
-local function count_of(digits)
-  return math.min(tonumber(digits), 4000000000)
-end
-
 local function deficit_of(i, scale)
   if scale >= 0 then
     return bucket_deficit_of(i, scale)
   end
-  local length_us = ARGV[5 * i - 3] * 1000000
+  local length_us, cap = ARGV[5 * i - 3] * 1000000, ARGV[5 * i - 2] + 0
   local into_us = now_us % length_us
   local window = {
     key = key_of(i),
     number = (now_us - into_us) / length_us,
     left_us = length_us - into_us,
     length_us = length_us,
-    current = 0,
-    previous = 0,
+    edge_us = now_us - length_us,
+    is_sliding = scale == -2,
+    room = cap > 2 and cap <= 8 and cap or 2,
+    count = 0,
   }
   windows[i] = window
   local value = call('GET', window.key)
-  if value and scale == -3 then
-    if not match(value, '^%d+$') then
-      return nil
-    end
-    window.current = count_of(value)
+  if window.is_sliding then
+    return sliding.read(window, value) and sliding.used(window)
   elseif value then
-    local number, current, previous = match(value, '^(%d+)/(%d+)/(%d+)$')
-    if not number then
+    local number, count = match(value, '^(%d+)/(%d+)/%d+$')
+    if scale == -3 then
+      number, count = window.number, match(value, '^%d+$')
+    end
+    if not count then
       return nil
     end
-    local age = window.number - number
-    if age <= 0 then -- below 0: this clock was set back, which must free nothing
-      window.current, window.previous = count_of(current), count_of(previous)
-    elseif age == 1 then
-      window.previous = count_of(current)
-    end
-    if scale == -1 then
-      window.previous = 0
-    end
+    -- A later number: this clock was set back, which must free nothing.
+    window.count = window.number <= number + 0 and count_of(count) or 0
   end
-  return window.current + ceil(window.previous * window.left_us / length_us)
+  return window.count
+end
+
+local function write_fixed(window, scale, more)
+  window.count = max(0, window.count + more)
+  if window.count == 0 then
+    call('DEL', window.key)
+  elseif scale == -3 then
+    local end_ms = ((window.number + 1) * window.length_us) / 1000
+    call('SET', window.key, format('%.0f', window.count))
+    call('PEXPIREAT', window.key, format('%.0f', end_ms))
+  else
+    local value = format('%.0f/%.0f/0', window.number, window.count)
+    call('SET', window.key, value, 'PX', format('%.0f', ceil(window.left_us / 1000) + 1))
+  end
+end
+
+local function write_sliding(window, more)
+  if more > 0 then
+    sliding.add(window, more)
+  else
+    sliding.subtract(window, -more)
+  end
+  local value, counts_us = sliding.value(window)
+  if value then
+    call('SET', window.key, value, 'PX', format('%.0f', ceil(counts_us / 1000) + 1))
+  else
+    call('DEL', window.key)
+  end
 end
 
 local function write(i, lacks, scale, more)
   if scale >= 0 then
-    return write_bucket(i, lacks, scale)
-  end
-  local window = windows[i]
-  local rest = window.current + more
-  window.current = math.max(0, rest)
-  window.previous = math.max(0, window.previous + math.min(0, rest))
-  if window.current + window.previous == 0 then
-    call('DEL', window.key)
-  elseif scale == -3 then
-    local end_ms = ((window.number + 1) * window.length_us) / 1000
-    call('SET', window.key, format('%.0f', window.current))
-    call('PEXPIREAT', window.key, format('%.0f', end_ms))
+    write_bucket(i, lacks, scale)
+  elseif scale == -2 then
+    write_sliding(windows[i], more)
   else
-    local value = format('%.0f/%.0f/%.0f', window.number, window.current, window.previous)
-    local counts_us = window.left_us + (scale == -2 and window.length_us or 0)
-    call('SET', window.key, value, 'PX', format('%.0f', ceil(counts_us / 1000) + 1))
+    write_fixed(windows[i], scale, more)
   end
 end
 
+-- Return the microseconds until limit i has room for its cost.
+local function wait_us(i, lacks)
+  local window, cost = windows[i], tonumber(ARGV[5 * i - 1])
+  local need = lacks + cost - ARGV[5 * i - 2]
+  if cost < 0 or cost > tonumber(ARGV[5 * i - 2]) or need <= 0 then
+    return 0
+  end
+  return window.is_sliding and sliding.wait_us(window, need) or window.left_us
+end
+
+local function reset_us(window)
+  if window.current then
+    return window.left_us + window.length_us
+  end
+  return window.is_sliding and sliding.used(window) == 0 and 0 or window.left_us
+end
+
 local function reply_of(reply)
-  reply[#KEYS + 2] = now_us
   for i = 1, #KEYS do
-    local window = windows[i]
-    if window then
-      reply[#reply + 1] = window.current
-      reply[#reply + 1] = window.previous
+    if windows[i] then
+      reply[#reply + 1] = reply[1] == 0 and wait_us(i, reply[i + 1]) or 0
+      reply[#reply + 1] = reset_us(windows[i])
     end
   end
   return reply
