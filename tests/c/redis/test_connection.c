@@ -105,8 +105,8 @@ static long long preceding(rl_connection *redis)
 
 int main(void)
 {
-    int threads_before = threads_now();
     fake_redis *server = fake_redis_start(answer, NULL, 100);
+    int threads_before = threads_now(); /* with those of the server and of a sanitizer */
     int held = hold_refused_port();
     good = refused;
     good.sin_port = htons(fake_redis_port(server));
@@ -123,8 +123,8 @@ int main(void)
         CHECK_EQUAL(preceding(redis), 3);
         rl_connection_free(redis);
     }
-    fake_redis_stop(server);
     wait_for_lookups(threads_before);
+    fake_redis_stop(server);
     close(held);
     return report("connection");
 }
