@@ -398,7 +398,8 @@ static void read_input(rl_connection *redis, int64_t now_ns)
     }
 }
 
-static void open_transport(rl_connection *redis)
+/* Return true once the transport is open and the handshake is in the output. */
+static bool open_transport(rl_connection *redis)
 {
     rl_io result = rl_transport_open(redis->transport);
     if (result == RL_IO_FAILED) {
@@ -406,13 +407,7 @@ static void open_transport(rl_connection *redis)
     } else if (result == RL_IO_DONE && redis->stream_end == 0 && !append_handshake(redis)) {
         connection_fail_at(redis, RL_FAULT_NOMEM, "out of memory");
     }
-}
-
-static bool connection_is_open(const rl_connection *redis)
-{
-    return redis->state == RL_CONNECTION_READY ||
-           (redis->state == RL_CONNECTION_OPENING &&
-            rl_transport_open(redis->transport) == RL_IO_DONE);
+    return result == RL_IO_DONE && redis->state != RL_CONNECTION_FAILED;
 }
 
 void rl_connection_flush(rl_connection *redis)
@@ -424,10 +419,10 @@ void rl_connection_flush(rl_connection *redis)
 
 void rl_connection_step(rl_connection *redis, int64_t now_ns)
 {
-    if (redis->state == RL_CONNECTION_OPENING) {
-        open_transport(redis);
-    }
-    if (connection_is_open(redis)) {
+    /* One look at the transport: it may open at any moment, and nothing may go before AUTH and
+     * SELECT. */
+    if (redis->state == RL_CONNECTION_READY ||
+        (redis->state == RL_CONNECTION_OPENING && open_transport(redis))) {
         write_output(redis);
         read_input(redis, now_ns);
         check_handshake(redis);

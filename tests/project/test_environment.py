@@ -93,3 +93,20 @@ def test_variables_of_the_machine_do_not_reach_what_ci_runs(tmp_path: Path) -> N
     for name, value in (needed | {"RATE_LIMITER_WERROR": "1"}).items():
         assert seen.count(f"{name}={value}") == runs
     assert not [line for line in seen if line.partition("=")[0] in others]
+
+
+def test_a_machine_without_the_name_localhost(tmp_path: Path) -> None:
+    """Debian's installer writes /etc/hosts; a system from debootstrap has none."""
+    for name, status in {"getent": 2, "apt-get": 0, "sudo": 1, "id": 0}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho 1000\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / ".ci" / "system-packages", "test"],
+        env=BARE | {"PATH": f"{tmp_path}:{BARE['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "libnss-myhostname" in done.stderr

@@ -28,6 +28,7 @@ from rate_limiter import (
     StoreError,
 )
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.stores.redis_address import redis_address
 from rate_limiter.stores.redis_store import RedisStore
 from support.exact import ExactBucket, ExactLimit
 from support.redis_servers import PATIENT, RedisServer, make_tls, redis_server
@@ -453,7 +454,12 @@ def test_unix_socket(server: RedisServer) -> None:
         assert client.dbsize() == 1
 
 
-def test_password_database_and_name(tmp_path: Path) -> None:
+def test_password_database_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The timeouts of a client are not taken over, and the usual ones are short for a busy machine.
+    monkeypatch.setattr(
+        "rate_limiter.stores.redis_store.redis_address",
+        lambda given: f"{redis_address(given)}&{PATIENT}",
+    )
     with redis_server(tmp_path, password="p@ss/wörd%") as own:
         assert own.password is not None
         client = redis.Redis(port=own.port, password=own.password, db=3, client_name="my-app")

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "fake_redis.h"
+#include "lookups.h"
 #include "redis/client.h"
 
 #define MS INT64_C(1000000)
@@ -237,17 +238,19 @@ static void test_fork(void)
 
 static void test_nobody_there(void)
 {
+    int threads_before = threads_now();
     rl_options options = options_for(1, 1000);
     rl_client *client = rl_client_new(&options, NULL);
     rl_fault fault;
     CHECK_EQUAL(ask(client, 1, &fault), -1);
     CHECK_EQUAL(fault, RL_FAULT_CONNECT);
     rl_client_free(client);
-    options.servers[0] = (rl_server){"no-such-host.invalid", 6379};
+    options.servers[0] = (rl_server){"no such host", 6379}; /* spaces: no name server is asked */
     client = rl_client_new(&options, NULL);
     CHECK_EQUAL(ask(client, 1, &fault), -1);
     CHECK(fault == RL_FAULT_CONNECT || fault == RL_FAULT_TIMEOUT);
     rl_client_free(client);
+    wait_for_lookups(threads_before);
     options.servers[0] = (rl_server){"/no/such/socket", 0};
     client = rl_client_new(&options, NULL);
     CHECK_EQUAL(ask(client, 1, &fault), -1);
