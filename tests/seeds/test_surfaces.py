@@ -25,6 +25,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from rate_limiter import Decision, RateLimitPolicy, TokenBucketLimiter
 from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitMiddleware
+from rate_limiter.settings import Settings
 from support.redis_servers import RedisServer, redis_server, wait_until
 from support.servers import Server, serve
 
@@ -368,7 +369,7 @@ def service(tmp_path: Path, server: RedisServer) -> Iterator[Server]:
 def test_service(service: Server, server: RedisServer) -> None:
     with httpx.Client(base_url=service.url, headers={"X-API-Key": "user123"}) as client:
         began_s = time.time()
-        first = client.post("/api/resource", json={"action": "process", "user_data": {"a": 1}})
+        first = client.post("/api/resource", json={"action": "process", "data": {"a": 1}})
         assert first.status_code == 200
         body = first.json()
         assert re.fullmatch(r"req_[0-9a-f]{12}", body.pop("request_id"))
@@ -378,6 +379,8 @@ def test_service(service: Server, server: RedisServer) -> None:
             "data": {"processed": True, "action": "process", "user_data": {"a": 1}},
         }
         window_end_s = int(began_s) // 60 * 60 + 60
+        minute = datetime.fromtimestamp(began_s, timezone.utc).strftime("%Y-%m-%d-%H:%M")
+        window_end = datetime.fromtimestamp(window_end_s, timezone.utc)
         assert first.headers["X-RateLimit-Limit"] == "20"
         assert first.headers["X-RateLimit-Remaining"] == "19"
         assert first.headers["X-RateLimit-Reset"] == str(window_end_s)
@@ -388,8 +391,8 @@ def test_service(service: Server, server: RedisServer) -> None:
                 "identifier_type": "user",
                 "limit": 20,
                 "remaining": 19,
-                "reset_at": window_end_s,
-                "window": 60,
+                "reset_at": window_end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "window": minute,
                 "current_count": 1,
             }
         codes = [client.post("/api/resource").status_code for _ in range(20)]
@@ -403,7 +406,7 @@ def test_service(service: Server, server: RedisServer) -> None:
             "identifier": "user123",
             "limit": 20,
             "retry_after": wait_s,
-            "window": 60,
+            "window": minute,
         }
         assert denied.headers["X-RateLimit-Reset"] == str(window_end_s)
         for path in ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json"):
@@ -421,7 +424,6 @@ def test_service(service: Server, server: RedisServer) -> None:
         }
     other = httpx.post(f"{service.url}/api/resource")
     assert other.headers["X-RateLimit-Remaining"] == "19"
-    minute = datetime.fromtimestamp(began_s, timezone.utc).strftime("%Y-%m-%d-%H:%M")
     with contextlib.closing(server.admin(decode_responses=True)) as admin:
         assert sorted(admin.keys()) == [
             f"rate:ip:127.0.0.1:{minute}",
@@ -429,6 +431,25 @@ def test_service(service: Server, server: RedisServer) -> None:
         ]
         assert admin.get(f"rate:user:user123:{minute}") == "20"
         assert admin.expiretime(f"rate:user:user123:{minute}") == window_end_s
+
+
+@pytest.mark.parametrize(
+    ("body", "action", "user_data"),
+    [
+        (None, "process", None),
+        ("{}", "process", None),
+        ('{"action": "process", "data": {"key": "value"}}', "process", {"key": "value"}),
+        ('{"action": "x", "user_data": {"a": [1]}}', "x", {"a": [1]}),
+        ('{"data": null}', "process", None),
+    ],
+)
+def test_what_the_service_sends_back(body: str | None, action: str, user_data: Any) -> None:
+    from demo.service.app import create_app
+
+    app = create_app(Settings(_env_file=None, store=NOBODY))  # type: ignore[call-arg]
+    headers = {"content-type": "application/json"}
+    answer = TestClient(app).post("/api/resource", content=body, headers=headers)
+    assert answer.json()["data"] == {"processed": True, "action": action, "user_data": user_data}
 
 
 def test_bodies_that_cannot_be_sent_back(service: Server) -> None:
@@ -440,6 +461,7 @@ def test_bodies_that_cannot_be_sent_back(service: Server) -> None:
         "[NaN]",
         r'{"user_data": {"a": "\ud800"}}',
         '{"user_data": {"a": NaN}}',
+        '{"data": {"a": NaN}}',
         '{"user_data": {"a": ' + nested + "}}",
         nested,
     ):
@@ -513,8 +535,6 @@ def test_the_service_by_its_own_document(tmp_path: Path, server: RedisServer, co
 
 def test_levels_of_logging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        from rate_limiter.settings import Settings
-
         from demo.service.app import create_app
 
         create_app(Settings(_env_file=None, log_level="ERROR"))  # type: ignore[call-arg]
