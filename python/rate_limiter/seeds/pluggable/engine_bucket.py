@@ -18,7 +18,7 @@ class MemoryBucket:
 
     def take(self, key: str, cost: float) -> bool:
         """Take `cost` tokens; return True if the request is allowed."""
-        name = key_of(key)
+        name = key if type(key) is str else key_of(key)
         self._store.settle(name)
         return self._engine.allow(name, cost)
 

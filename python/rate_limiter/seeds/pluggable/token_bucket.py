@@ -66,7 +66,7 @@ class TokenBucketRateLimiter(IRateLimiter):
         Raises:
             TypeError, ValueError: a bad weight.
         """
-        return self._bucket().take(key, weight_of(weight, self.config))
+        return self._bucket().take(key, default_weight(self.config) if weight is None else weight)
 
     def get_remaining_tokens(self, key: str) -> float:
         """Return the tokens in the bucket of `key`: the capacity for a new key."""
@@ -85,9 +85,9 @@ def _bucket(store: Any, capacity: float, refill_rate: float) -> Bucket:
     return StoredBucket(store, capacity, refill_rate)
 
 
-def weight_of(weight: float | None, config: RateLimitConfig) -> float:
-    """Return a request's weight: that of the configuration if it is None."""
-    return getattr(config, "tokens_per_request", 1.0) if weight is None else weight
+def default_weight(config: RateLimitConfig) -> float:
+    """Return the weight of a request that has none."""
+    return getattr(config, "tokens_per_request", 1.0)
 
 
 def bucket_headers(config: RateLimitConfig, remaining: float) -> dict[str, str]:

@@ -14,9 +14,9 @@ from rate_limiter.seeds.pluggable.stored_bucket import AsyncStoredBucket
 from rate_limiter.seeds.pluggable.token_bucket import (
     bucket_headers,
     check_config_and_store,
+    default_weight,
     has_methods_of,
     methods_of,
-    weight_of,
 )
 
 AsyncBucket: TypeAlias = MemoryBucket | RedisBucket | AsyncStoredBucket
@@ -56,7 +56,8 @@ class AsyncTokenBucketRateLimiter:
 
     async def allow_request(self, key: str, weight: float | None = None) -> bool:
         """Take tokens; return True if allowed. See TokenBucketRateLimiter.allow_request."""
-        return await self._bucket().take_async(key, weight_of(weight, self.config))
+        cost = default_weight(self.config) if weight is None else weight
+        return await self._bucket().take_async(key, cost)
 
     async def get_remaining_tokens(self, key: str) -> float:
         """Return the tokens in the bucket of `key`: the capacity for a new key."""
