@@ -18,7 +18,14 @@ from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.stores.store_errors import is_about_one_request
 from support.fake_redis import FakeConnection, Handler, fake_redis
 from support.redis_asking import ALLOWED, is_back, limiter_on
-from support.redis_servers import PATIENT, RedisCluster, RedisServer, redis_cluster, redis_server, wait_until
+from support.redis_servers import (
+    PATIENT,
+    RedisCluster,
+    RedisServer,
+    redis_cluster,
+    redis_server,
+    wait_until,
+)
 
 ABOUT_ONE_REQUEST = [
     "CROSSSLOT Keys in request don't hash to the same slot",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter, time_to_fill_s
@@ -28,6 +28,14 @@ def bucket_limit(capacity: float, refill_rate: float) -> Limit:
     """
     is_empty = capacity == 0 and not isinstance(capacity, bool)
     return Limit(ALMOST_EMPTY if is_empty else capacity, refill_rate)
+
+
+def cost_beside(limit: Limit, cost: float = 1) -> float | Callable[[Any], float]:
+    """Return a middleware's `cost`: a callable for an empty bucket.
+
+    A middleware refuses a constant cost that no request could pay.
+    """
+    return cost if limit.capacity > ALMOST_EMPTY else lambda scope: cost
 
 
 def exact_limiter(

@@ -7,7 +7,7 @@ from functools import partial
 
 from rate_limiter._core import Decision
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.seeds.buckets import Remade, exact_limiter, key_of
+from rate_limiter.seeds.buckets import Remade, cost_beside, exact_limiter, key_of
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -73,14 +73,18 @@ class RateLimiterMiddleware(RateLimitMiddleware):
     Args:
         app: the ASGI application.
         redis_client: a redis-py client, sync or asyncio, or an address: see RedisStore.
-        capacity: tokens a bucket holds.
+        capacity: tokens a bucket holds; 0 denies every request.
         refill_rate: tokens per second.
     """
 
     def __init__(
         self, app: ASGIApp, redis_client: object, capacity: int = 10, refill_rate: float = 2.0
     ) -> None:
-        bucket = TokenBucket(redis_client, capacity, refill_rate)
+        limiter = TokenBucket(redis_client, capacity, refill_rate).limiter
         super().__init__(
-            app, limiter=bucket.limiter, key=first_forwarded, exempt_paths=("/health",)
+            app,
+            limiter=limiter,
+            key=first_forwarded,
+            cost=cost_beside(limiter.limits[0]),
+            exempt_paths=("/health",),
         )
