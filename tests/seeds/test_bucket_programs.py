@@ -200,6 +200,7 @@ async def test_the_asynchronous_store_by_its_parameters(server: RedisServer) -> 
     by_address = AsyncRedisStore(redis_url=server.address, prefix="p")
     stores = AsyncRedisStore(), AsyncRedisStore(client), by_address
     assert [store.prefix for store in stores] == ["ratelimit", "ratelimit", "p"]
+    assert stores[1].redis is RedisStore(client).redis is TokenBucket(client, 1, 1).redis_client
     assert stores[1].redis is client
     limiter = AsyncTokenBucketRateLimiter(RateLimitConfig(2, 0), AsyncRedisStore(server.url, "p"))
     assert await limiter.allow_request("k")

@@ -28,6 +28,7 @@ class TokenBucket:
         refill_rate: tokens per second.
 
     Attributes:
+        redis_client: as given.
         capacity, refill_rate: as given. The next request follows a change.
 
     Raises:
@@ -35,6 +36,7 @@ class TokenBucket:
     """
 
     def __init__(self, redis_client: object, capacity: float, refill_rate: float) -> None:
+        self.redis_client = redis_client
         self.capacity = capacity
         self.refill_rate = refill_rate
         self._limiter = Remade(partial(exact_limiter, RedisStore(redis_client), PREFIX))

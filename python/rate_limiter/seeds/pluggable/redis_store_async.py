@@ -33,13 +33,12 @@ class AsyncRedisStore(IAsyncRateLimitStore):
     ) -> None:
         self.store = RedisStore(redis_url, prefix, on_store_error=on_store_error)
         self.prefix = self.store.prefix
-        self._client = None if isinstance(redis_url, str) else redis_url
 
     @cached_property
     def redis(self) -> Any:
         """A redis-py client of the same Redis: the given one, or a new one for an address."""
-        if self._client is not None:
-            return self._client
+        if self.store.redis is not None:
+            return self.store.redis
         from redis.asyncio import Redis
 
         return Redis.from_url(self.store.address, decode_responses=True)
