@@ -318,7 +318,7 @@ static PyType_Slot decision_slots[] = {
 /* ---- a Decision as a dataclass ----------------------------------------------- */
 
 /* dataclasses.make_dataclass("Decision", ...) with the positional parameters of the constructor. */
-static PyObject *make_dataclass(void)
+static PyObject *decision_dataclass(void)
 {
     PyObject *dataclasses = PyImport_ImportModule("dataclasses");
     PyObject *made = dataclasses == NULL
@@ -335,11 +335,11 @@ int decision_describe_fields(PyTypeObject *type)
 {
     static const char *const names[] = {"__dataclass_fields__", "__dataclass_params__",
                                         "__match_args__"};
-    PyObject *made = make_dataclass();
+    PyObject *made = decision_dataclass();
     int status = made == NULL ? -1 : 0;
     for (size_t i = 0; status == 0 && i < sizeof names / sizeof names[0]; i++) {
         PyObject *value = PyObject_GetAttrString(made, names[i]);
-        /* Not PyObject_SetAttr: the type is immutable once the module is there. */
+        /* Not PyObject_SetAttr, which refuses an immutable type. */
         status = value == NULL ? -1 : PyDict_SetItemString(type->tp_dict, names[i], value);
         Py_XDECREF(value);
     }

@@ -30,10 +30,10 @@ def bucket_limit(capacity: float, refill_rate: float) -> Limit:
     return Limit(ALMOST_EMPTY if is_empty else capacity, refill_rate)
 
 
-def cost_beside(limit: Limit, cost: float = 1) -> float | Callable[[Any], float]:
-    """Return a middleware's `cost`: a callable for an empty bucket.
+def middleware_cost(limit: Limit, cost: float = 1) -> float | Callable[[Any], float]:
+    """Return the `cost` for a middleware: a callable if the bucket has a capacity of 0.
 
-    A middleware refuses a constant cost that no request could pay.
+    A middleware refuses a constant cost with which no request could pass.
     """
     return cost if limit.capacity > ALMOST_EMPTY else lambda scope: cost
 

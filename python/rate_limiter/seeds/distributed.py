@@ -12,7 +12,7 @@ from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule
-from rate_limiter.seeds.buckets import bucket_limit, cost_beside
+from rate_limiter.seeds.buckets import bucket_limit, middleware_cost
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -113,7 +113,7 @@ class _LoggingMiddleware(RateLimitMiddleware):
             app,
             limiter=limiter,
             key=key,
-            cost=cost_beside(rule.limits[0], 1 if rule.cost is None else rule.cost),
+            cost=middleware_cost(rule.limits[0], 1 if rule.cost is None else rule.cost),
             denied=_plain_denial,
         )
 

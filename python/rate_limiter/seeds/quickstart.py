@@ -7,7 +7,7 @@ from functools import partial
 
 from rate_limiter._core import Decision
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.seeds.buckets import Remade, cost_beside, exact_limiter, key_of
+from rate_limiter.seeds.buckets import Remade, exact_limiter, key_of, middleware_cost
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -40,7 +40,7 @@ class TokenBucket:
         self.capacity = capacity
         self.refill_rate = refill_rate
         self._limiter = Remade(partial(exact_limiter, RedisStore(redis_client), PREFIX))
-        self.limiter  # noqa: B018 - so that a mistake is an error here
+        self._limiter.of(capacity, refill_rate)  # so that a mistake is an error here
 
     @property
     def limiter(self) -> RedisRateLimiter:
@@ -87,6 +87,6 @@ class RateLimiterMiddleware(RateLimitMiddleware):
             app,
             limiter=limiter,
             key=first_forwarded,
-            cost=cost_beside(limiter.limits[0]),
+            cost=middleware_cost(limiter.limits[0]),
             exempt_paths=("/health",),
         )

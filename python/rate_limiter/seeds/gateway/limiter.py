@@ -47,11 +47,14 @@ class TokenBucketLimiter:
         self.r = r
         self.policy = policy
         self._limiter = Remade(partial(exact_limiter, RedisStore(r, policy.prefix), ""))
-        self.limiter  # noqa: B018 - so that a mistake is an error here
+        self._current_limiter()  # so that a mistake is an error here
 
     @property
     def limiter(self) -> RedisRateLimiter:
         """The limiter that decides by the present policy."""
+        return self._current_limiter()
+
+    def _current_limiter(self) -> RedisRateLimiter:
         policy = self.policy
         return self._limiter.of(policy.burst, policy.rate_per_sec, policy.ttl_seconds)
 

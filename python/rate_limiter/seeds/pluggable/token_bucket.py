@@ -59,7 +59,8 @@ class TokenBucketRateLimiter(IRateLimiter):
         """Take tokens from the bucket of `key`; return True if the request is allowed.
 
         Args:
-            key: the client.
+            key: the client. A value that is not a str or bytes counts by its text, except in your
+                own store, which gets it unchanged.
             weight: tokens the request takes; the configuration's `tokens_per_request` if None.
                 A weight above the capacity is always denied.
 
