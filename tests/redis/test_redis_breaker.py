@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
+from rate_limiter.stores.breaker import Breaker
 from rate_limiter.stores.inspection import find_keys
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.stores.store_errors import is_about_one_request
@@ -78,6 +79,14 @@ def test_what_an_error_is_about(text: str, expected: bool) -> None:
 def test_what_a_kind_is_about() -> None:
     kinds = ("connect", "lost", "timeout", "protocol", "memory", "busy")
     assert [kind for kind in kinds if is_about_one_request(error_of(kind, ""))] == ["busy"]
+
+
+def test_a_refused_login_is_logged_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """As after a restart with another password."""
+    breaker = Breaker("Redis")
+    for text in ("host:1: Connection refused", *["host:1: WRONGPASS invalid password"] * 2):
+        breaker.failed(error_of("connect", text))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
 
 
 def refusing(key: bytes, error: Callable[[], str | None]) -> Handler:

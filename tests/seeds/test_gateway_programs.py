@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse
 from support.asgi_requests import CLIENT, get, get_at_once
 from support.redis_servers import RedisServer
 
-NOBODY = "redis://127.0.0.1:1/0"
+NO_SERVER = "redis://127.0.0.1:1/0"
 plain_app = PlainTextResponse("here")
 
 
@@ -74,7 +74,7 @@ def test_whole_numbers_of_a_policy(name: str, value: Any) -> None:
 
 def test_a_policy_that_changes_is_followed() -> None:
     policy = RateLimitPolicy(rate_per_sec=0.01, burst=1)
-    limiter = TokenBucketLimiter(NOBODY, policy)
+    limiter = TokenBucketLimiter(NO_SERVER, policy)
     app = RateLimitMiddleware(plain_app, limiter, policy)
     assert [one.status_code for one in get(app, "/v1", "/v1")] == [200, 429]
     policy.burst = 3
@@ -85,10 +85,10 @@ def test_a_policy_that_changes_is_followed() -> None:
 
 def test_a_policy_of_another_class() -> None:
     policy = SimpleNamespace(**FIELDS | {"burst": 1, "rate_per_sec": 0.01})
-    limiter = TokenBucketLimiter(NOBODY, policy)  # type: ignore[arg-type]
+    limiter = TokenBucketLimiter(NO_SERVER, policy)  # type: ignore[arg-type]
     assert [limiter.check("k").allowed for _ in range(2)] == [True, False]
     with pytest.raises(TypeError, match="policy must be a RateLimitPolicy, got"):
-        TokenBucketLimiter(NOBODY, SimpleNamespace(burst=1))  # type: ignore[arg-type]
+        TokenBucketLimiter(NO_SERVER, SimpleNamespace(burst=1))  # type: ignore[arg-type]
 
 
 # --- The API gateway: Decision ---
@@ -111,7 +111,7 @@ def test_a_decision_is_a_dataclass(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_decisions_of_a_limiter_are_json() -> None:
-    limiter = TokenBucketLimiter(NOBODY, RateLimitPolicy(rate_per_sec=0.01, burst=2))
+    limiter = TokenBucketLimiter(NO_SERVER, RateLimitPolicy(rate_per_sec=0.01, burst=2))
     first, *_, last = [json.dumps(dataclasses.asdict(limiter.check("k"))) for _ in range(3)]
     assert json.loads(first) == {"allowed": True, "remaining": 1.0, "retry_after_ms": 0}
     assert json.loads(last)["retry_after_ms"] > 90_000
@@ -151,7 +151,7 @@ class Asynchronous(Plain):
 
 class Overriding(TokenBucketLimiter):
     def __init__(self, decision: Any) -> None:
-        super().__init__(NOBODY, POLICY)
+        super().__init__(NO_SERVER, POLICY)
         self.decision = decision
 
     def check(self, key: str) -> Any:
@@ -176,7 +176,7 @@ def mocked(kind: Any, **options: Any) -> Callable[[Any], Any]:
 
 
 def patched(decision: Any) -> TokenBucketLimiter:
-    limiter = TokenBucketLimiter(NOBODY, POLICY)
+    limiter = TokenBucketLimiter(NO_SERVER, POLICY)
     limiter.check = lambda key: decision  # type: ignore[method-assign]
     return limiter
 
@@ -189,7 +189,7 @@ LIMITERS = {
     "Mock": mocked(Mock),
     "MagicMock": mocked(MagicMock),
     "Mock with a spec": mocked(Mock, spec=TokenBucketLimiter),
-    "Mock with an object as spec": mocked(Mock, spec=TokenBucketLimiter(NOBODY, POLICY)),
+    "Mock with an object as spec": mocked(Mock, spec=TokenBucketLimiter(NO_SERVER, POLICY)),
     "replaced method": patched,
 }
 DECISIONS: dict[str, Callable[..., Any]] = {
@@ -222,7 +222,7 @@ def test_limiters_of_a_program(limiter: str, decision: str) -> None:
 
 
 def test_a_class_whose_check_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = RateLimitMiddleware(plain_app, TokenBucketLimiter(NOBODY, POLICY), POLICY)
+    app = RateLimitMiddleware(plain_app, TokenBucketLimiter(NO_SERVER, POLICY), POLICY)
     assert get(app, "/v1")[0].headers["X-RateLimit-Remaining"] == "6"
     monkeypatch.setattr(TokenBucketLimiter, "check", lambda self, key: OwnDecision(False, 0, 9000))
     assert get(app, "/v1")[0].headers["Retry-After"] == "9"
@@ -236,7 +236,7 @@ def test_a_limiter_that_calls_its_base_class() -> None:
             self.calls += 1
             return super().check(key)
 
-    limiter = Counting(NOBODY, RateLimitPolicy(rate_per_sec=0.01, burst=2))
+    limiter = Counting(NO_SERVER, RateLimitPolicy(rate_per_sec=0.01, burst=2))
     app = RateLimitMiddleware(plain_app, limiter, POLICY)
     assert [one.status_code for one in get(app, *["/v1"] * 3)] == [200, 200, 429]
     assert limiter.calls == 3

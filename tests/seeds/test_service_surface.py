@@ -22,7 +22,7 @@ from rate_limiter.settings import Settings
 from support.redis_servers import RedisServer, redis_server, wait_until
 from support.servers import Server, serve
 
-NOBODY = "redis://127.0.0.1:1/0"
+NO_SERVER = "redis://127.0.0.1:1/0"
 
 
 def steady(part: float = 0.5) -> None:
@@ -121,7 +121,7 @@ def test_service(service: Server, server: RedisServer) -> None:
 def test_what_the_service_sends_back(body: str | None, action: str, user_data: Any) -> None:
     from demo.service.app import create_app
 
-    app = create_app(Settings(_env_file=None, store=NOBODY))  # type: ignore[call-arg]
+    app = create_app(Settings(_env_file=None, store=NO_SERVER))  # type: ignore[call-arg]
     headers = {"content-type": "application/json"}
     answer = TestClient(app).post("/api/resource", content=body, headers=headers)
     assert answer.json()["data"] == {"processed": True, "action": action, "user_data": user_data}

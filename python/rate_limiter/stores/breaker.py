@@ -132,7 +132,8 @@ class Breaker:
                 self._since_s = time.time()
             elif not is_refusal or time.monotonic() < self._log_refusal_at_s:
                 return
-            self._log_refusal_at_s = time.monotonic() + REPEAT_LOG_PAUSE_S
+            if is_refusal:
+                self._log_refusal_at_s = time.monotonic() + REPEAT_LOG_PAUSE_S
         logger.log(
             logging.ERROR if is_refusal else logging.WARNING,
             "%s %s. Until it answers, requests are decided %s: %s",
