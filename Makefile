@@ -20,17 +20,19 @@ help: ## list these targets
 
 # --- Commands --------------------------------------------------------------------------------
 
-.PHONY: demo demos demo-name test test-all lint pytest bench docs screenshots clean
-demo: demo-name $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
+.PHONY: demo demos demo-arguments test test-all lint pytest bench docs screenshots clean
+demo: demo-arguments $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
 	@exec $(VENV)/bin/python -m demo '$(DEMO)' $(PORT)
 
 demos: ## list the demos
 	@awk '!/^#/ { printf "  make demo DEMO=%-12s port %s  ", $$1, $$3; $$1 = $$2 = $$3 = ""; sub(/^ */, ""); print }' demo/demos.txt
 
 # Checked before anything is built.
-demo-name:
+demo-arguments:
 	@awk -v name='$(DEMO)' '!/^#/ { all = all (all ? ", " : "") $$1; found = found || name == $$1 || name == $$2 } \
 		END { if (!found) { print "there is no demo \"" name "\": expected one of " all; exit 1 } }' demo/demos.txt >&2
+	@awk -v port='$(PORT)' 'BEGIN { if (port != "" && (port !~ /^[0-9]+$$/ || port < 1 || port > 65535)) { \
+		print "PORT=\047" port "\047 is not a port: expected a number from 1 to 65535"; exit 1 } }' >&2
 
 test: test-packages ## lint, C tests, sanitizers, Python tests
 	@$(MAKE) --no-print-directory -j$(JOBS) c-test c-sanitize lint

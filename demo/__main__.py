@@ -37,10 +37,14 @@ class Demo:
         return [re.sub(rf"\b{self.port}\b", str(port), line) for line in lines]
 
     def to_try(self, port: int | str) -> list[str]:
-        """Return the commands under "Try it" of its README, with another port."""
+        """Return the commands under "Try it" of its README, with another port, for any folder."""
         found = re.search(r"## Try it\n(.*?)(?=\n## |\Z)", self.readme, re.DOTALL)
         lines = re.findall(r"^\$ (.*)$", found[1] if found else "", re.MULTILINE)
-        return [line.replace(f":{self.port}", f":{port}") for line in lines]
+        here = f"{shlex.quote(sys.executable)} {shlex.quote(str(FOLDER))}/"
+        return [
+            line.replace(f":{self.port}", f":{port}").replace("python demo/", here, 1)
+            for line in lines
+        ]
 
 
 def demos() -> list[Demo]:

@@ -18,8 +18,10 @@ http://* | https://*)
 esac
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
-"$python" -c 'import httpx, pytest, rate_limiter' 2>/dev/null || {
-    echo "run_tests.sh: $python lacks what the tests need: pip install '.[test]', or make .venv/test.stamp" >&2
+tests=tests/project/test_service_live.py
+found=$("$python" -m pytest --quiet --collect-only "$tests" 2>&1) || {
+    echo "$found" | grep 'No module named' | tail -n 1 >&2
+    echo "run_tests.sh: $python cannot run the tests: pip install '.[test]', or make .venv/test.stamp" >&2
     exit 1
 }
-exec "$python" -m pytest --quiet tests/project/test_service_live.py "$@"
+exec "$python" -m pytest --quiet "$tests" "$@"

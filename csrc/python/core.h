@@ -76,6 +76,10 @@ PyObject *walk_client_key(PyObject *module, PyObject *address);
  * lives as long as the type. NULL with an exception set. */
 core_state *core_state_of(PyTypeObject *type);
 
+/* Let the module dataclasses and `match` read a Decision as (allowed, remaining, retry_after_ms),
+ * the parameters of its constructor by position. 0, or -1 with an exception set. */
+int decision_describe_fields(PyTypeObject *type);
+
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 

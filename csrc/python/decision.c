@@ -315,6 +315,39 @@ static PyType_Slot decision_slots[] = {
     {0, NULL},
 };
 
+/* ---- a Decision as a dataclass ----------------------------------------------- */
+
+/* dataclasses.make_dataclass("Decision", ...) with the positional parameters of the constructor. */
+static PyObject *decision_dataclass(void)
+{
+    PyObject *dataclasses = PyImport_ImportModule("dataclasses");
+    PyObject *made = dataclasses == NULL
+                         ? NULL
+                         : PyObject_CallMethod(dataclasses, "make_dataclass", "s((sO)(sO)(sO))",
+                                               "Decision", "allowed", (PyObject *)&PyBool_Type,
+                                               "remaining", (PyObject *)&PyFloat_Type,
+                                               "retry_after_ms", (PyObject *)&PyLong_Type);
+    Py_XDECREF(dataclasses);
+    return made;
+}
+
+int decision_describe_fields(PyTypeObject *type)
+{
+    static const char *const names[] = {"__dataclass_fields__", "__dataclass_params__",
+                                        "__match_args__"};
+    PyObject *made = decision_dataclass();
+    int status = made == NULL ? -1 : 0;
+    for (size_t i = 0; status == 0 && i < sizeof names / sizeof names[0]; i++) {
+        PyObject *value = PyObject_GetAttrString(made, names[i]);
+        /* Not PyObject_SetAttr, which refuses an immutable type. */
+        status = value == NULL ? -1 : PyDict_SetItemString(type->tp_dict, names[i], value);
+        Py_XDECREF(value);
+    }
+    PyType_Modified(type);
+    Py_XDECREF(made);
+    return status;
+}
+
 PyType_Spec decision_spec = {
     .name = "rate_limiter._core.Decision",
     .basicsize = sizeof(decision_object),

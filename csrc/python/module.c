@@ -72,6 +72,7 @@ static int core_exec(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
     if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
+        decision_describe_fields(state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
         add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||

@@ -27,7 +27,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, __version__
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
@@ -69,17 +69,21 @@ def _depth(value: object) -> int:
 class ResourceRequest(BaseModel):
     """The body of a request."""
 
-    action: str | None = Field(default=None, max_length=200, examples=["process"])
-    user_data: dict[str, Any] | None = None
+    action: str | None = Field(default="process", max_length=200)
+    data: dict[str, Any] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("data", "user_data"),
+        description="Sent back as `user_data`.",
+    )
 
     @model_validator(mode="after")
     def _can_be_sent_back(self) -> ResourceRequest:
         try:
-            text = json.dumps([self.action, self.user_data], ensure_ascii=False, allow_nan=False)
+            text = json.dumps([self.action, self.data], ensure_ascii=False, allow_nan=False)
             text.encode()
         except ValueError:
             raise ValueError("expected text and finite numbers") from None
-        if _depth(self.user_data) > _DEPTH_MAX:
+        if _depth(self.data) > _DEPTH_MAX:
             raise ValueError(f"expected at most {_DEPTH_MAX} objects or lists in one another")
         return self
 
@@ -101,6 +105,9 @@ class ResourceResponse(BaseModel):
     data: ResourceData
 
 
+WINDOW = "Start of the window (UTC), as in the key in Redis: `2026-11-28-12:04`."
+
+
 class RateLimitExceededResponse(BaseModel):
     """The response to a denied request."""
 
@@ -108,7 +115,7 @@ class RateLimitExceededResponse(BaseModel):
     identifier: str
     limit: int
     retry_after: int
-    window: int
+    window: str = Field(description=WINDOW)
 
 
 class MalformedResponse(BaseModel):
@@ -124,8 +131,8 @@ class StatusResponse(BaseModel):
     identifier_type: str
     limit: int
     remaining: int
-    reset_at: int = Field(description="Seconds since the epoch.")
-    window: int = Field(description="Seconds.")
+    reset_at: str = Field(description="When the window ends (ISO 8601, UTC).")
+    window: str = Field(description=WINDOW)
     current_count: int
 
 
@@ -244,13 +251,14 @@ def create_app(
 
     def denied(scope: Any, decision: Decision) -> JSONResponse:
         kind, name = identify(scope)
+        window = limiters[kind].limits[0]
         return JSONResponse(
             {
                 "error": "Rate limit exceeded",
                 "identifier": name,
                 "limit": int(decision.limit),
                 "retry_after": max(1, math.ceil(decision.retry_after)),
-                "window": limiters[kind].limits[0].window_s,
+                "window": _window_name(reset_at_s(decision, window), window),
             },
             429,
         )
@@ -292,8 +300,8 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
     @app.post("/api/resource", responses=DENIED)
     async def resource(body: ResourceRequest | None = None) -> ResourceResponse:
         """Process a request; the limit protects this endpoint."""
-        given = body or ResourceRequest(action=None)
-        data = ResourceData(processed=True, action=given.action, user_data=given.user_data)
+        given = body or ResourceRequest()
+        data = ResourceData(processed=True, action=given.action, user_data=given.data)
         return ResourceResponse(
             message="Request successful",
             request_id=f"req_{secrets.token_hex(6)}",
@@ -308,13 +316,14 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
         limit = limiters[kind].limits[0]
         decision = await awaited[kind].peek(f"{kind}:{name}", 0)
         remaining = math.floor(decision.remaining)
+        reset_at = reset_at_s(decision, limit)
         return StatusResponse(
             identifier=name,
             identifier_type=kind,
             limit=int(limit.capacity),
             remaining=remaining,
-            reset_at=reset_at_s(decision, limit),
-            window=limit.window_s,
+            reset_at=_iso(datetime.fromtimestamp(reset_at, timezone.utc), "seconds"),
+            window=_window_name(reset_at, limit),
             current_count=int(limit.capacity) - remaining,
         )
 
@@ -343,7 +352,18 @@ def _add_routes(app: FastAPI, limiters: Mapping[str, RedisRateLimiter], identify
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _iso(datetime.now(timezone.utc), "milliseconds")
+
+
+def _iso(time: datetime, precision: str) -> str:
+    return time.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def _window_name(reset_at: int, window: Limit) -> str:
+    """Return the name of the window that ends at `reset_at`, as in its key in Redis."""
+    start = datetime.fromtimestamp(reset_at - window.window_s, timezone.utc)
+    seconds = ":%S" if window.window_s % 60 else ""
+    return start.strftime(f"%Y-%m-%d-%H:%M{seconds}")
 
 
 logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")

@@ -1,6 +1,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Self, final
+from dataclasses import Field
+from typing import Any, ClassVar, Final, Self, final
 
 from typing_extensions import disjoint_base
 
@@ -13,6 +14,8 @@ def _restore_decision(*args: Any) -> Decision: ...
 
 @final
 class Decision:
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __match_args__ = ("allowed", "remaining", "retry_after_ms")
     def __new__(
         cls,
         allowed: object,

@@ -60,7 +60,7 @@ def run(text: str, running: RunningDemo, redis: RedisServer | None, folder: Path
             local = local.replace("localhost:6379", f"127.0.0.1:{redis.port}")
             local = local.replace("-p 6379", f"-p {redis.port}")
         done = subprocess.run(
-            ["bash", "-c", local],
+            ["sh", "-c", local],
             cwd=ROOT,
             env=environment(redis, folder),
             capture_output=True,

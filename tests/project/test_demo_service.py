@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import httpx
@@ -100,10 +101,13 @@ def test_keys_and_addresses_have_limits_of_their_own(tmp_path: Path, server: Red
             answers = [client.post("/api/resource", headers=headers) for _ in range(limit + 1)]
             assert [one.status_code for one in answers] == [200] * limit + [429]
             assert answers[0].headers["X-RateLimit-Limit"] == str(limit)
+            reset_s = int(answers[-1].headers["X-RateLimit-Reset"])
+            start = datetime.fromtimestamp(reset_s - window, timezone.utc)
+            name = start.strftime("%Y-%m-%d-%H:%M")
             denied = answers[-1].json()
-            assert (denied["limit"], denied["window"]) == (limit, window)
+            assert (denied["limit"], denied["window"]) == (limit, name)
             status = client.get("/rate-limit/status", headers=headers).json()
-            assert (status["limit"], status["window"]) == (limit, window)
+            assert (status["limit"], status["window"]) == (limit, name)
             assert (status["current_count"], status["remaining"]) == (limit, 0)
         metrics = client.get("/metrics").text
     assert 'rate_limiter_allowed_total{dimension="service"} 6.0' in metrics

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_make_tells_what_demos_there_are(name: str) -> None:
     assert done.stdout == ""  # nothing was built before
     first = done.stderr.splitlines()[0]
     assert first == f'there is no demo "{name}": expected one of {", ".join(DEMOS)}'
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000", "80 81"])
+def test_make_refuses_a_port_before_it_builds(port: str, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    done = run("make", "demo", f"PORT={port}", f"VENV={venv}")
+    assert (done.returncode, done.stdout, venv.exists()) == (2, "", False)
+    message = f"PORT='{port}' is not a port: expected a number from 1 to 65535"
+    assert done.stderr.splitlines()[0] == message
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,27 @@ def test_a_port_in_use() -> None:
 def test_the_list() -> None:
     done = run(sys.executable, "-m", "demo")
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(DEMOS)
+
+
+def test_commands_to_try_run_in_any_folder(tmp_path: Path) -> None:
+    """`python` is that of the environment, and loops do not need bash."""
+    for demo in DEMOS.values():
+        assert "{1.." not in demo.readme
+        for line in demo.to_try(free_port()):
+            if "/demo/" in line:
+                done = subprocess.run(
+                    ["sh", "-c", f"{line} --help"], cwd=tmp_path, env={}, capture_output=True
+                )
+                assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["gateway/tools/load_test.py", "service/scripts/load_test.py"])
+def test_what_the_demos_install_includes_the_load_scripts(script: str) -> None:
+    done = run(sys.executable, str(ROOT / "demo" / script), "--help")
+    assert (done.returncode, "--concurren" in done.stdout) == (0, True), done.stderr
+    needed = [one for one in requires("rate_limiter") or () if 'extra == "demo"' in one]
+    (ours,) = (one for one in needed if one.startswith("rate_limiter["))
+    assert "load" in re.split(r"\W", ours)
 
 
 @pytest.mark.parametrize("name", DEMOS)

@@ -405,3 +405,20 @@ def test_settings_of_uvicorn_are_options_of_uvicorn() -> None:
 def test_scripts_pass_their_linter(script: Path) -> None:
     run("shellcheck", script)
     assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize("missing", ["hypothesis", "psutil", "rate_limiter"])
+def test_run_tests_says_what_the_tests_need(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ImportError(\"No module named '{missing}'\")")
+    done = subprocess.run(
+        [DEPLOY / "run_tests.sh"],
+        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    problem, remedy = done.stderr.splitlines()
+    assert problem.endswith(f"No module named '{missing}'")
+    assert "pip install '.[test]'" in remedy

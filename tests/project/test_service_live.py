@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 
 import httpx
 import pytest
@@ -75,13 +76,17 @@ def test_request_that_passes(client: httpx.Client) -> None:
     data = answer.json()
     assert data["message"] == "Request successful"
     assert data["request_id"].startswith("req_")
-    assert data["data"] == {"processed": True, "action": None, "user_data": None}
+    assert data["data"] == {"processed": True, "action": "process", "user_data": None}
 
 
 def test_data_comes_back(client: httpx.Client) -> None:
-    body = {"action": "process", "user_data": {"name": "Zoë", "n": [1, 2]}}
-    answer = client.post("/api/resource", json=body, headers={"X-API-Key": str(uuid.uuid4())})
-    assert answer.json()["data"] == {"processed": True, **body}
+    data = {"name": "Zoë", "n": [1, 2]}
+    answer = client.post(
+        "/api/resource",
+        json={"action": "process", "data": data},
+        headers={"X-API-Key": str(uuid.uuid4())},
+    )
+    assert answer.json()["data"] == {"processed": True, "action": "process", "user_data": data}
 
 
 def test_headers_count_down(client: httpx.Client) -> None:
@@ -108,7 +113,8 @@ def test_twenty_pass_and_then_429(client: httpx.Client) -> None:
     data = denied.json()
     assert data["error"] == "Rate limit exceeded"
     assert data["identifier"] == denied.request.headers["x-api-key"]
-    assert (data["limit"], data["window"]) == (LIMIT, 60)
+    start = datetime.fromtimestamp(int(denied.headers["x-ratelimit-reset"]) - 60, timezone.utc)
+    assert (data["limit"], data["window"]) == (LIMIT, start.strftime("%Y-%m-%d-%H:%M"))
     assert 1 <= data["retry_after"] <= 60
 
 
@@ -144,15 +150,16 @@ def test_status_tells_what_was_taken(client: httpx.Client) -> None:
         (*_, last) = spend(client, 3)
         who = {"X-API-Key": last.request.headers["x-api-key"]}
         data = client.get("/rate-limit/status", headers=who).json()
-        if data["reset_at"] == int(last.headers["x-ratelimit-reset"]):
+        end = datetime.fromtimestamp(int(last.headers["x-ratelimit-reset"]), timezone.utc)
+        if data["reset_at"] == end.strftime("%Y-%m-%dT%H:%M:%SZ"):
             break
     assert data == {
         "identifier": who["X-API-Key"],
         "identifier_type": "user",
         "limit": LIMIT,
         "remaining": 17,
-        "reset_at": int(last.headers["x-ratelimit-reset"]),
-        "window": 60,
+        "reset_at": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "window": (end - timedelta(minutes=1)).strftime("%Y-%m-%d-%H:%M"),
         "current_count": 3,
     }
 

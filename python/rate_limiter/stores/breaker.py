@@ -4,8 +4,9 @@
        ^                         │                         except one probe per pause
        └──────── a success ──────┴──────────────────────────────┘
 
-Each change between working and degraded is logged once. Errors about one request (see
-store_errors.py) do not change the state and are logged once a minute. All errors are counted.
+Each change between working and degraded is logged once. A refused login is logged again every
+minute, because it needs another configuration. Errors about one request (see store_errors.py) do
+not change the state and are logged once a minute. All errors are counted.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import time
 from typing import Any
 
 from rate_limiter._core import StoreError
-from rate_limiter.stores.store_errors import is_about_one_request
+from rate_limiter.stores.store_errors import is_about_one_request, is_about_the_login
 
 logger = logging.getLogger("rate_limiter")
 
 FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
-REQUEST_LOG_PAUSE_S = 60.0
+REPEAT_LOG_PAUSE_S = 60.0
+
+_IN_MEMORY = "in memory, or as on_store_error says"
 
 
 class Breaker:
@@ -49,6 +52,7 @@ class Breaker:
         self._pause_s = FIRST_PAUSE_S
         self._probe_at_s = 0.0
         self._log_request_at_s = -math.inf
+        self._log_refusal_at_s = -math.inf
         self._since_s = time.time()
         self._errors: dict[str, int] = {}
         self._last_error: str | None = None
@@ -95,7 +99,7 @@ class Breaker:
         if is_about_one_request(error):
             self._request_failed(message)
         else:
-            self._store_failed(message)
+            self._store_failed(message, is_refusal=is_about_the_login(error))
 
     def give_back_probe(self) -> None:
         """Let the next caller probe: the last request did not test the store."""
@@ -108,27 +112,35 @@ class Breaker:
         with self._lock:
             if now_s < self._log_request_at_s:
                 return
-            self._log_request_at_s = now_s + REQUEST_LOG_PAUSE_S
+            self._log_request_at_s = now_s + REPEAT_LOG_PAUSE_S
         logger.warning(
-            "%s gave no decision for one request, which follows on_store_error; others are not "
-            "affected: %s",
+            "%s gave no decision for one request, which is decided %s; others are not affected: %s",
             self._store,
+            _IN_MEMORY,
             _escaped(message),
         )
 
-    def _store_failed(self, message: str) -> None:
+    def _store_failed(self, message: str, *, is_refusal: bool) -> None:
         with self._lock:
             self._failures += 1
             self.last_failure = message
             if not self.is_open and self._failures >= FAILURES_TO_OPEN:
                 self.is_open = True
                 self._probe_at_s = time.monotonic() + self._pause_s
-            if not self.is_working:
+            if self.is_working:
+                self.is_working = False
+                self._since_s = time.time()
+            elif not is_refusal or time.monotonic() < self._log_refusal_at_s:
                 return
-            self.is_working = False
-            self._since_s = time.time()
-        logger.warning(
-            "%s failed; its limiters follow on_store_error now: %s", self._store, _escaped(message)
+            if is_refusal:
+                self._log_refusal_at_s = time.monotonic() + REPEAT_LOG_PAUSE_S
+        logger.log(
+            logging.ERROR if is_refusal else logging.WARNING,
+            "%s %s. Until it answers, requests are decided %s: %s",
+            self._store,
+            "refuses the user, the password or the database" if is_refusal else "failed",
+            _IN_MEMORY,
+            _escaped(message),
         )
 
     def count_fallback(self) -> None:

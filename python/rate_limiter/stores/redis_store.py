@@ -32,6 +32,7 @@ class RedisStore:
     Attributes:
         prefix: as given.
         on_store_error: as given.
+        redis: the redis-py client that was given; None for an address.
 
     Raises:
         TypeError: `redis_client` is something else, or a client without a server.
@@ -47,6 +48,7 @@ class RedisStore:
     ) -> None:
         self.prefix = checked_text("prefix", prefix)
         self.on_store_error = checked_policy(on_store_error)
+        self.redis = None if isinstance(redis_client, str) else redis_client
         self.address: str = hidden_address(redis_address(redis_client))
         self.connection: Connection = connect(self.address)
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state

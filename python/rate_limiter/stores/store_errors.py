@@ -26,6 +26,11 @@ import re
 from rate_limiter._core import StoreError
 
 _ABOUT_ONE_REQUEST = ("CROSSSLOT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "ERR rate_limiter:")
+# After "host:port: " where the answer ended the handshake. Redis before 6 has other texts.
+_LOGIN = re.compile(
+    r"(?:^|: )(?:NOAUTH|WRONGPASS|NOPERM|ERR (?:invalid password|AUTH|Client sent AUTH|DB index|"
+    r"invalid DB index))"
+)
 _OF_A_SCRIPT = ("ERR user_script", "ERR Error running script")
 _COMMAND_IN_SCRIPT = re.compile(r".*user_script: ?\d+: -?([A-Z]{3,} .*)", re.DOTALL)
 
@@ -41,3 +46,8 @@ def is_about_one_request(error: StoreError) -> bool:
             return True
         text = command[1]
     return text.startswith(_ABOUT_ONE_REQUEST)
+
+
+def is_about_the_login(error: StoreError) -> bool:
+    """Return True if the store refuses the user, the password or the database."""
+    return error.kind in ("connect", "answer") and _LOGIN.search(str(error)) is not None

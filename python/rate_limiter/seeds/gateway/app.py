@@ -6,16 +6,20 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from inspect import iscoroutinefunction
-from typing import Any, cast
+from inspect import isawaitable
+from typing import Any
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.redaction import shown
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.observe.registry import checked_dimension, follow
 from rate_limiter.policy.denials import Answer
 from rate_limiter.policy.headers import DEFAULT_STYLE
 from rate_limiter.policy.keys import header_source, shortened
+from rate_limiter.seeds.exclusive import Exclusive
+from rate_limiter.seeds.gateway.decisions import decision_for
 from rate_limiter.seeds.gateway.keys import pick_identity_key
+from rate_limiter.seeds.gateway.limiter import BucketPolicy, TokenBucketLimiter
 from rate_limiter.web.answers import NO_STORE
 from rate_limiter.web.asgi_messages import (
     ASGIApp,
@@ -27,16 +31,23 @@ from rate_limiter.web.asgi_messages import (
     turned_away,
 )
 
+_CHECK = TokenBucketLimiter.check
+
 
 class GatewayApp:
     """Limit requests by API key, else by user, else by address. The headers are trusted.
 
     Websockets pass without a limit, as in the API-gateway demo.
 
+    The limiter is a TokenBucketLimiter, or any object with ``check(key)`` that returns
+    ``allowed``, ``remaining`` and ``retry_after_ms``. `check` may block: unless it is that of
+    TokenBucketLimiter, it runs in a thread, one call at a time, as such a limiter need not be
+    thread-safe.
+
     Args:
         app: the ASGI application.
-        limiter: a TokenBucketLimiter, or an object with the same ``check``.
-        prefix: prefix of the keys.
+        limiter: see above.
+        policy: its `burst` is the limit in the headers; its `prefix` begins the keys.
         api_key_header, user_id_header: names of headers.
         dimension_label: dimension of the metrics.
         client: returns the address of a request's client.
@@ -51,58 +62,61 @@ class GatewayApp:
         self,
         app: ASGIApp,
         limiter: Any,
+        policy: BucketPolicy,
         *,
-        prefix: str,
         api_key_header: str = "x-api-key",
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
         client: Callable[[Scope], str] = first_forwarded,
         conclude: Callable[..., Any],
     ) -> None:
-        if not hasattr(limiter, "check"):
+        if not callable(getattr(limiter, "check", None)):
             raise TypeError(f"limiter must be a TokenBucketLimiter, got {shown(limiter)}")
         checked_dimension(dimension_label)
         from rate_limiter.observe import prometheus as metrics
 
         self.app = app
         self.limiter = limiter
-        self._prefix = prefix
+        self.policy = policy
+        self._exclusive = Exclusive()
         self._api_key = header_source(api_key_header)
         self._user_id = header_source(user_id_header)
         self._record = metrics.recorder(dimension_label)
         self._client = client
         self._conclude = conclude
-        check_async = getattr(limiter, "check_async", None)
-        # Other limiters have only a blocking `check`, which runs in a thread.
-        self._check_async = check_async if iscoroutinefunction(check_async) else None
-        if self._check_async is not None:
-            follow(limiter.limiter, dimension_label)
+        buckets = getattr(limiter, "limiter", None)
+        if isinstance(buckets, RedisRateLimiter):
+            follow(buckets, dimension_label)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        decision = await self._decide(self._key(scope))
-        self._record(bool(decision.allowed), time.perf_counter() - began_s)
+        decision = decision_for(self.policy, await self._check(self._key(scope)))
+        self._record(decision.allowed, time.perf_counter() - began_s)
         await self._conclude(scope, receive, send, decision)
 
     def _key(self, scope: Scope) -> str:
         api_key, user_id = self._api_key(scope) or "", self._user_id(scope) or ""
         return pick_identity_key(
-            self._prefix, shortened(api_key), shortened(user_id), self._client(scope)
+            self.policy.prefix, shortened(api_key), shortened(user_id), self._client(scope)
         )
 
-    async def _decide(self, key: str) -> Decision:
-        if self._check_async is None:
-            return cast(Decision, await asyncio.to_thread(self.limiter.check, key))
-        return cast(Decision, await self._check_async(key))
+    async def _check(self, key: str) -> Any:
+        # Looked up at each request: tests replace it, in the object or in the class.
+        check = self.limiter.check
+        if getattr(check, "__func__", None) is _CHECK:
+            return await self.limiter.check_async(key)
+        async with self._exclusive.held():
+            decision = await asyncio.to_thread(check, key)
+        return await decision if isawaitable(decision) else decision
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request."""
         if await turned_away(scope, receive, send):
             return
-        if decision.store_unavailable is True:
+        if decision.store_unavailable:
             await send_answer(NO_STORE, scope, send)
             return
         seconds = DEFAULT_STYLE.retry_after_s(decision)

@@ -6,19 +6,12 @@ one caller at a time.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from rate_limiter.limit import check_cost
-from rate_limiter.limiting.waiting import Lines, TaskWaiter
-from rate_limiter.seeds.pluggable.config import RateLimitConfig
-from rate_limiter.seeds.pluggable.interfaces import (
-    IAsyncRateLimitStore,
-    IRateLimitStore,
-)
+from rate_limiter.seeds.exclusive import Exclusive
+from rate_limiter.seeds.pluggable.interfaces import IAsyncRateLimitStore, IRateLimitStore
 from rate_limiter.stores.bucket_state import BucketState, checked_state
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -33,9 +26,9 @@ def refilled(
 class _Arithmetic:
     """The common part of the blocking and the asynchronous bucket."""
 
-    def __init__(self, config: RateLimitConfig) -> None:
-        self._capacity = float(config.capacity)
-        self._refill_rate = float(config.refill_rate)
+    def __init__(self, capacity: float, refill_rate: float) -> None:
+        self._capacity = float(capacity)
+        self._refill_rate = float(refill_rate)
 
     def _now(self, state: BucketState) -> tuple[float, float]:
         """Return the tokens now, and the time to write with them.
@@ -54,8 +47,10 @@ class _Arithmetic:
 class StoredBucket(_Arithmetic):
     """Buckets in a store with `get_state` and `set_state`."""
 
-    def __init__(self, config: RateLimitConfig, store: IRateLimitStore | RedisStore) -> None:
-        super().__init__(config)
+    def __init__(
+        self, store: IRateLimitStore | RedisStore, capacity: float, refill_rate: float
+    ) -> None:
+        super().__init__(capacity, refill_rate)
         self._store = store
         self._lock = threading.Lock()  # held from reading a state until it is written
 
@@ -78,34 +73,22 @@ class StoredBucket(_Arithmetic):
 class AsyncStoredBucket(_Arithmetic):
     """Buckets in a store whose `get_state` and `set_state` are asynchronous."""
 
-    def __init__(self, config: RateLimitConfig, store: IAsyncRateLimitStore) -> None:
-        super().__init__(config)
+    def __init__(self, store: IAsyncRateLimitStore, capacity: float, refill_rate: float) -> None:
+        super().__init__(capacity, refill_rate)
         self._store = store
-        self._lines = Lines()
+        self._exclusive = Exclusive()
 
-    async def take(self, key: str, cost: float) -> bool:
+    async def take_async(self, key: str, cost: float) -> bool:
         """Take `cost` tokens; return True if allowed. A denied request writes nothing."""
         check_cost(cost, ())
-        async with self._exclusive():
+        async with self._exclusive.held():
             tokens, now_s = self._now(await self._store.get_state(key))
             if tokens < cost:
                 return False
             await self._store.set_state(key, tokens - cost, now_s)
             return True
 
-    async def remaining(self, key: str) -> float:
+    async def remaining_async(self, key: str) -> float:
         """Return the tokens now."""
-        async with self._exclusive():
+        async with self._exclusive.held():
             return max(0.0, self._now(await self._store.get_state(key))[0])
-
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[None]:
-        """Lock the part between reading and writing. (An asyncio.Lock serves one loop only.)"""
-        waiter = TaskWaiter()
-        self._lines.join(b"", waiter)
-        try:
-            while not self._lines.is_first(b"", waiter):
-                await waiter.sleep(math.inf)
-            yield
-        finally:
-            self._lines.leave(b"", waiter)
