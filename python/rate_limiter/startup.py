@@ -1,4 +1,4 @@
-"""Exit with one readable line if the configuration is wrong at startup."""
+"""For startup: exit with one readable line if the configuration is wrong, and begin new metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from rate_limiter._core import StoreError
 from rate_limiter.checks.redaction import redacted
+from rate_limiter.observe.metrics_folder import forget_ended_processes
+
+__all__ = ["EXIT_STATUS", "exit_on_mistake", "forget_ended_processes"]
 
 EXIT_STATUS = 3
 """Status at which gunicorn and uvicorn stop instead of restarting the worker."""
