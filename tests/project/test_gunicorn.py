@@ -197,7 +197,9 @@ def test_counts_survive_every_signal(image: Path, tmp_path: Path) -> None:
         finally:
             new.terminate()
             new.wait(60)
-    with serve(tmp_path / "log of the next start", *command, cwd=image, environment=environment) as server:
+    with serve(
+        tmp_path / "log of the next start", *command, cwd=image, environment=environment
+    ) as server:
         asked = 0
         served(server)
 

@@ -20,7 +20,7 @@ from rate_limiter.cli.common import (
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import run_now
-from rate_limiter.policy.rule_sources import RULES_KEY, pull_rules, push_rules
+from rate_limiter.policy.rule_sources import NO_VERSION, RULES_KEY, pull_rules, push_rules
 from rate_limiter.policy.rules import Rule
 
 EXAMPLES = {
@@ -35,8 +35,10 @@ EXAMPLES = {
 """,
     "push": """\
   rate-limiter rules push rate_limits.json --store redis://localhost:6379/0
+  rate-limiter rules push rate_limits.json --if-version "$version"
 """,
     "pull": """\
+  version=$(rate-limiter rules pull --version)
   rate-limiter rules pull --store redis://localhost:6379/0 > rate_limits.json
 """,
     "schema": """\
@@ -89,6 +91,12 @@ def add_parser(actions: Any) -> None:
     for command in (push, pull):
         add_store(command)
         command.add_argument("--hash", default=RULES_KEY, help=f"its key ({RULES_KEY})")
+    push.add_argument(
+        "--if-version",
+        metavar="VERSION",
+        help=f"push only over this version, or over none ({NO_VERSION}): that of pull --version",
+    )
+    pull.add_argument("--version", action="store_true", help="print only their version")
     _add_request(explain)
     for command in (check, explain, push, pull, schema):
         add_json(command)
@@ -126,8 +134,11 @@ def _schema(given: argparse.Namespace) -> int:
 def _pull(given: argparse.Namespace) -> int:
     from rate_limiter.policy.rule_files import as_data
 
-    table, _ = pull_rules(connected(given.store), given.hash)
-    print_json(as_data(table))
+    table, version = pull_rules(connected(given.store), given.hash)
+    if given.version:
+        print((version or b"unknown").decode(errors="replace"))
+    else:
+        print_json(as_data(table))
     return DONE
 
 
@@ -135,7 +146,8 @@ def _push(given: argparse.Namespace) -> int:
     from rate_limiter.policy.rule_files import load_rules
 
     table = load_rules(given.file)
-    version = push_rules(connected(given.store), table, given.hash)
+    connection = connected(given.store)
+    version = push_rules(connection, table, given.hash, if_version=given.if_version)
     if given.json:
         print_json({"version": version, "rules": len(table.rules)})
     else:
