@@ -33,11 +33,12 @@ def exit_on_mistake() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, StoreError, TypeError, ValueError) as error:
-        print(f"cannot start: {redacted(_one_line(error))}", file=sys.stderr, flush=True)
+        print(f"cannot start: {redacted(one_line(error))}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_STATUS) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the text of an exception in one line. It may contain secrets of addresses."""
     if hasattr(error, "errors"):  # of pydantic, whose text has several lines per error
         findings = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in findings)

@@ -352,6 +352,8 @@ BAD = [
     ('{"a": {"exempt": "true"}}', ".json", "rule 'a', exempt: input should be a valid boolean"),
     ("a: {limits: 5/s, shadow: 'on'}", ".yaml", "f.yaml:1: rule 'a', shadow: input should be"),
     ("a: &a {limits: 5/s}\nb: {<<: *a, cost: 1, cost: 1}", ".yaml", "f.yaml: 'cost' is there tw"),
+    ('{"a": {"limits": "5/s",\n"key": "heder:X"}}', ".json", "f.json:2: rule 'a', key: key m"),
+    ('{"a": {"limits": "5/s", "key": ["ip", "cookie:"]}}', ".json", "rule 'a', key: key must be"),
     ("{}", ".ini", "f.ini: expected a file of .json, .toml, .yaml, .yml"),
 ]  # fmt: skip
 

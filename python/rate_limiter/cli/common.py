@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rate_limiter._core import StoreError
 from rate_limiter.checks.redaction import redacted
+from rate_limiter.startup import one_line
+from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.connection import Connection, connect
+
+if TYPE_CHECKING:
+    from rate_limiter.settings import Settings
 
 DONE = 0
 FAILED = 1
@@ -23,6 +29,9 @@ REQUESTS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 STOPPED_BY = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 143}
 """Signals that end load and bench, and the exit status for each."""
+
+LOCAL_REDIS = "redis://localhost:6379/0"
+"""The default of --store."""
 
 EXIT_STATUS = """\
 exit status:
@@ -120,14 +129,48 @@ def add_header(parser: argparse.ArgumentParser) -> None:
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add --store, whose default comes from the environment."""
-    named = os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL")
+    """Add --store."""
     parser.add_argument(
         "--store",
         metavar="URL",
-        default=named or "redis://localhost:6379/0",
-        help="the Redis (RATE_LIMITER_STORE, else REDIS_URL, else redis://localhost:6379/0)",
+        help=f"the Redis (that of the settings in the environment and .env, else {LOCAL_REDIS})",
     )
+
+
+def settings() -> Settings | None:
+    """Return the settings in the environment and .env, None if pydantic_settings is missing.
+
+    Raises:
+        UsageError: one is wrong.
+    """
+    try:
+        from rate_limiter.settings import Settings
+    except ImportError:
+        return None
+    try:
+        return Settings()
+    except ValueError as error:
+        raise UsageError(one_line(error)) from None
+
+
+def store_of(given: argparse.Namespace) -> str:
+    """Return the address of --store, by default that of the settings.
+
+    Raises:
+        UsageError: the settings are wrong, or cannot be read.
+    """
+    if given.store is not None:
+        return str(given.store)
+    found = settings()
+    if found is not None:
+        return LOCAL_REDIS if found.address == MEMORY and found.store is None else found.address
+    for name in ("REDIS_HOST", "REDIS_SENTINEL_HOSTS"):
+        if os.environ.get(name):
+            raise UsageError(
+                f"reading {name} needs pydantic_settings: pip install 'rate_limiter[rules]', "
+                "or give --store"
+            )
+    return os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL") or LOCAL_REDIS
 
 
 def connected(address: str) -> Connection:
@@ -140,6 +183,12 @@ def connected(address: str) -> Connection:
         return connect(address)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--store: {error}") from None
+
+
+def make_printable() -> None:
+    """Escape characters that the encoding of the output does not have, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(value: object) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from rate_limiter.cli.common import (
@@ -16,12 +18,14 @@ from rate_limiter.cli.common import (
     connected,
     epilog,
     print_json,
+    settings,
+    store_of,
 )
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import run_now
 from rate_limiter.policy.rule_sources import NO_VERSION, RULES_KEY, pull_rules, push_rules
-from rate_limiter.policy.rules import Rule
+from rate_limiter.policy.rules import Rule, RuleTable
 
 EXAMPLES = {
     "check": """\
@@ -47,6 +51,7 @@ EXAMPLES = {
 }
 
 DEFAULT_FILE = "rate_limits.json"
+SUFFIXES = (".json", ".toml", ".yaml", ".yml")
 
 
 def add_parser(actions: Any) -> None:
@@ -83,14 +88,19 @@ def add_parser(actions: Any) -> None:
             "file",
             metavar="FILE",
             nargs="?",
-            default=os.environ.get("RATE_LIMITER_RULES")
-            or os.environ.get("RATE_LIMIT_RULES_PATH")
-            or DEFAULT_FILE,
-            help=f"JSON, TOML or YAML ({DEFAULT_FILE}, or what RATE_LIMITER_RULES names)",
+            help="JSON, TOML or YAML; - for standard input"
+            f"{'' if command is push else '; or the address of a Redis'} "
+            f"(that of RATE_LIMITER_RULES, else {DEFAULT_FILE})",
+        )
+        command.add_argument(
+            "--format",
+            choices=[suffix[1:] for suffix in SUFFIXES],
+            help="of FILE (that of its ending, else json)",
         )
     for command in (push, pull):
         add_store(command)
-        command.add_argument("--hash", default=RULES_KEY, help=f"its key ({RULES_KEY})")
+    for command in (check, explain, push, pull):
+        command.add_argument("--hash", default=RULES_KEY, help=f"its key in Redis ({RULES_KEY})")
     push.add_argument(
         "--if-version",
         metavar="VERSION",
@@ -134,7 +144,7 @@ def _schema(given: argparse.Namespace) -> int:
 def _pull(given: argparse.Namespace) -> int:
     from rate_limiter.policy.rule_files import as_data
 
-    table, version = pull_rules(connected(given.store), given.hash)
+    table, version = pull_rules(connected(_store(given)), given.hash)
     if given.version:
         print((version or b"unknown").decode(errors="replace"))
     else:
@@ -143,10 +153,12 @@ def _pull(given: argparse.Namespace) -> int:
 
 
 def _push(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import load_rules
-
-    table = load_rules(given.file)
-    connection = connected(given.store)
+    if given.file is None and _is_address(_file(given)):
+        raise UsageError("give a FILE to push: RATE_LIMITER_RULES is the address of a Redis")
+    if _is_address(_file(given)):
+        raise UsageError("FILE must be a file, and --store the address of the Redis")
+    table = _table(given)
+    connection = connected(_store(given))
     version = push_rules(connection, table, given.hash, if_version=given.if_version)
     if given.json:
         print_json({"version": version, "rules": len(table.rules)})
@@ -156,9 +168,9 @@ def _push(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import as_data, load_rules
+    from rate_limiter.policy.rule_files import as_data
 
-    table = load_rules(given.file)
+    table = _table(given)
     if given.json:
         print_json(as_data(table))
         return DONE
@@ -168,16 +180,16 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import load_rules
-
-    table = load_rules(given.file)
+    if not given.path.startswith("/"):
+        raise UsageError(f"--path must begin with '/', got {given.path!r}")
+    table = _table(given)
     scope = _scope(given)
     identities = Identities(ClientAddress(given.trusted_proxy))
     keys = given.key or ["ip"]
     key = run_now(_awaited(identities.key(keys if len(keys) > 1 else keys[0])(scope)))
     tiers: Iterable[str] = ()
     if given.tier is not None and not table.tiers:
-        raise UsageError(f"--tier has no effect: the rules in {given.file} name no tiers")
+        raise UsageError(f"--tier has no effect: the rules in {_file(given)} name no tiers")
     if given.tier is not None:
         is_source = ":" in given.tier and given.tier not in table.tiers
         tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")
@@ -253,6 +265,50 @@ def _allows(rule: Rule) -> str:
     if rule.on_store_error is not None:
         parts.append(f"without a store: {rule.on_store_error}")
     return ", ".join(parts)
+
+
+def _file(given: argparse.Namespace) -> str:
+    """Return FILE, by default that of the settings: a file, ``-``, or the address of a Redis."""
+    if given.file is not None:
+        return str(given.file)
+    return _rules_of_settings() or DEFAULT_FILE
+
+
+def _rules_of_settings() -> str | None:
+    found = settings()
+    if found is not None:
+        return found.rules
+    return os.environ.get("RATE_LIMITER_RULES") or os.environ.get("RATE_LIMIT_RULES_PATH")
+
+
+def _store(given: argparse.Namespace) -> str:
+    """Return --store, by default the Redis that the settings take rules from."""
+    rules = _rules_of_settings() if given.store is None else None
+    return rules if rules is not None and _is_address(rules) else store_of(given)
+
+
+def _is_address(file: str) -> bool:
+    return "://" in file
+
+
+def _table(given: argparse.Namespace) -> RuleTable:
+    from rate_limiter.policy.rule_files import parse_rules, read_text
+
+    file = _file(given)
+    if _is_address(file):
+        return pull_rules(connected(file), given.hash)[0]
+    suffix = Path(file).suffix.lower() if given.format is None else f".{given.format}"
+    if file == "-":
+        return parse_rules(_standard_input(), suffix or ".json", "standard input")
+    text = read_text(file, may_be_pipe=True)
+    return parse_rules(text, suffix or ".json", file)
+
+
+def _standard_input() -> str:
+    try:
+        return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: expected UTF-8: {error}") from None
 
 
 def _scope(given: argparse.Namespace) -> dict[str, Any]:

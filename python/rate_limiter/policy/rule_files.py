@@ -18,13 +18,17 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.limit import Limit, as_limits, check_cost
+from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.rules import Rule, RuleTable
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
 
 DEFAULT = "default"
 SUFFIXES = (".json", ".toml", ".yaml", ".yml")
@@ -59,6 +63,10 @@ Statuses = Annotated[
     list[Annotated[str, BeforeValidator(lambda one: str(one) if isinstance(one, int) else one)]],
     BeforeValidator(_several),
 ]
+
+
+# Whether a Jwt is there is not known here, so its keys are accepted.
+_WITH_TOKENS = Identities(jwt=cast("Jwt", object()))
 
 
 class RuleModel(BaseModel):
@@ -117,12 +125,22 @@ class RuleModel(BaseModel):
             tiers=tuple(self.tier),
             keys=tuple(self.keys),
             cost=self.cost,
-            key=tuple(self.key) if isinstance(self.key, list) else self.key,
+            key=self._key(),
             exempt=self.exempt,
             shadow=self.shadow,
             on_store_error=self.on_store_error,
             refund=tuple(self.refund),
         )
+
+    def _key(self) -> str | tuple[str, ...] | None:
+        if self.key is None:
+            return None
+        key = self.key if isinstance(self.key, str) else tuple(self.key)
+        try:
+            _WITH_TOKENS.key(key)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"key: {error}") from None
+        return key
 
     def _limits(self) -> tuple[Limit, ...]:
         pair = (self.capacity, self.refill_rate)
