@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rate_limiter.checks.arguments import checked_seconds, checked_text
 from rate_limiter.checks.redaction import redacted, shown
+from rate_limiter.observe.registry import follow_rules
 from rate_limiter.policy.rules import RuleTable
 
 if TYPE_CHECKING:
@@ -102,10 +103,11 @@ class ReloadedRules(RuleSource):
 
     def __init__(self, table: RuleTable, what: str, check_every_s: float) -> None:
         super().__init__(table)
-        self._what = what  # in the log
+        self._what = what  # in logs and metrics
         self._check_every_s = check_every_s
         self._busy_pid = 0  # the process in which a thread is checking
         self._next_s = time.monotonic() + check_every_s
+        follow_rules(self, what)
 
     def current(self) -> RuleTable:
         if time.monotonic() >= self._next_s and self._busy_pid != os.getpid():
@@ -174,7 +176,7 @@ class FileRules(ReloadedRules):
         check_every_s = checked_seconds("check_every_s", check_every_s)
         table = self._changed()
         assert table is not None
-        super().__init__(table, str(self.path), check_every_s)
+        super().__init__(table, redacted(str(self.path)), check_every_s)
 
     def _changed(self) -> RuleTable | None:
         from rate_limiter.policy.rule_files import parse_rules, read_text

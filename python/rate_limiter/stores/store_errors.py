@@ -25,6 +25,9 @@ import re
 
 from rate_limiter._core import StoreError
 
+ERROR_KINDS = ("connect", "lost", "timeout", "answer", "protocol", "busy", "memory")
+"""All values of StoreError.kind."""
+
 _ABOUT_ONE_REQUEST = ("CROSSSLOT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "ERR rate_limiter:")
 _OF_A_SCRIPT = ("ERR user_script", "ERR Error running script")
 _COMMAND_IN_SCRIPT = re.compile(r".*user_script: ?\d+: -?([A-Z]{3,} .*)", re.DOTALL)
