@@ -180,6 +180,17 @@ def test_errors_of_a_store_have_series_from_the_start(dimension: str) -> None:
     assert set(found) == set(kinds) - {"none"}
 
 
+def test_a_large_table_is_swept_in_a_thread(dimension: str) -> None:
+    """Metrics may be collected on an event loop, which a sweep of 600,000 keys would block."""
+    clock = ManualClock()
+    limiter = RateLimiter("1/second", clock=clock)
+    watch(limiter, dimension)
+    limiter.allow_many([str(number) for number in range(60_000)])
+    clock.advance(60)
+    assert shown("keys", dimension=dimension) == 60_000
+    wait_until(lambda: shown("keys", dimension=dimension) == 0, "the full buckets are freed")
+
+
 @pytest.mark.parametrize("is_asyncio", [False, True])
 def test_redis(server: RedisServer, dimension: str, is_asyncio: bool) -> None:
     limiter = RateLimiter("0/second; burst=3", store=server.url, name=dimension)

@@ -33,6 +33,7 @@ from rate_limiter.observe.process_slots import Slot
 from rate_limiter.stores.store_errors import ERROR_KINDS
 
 PUBLISHED_EVERY_S = 1.0
+_SWEPT_AT_ONCE = 1 << 14  # slots of a table; takes half a millisecond
 _DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
 _SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it is percent-encoded
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
@@ -142,7 +143,7 @@ def follow(limiter: Any, dimension: str) -> None:
     with _lock:
         known = _followed.get(limiter)
         # A limiter with other limits continues the count of a followed one.
-        evicted = limiter.stats()["evicted_active"] if known is None else known.evicted_active
+        evicted = limiter._counts()["evicted_active"] if known is None else known.evicted_active
         _followed[limiter] = _Followed(dimension, evicted)
         folder = shared_folder()
         if folder is not None:
@@ -230,6 +231,7 @@ class _Followed:
 
     dimension: str
     evicted_active: int
+    is_swept_in: int = 0  # the process in which a thread frees its full buckets
 
 
 # Re-entrant, because the garbage collector may run while it is held.
@@ -258,7 +260,7 @@ def _own_readings() -> list[Reading]:
     connections: dict[int, Any] = {}
     with _lock:
         for limiter, followed in list(_followed.items()):
-            stats = limiter.stats()
+            stats = _stats_of(limiter, followed)
             common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
             found.append(Reading("keys", labels, stats["keys"], True, common))
@@ -281,6 +283,32 @@ def _own_readings() -> list[Reading]:
     for connection in connections.values():
         found.extend(_of_store(connection))
     return found
+
+
+def _stats_of(limiter: Any, followed: _Followed) -> dict[str, int]:
+    """Return the limiter's stats.
+
+    Those of a large table may count buckets that have become full since the last reading: a thread
+    frees them, since the caller may be an event loop.
+    """
+    stats: dict[str, int] = limiter._counts()
+    if stats["slots"] <= _SWEPT_AT_ONCE:
+        stats = limiter.stats()
+    elif followed.is_swept_in != os.getpid():
+        followed.is_swept_in = os.getpid()
+        thread = threading.Thread(target=_sweep, args=(limiter, followed), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # there are too many, or the interpreter ends
+            followed.is_swept_in = 0
+    return stats
+
+
+def _sweep(limiter: Any, followed: _Followed) -> None:
+    try:
+        limiter.stats()
+    finally:
+        followed.is_swept_in = 0
 
 
 def _of_store(connection: Any) -> Iterable[Reading]:
@@ -410,7 +438,7 @@ def _after_fork_in_child() -> None:
     _left.clear()
     _slot.leave()
     for limiter, followed in list(_followed.items()):
-        followed.evicted_active = limiter.stats()["evicted_active"]
+        followed.evicted_active = limiter._counts()["evicted_active"]
     _publisher._thread = None
     if _followed:
         _publisher.start()
