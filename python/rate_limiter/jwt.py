@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jwt
-from jwt.exceptions import InvalidTokenError, PyJWTError
-
 from rate_limiter.checks.arguments import check_arguments, checked_several
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import redacted, shown
+
+with extra_named():
+    import jwt
+    from jwt.exceptions import InvalidTokenError, PyJWTError
 
 logger = logging.getLogger("rate_limiter")
 

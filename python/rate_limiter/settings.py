@@ -13,19 +13,21 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
-
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import Hidden, dumped, hidden_address
 from rate_limiter.limit import Limit
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.stores.address import MEMORY
+
+with extra_named():
+    from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
+    from pydantic_settings import (
+        BaseSettings,
+        EnvSettingsSource,
+        NoDecode,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+    )
 
 logger = logging.getLogger("rate_limiter")
 

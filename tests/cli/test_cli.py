@@ -182,6 +182,34 @@ def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
+@pytest.mark.parametrize(
+    ("module", "statement", "extra"),
+    [
+        ("pydantic", "import rate_limiter.settings", "rules"),
+        ("pydantic_settings", "import rate_limiter.settings", "rules"),
+        ("pydantic", "from rate_limiter.rules import FileRules; FileRules('x.json')", "rules"),
+        ("pydantic", "from rate_limiter.asgi import *; RateLimitMiddleware(0, rules='x')", "rules"),
+        ("yaml", "from rate_limiter.policy.rule_files import *; parse_rules('', '.yaml')", "rules"),
+        ("jwt", "import rate_limiter.jwt", "jwt"),
+        ("prometheus_client", "import rate_limiter.metrics", "metrics"),
+        ("opentelemetry", "import rate_limiter.telemetry", "otel"),
+    ],
+)
+def test_the_python_api_names_a_missing_extra(
+    module: str, statement: str, extra: str, run_python: Callable[..., str]
+) -> None:
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+try:
+    exec({statement!r})
+except ImportError as error:
+    print(error, "/", error.name.partition(".")[0])
+"""
+    message = f"{module} is missing: pip install 'rate_limiter[{extra}]' / {module}\n"
+    assert run_python(program) == message
+
+
 def run(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rate_limiter", *words],

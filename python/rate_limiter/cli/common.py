@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rate_limiter._core import StoreError
+from rate_limiter.checks.extras import text_of_missing
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.startup import one_line
 from rate_limiter.stores.address import MEMORY
@@ -42,19 +43,6 @@ exit status:
   130  interrupted with Ctrl-C; load and bench print what they have found so far
   143  load and bench only: ended by SIGTERM, as timeout sends it; they print that too
 """
-
-# The extra of the package that installs a module.
-_EXTRAS = {
-    "pydantic": "rules",
-    "pydantic_settings": "rules",
-    "yaml": "rules",
-    "tomli": "rules",
-    "jwt": "jwt",
-    "aiohttp": "load",
-    "yarl": "load",
-    "rich": "load",
-    "matplotlib": "plot",
-}
 
 _T = TypeVar("_T")
 
@@ -217,7 +205,7 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except ImportError as error:
-        return _fail(_missing(error))
+        return _fail(text_of_missing(error))
     except OSError as error:
         named = error.filename and redacted(str(error.filename))
         return _fail(f"{named}: {error.strerror}" if named else str(error))
@@ -225,13 +213,6 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
         return _fail(" ".join(str(error).split()))
     except ValueError as error:
         return _fail(str(error))
-
-
-def _missing(error: ImportError) -> str:
-    name = (error.name or "").partition(".")[0]
-    if name not in _EXTRAS:
-        return str(error)
-    return f"{name} is missing: pip install 'rate_limiter[{_EXTRAS[name]}]'"
 
 
 def _fail(message: str, status: int = FAILED) -> int:

@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
-
 from rate_limiter import __version__
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import shared_folder
 from rate_limiter.observe.registry import Reading, decisions, readings, watch
+
+with extra_named():
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 __all__ = ["instrument", "watch"]
 
@@ -62,7 +64,8 @@ def instrument(provider: MeterProvider | None = None) -> None:
     seconds), and the others in docs/metrics.md, with its labels as attributes.
 
     Args:
-        provider: provider of meters; by default the global one.
+        provider: provider of meters, by default the global one. Without the SDK, which your program
+            installs and sets up, nothing is exported.
 
     Raises:
         RuntimeError: processes share their numbers (``PROMETHEUS_MULTIPROC_DIR``). Each would

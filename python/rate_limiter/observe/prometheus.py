@@ -19,16 +19,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
 from rate_limiter._core import METER_BOUNDS_NS
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import reported, shared_folder
 from rate_limiter.observe.registry import Decisions, Reading, decisions, meter, readings, watch
+
+with extra_named():
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+    from prometheus_client.utils import floatToGoString
 
 __all__ = ["registry", "rl_allowed", "rl_blocked", "rl_latency", "watch"]
 

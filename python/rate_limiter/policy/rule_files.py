@@ -20,12 +20,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
-
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.limit import Limit, as_limits, check_cost
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.rules import Rule, RuleTable
+
+with extra_named():
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -333,7 +335,8 @@ def _parsed_toml(text: str, source: str) -> Any:
     try:
         import tomllib
     except ModuleNotFoundError:  # before Python 3.11
-        import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
+        with extra_named():
+            import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -341,7 +344,8 @@ def _parsed_toml(text: str, source: str) -> Any:
 
 
 def _parsed_yaml(text: str, source: str) -> Any:
-    import yaml  # type: ignore[import-untyped,unused-ignore]
+    with extra_named():
+        import yaml  # type: ignore[import-untyped,unused-ignore]
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
         """A loader that refuses duplicate keys; those merged by ``<<`` may be replaced."""

@@ -195,11 +195,11 @@ static void test_sweeps_in_parts(void)
     uint64_t cost = rl_limit_cost(&limit, 1);
     rl_table *table = rl_table_new(&limit, 1, 100000, SECRET);
     bool allowed;
-    for (uint64_t i = 0; i < 50000; i++) { /* full in one second, or in two */
-        int64_t now_ns = i < 30000 ? 0 : NS_PER_S;
+    for (uint64_t i = 0; i < 50000; i++) { /* full after 1 s, or 1.5 s */
+        int64_t now_ns = i < 30000 ? 0 : NS_PER_S / 2;
         rl_table_take(table, number_key(table, i), &cost, at(now_ns), &allowed, NULL, NULL);
     }
-    rl_time later = at(3 * NS_PER_S / 2);
+    rl_time later = at(5 * NS_PER_S / 4);
     CHECK_EQUAL(rl_table_count(table).keys, 50000);
     rl_table_stats total = {0};
     size_t next = 0;
