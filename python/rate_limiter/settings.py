@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     rules_fallback: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_RULES_FALLBACK",
-        description="File of rules to start with if the Redis of the rules has none.",
+        description="File of rules to start with if the Redis of the rules is away or has none.",
     )
     key: Words = Field(
         default=["ip"],

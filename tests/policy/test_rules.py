@@ -734,7 +734,10 @@ def test_a_push_over_a_certain_version(server: RedisServer) -> None:
     assert RedisRules(server.url).current().rules == other.rules
     with contextlib.closing(server.admin()) as admin:
         admin.hdel("rl:rules", "$version")  # rules by another program
-    with pytest.raises(RulesError, match="the version there is unknown, not none"):
+        with pytest.raises(RulesError, match="the version there is unknown, not none"):
+            push_rules(connection, one, if_version="none")
+        admin.hset("rl:rules", "$version", "\x1b[2J\x9b2J\xff")
+    with pytest.raises(RulesError, match=r"the version there is '\\x1b\[2J\\x9b2J\\xff', not none"):
         push_rules(connection, one, if_version="none")
 
 

@@ -24,7 +24,13 @@ from rate_limiter.cli.common import (
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import run_now
-from rate_limiter.policy.rule_sources import NO_VERSION, RULES_KEY, pull_rules, push_rules
+from rate_limiter.policy.rule_sources import (
+    NO_VERSION,
+    RULES_KEY,
+    pull_rules,
+    push_rules,
+    version_text,
+)
 from rate_limiter.policy.rules import Rule, RuleTable
 
 EXAMPLES = {
@@ -146,7 +152,7 @@ def _pull(given: argparse.Namespace) -> int:
 
     table, version = pull_rules(connected(_store(given)), given.hash)
     if given.version:
-        print((version or b"unknown").decode(errors="replace"))
+        print(version_text(version))
     else:
         print_json(as_data(table))
     return DONE

@@ -182,6 +182,7 @@ class _Counts:
             dimension = sample.labels["dimension"]
             if sample.name.endswith("_total"):
                 self._add_total(family.name, dimension, sample.value)
+                self._add_total(SHADOW_DENIED, dimension, 0)  # a series from the start
             elif sample.name.endswith("_bucket"):
                 self._add_bucket(dimension, sample.labels["le"], sample.value)
             elif sample.name.endswith("_sum"):

@@ -34,12 +34,14 @@ ORDER = "$order"
 """The field with the names in order, since a hash is unordered."""
 NO_VERSION = "none"
 """The version while Redis has no rules."""
+UNKNOWN_VERSION = "unknown"
+"""The version of rules that something else has written."""
 
 _YOUNG_NS = 2 * 10**9  # more than the resolution of times in any file system
 
 _PUSH = f"""\
 local version = redis.call('HGET', KEYS[1], ARGV[1])
-  or redis.call('EXISTS', KEYS[1]) == 1 and 'unknown' or '{NO_VERSION}'
+  or redis.call('EXISTS', KEYS[1]) == 1 and '{UNKNOWN_VERSION}' or '{NO_VERSION}'
 if ARGV[4] and ARGV[4] ~= version then
   return version
 end
@@ -263,7 +265,7 @@ class RedisRules(ReloadedRules):
 
     def _fetch(self) -> RuleTable:
         table, self._seen = pull_rules(self._connection, self.key)
-        self.version = (self._seen or b"").decode(errors="replace")
+        self.version = version_text(self._seen)
         return table
 
     def _changed(self) -> RuleTable | None:
@@ -303,9 +305,15 @@ def push_rules(
     words = (VERSION, version, pushed, *expected)
     other: bytes | None = connection.client.command("EVAL", _PUSH, "1", key, *words)
     if other is not None:
-        there = other.decode(errors="replace")
+        there = version_text(other)
         raise RulesError(f"Redis ({key}): the version there is {there}, not {if_version}")
     return version
+
+
+def version_text(version: bytes | None) -> str:
+    """Return the version of rules in Redis as a text to show: anything may have been written."""
+    text = UNKNOWN_VERSION if version is None else version.decode(errors="backslashreplace")
+    return text if text.isprintable() else ascii(text)
 
 
 def pull_rules(connection: Connection, key: str = RULES_KEY) -> tuple[RuleTable, bytes | None]:
