@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from rate_limiter.checks.extras import extra_named
@@ -28,6 +28,9 @@ with extra_named():
         PydanticBaseSettingsSource,
         SettingsConfigDict,
     )
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
 
 logger = logging.getLogger("rate_limiter")
 
@@ -366,7 +369,7 @@ class Settings(BaseSettings):
             "store": self.address,
             "on_store_error": self.on_store_error,
             "max_keys": self.max_keys,
-            "jwt": self._jwt(),
+            "jwt": self.jwt(),
         }
 
     def _rules(self) -> Any:
@@ -376,7 +379,12 @@ class Settings(BaseSettings):
 
         return RedisRules(self.rules, fallback=self.rules_fallback)
 
-    def _jwt(self) -> Any:
+    def jwt(self) -> Jwt | None:
+        """Return what verifies tokens, None if no key is set.
+
+        Raises:
+            ValueError: a setting of tokens is wrong, or has no effect.
+        """
         if not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks):
             for name in ("jwt_algorithms", "jwt_audience", "jwt_issuer"):
                 if getattr(self, name):

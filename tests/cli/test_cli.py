@@ -23,6 +23,7 @@ from rate_limiter.cli.main import parser
 from rate_limiter.limit import Limit
 from support.redis_servers import RedisServer, wait_until
 from support.servers import ROOT
+from support.tokens import SECRET, token
 
 TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
 
@@ -393,6 +394,35 @@ def test_rules_in_redis(
         name: {"limits": [one["limits"]], **({} if name == "default" else {"path": PATHS})}
         for name, one in json.loads(RULES).items()
     }
+
+
+def test_explain_has_the_settings_of_the_middleware(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nothing_set / "rate_limits.json").write_text(
+        '{"default": {"limits": "5/minute"}, "pro": {"tier": "pro", "limits": "9/minute"}}'
+    )
+    (nothing_set / ".env").write_text(
+        "RATE_LIMITER_KEY=jwt:sub,ip\nRATE_LIMITER_TIER=header:X-Plan\n"
+        f"RATE_LIMITER_TRUSTED_PROXIES=10.0.0.0/8\nRATE_LIMITER_JWT_SECRET={SECRET}\n"
+        "RATE_LIMITER_JWT_ALGORITHMS=HS256\nRATE_LIMITER_IPV6_PREFIX=48\n"
+    )
+    explain = ["rules", "explain", "--path", "/", "--json"]
+
+    def found(*words: str) -> dict[str, Any]:
+        assert command([*explain, *words]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    bearer = ("--header", f"Authorization=Bearer {token({'sub': 'ann'})}")
+    assert found(*bearer, "--header", "X-Plan=pro") == {
+        "rule": "pro",
+        "key": "jwt:sub:ann",
+        "tiers": ["pro"],
+        "matches": ["pro", "default"],
+    }
+    forwarded = ("--client", "10.0.0.1", "--header", "X-Forwarded-For=2001:db8:1:2::3")
+    assert found(*forwarded)["key"] == "ip:2001:db8:1::/48"
+    assert found(*forwarded, "--key", "ip", "--trusted-proxy", "192.0.2.1")["key"] == "10.0.0.1"
 
 
 PATHS = ["/\u00e9", "/\u00e9/**"]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rate_limiter.cli.common import (
     DONE,
@@ -32,6 +32,9 @@ from rate_limiter.policy.rule_sources import (
     version_text,
 )
 from rate_limiter.policy.rules import Rule, RuleTable
+
+if TYPE_CHECKING:
+    from rate_limiter.settings import Settings
 
 EXAMPLES = {
     "check": """\
@@ -126,17 +129,22 @@ def _add_request(explain: argparse.ArgumentParser) -> None:
         "--client", default="127.0.0.1", metavar="ADDRESS", help="the peer (127.0.0.1)"
     )
     explain.add_argument(
-        "--key", action="append", metavar="SOURCE", help="as for the middleware (ip)"
+        "--key",
+        action="append",
+        metavar="SOURCE",
+        help="as for the middleware (that of the settings, else ip)",
     )
     explain.add_argument(
-        "--tier", metavar="TIER", help="a tier, or its source, such as header:X-Plan"
+        "--tier",
+        metavar="TIER",
+        help="a tier, or its source, such as header:X-Plan (RATE_LIMITER_TIER)",
     )
     explain.add_argument(
         "--trusted-proxy",
         action="append",
         default=[],
         metavar="NETWORK",
-        help="whose X-Forwarded-For counts; may be given again",
+        help="whose X-Forwarded-For counts (RATE_LIMITER_TRUSTED_PROXIES); may be given again",
     )
 
 
@@ -189,28 +197,45 @@ def _explain(given: argparse.Namespace) -> int:
     if not given.path.startswith("/"):
         raise UsageError(f"--path must begin with '/', got {given.path!r}")
     table = _table(given)
-    scope = _scope(given)
-    identities = Identities(ClientAddress(given.trusted_proxy))
-    keys = given.key or ["ip"]
-    key = run_now(_awaited(identities.key(keys if len(keys) > 1 else keys[0])(scope)))
-    tiers: Iterable[str] = ()
-    if given.tier is not None and not table.tiers:
-        raise UsageError(f"--tier has no effect: the rules in {_file(given)} name no tiers")
-    if given.tier is not None:
-        is_source = ":" in given.tier and given.tier not in table.tiers
-        tiers = (identities.tier(given.tier)(scope) or ()) if is_source else given.tier.split(",")
+    key, tiers = _client(given, table)
     method = given.method.upper()
-    request = (given.path, method, list(tiers), key)
+    request = (given.path, method, tiers, key)
     found = table.matches(*request)
     counted = list(table.limiting(*request)) or found[:1]
     found = list(dict.fromkeys([*found, *counted]))
     if given.json:
         rule = counted[0].name if counted else None
         names = [one.name for one in found]
-        print_json({"rule": rule, "key": key, "tiers": list(tiers), "matches": names})
+        print_json({"rule": rule, "key": key, "tiers": tiers, "matches": names})
         return DONE
     _print_matches(f"{method} {given.path} of {key}", tiers, found, counted)
     return DONE
+
+
+def _client(given: argparse.Namespace, table: RuleTable) -> tuple[str, list[str]]:
+    """Return the key and the tiers of the request, as the middleware would find them."""
+    if given.tier is not None and not table.tiers:
+        raise UsageError(f"--tier has no effect: the rules in {_file(given)} name no tiers")
+    found = settings()
+    identities = _identities(given, found)
+    scope = _scope(given)
+    keys = given.key or (["ip"] if found is None else found.key)
+    key = run_now(_awaited(identities.key(keys if len(keys) > 1 else keys[0])(scope)))
+    tier = given.tier or (None if found is None else found.tier)
+    if tier is None or not table.tiers:
+        return key, []
+    if ":" in tier and tier not in table.tiers:
+        return key, list(identities.tier(tier)(scope) or ())
+    return key, tier.split(",")
+
+
+def _identities(given: argparse.Namespace, found: Settings | None) -> Identities:
+    if found is None:
+        return Identities(ClientAddress(given.trusted_proxy))
+    proxies = given.trusted_proxy or found.trusted_proxies
+    header = {"header": found.proxy_header} if proxies else {}
+    address = ClientAddress(proxies, ipv6_prefix=found.ipv6_prefix, **header)
+    return Identities(address, found.jwt(), blocking=True)
 
 
 def _print_matches(
