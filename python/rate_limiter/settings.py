@@ -409,8 +409,10 @@ class Settings(BaseSettings):
 # --- Variables without effect --------------------------------------------------------------------
 
 _PREFIX = "RATE_LIMITER_"
-_OF_OTHERS = {f"{_PREFIX}{name}" for name in ("LOG", "NO_REDIS", "SANITIZE", "WERROR")}
-"""Variables that the demos and the build read."""
+_OF_OTHERS = {
+    f"{_PREFIX}{name}" for name in ("LOG", "NO_REDIS", "SANITIZE", "TEST_SERVER", "WERROR")
+}
+"""Variables that the demos, the build and the tests read."""
 
 _logged: set[str] = set()
 
@@ -437,5 +439,7 @@ def _log_unknown(variables: Iterable[str], known: set[str]) -> None:
         if name.startswith(_PREFIX) and name not in known | _OF_OTHERS:
             ours = [one.removeprefix(_PREFIX) for one in sorted(known) if one.startswith(_PREFIX)]
             nearest = get_close_matches(name.removeprefix(_PREFIX), ours, 1)
-            hint = f"did you mean {_PREFIX}{nearest[0]}?" if nearest else "no setting has its name"
+            hint = (
+                f"did you mean {_PREFIX}{nearest[0]}?" if nearest else "no setting has such a name"
+            )
             _log_once(f"the variable {name} has no effect: {hint}")

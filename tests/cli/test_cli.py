@@ -122,6 +122,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["rules", "check", "/"], 1, "/"),
         (["rules", "push", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "push", "redis://:secret@localhost"], 2, "FILE must be a file, and --store the"),
+        (["rules", "check", "redis://localhost:x"], 2, "FILE: "),
         (["rules", "explain", "--path", "upload"], 2, "--path must begin with '/', got 'upload'"),
         (["rules", "check", "/dev/null"], 1, "/dev/null: expected a regular file"),
         (["rules", "pull", "--store", "redis://localhost:1"], 1, "cannot connect"),

@@ -194,7 +194,7 @@ def test_a_subclass_has_variables_of_its_own(
     monkeypatch.setenv("RATE_LIMITER_XQZ", "2")
     assert More().rate_limiter_more == 2
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["the variable RATE_LIMITER_XQZ has no effect: no setting has its name"]
+    assert messages == ["the variable RATE_LIMITER_XQZ has no effect: no setting has such a name"]
 
 
 def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

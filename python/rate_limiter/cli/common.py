@@ -161,8 +161,8 @@ def store_of(given: argparse.Namespace) -> str:
     return os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL") or LOCAL_REDIS
 
 
-def connected(address: str) -> Connection:
-    """Return the connection to the Redis at an address.
+def connected(address: str, argument: str = "--store") -> Connection:
+    """Return the connection to the Redis at an address; errors name the argument.
 
     Raises:
         UsageError: the address is wrong.
@@ -170,7 +170,7 @@ def connected(address: str) -> Connection:
     try:
         return connect(address)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--store: {error}") from None
+        raise UsageError(f"{argument}: {error}") from None
 
 
 def make_printable() -> None:

@@ -327,7 +327,7 @@ def _table(given: argparse.Namespace) -> RuleTable:
 
     file = _file(given)
     if _is_address(file):
-        return pull_rules(connected(file), given.hash)[0]
+        return pull_rules(connected(file, "FILE"), given.hash)[0]
     suffix = Path(file).suffix.lower() if given.format is None else f".{given.format}"
     if file == "-":
         return parse_rules(_standard_input(), suffix or ".json", "standard input")

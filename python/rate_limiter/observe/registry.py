@@ -235,7 +235,7 @@ class _Followed:
 
 
 # Re-entrant, because the garbage collector may run while it is held.
-_lock = threading.RLock()  # guards the four below
+_lock = threading.RLock()  # guards the state below
 _meters: dict[Counted, Meter] = {}
 _followed: weakref.WeakKeyDictionary[Any, _Followed] = weakref.WeakKeyDictionary()
 _rules: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
