@@ -123,6 +123,8 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["rules", "push", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "push", "redis://:secret@localhost"], 2, "FILE must be a file, and --store the"),
         (["rules", "check", "redis://localhost:x"], 2, "FILE: "),
+        (["rules", "check", "x.json", "--hash", "h"], 2, "--hash has no effect on the rules in x"),
+        (["rules", "check", "redis://h", "--format", "json"], 2, "--format has no effect on the r"),
         (["rules", "explain", "--path", "upload"], 2, "--path must begin with '/', got 'upload'"),
         (["rules", "check", "/dev/null"], 1, "/dev/null: expected a regular file"),
         (["rules", "pull", "--store", "redis://localhost:1"], 1, "cannot connect"),

@@ -109,7 +109,7 @@ def add_parser(actions: Any) -> None:
     for command in (push, pull):
         add_store(command)
     for command in (check, explain, push, pull):
-        command.add_argument("--hash", default=RULES_KEY, help=f"its key in Redis ({RULES_KEY})")
+        command.add_argument("--hash", help=f"its key in Redis ({RULES_KEY})")
     push.add_argument(
         "--if-version",
         metavar="VERSION",
@@ -158,7 +158,7 @@ def _schema(given: argparse.Namespace) -> int:
 def _pull(given: argparse.Namespace) -> int:
     from rate_limiter.policy.rule_files import as_data
 
-    table, version = pull_rules(connected(_store(given)), given.hash)
+    table, version = pull_rules(connected(_store(given)), given.hash or RULES_KEY)
     if given.version:
         print(version_text(version))
     else:
@@ -171,9 +171,9 @@ def _push(given: argparse.Namespace) -> int:
         raise UsageError("give a FILE to push: RATE_LIMITER_RULES is the address of a Redis")
     if _is_address(_file(given)):
         raise UsageError("FILE must be a file, and --store the address of the Redis")
-    table = _table(given)
-    connection = connected(_store(given))
-    version = push_rules(connection, table, given.hash, if_version=given.if_version)
+    table = _table_of_file(given)
+    key = given.hash or RULES_KEY
+    version = push_rules(connected(_store(given)), table, key, if_version=given.if_version)
     if given.json:
         print_json({"version": version, "rules": len(table.rules)})
     else:
@@ -323,11 +323,20 @@ def _is_address(file: str) -> bool:
 
 
 def _table(given: argparse.Namespace) -> RuleTable:
+    file = _file(given)
+    if not _is_address(file):
+        if given.hash is not None:
+            raise UsageError(f"--hash has no effect on the rules in {file}")
+        return _table_of_file(given)
+    if given.format is not None:
+        raise UsageError(f"--format has no effect on the rules in {file}")
+    return pull_rules(connected(file, "FILE"), given.hash or RULES_KEY)[0]
+
+
+def _table_of_file(given: argparse.Namespace) -> RuleTable:
     from rate_limiter.policy.rule_files import parse_rules, read_text
 
     file = _file(given)
-    if _is_address(file):
-        return pull_rules(connected(file, "FILE"), given.hash)[0]
     suffix = Path(file).suffix.lower() if given.format is None else f".{given.format}"
     if file == "-":
         return parse_rules(_standard_input(), suffix or ".json", "standard input")
