@@ -38,6 +38,12 @@ CLIENTS = 100_000
 TASKS = 50
 THREADS = 8
 LIMIT = "1000000000/second"
+SIZED = (
+    "100/hour",
+    "100/hour; window=sliding",
+    "100/hour; 1000/day",
+    "1/second; 9/minute; 99/hour",
+)
 
 
 @dataclass
@@ -182,19 +188,18 @@ class Benchmark:
         asyncio.run(main())
 
 
-def bytes_of_a_client(port: int) -> float:
-    """Return the bytes that an active client adds to used_memory, including its key."""
+def bytes_of_a_client(port: int, limits: str) -> float:
+    """Return the bytes that an active client adds to used_memory, including its keys."""
     with redis.Redis(port=port) as admin:
         admin.flushall()
-        limiter = RateLimiter(
-            "100/hour", store=f"redis://127.0.0.1:{port}/0", on_store_error="raise"
-        )
+        address = f"redis://127.0.0.1:{port}/0?timeout=10"
+        limiter = RateLimiter(limits, store=address, on_store_error="raise")
         before = admin.info("memory")["used_memory"]  # type: ignore[index]
         keys = [f"user:{number}" for number in range(10_000, 10_000 + CLIENTS)]
         for at in range(0, CLIENTS, 1000):
             limiter.allow_many(keys[at : at + 1000])
         after = admin.info("memory")["used_memory"]  # type: ignore[index]
-        assert admin.dbsize() == CLIENTS
+        assert admin.dbsize() == CLIENTS * len(limiter.limits)
         return float((after - before) / CLIENTS)
 
 
@@ -222,10 +227,11 @@ def main() -> None:
         for _ in range(given.rounds):
             for name, (ours, theirs, _target) in cases.items():
                 results[name].append((bench.measured(ours), bench.measured(theirs)))
-        bytes_each = bytes_of_a_client(port)
+        sizes = {limits: bytes_of_a_client(port, limits) for limits in SIZED}
     for name, (_ours, _theirs, target) in cases.items():
         show(name, results[name], target)
-    print(f"memory of Redis for rl:{{user:12345}}:100/hour: {bytes_each:.0f} bytes")
+    for limits, size in sizes.items():
+        print(f"memory of Redis for user:12345 with {limits}: {size:.0f} bytes")
 
 
 def show(name: str, rounds: list[tuple[Measured, Measured]], target: float) -> None:

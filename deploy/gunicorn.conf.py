@@ -12,7 +12,7 @@ from pathlib import Path
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from rate_limiter.settings import Settings
-from rate_limiter.startup import exit_on_mistake
+from rate_limiter.startup import exit_on_mistake, forget_ended_processes
 from uvicorn_worker import UvicornWorker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,23 +79,9 @@ control_socket_disable = True  # all instances would share one file in the home 
 loglevel = settings.log_level.lower()
 
 
-def forget_metrics() -> None:
-    """Delete the metrics of workers of an earlier gunicorn.
-
-    This runs here since the preloaded application opens files in the folder before any hook is
-    called, but not when a running gunicorn reloads its settings. The application logs a folder that
-    cannot be used; it never stops the start.
-    """
-    folder, arbiter = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), str(os.getpid())
-    if folder and os.environ.get("RATE_LIMITER_METRICS_FORGOTTEN_BY") != arbiter:
-        os.environ["RATE_LIMITER_METRICS_FORGOTTEN_BY"] = arbiter
-        with suppress(OSError):
-            for pattern in ("*.db", "*.rate_limiter_*"):
-                for file in Path(folder).glob(pattern):
-                    file.unlink()
-
-
-forget_metrics()
+# Counts survive HUP, USR2 and the end of a worker; a start after the end of all begins with none.
+# Not in a hook: the preloaded application opens files in the folder before any hook is called.
+forget_ended_processes()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -319,27 +319,59 @@ void rl_table_free(rl_table *table)
     rl_free(table);
 }
 
-rl_table_stats rl_table_sweep(rl_table *table, rl_time now)
+/* Called with the lock of the shard held. */
+static void table_add_shard(const rl_table *table, const shard *shard, rl_table_stats *total)
 {
-    rl_table_stats total = {
-        .bytes = table->mapping == NULL ? table_bytes(table) : sizeof *table + table->mapping_bytes,
-    };
-    moment moment = moment_at(table, now);
+    total->keys += shard->used;
+    total->slots += slot_count(shard);
+    total->bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;
+    total->allowed += shard->counts.allowed;
+    total->denied += shard->counts.denied;
+    total->inserted += shard->counts.inserted;
+    total->evicted_active += shard->counts.evicted_active;
+    total->grow_failures += shard->counts.grow_failures;
+}
+
+/* The bytes besides those of the shards' lines. */
+static uint64_t table_fixed_bytes(const rl_table *table)
+{
+    return table->mapping == NULL ? table_bytes(table) : sizeof *table + table->mapping_bytes;
+}
+
+rl_table_stats rl_table_count(rl_table *table)
+{
+    rl_table_stats total = {.bytes = table_fixed_bytes(table)};
     for (size_t i = 0; i < rl_table_shards(table); i++) {
-        shard *shard = &table->shards[i];
+        rl_shard_lock(table, &table->shards[i]);
+        table_add_shard(table, &table->shards[i], &total);
+        rl_shard_unlock(&table->shards[i]);
+    }
+    return total;
+}
+
+bool rl_table_sweep_part(rl_table *table, rl_time now, size_t slots, size_t *next,
+                         rl_table_stats *total)
+{
+    moment moment = moment_at(table, now);
+    size_t visited = 0;
+    total->bytes += *next == 0 ? table_fixed_bytes(table) : 0;
+    while (*next < rl_table_shards(table) && visited < slots) {
+        shard *shard = &table->shards[(*next)++];
         rl_shard_lock(table, shard);
+        visited += slot_count(shard);
         rl_shard_keep(&moment, shard);
         rl_shard_sweep(&moment, shard);
         while (rl_shard_shrink(table, shard)) {}
-        total.keys += shard->used;
-        total.slots += slot_count(shard);
-        total.bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;
-        total.allowed += shard->counts.allowed;
-        total.denied += shard->counts.denied;
-        total.inserted += shard->counts.inserted;
-        total.evicted_active += shard->counts.evicted_active;
-        total.grow_failures += shard->counts.grow_failures;
+        table_add_shard(table, shard, total);
         rl_shard_unlock(shard);
     }
+    return *next < rl_table_shards(table);
+}
+
+rl_table_stats rl_table_sweep(rl_table *table, rl_time now)
+{
+    rl_table_stats total = {0};
+    size_t next = 0;
+    while (rl_table_sweep_part(table, now, SIZE_MAX, &next, &total)) {}
     return total;
 }

@@ -90,7 +90,16 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
 /* Make the buckets of `key` full. */
 void rl_table_reset(rl_table *table, rl_key key);
 
+/* Count all entries, those that have become full since the last sweep included. Takes each
+ * lock for a moment. */
+rl_table_stats rl_table_count(rl_table *table);
+
 /* Free the full entries and count the others, shard by shard. */
 rl_table_stats rl_table_sweep(rl_table *table, rl_time now);
+
+/* Do a part of rl_table_sweep: from shard *next on, until it has visited `slots` slots or more.
+ * Begin with *next = 0 and *total = {0}. Return false when all is done. */
+bool rl_table_sweep_part(rl_table *table, rl_time now, size_t slots, size_t *next,
+                         rl_table_stats *total);
 
 #endif

@@ -1,4 +1,6 @@
 /* limiter_methods.c -- the methods of Limiter, with the clock and the arguments they read. */
+#include <time.h>
+
 #include "python/core.h"
 
 /* ---- time ------------------------------------------------------------------ */
@@ -344,17 +346,46 @@ static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
     Py_RETURN_NONE;
 }
 
+static PyObject *stats_as_dict(rl_table_stats stats)
+{
+    return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "keys", stats.keys, "slots", stats.slots, "bytes",
+                         stats.bytes, "allowed", stats.allowed, "denied", stats.denied, "inserted",
+                         stats.inserted, "evicted_active", stats.evicted_active, "grow_failures",
+                         stats.grow_failures);
+}
+
+/* Slots that are swept in about half a millisecond. */
+#define SLOTS_AT_ONCE 16384u
+
+/* Long enough for a thread that waits for the GIL to wake up and take it. */
+static void let_threads_run(void)
+{
+    const struct timespec pause = {.tv_nsec = 20000};
+    Py_BEGIN_ALLOW_THREADS;
+    nanosleep(&pause, NULL);
+    Py_END_ALLOW_THREADS;
+}
+
+/* Locks are held only with the GIL, so that a fork copies none that is locked. So a large table is
+ * swept in parts, and other threads run between them. */
 static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     limiter_object *self = limiter_of(object);
     if (!limiter_ready(self)) {
         return NULL;
     }
-    rl_table_stats stats = rl_table_sweep(self->table, limiter_now(self));
-    return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "keys", stats.keys, "slots", stats.slots, "bytes",
-                         stats.bytes, "allowed", stats.allowed, "denied", stats.denied, "inserted",
-                         stats.inserted, "evicted_active", stats.evicted_active, "grow_failures",
-                         stats.grow_failures);
+    rl_table_stats stats = {0};
+    size_t next = 0;
+    while (rl_table_sweep_part(self->table, limiter_now(self), SLOTS_AT_ONCE, &next, &stats)) {
+        let_threads_run();
+    }
+    return stats_as_dict(stats);
+}
+
+static PyObject *limiter_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    limiter_object *self = limiter_of(object);
+    return limiter_ready(self) ? stats_as_dict(rl_table_count(self->table)) : NULL;
 }
 
 PyMethodDef limiter_methods[] = {
@@ -404,6 +435,9 @@ PyMethodDef limiter_methods[] = {
      PyDoc_STR("stats($self, /)\n--\n\n"
                "Free full buckets and return counts as a dict of ints.\n\n"
                "keys (not full now), slots, bytes, allowed, denied, inserted, evicted_active,\n"
-               "grow_failures.")},
+               "grow_failures. Takes about 20 ms for 600,000 keys; other threads run meanwhile.")},
+    {"_counts", limiter_counts, METH_NOARGS,
+     PyDoc_STR("_counts($self, /)\n--\n\n"
+               "Return what stats() does, without freeing full buckets: keys may include some.")},
     {NULL, NULL, 0, NULL},
 };

@@ -31,6 +31,7 @@ def quantile(share: float) -> str:
 
 ALLOWED = by("dimension", rate("allowed_total"))
 BLOCKED = by("dimension", rate("blocked_total"))
+SHADOW_DENIED = by("dimension", rate("shadow_denied_total"))
 ALL_ALLOWED = f"sum({rate('allowed_total')})"
 ALL_BLOCKED = f"sum({rate('blocked_total')})"
 DENIED_SHARE = f"{ALL_BLOCKED} / ({ALL_BLOCKED} + {ALL_ALLOWED})"
@@ -115,8 +116,8 @@ LINES: list[tuple[int, list[Any]]] = [
                 "timeseries",
                 "Denied, by dimension",
                 "reqps",
-                {"{{dimension}}": BLOCKED},
-                "With the decisions of shadow rules, which deny no requests.",
+                {"{{dimension}}": BLOCKED, "{{dimension}} (shadow)": SHADOW_DENIED},
+                "A shadow rule counts what it would have denied, and allows it.",
             ),
             panel(
                 "timeseries",

@@ -10,19 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Iterable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jwt
-from jwt.exceptions import InvalidTokenError, PyJWTError
-
 from rate_limiter.checks.arguments import check_arguments, checked_several
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import redacted, shown
+
+with extra_named():
+    import jwt
+    from jwt.exceptions import InvalidTokenError, PyJWTError
 
 logger = logging.getLogger("rate_limiter")
 
@@ -49,7 +53,8 @@ class Jwt:
         public_key: public key in PEM form.
         jwks: a JSON Web Key Set (RFC 7517): a file, or a URL with https (http on this host). It
             is read on first use, again after `refresh_s`, and when a token names a key that it
-            does not contain, but then at most every `retry_s`.
+            does not contain, but then at most every `retry_s`. A thread reads it; tokens whose key
+            is known do not wait.
         algorithms: accepted algorithms. They are never taken from the token.
         audience: required ``aud``, or several of which one is required; None accepts any.
         issuer: required ``iss``; None accepts any.
@@ -57,7 +62,7 @@ class Jwt:
         header: header with the token after ``Bearer``.
         refresh_s: seconds after which `jwks` is read again.
         retry_s: minimum seconds between two reads of `jwks`.
-        timeout_s: maximum seconds for a read of `jwks`.
+        timeout_s: maximum seconds that requests wait for a read of `jwks`.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it.
@@ -103,24 +108,31 @@ class Jwt:
     def claims_of(
         self, scope: Any, *, blocking: bool = False
     ) -> Claims | Awaitable[Claims | None] | None:
-        """Return the claims of a request's token, None for none; awaitable while keys are fetched.
+        """Return the claims of a request's token, None for none.
+
+        They are awaitable if the token's key is unknown and the key set is being read.
 
         Args:
             scope: the ASGI scope, which caches the claims.
-            blocking: wait for keys, for callers without an event loop.
+            blocking: wait for the key set instead, for callers without an event loop.
         """
         known: dict[Jwt, Claims | None] = scope.setdefault(_CLAIMS, {})
         if self in known:
             return known[self]
         token = self._token_in(scope)
-        keys = None if blocking else self._keys
-        if token is not None and keys is not None and keys.must_fetch(_kid(token)):
-            return self._claims_later(scope, token)
-        claims = known[self] = None if token is None else self.verify(token)
+        if token is None:
+            claims = known[self] = None
+            return claims
+        reading = None if self._keys is None else self._keys.awaited_reading(_kid(token))
+        if reading is not None and not blocking:
+            return self._claims_later(scope, token, reading)
+        claims = known[self] = self.verify(token)
         return claims
 
-    async def _claims_later(self, scope: Any, token: str) -> Claims | None:
-        claims = scope[_CLAIMS][self] = await asyncio.to_thread(self.verify, token)
+    async def _claims_later(self, scope: Any, token: str, reading: Future[None]) -> Claims | None:
+        assert self._keys is not None
+        await asyncio.wait([asyncio.wrap_future(reading)], timeout=self._keys.wait_s())
+        claims = scope[_CLAIMS][self] = self._verified(token)
         return claims
 
     def _token_in(self, scope: Any) -> str | None:
@@ -131,7 +143,13 @@ class Jwt:
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
     def verify(self, token: str) -> Claims | None:
-        """Return the claims of a token, None if it is invalid. May fetch the key set."""
+        """Return the claims of a token, None if it is invalid. May wait for the key set."""
+        reading = None if self._keys is None else self._keys.awaited_reading(_kid(token))
+        if reading is not None and self._keys is not None:
+            wait([reading], self._keys.wait_s())
+        return self._verified(token)
+
+    def _verified(self, token: str) -> Claims | None:
         try:
             key = self._key if self._keys is None else self._keys.get(_kid(token))
             if key is None:
@@ -211,15 +229,19 @@ def _kid(token: str) -> str | None:
 
 
 class _Keys:
-    """A key set from a file or a URL, fetched when due."""
+    """A key set from a file or a URL. A thread reads it when it is due; known keys stay in use."""
 
     def __init__(
         self, source: str | Path, refresh_s: float, retry_s: float, timeout_s: float
     ) -> None:
+        self._timeout_s = timeout_s
         self._source = source
         self._is_url = isinstance(source, str) and "://" in source
-        self._refresh_s, self._retry_s, self._timeout_s = refresh_s, retry_s, timeout_s
-        self._lock = threading.Lock()  # guards everything below
+        self._refresh_s, self._retry_s = refresh_s, retry_s
+        # The reading by process: a thread does not survive a fork. At most one item is in use.
+        self._readings: dict[int, Future[None]] = {}
+        self._waited_until_s = float("-inf")
+        # Below: changed only by the thread that reads.
         self._by_kid: dict[str | None, Any] = {}
         self._fetched_s = self._tried_s = float("-inf")
         self._failing = False
@@ -233,39 +255,60 @@ class _Keys:
             except (PyJWTError, ValueError) as error:
                 raise ValueError(f"jwks: {redacted(str(source))}: {error}") from None
 
-    def must_fetch(self, kid: str | None) -> bool:
-        """Return True if get() would wait for the source."""
-        return self._is_due(kid, time.monotonic())
+    def awaited_reading(self, kid: str | None) -> Future[None] | None:
+        """Start to read the source if it is due. Return the reading if get(kid) needs it."""
+        reading = self._readings.get(os.getpid())
+        if reading is None and self._is_due(kid):
+            reading = self._started(kid)
+        return reading if self.get(kid) is None else None
+
+    def wait_s(self) -> float:
+        """Return how long to wait for the reading, so that a source that hangs delays few."""
+        return max(0.0, self._waited_until_s - time.monotonic())
+
+    def _started(self, kid: str | None) -> Future[None]:
+        mine: Future[None] = Future()
+        mine.set_running_or_notify_cancel()  # so that a cancelled task does not cancel it
+        reading = self._readings.setdefault(os.getpid(), mine)
+        if reading is mine:
+            self._waited_until_s = time.monotonic() + self._timeout_s
+            thread = threading.Thread(
+                target=self._run, args=(kid, mine), name="rate_limiter keys", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many, or the interpreter ends
+                self._end(mine)
+        return reading
+
+    def _run(self, kid: str | None, reading: Future[None]) -> None:
+        try:
+            if self._is_due(kid):  # else another thread has just read it
+                self._fetch(time.monotonic())
+                self._failing = False
+        except Exception as error:
+            if not self._failing:
+                source = redacted(str(self._source))
+                logger.error("the key set %s cannot be read: %s", source, error)
+            self._failing = True
+        finally:
+            self._end(reading)
+
+    def _end(self, reading: Future[None]) -> None:
+        del self._readings[os.getpid()]
+        reading.set_result(None)
 
     def get(self, kid: str | None) -> Any:
-        """Return the key with an id, None if there is none."""
-        # With a timeout: a forked child may have inherited a lock that is never released.
-        if not self._lock.acquire(timeout=2 * self._timeout_s):
-            return self._found(kid)
-        try:
-            now_s = time.monotonic()
-            if self._is_due(kid, now_s):
-                try:
-                    self._fetch(now_s)
-                    self._failing = False
-                except (OSError, ValueError, PyJWTError) as error:
-                    if not self._failing:
-                        source = redacted(str(self._source))
-                        logger.error("the key set %s cannot be read: %s", source, error)
-                    self._failing = True
-            return self._found(kid)
-        finally:
-            self._lock.release()
-
-    def _found(self, kid: str | None) -> Any:
+        """Return the key with an id, None if it is unknown."""
         if kid is None and len(self._by_kid) == 1:
             return next(iter(self._by_kid.values()))
         return self._by_kid.get(kid)
 
-    def _is_due(self, kid: str | None, now_s: float) -> bool:
+    def _is_due(self, kid: str | None) -> bool:
+        now_s = time.monotonic()
         if now_s - self._tried_s < self._retry_s:
             return False
-        return now_s - self._fetched_s >= self._refresh_s or self._found(kid) is None
+        return now_s - self._fetched_s >= self._refresh_s or self.get(kid) is None
 
     def _fetch(self, now_s: float) -> None:
         self._tried_s = now_s

@@ -7,15 +7,32 @@ app.add_middleware(RateLimitMiddleware, **Settings().middleware())
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import logging
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import Hidden, dumped, hidden_address
 from rate_limiter.limit import Limit
+from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.stores.address import MEMORY
+
+with extra_named():
+    from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PlainSerializer
+    from pydantic_settings import (
+        BaseSettings,
+        EnvSettingsSource,
+        NoDecode,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+    )
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
+
+logger = logging.getLogger("rate_limiter")
 
 
 def _words(value: object) -> object:
@@ -76,6 +93,11 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
         description="File of rules, or address of a Redis with rules.",
+    )
+    rules_fallback: str | None = Field(
+        default=None,
+        validation_alias="RATE_LIMITER_RULES_FALLBACK",
+        description="File of rules to start with if the Redis of the rules is away or has none.",
     )
     key: Words = Field(
         default=["ip"],
@@ -258,6 +280,21 @@ class Settings(BaseSettings):
         description="Port to listen on.",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of pydantic_settings, and log unknown variables."""
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                _log_unknown(source.env_vars, _variables(settings_cls))
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
     @property
     def address(self) -> str:
         """The address of the store."""
@@ -299,13 +336,21 @@ class Settings(BaseSettings):
         if (rules or self.limits) and self.limit() is not None:
             other = "RATE_LIMITER_RULES" if rules else "RATE_LIMITER_LIMITS"
             raise ValueError(f"RL_RATE_PER_SEC and RL_BURST have no effect beside {other}")
+        if self.rules_fallback is not None and (rules is None or "://" not in rules):
+            raise ValueError(
+                "RATE_LIMITER_RULES_FALLBACK has no effect unless RATE_LIMITER_RULES is the "
+                "address of a Redis"
+            )
         limits = self.limits or self.limit()
         if rules is None and limits is None:
             raise ValueError(
                 "set RATE_LIMITER_LIMITS, such as '100/minute', or RATE_LIMITER_RULES, a file"
             )
+        if not self.enabled:
+            _log_once("RATE_LIMITER_ENABLED is false: requests are not limited")
+            limits_are_off()
         return {
-            "rules": rules,
+            "rules": self._rules(),
             "limits": None if rules is not None else limits,
             "key": self.key[0] if len(self.key) == 1 else self.key,
             "tier": self.tier,
@@ -324,10 +369,22 @@ class Settings(BaseSettings):
             "store": self.address,
             "on_store_error": self.on_store_error,
             "max_keys": self.max_keys,
-            "jwt": self._jwt(),
+            "jwt": self.jwt(),
         }
 
-    def _jwt(self) -> Any:
+    def _rules(self) -> Any:
+        if self.rules is None or self.rules_fallback is None or not self.enabled:
+            return self.rules
+        from rate_limiter.policy.rule_sources import RedisRules
+
+        return RedisRules(self.rules, fallback=self.rules_fallback)
+
+    def jwt(self) -> Jwt | None:
+        """Return what verifies tokens, None if no key is set.
+
+        Raises:
+            ValueError: a setting of tokens is wrong, or has no effect.
+        """
         if not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks):
             for name in ("jwt_algorithms", "jwt_audience", "jwt_issuer"):
                 if getattr(self, name):
@@ -347,3 +404,42 @@ class Settings(BaseSettings):
             audience=self.jwt_audience,
             issuer=self.jwt_issuer,
         )
+
+
+# --- Variables without effect --------------------------------------------------------------------
+
+_PREFIX = "RATE_LIMITER_"
+_OF_OTHERS = {
+    f"{_PREFIX}{name}" for name in ("LOG", "NO_REDIS", "SANITIZE", "TEST_SERVER", "WERROR")
+}
+"""Variables that the demos, the build and the tests read."""
+
+_logged: set[str] = set()
+
+
+def _log_once(message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
+        logger.warning("%s", message)
+
+
+def _variables(settings: type[BaseSettings]) -> set[str]:
+    """Return the names of the variables of settings, in capital letters."""
+    found: set[str] = set()
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        found.update(one.upper() for one in names if isinstance(one, str))
+    return found
+
+
+def _log_unknown(variables: Iterable[str], known: set[str]) -> None:
+    """Log variables that look like settings and have no effect. Values may be secrets."""
+    for name in map(str.upper, variables):
+        if name.startswith(_PREFIX) and name not in known | _OF_OTHERS:
+            ours = [one.removeprefix(_PREFIX) for one in sorted(known) if one.startswith(_PREFIX)]
+            nearest = get_close_matches(name.removeprefix(_PREFIX), ours, 1)
+            hint = (
+                f"did you mean {_PREFIX}{nearest[0]}?" if nearest else "no setting has such a name"
+            )
+            _log_once(f"the variable {name} has no effect: {hint}")

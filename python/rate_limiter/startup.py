@@ -1,4 +1,4 @@
-"""Exit with one readable line if the configuration is wrong at startup."""
+"""For startup: exit with one readable line if the configuration is wrong, and begin new metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from rate_limiter._core import StoreError
 from rate_limiter.checks.redaction import redacted
+from rate_limiter.observe.metrics_folder import forget_ended_processes
+
+__all__ = ["EXIT_STATUS", "exit_on_mistake", "forget_ended_processes"]
 
 EXIT_STATUS = 3
 """Status at which gunicorn and uvicorn stop instead of restarting the worker."""
@@ -30,11 +33,12 @@ def exit_on_mistake() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, StoreError, TypeError, ValueError) as error:
-        print(f"cannot start: {redacted(_one_line(error))}", file=sys.stderr, flush=True)
+        print(f"cannot start: {redacted(one_line(error))}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_STATUS) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the text of an exception in one line. It may contain secrets of addresses."""
     if hasattr(error, "errors"):  # of pydantic, whose text has several lines per error
         findings = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in findings)

@@ -23,6 +23,7 @@ from rate_limiter.cli.main import parser
 from rate_limiter.limit import Limit
 from support.redis_servers import RedisServer, wait_until
 from support.servers import ROOT
+from support.tokens import SECRET, token
 
 TEXT = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
 
@@ -120,6 +121,12 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["rules", "check", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "check", "/"], 1, "/"),
         (["rules", "push", "/nowhere/x.json"], 1, "No such file"),
+        (["rules", "push", "redis://:secret@localhost"], 2, "FILE must be a file, and --store the"),
+        (["rules", "check", "redis://localhost:x"], 2, "FILE: "),
+        (["rules", "check", "x.json", "--hash", "h"], 2, "--hash has no effect on the rules in x"),
+        (["rules", "check", "redis://h", "--format", "json"], 2, "--format has no effect on the r"),
+        (["rules", "explain", "--path", "upload"], 2, "--path must begin with '/', got 'upload'"),
+        (["rules", "check", "/dev/null"], 1, "/dev/null: expected a regular file"),
         (["rules", "pull", "--store", "redis://localhost:1"], 1, "cannot connect"),
         (["rules", "explain", "--path", "/", "--header", "x"], 2, "NAME=VALUE"),
         (["load"], 2, "required: --url"),
@@ -177,6 +184,34 @@ def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> 
     )
     told = f"rate-limiter: {module} is missing: pip install 'rate_limiter[{extra}]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "extra"),
+    [
+        ("pydantic", "import rate_limiter.settings", "rules"),
+        ("pydantic_settings", "import rate_limiter.settings", "rules"),
+        ("pydantic", "from rate_limiter.rules import FileRules; FileRules('x.json')", "rules"),
+        ("pydantic", "from rate_limiter.asgi import *; RateLimitMiddleware(0, rules='x')", "rules"),
+        ("yaml", "from rate_limiter.policy.rule_files import *; parse_rules('', '.yaml')", "rules"),
+        ("jwt", "import rate_limiter.jwt", "jwt"),
+        ("prometheus_client", "import rate_limiter.metrics", "metrics"),
+        ("opentelemetry", "import rate_limiter.telemetry", "otel"),
+    ],
+)
+def test_the_python_api_names_a_missing_extra(
+    module: str, statement: str, extra: str, run_python: Callable[..., str]
+) -> None:
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+try:
+    exec({statement!r})
+except ImportError as error:
+    print(error, "/", error.name.partition(".")[0])
+"""
+    message = f"{module} is missing: pip install 'rate_limiter[{extra}]' / {module}\n"
+    assert run_python(program) == message
 
 
 def run(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -253,6 +288,147 @@ def test_nothing_is_imported_in_vain(run_python: Callable[..., str]) -> None:
     )
     assert run_python(program) == "[]\n"
 
+
+# --- Rules and the store of the settings ---
+
+RULES = '{"default": {"limits": "5/minute"}, "\u00e9": {"limits": "6/minute"}}'
+
+
+@pytest.fixture
+def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to an empty folder, without any setting in the environment; return the folder."""
+    for name in [*os.environ]:
+        if name.startswith(("RATE_LIMIT", "REDIS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_rules_on_standard_input(tmp_path: Path) -> None:
+    checked = run("rules", "check", "-", input=RULES)
+    assert checked.stdout.startswith("default: everything: 5/minute\n"), checked.stderr
+    yaml = "\ufeffdefault: {limits: 5/minute}"
+    assert run("rules", "check", "-", "--format", "yaml", input=yaml).returncode == 0
+    wrong = run("rules", "check", "-", input='{\n"a": 1}')
+    assert wrong.stderr.startswith("rate-limiter: standard input:2: rule 'a': ")
+    command = f"{shlex.quote(sys.executable)} -m rate_limiter rules check <(echo {RULES!r})"
+    piped = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (piped.stdout, piped.stderr) == (checked.stdout, "")
+
+
+def test_a_pipe_without_a_writer_is_an_empty_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rules.json")
+    done = run("rules", "check", str(tmp_path / "rules.json"))
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_names_that_the_output_cannot_encode() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run("rules", "check", "-", input=json.dumps(json.loads(RULES)), env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xe9: path /\\xe9 or /\\xe9/**: 6/minute" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_SENTINEL_HOSTS", "RATE_LIMITER_STORE"])
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_the_store_is_that_of_the_settings(
+    name: str,
+    is_in_file: bool,
+    nothing_set: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    value = {"RATE_LIMITER_STORE": "redis://127.0.0.1:1/0"}.get(name, "127.0.0.1:1")
+    value = value.partition(":")[0] if name == "REDIS_HOST" else value
+    values = {name: value, "REDIS_PORT": "1"}
+    if is_in_file:
+        lines = [f"{one}={text}\n" for one, text in values.items()]
+        (nothing_set / ".env").write_text("".join(lines))
+    else:
+        for one, text in values.items():
+            monkeypatch.setenv(one, text)
+    for words in (["inspect", "k"], ["reset", "k"], ["rules", "pull"]):
+        assert command(words) == 1
+        error = capsys.readouterr().err
+        assert "127.0.0.1:1" in error, error
+
+
+def test_settings_that_are_wrong(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_PORT", "x")
+    assert fails(["inspect", "k"], capsys)[0] == 2
+    assert "REDIS_PORT: Input should be a valid integer" in fails(["inspect", "k"], capsys)[1]
+
+
+def test_settings_that_cannot_be_read(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic_settings", None)
+    monkeypatch.delitem(sys.modules, "rate_limiter.settings", raising=False)
+    monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    status, line = fails(["inspect", "k"], capsys)
+    assert (status, "pip install 'rate_limiter[rules]', or give --store" in line) == (2, True)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.delenv("REDIS_HOST")
+    assert "cannot connect to 127.0.0.1:1" in fails(["inspect", "k"], capsys)[1]
+
+
+def test_rules_in_redis(
+    nothing_set: Path,
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are found by address, and by the setting that the middleware uses."""
+    (nothing_set / "rules.json").write_text(RULES)
+    (nothing_set / ".env").write_text(f"RATE_LIMITER_RULES={server.url}\n")
+    assert command(["rules", "push"]) == 2
+    assert "RATE_LIMITER_RULES is the address of a Redis" in capsys.readouterr().err
+    assert command(["rules", "push", "rules.json"]) == 0
+    for file in ([], [server.url]):
+        capsys.readouterr()
+        assert command(["rules", "explain", *file, "--path", "/x"]) == 0
+        assert "=> default: everything: 5/minute" in capsys.readouterr().out
+        assert command(["rules", "check", *file]) == 0
+        assert capsys.readouterr().out.startswith("default: everything: 5/minute")
+    assert command(["rules", "pull"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        name: {"limits": [one["limits"]], **({} if name == "default" else {"path": PATHS})}
+        for name, one in json.loads(RULES).items()
+    }
+
+
+def test_explain_has_the_settings_of_the_middleware(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nothing_set / "rate_limits.json").write_text(
+        '{"default": {"limits": "5/minute"}, "pro": {"tier": "pro", "limits": "9/minute"}}'
+    )
+    (nothing_set / ".env").write_text(
+        "RATE_LIMITER_KEY=jwt:sub,ip\nRATE_LIMITER_TIER=header:X-Plan\n"
+        f"RATE_LIMITER_TRUSTED_PROXIES=10.0.0.0/8\nRATE_LIMITER_JWT_SECRET={SECRET}\n"
+        "RATE_LIMITER_JWT_ALGORITHMS=HS256\nRATE_LIMITER_IPV6_PREFIX=48\n"
+    )
+    explain = ["rules", "explain", "--path", "/", "--json"]
+
+    def found(*words: str) -> dict[str, Any]:
+        assert command([*explain, *words]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    bearer = ("--header", f"Authorization=Bearer {token({'sub': 'ann'})}")
+    assert found(*bearer, "--header", "X-Plan=pro") == {
+        "rule": "pro",
+        "key": "jwt:sub:ann",
+        "tiers": ["pro"],
+        "matches": ["pro", "default"],
+    }
+    forwarded = ("--client", "10.0.0.1", "--header", "X-Forwarded-For=2001:db8:1:2::3")
+    assert found(*forwarded)["key"] == "ip:2001:db8:1::/48"
+    assert found(*forwarded, "--key", "ip", "--trusted-proxy", "192.0.2.1")["key"] == "10.0.0.1"
+
+
+PATHS = ["/\u00e9", "/\u00e9/**"]
 
 # --- bench ---
 

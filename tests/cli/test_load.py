@@ -31,7 +31,7 @@ from rate_limiter.cli.load.result import KINDS
 from rate_limiter.cli.load.target import is_loopback
 from rate_limiter.cli.main import main as command
 from rich.console import Console
-from support.redis_servers import wait_until
+from support.redis_servers import TlsFiles, wait_until
 from support.servers import ROOT, Server, free_port, serve
 
 SERVER = (
@@ -441,6 +441,38 @@ def test_a_report_on_ascii() -> None:
         console = Console(width=80, record=True, file=nowhere)
         console.print(report(LoadPlan("http://localhost/"), result, is_unicode=False))
     assert console.export_text().isascii()
+
+
+def test_certificates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = TlsFiles(tmp_path)
+    files.make_authority("ca")
+    files.make("server", "DNS:localhost,IP:127.0.0.1")
+    words = ("--ssl-certfile", files.certificate("server"), "--ssl-keyfile", files.key("server"))
+    with serve(tmp_path / "log", *SERVER, *map(str, words)) as server:
+        load = ["load", "--url", f"https://127.0.0.1:{server.port}/", "--requests", "3", "--json"]
+        statuses = [
+            command([*load, *more]) for more in ([], ["--cacert", str(files.ca)], ["--insecure"])
+        ]
+    assert statuses == [3, 0, 0]
+    found = [json.loads(text + "}") for text in capsys.readouterr().out.split("\n}\n")[:-1]]
+    assert [one["errors"] for one in found] == [{"tls": 3}, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "message"),
+    [
+        ("http://localhost/", ["--insecure"], "no effect on an http URL"),
+        ("http://localhost/", ["--cacert", "x"], "no effect on an http URL"),
+        ("https://localhost/", ["--cacert", "x", "--insecure"], "no effect if none is checked"),
+        ("https://localhost/", ["--cacert", "/nowhere"], "'/nowhere': No such file or directory"),
+        ("https://localhost/", ["--cacert", __file__], "no certificates in "),
+    ],
+)
+def test_options_of_certificates(
+    url: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["load", "--url", url, *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_failed_requests_have_an_exit_status(

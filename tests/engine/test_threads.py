@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -89,3 +90,33 @@ def test_importing_leaves_the_gil_as_it_is() -> None:
     built_without = "free-threading" in sys.version
     assert rate_limiter._core.__name__ == "rate_limiter._core"  # type: ignore[attr-defined]
     assert gil_is_enabled is not built_without
+
+
+def test_stats_of_a_large_table_let_other_threads_run() -> None:
+    """The switch interval of an hour leaves only the pauses that stats() itself makes."""
+    limiter = RateLimiter("1/hour", max_keys=200_000)
+    for i in range(0, 200_000, 10_000):
+        limiter.allow_many([str(number) for number in range(i, i + 10_000)])
+    stop = threading.Event()
+    turns = 0
+
+    def run() -> None:
+        nonlocal turns
+        while not stop.is_set():
+            turns += 1
+            time.sleep(1e-6)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        sys.setswitchinterval(3600)
+        found = []
+        for _ in range(50):
+            before = turns
+            assert limiter.stats()["keys"] == 200_000
+            found.append(turns - before)
+    finally:
+        sys.setswitchinterval(1e-6)
+        stop.set()
+        thread.join()
+    assert any(found)

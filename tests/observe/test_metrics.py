@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,12 +29,12 @@ from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.metrics import registry, rl_allowed, rl_blocked, rl_latency
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.observe.registry import meter, readings, watch
-from rate_limiter.policy.rule_sources import RuleSource
+from rate_limiter.policy.rule_sources import FileRules, RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.settings import Settings
 from rate_limiter.token_bucket import TokenBucketLimiter
 from support.redis_servers import RedisServer, redis_server, wait_until
-from support.servers import serve
+from support.servers import ROOT, serve
 
 
 @pytest.fixture
@@ -118,6 +119,76 @@ def test_several_limiters_of_one_dimension(dimension: str) -> None:
     assert shown("table_bytes", dimension=dimension) == sum(
         limiter.stats()["bytes"] for limiter in limiters
     )
+
+
+def test_shadow_denials_are_no_real_ones(dimension: str) -> None:
+    real, shadow = RateLimiter("1/hour"), RateLimiter("1/hour")
+    watch(real, dimension)
+    watch(shadow, dimension, shadow=True)
+    assert shown("shadow_denied_total", dimension=dimension) == 0
+    for limiter in (real, real, shadow, shadow, shadow):
+        limiter.allow("k")
+    assert counted(dimension) == (4, 1)  # three requests passed the shadow rule
+    assert shown("shadow_denied_total", dimension=dimension) == 2
+    assert shown("decision_seconds_count", dimension=dimension) == 5
+    with pytest.raises(ValueError, match="measured by another meter already"):
+        watch(shadow, dimension)
+
+
+def test_shadow_denials_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimension: str
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    dimension = f"{dimension}/@shadow"
+    meter(dimension, shadow=True).record(2, 3, 10)
+    meter(dimension).record(4, 5, 10)
+    assert counted(dimension) == (9, 5)
+    assert shown("shadow_denied_total", dimension=dimension) == 3
+    assert len(list(tmp_path.glob("*meter*"))) == 2
+
+
+def test_rules_have_series_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"default": {"limits": "5/minute"}}')
+    source = FileRules(path)
+
+    def of_rules(version: str) -> list[float | None]:
+        """Return what is shown of the rules: loaded, refused, stale, processes of the version."""
+        labels = {"source": str(path)}
+        plain = [
+            shown(f"rules_{name}", **labels) for name in ("loaded_total", "refused_total", "stale")
+        ]
+        return [*plain, shown("rules_info", version=version, **labels)]
+
+    first = source.version
+    assert of_rules(first) == [1, 0, 0, 1]
+    path.write_text("{")
+    source.reload()
+    assert of_rules(first) == [1, 1, 1, 1]
+    path.write_text('{"default": {"limits": "6/minute"}}')
+    source.reload()
+    assert of_rules(source.version) == [2, 1, 0, 1]
+    assert of_rules(first)[-1] is None
+
+
+def test_errors_of_a_store_have_series_from_the_start(dimension: str) -> None:
+    limiter = RateLimiter("1/s", store="redis://127.0.0.1:1/7")
+    watch(limiter, dimension)
+    found = {one.labels["kind"]: one.value for one in readings() if one.name == "store_errors"}
+    source = (ROOT / "csrc/python/redis/call.c").read_text()
+    kinds = re.findall(r'\[RL_FAULT_\w+\] = "(\w+)"', source)
+    assert set(found) == set(kinds) - {"none"}
+
+
+def test_a_large_table_is_swept_in_a_thread(dimension: str) -> None:
+    """Metrics may be collected on an event loop, which a sweep of 600,000 keys would block."""
+    clock = ManualClock()
+    limiter = RateLimiter("1/second", clock=clock)
+    watch(limiter, dimension)
+    limiter.allow_many([str(number) for number in range(60_000)])
+    clock.advance(60)
+    assert shown("keys", dimension=dimension) == 60_000
+    wait_until(lambda: shown("keys", dimension=dimension) == 0, "the full buckets are freed")
 
 
 @pytest.mark.parametrize("is_asyncio", [False, True])
@@ -696,7 +767,7 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 for one in readings():
-    if one.name in ("fallback_decisions", "store_errors"):
+    if one.name in ("fallback_decisions", "store_errors") and one.value:
         print(one.name, one.value)
 """
 

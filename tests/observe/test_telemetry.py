@@ -48,6 +48,26 @@ def test_instruments() -> None:
     assert collected(reader)["rate_limiter.decisions", dimension, "blocked"] == 4
 
 
+def test_a_collection_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rate_limiter.observe import opentelemetry, registry
+
+    asked = 0
+
+    def counting() -> list[registry.Reading]:
+        nonlocal asked
+        asked += 1
+        return registry.readings()
+
+    monkeypatch.setattr(opentelemetry, "readings", counting)
+    monkeypatch.setattr(opentelemetry, "COLLECTION_MAX_S", 1e9)
+    readers = [InMemoryMetricReader() for _ in range(2)]
+    instrument(MeterProvider(readers))
+    for i in range(1, 4):
+        for reader in readers:
+            collected(reader)
+        assert asked == 2 * i
+
+
 def test_a_store_that_fails() -> None:
     reader = InMemoryMetricReader()
     instrument(MeterProvider([reader]))

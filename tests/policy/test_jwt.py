@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,6 @@ def key_of(verifier: Jwt, *values: str) -> str:
     async def found() -> Any:
         value = source(scope_of(*values))
         return await value if hasattr(value, "__await__") else value
-
-    import asyncio
 
     return str(asyncio.run(found()))
 
@@ -261,6 +261,91 @@ def test_a_key_set_that_cannot_be_had(
     assert [record.message.startswith("the key set") for record in caplog.records] == [True]
     Keys.answers = [(200, json.dumps(jwks_of(one=RSA)).encode())]
     assert key_of(verifier, bearer) == "jwt:sub:r"
+
+
+class SlowKeys(Keys):
+    """It answers when a test lets it."""
+
+    asked = 0
+    go_on = threading.Event()
+
+    def do_GET(self) -> None:
+        if type(self).asked:
+            assert self.go_on.wait(60)
+        super().do_GET()
+
+
+def bearer_of(kid: str, key: Any = RSA) -> dict[str, Any]:
+    return scope_of(f"Bearer {token({'sub': 'r'}, key, 'RS256', kid=kid)}")
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    SlowKeys.asked = 0
+    SlowKeys.go_on.clear()
+    SlowKeys.answers = [(200, json.dumps(jwks_of(one=RSA)).encode())]
+    with HTTPServer(("127.0.0.1", 0), SlowKeys) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/keys"
+        SlowKeys.go_on.set()
+        http.shutdown()
+        thread.join()
+
+
+def test_known_keys_are_used_while_the_set_is_read_again(slow_server: str) -> None:
+    """Nothing waits on the event loop, nor in a thread that verifies."""
+    verifier = Jwt(jwks=slow_server, algorithms=["RS256"], refresh_s=1e-9, retry_s=0, timeout_s=50)
+    assert verifier.verify(token({"sub": "r"}, RSA, "RS256", kid="one")) is not None
+    for _ in range(5):
+        assert verifier.claims_of(bearer_of("one")) is not None  # and not awaitable
+        assert verifier.claims_of(bearer_of("one"), blocking=True) is not None
+    until(lambda: not verifier._keys or verifier._keys._readings)
+    SlowKeys.answers = [(200, json.dumps(jwks_of(two=RSA)).encode())]
+    SlowKeys.go_on.set()
+    until(lambda: verifier.claims_of(bearer_of("one"), blocking=True) is None)  # it was revoked
+
+
+def until(done: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_tasks_wait_together_for_an_unknown_key(slow_server: str) -> None:
+    """One thread reads the set for all of them; a cancelled task does not end it."""
+    verifier = Jwt(jwks=slow_server, algorithms=["RS256"], retry_s=0, timeout_s=50)
+    assert verifier.verify(token({"sub": "r"}, RSA, "RS256", kid="one")) is not None
+    SlowKeys.answers = [(200, json.dumps(jwks_of(one=RSA, two=RSA_OTHER)).encode())]
+
+    async def claims() -> Any:
+        found = verifier.claims_of(bearer_of("two", RSA_OTHER))
+        return await found if hasattr(found, "__await__") else found
+
+    async def all_claims() -> list[Any]:
+        cancelled, *tasks = (asyncio.ensure_future(claims()) for _ in range(100))
+        await asyncio.sleep(0.05)
+        threads = [one.name for one in threading.enumerate()]
+        assert threads.count("rate_limiter keys") == 1
+        assert not any(name.startswith("asyncio") for name in threads)
+        cancelled.cancel()
+        assert verifier.claims_of(bearer_of("one")) is not None
+        SlowKeys.go_on.set()
+        return await asyncio.gather(*tasks)
+
+    assert [one and one["sub"] for one in asyncio.run(all_claims())] == ["r"] * 99
+    assert SlowKeys.asked == 2
+
+
+def test_a_set_that_is_never_sent(slow_server: str) -> None:
+    verifier = Jwt(jwks=slow_server, algorithms=["RS256"], retry_s=0, timeout_s=0.1)
+    assert verifier.verify(token({"sub": "r"}, RSA, "RS256", kid="one")) is not None
+    assert key_of(verifier, f"Bearer {token({'sub': 'r'}, RSA, 'RS256', kid='two')}") == (
+        "ip:192.0.2.1"
+    )
+    assert verifier._keys is not None
+    assert verifier._keys.wait_s() == 0  # those that come later do not wait for it
 
 
 def test_fetching_needs_an_event_loop_or_a_thread(server: str) -> None:

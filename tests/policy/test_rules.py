@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import Limit, ManualClock, RateLimiter, StoreError
 from rate_limiter.cli.main import main
+from rate_limiter.policy import rule_files, rule_sources
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import Policy, Storage, rules_of_limits
 from rate_limiter.policy.rule_files import RulesError, as_data, json_schema, load_rules, parse_rules
@@ -341,6 +343,17 @@ BAD = [
     ("a: {limits: 5/s}\na: {limits: 9/s}", ".yaml", "f.yaml: 'a' is there twice"),
     ('{"a": {"limits": "5/s", "key": []}}', ".json", "rule 'a', key"),
     ("1: {limits: 5/s}", ".yaml", "f.yaml: rule 1: expected a name"),
+    ('{"a": {"capacity": "20", "refill_rate": 1}}', ".json", "capacity: input should be a valid n"),
+    ('{"a": {"capacity": 20, "refill_rate": true}}', ".json", "rule 'a', refill_rate: input sh"),
+    ('{"a": {"limits": "5/s", "cost": "2"}}', ".json", "cost: input should be a valid number, got"),
+    ('{"a": {"limits": "5/s", "cost": true}}', ".json", "cost: input should be a valid number"),
+    ('{"a": {"limits": "5/s", "shadow": "yes"}}', ".json", "shadow: input should be a valid bool"),
+    ('{"a": {"limits": "5/s", "shadow": 1}}', ".json", "shadow: input should be a valid boolean"),
+    ('{"a": {"exempt": "true"}}', ".json", "rule 'a', exempt: input should be a valid boolean"),
+    ("a: {limits: 5/s, shadow: 'on'}", ".yaml", "f.yaml:1: rule 'a', shadow: input should be"),
+    ("a: &a {limits: 5/s}\nb: {<<: *a, cost: 1, cost: 1}", ".yaml", "f.yaml: 'cost' is there tw"),
+    ('{"a": {"limits": "5/s",\n"key": "heder:X"}}', ".json", "f.json:2: rule 'a', key: key m"),
+    ('{"a": {"limits": "5/s", "key": ["ip", "cookie:"]}}', ".json", "rule 'a', key: key must be"),
     ("{}", ".ini", "f.ini: expected a file of .json, .toml, .yaml, .yml"),
 ]  # fmt: skip
 
@@ -350,6 +363,37 @@ def test_bad_files(text: str, suffix: str, message: str) -> None:
     with pytest.raises(RulesError) as caught:
         parse_rules(text, suffix, f"f{suffix}")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml", ".yaml"])
+def test_a_byte_order_mark(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rate_limits{suffix}"
+    path.write_text("\ufeff" + _written(GROWN, suffix), "utf-8")
+    assert load_rules(path).rules == parse_rules(json.dumps(GROWN)).rules
+
+
+def test_merge_keys_of_yaml() -> None:
+    table = parse_rules(
+        """
+nested: &nested
+    <<: &base {limits: 5/s, cost: 2}
+    path: /deep
+    cost: 3
+    methods: POST
+several: {<<: [*nested, *base], path: /several, cost: 1}
+""",
+        ".yaml",
+    )
+    nested, several = table.rules["nested"], table.rules["several"]
+    assert (nested.cost, nested.paths, nested.methods) == (3, ("/deep",), ("POST",))
+    assert (several.cost, several.paths, several.methods) == (1, ("/several",), ("POST",))
+    assert nested.limits == several.limits == (Limit(5, 5),)
+
+
+def test_a_pipe_without_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rules.json")
+    with pytest.raises(RulesError, match=r"rules\.json: expected a regular file"):
+        FileRules(tmp_path / "rules.json")
 
 
 def test_every_mistake_is_told() -> None:
@@ -439,56 +483,54 @@ def take(policy: Policy, n: int = 1, path: str = "/") -> tuple[bool, float, floa
     return outcome.decision.allowed, outcome.decision.limit, outcome.decision.remaining
 
 
-def write(path: Path, text: str) -> None:
-    """Write as editors do, with a time of change that is new for certain."""
-    path.write_text(text)
-    past_ns = time.time_ns() + write.counter * 10**9  # type: ignore[attr-defined]
-    write.counter += 1  # type: ignore[attr-defined]
-    os.utime(path, ns=(past_ns, past_ns))
-
-
-write.counter = 0  # type: ignore[attr-defined]
+def change(source: FileRules, text: str) -> None:
+    source.path.write_text(text)
+    source.reload()
 
 
 def test_a_changed_file_counts_at_once_and_keeps_the_state(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "rate_limits.json"
-    write(path, '{"default": {"capacity": 10, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
-    source = FileRules(path, check_every_s=0)
+    path.write_text('{"default": {"capacity": 10, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
+    source = FileRules(path)
     policy = policy_of(source, clock=ManualClock())
     assert take(policy, 4) == (True, 10, 6)
     assert take(policy, 2, "/b") == (True, 7, 5)
-    write(path, '{"default": {"capacity": 100, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
+    change(source, '{"default": {"capacity": 100, "refill_rate": 1}, "/b": {"limits": "7/s"}}')
     assert take(policy) == (True, 100, 95)  # four were used
     assert take(policy, 1, "/b") == (True, 7, 4)  # unchanged, and untouched
     # A broken version: the old one stays, it is said once, and counted.
     for text in ("{", '{"default": {"limits": "often"}}'):
-        write(path, text)
         with caplog.at_level(logging.ERROR, "rate_limiter"):
-            assert take(policy)[1] == 100
-            assert take(policy)[1] == 100
+            change(source, text)
+            source.reload()
+        assert take(policy)[1] == 100
         assert "new rules are wrong, so the old ones stay" in caplog.records[-1].message
     assert [record.levelname for record in caplog.records].count("ERROR") == 2
     assert (source.loaded, source.refused) == (2, 2)
     assert source.health()["last_error"].startswith(str(path))
     path.unlink()
+    for _ in range(3):
+        source.reload()
     assert take(policy)[1] == 100
-    write(path, '{"default": {"limits": "3/s; window=fixed"}}')
+    assert source.refused == 3
+    change(source, '{"default": {"limits": "3/s; window=fixed"}}')
     assert take(policy) == (True, 3, 2)
     assert source.health()["last_error"] is None
 
 
 def test_a_change_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "rate_limits.json"
-    write(path, '{"default": {"limits": "5/s"}}')
-    policy = policy_of(FileRules(path, check_every_s=0), clock=ManualClock())
+    path.write_text('{"default": {"limits": "5/s"}}')
+    source = FileRules(path)
+    policy = policy_of(source, clock=ManualClock())
     new = '{"default": {"limits": "6/s"}, "/x": {"limits": "1/s", "key": "jwt:sub"}}'
-    write(path, new)  # no Jwt was given
+    change(source, new)  # no Jwt was given
     assert take(policy)[1] == 5
     assert take(policy, 1, "/x")[1] == 5  # the old rules, not none
     assert "cannot be used, so the old ones stay" in caplog.text
-    write(path, '{"default": {"limits": "7/s"}}')
+    change(source, '{"default": {"limits": "7/s"}}')
     assert take(policy)[1] == 7
 
 
@@ -497,12 +539,13 @@ def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
     from rate_limiter.policy.settling import Finished, settle
 
     path = tmp_path / "rate_limits.json"
-    write(path, '{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')
-    policy = policy_of(FileRules(path, check_every_s=0), clock=ManualClock())
+    path.write_text('{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')
+    source = FileRules(path)
+    policy = policy_of(source, clock=ManualClock())
     scope = {"path": "/", "method": "GET", "client": ("192.0.2.1", 1)}
     outcome = run_now(policy.decide(scope))
     assert outcome is not None
-    write(path, '{"default": {"capacity": 20, "refill_rate": 1, "refund": "5xx"}}')
+    change(source, '{"default": {"capacity": 20, "refill_rate": 1, "refund": "5xx"}}')
     assert take(policy)[2] == 18
     run_now(settle([outcome], Finished(scope, 1, outcome.key, status=500)))
     assert take(policy)[2] == 18  # one came back, one was taken
@@ -511,24 +554,72 @@ def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
 def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
     rules = {"default": {"limits": "5/s", "on_store_error": "allow"}}
     path = tmp_path / "rate_limits.json"
-    write(path, json.dumps(rules))
+    path.write_text(json.dumps(rules))
     nobody = "redis://127.0.0.1:1"
-    policy = policy_of(FileRules(path, check_every_s=0), store=nobody)
+    source = FileRules(path)
+    policy = policy_of(source, store=nobody)
     assert _async_take(policy)(1)[0]
     rules["default"]["on_store_error"] = "deny"
-    write(path, json.dumps(rules))
+    change(source, json.dumps(rules))
     assert not _async_take(policy)(1)[0]
 
 
-def test_a_file_is_looked_at_now_and_then(tmp_path: Path) -> None:
+def test_a_request_looks_for_changes_and_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "rate_limits.json"
-    write(path, '{"default": {"limits": "5/s"}}')
-    rarely, often = (FileRules(path, check_every_s=seconds) for seconds in (60, 0.2))
-    write(path, '{"default": {"limits": "6/s"}}')
+    path.write_text('{"default": {"limits": "5/s"}}')
+    rarely, often = (FileRules(path, check_every_s=seconds) for seconds in (600, 0))
+    path.write_text('{"default": {"limits": "6/s"}}')
+    reading, go_on = threading.Event(), threading.Event()
+    parse = rule_files.parse_rules
+
+    def parse_slowly(*arguments: Any) -> RuleTable:
+        reading.set()
+        assert go_on.wait(60)
+        return parse(*arguments)
+
+    monkeypatch.setattr(rule_files, "parse_rules", parse_slowly)
+    assert often.current().rules["default"].limits == (Limit(5, 5),)
+    assert reading.wait(60)
+    assert often.current().rules["default"].limits == (Limit(5, 5),)  # the thread still reads
+    go_on.set()
+    _until(lambda: often.current().rules["default"].limits == (Limit(6, 6),))
     assert rarely.current().rules["default"].limits == (Limit(5, 5),)
     assert rarely.loaded == 1
-    time.sleep(0.25)
-    assert often.current().rules["default"].limits == (Limit(6, 6),)
+
+
+def test_a_file_that_looks_unchanged(tmp_path: Path) -> None:
+    """It has the size, the inode and the time of modification of the one before."""
+    path = tmp_path / "rate_limits.json"
+    path.write_text('{"default": {"limits": "5/s"}}')
+    source = FileRules(path)
+    before = path.stat()
+    change(source, '{"default": {"limits": "6/s"}}')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.write_text('{"default": {"limits": "7/s"}}')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    source.reload()
+    assert source.current().rules["default"].limits == (Limit(7, 7),)
+    version, loaded = source.version, source.loaded
+    os.utime(path)  # the text is the same
+    source.reload()
+    assert (source.version, source.loaded) == (version, loaded)
+
+
+@pytest.mark.parametrize("is_young", [True, False])
+def test_a_change_within_the_resolution_of_times(
+    is_young: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changed just before it was read is read again."""
+    path = tmp_path / "rate_limits.json"
+    path.write_text('{"default": {"limits": "5/s"}}')
+    state = rule_sources._state_of(path)
+    monkeypatch.setattr(rule_sources, "_state_of", lambda path: state)
+    monkeypatch.setattr(rule_sources, "_is_young", lambda state: is_young)
+    source = FileRules(path)
+    change(source, '{"default": {"limits": "6/s"}}')
+    assert source.current().rules["default"].limits == ((Limit(6, 6) if is_young else Limit(5, 5)),)
 
 
 def test_with_limits() -> None:
@@ -550,15 +641,16 @@ def test_rules_from_redis(server: RedisServer, caplog: pytest.LogCaptureFixture)
         RedisRules(server.url)
     connection = RedisRulesConnection(server)
     first = parse_rules('{"default": {"capacity": 10, "refill_rate": 0.001}}')
-    assert push_rules(connection, first) == 1
+    version = push_rules(connection, first)
     source = RedisRules(server.url, check_every_s=0)
+    assert source.health()["version"] == version
     policy = policy_of(source, store=server.url, on_store_error="raise")
     asked = _async_take(policy)
     assert asked(4) == (True, 10, pytest.approx(6, abs=0.1))
     grown = parse_rules(
         '{"default": {"capacity": 50, "refill_rate": 0.001}, "b": {"limits": "1/s"}}'
     )
-    assert push_rules(connection, grown) == 2
+    assert push_rules(connection, grown) != version
     _until(lambda: "b" in source.current().rules)
     assert asked(1) == (True, 50, pytest.approx(45, abs=0.1))
     with contextlib.closing(server.admin()) as admin:
@@ -616,6 +708,38 @@ def test_a_push_is_not_lost_by_an_error_of_the_network(
     push_rules(connection, parse_rules('{"default": {"limits": "6/s"}}'))
     _until(lambda: source.current().rules["default"].limits == (Limit(6, 6),))
     assert source.refused == 1
+
+
+def test_rules_pushed_to_an_emptied_redis_are_noticed(server: RedisServer) -> None:
+    connection = RedisRulesConnection(server)
+    one, other = (parse_rules(f'{{"default": {{"limits": "{n}/s"}}}}') for n in (5, 6))
+    version = push_rules(connection, one)
+    source = RedisRules(server.url)
+    with contextlib.closing(server.admin()) as admin:
+        admin.flushall()
+    push_rules(connection, other)
+    source.reload()
+    assert source.current().rules == other.rules
+    assert push_rules(connection, one) == version  # the same rules are the same version
+
+
+def test_a_push_over_a_certain_version(server: RedisServer) -> None:
+    connection = RedisRulesConnection(server)
+    one, other = (parse_rules(f'{{"default": {{"limits": "{n}/s"}}}}') for n in (5, 6))
+    with pytest.raises(RulesError, match="the version there is none, not f00"):
+        push_rules(connection, one, if_version="f00")
+    version = push_rules(connection, one, if_version="none")
+    with pytest.raises(RulesError, match=f"the version there is {version}, not none"):
+        push_rules(connection, other, if_version="none")
+    push_rules(connection, other, if_version=version)
+    assert RedisRules(server.url).current().rules == other.rules
+    with contextlib.closing(server.admin()) as admin:
+        admin.hdel("rl:rules", "$version")  # rules by another program
+        with pytest.raises(RulesError, match="the version there is unknown, not none"):
+            push_rules(connection, one, if_version="none")
+        admin.hset("rl:rules", "$version", "\x1b[2J\x9b2J\xff")
+    with pytest.raises(RulesError, match=r"the version there is '\\x1b\[2J\\x9b2J\\xff', not none"):
+        push_rules(connection, one, if_version="none")
 
 
 def test_the_order_of_tiers_survives_redis(server: RedisServer) -> None:
@@ -737,17 +861,27 @@ def test_push_and_pull(
     path = tmp_path / "rate_limits.json"
     path.write_text(json.dumps(GROWN))
     assert main(["rules", "push", str(path), "--store", server.url]) == 0
-    assert capsys.readouterr().out == "7 rules pushed, version 1\n"
-    assert main(["rules", "push", str(path), "--store", server.url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"version": 2, "rules": 7}
+    pushed = capsys.readouterr().out
+    assert main(["rules", "pull", "--version", "--store", server.url]) == 0
+    version = capsys.readouterr().out.strip()
+    assert pushed == f"7 rules pushed, version {version}\n"
     assert main(["rules", "pull", "--store", server.url]) == 0
     pulled = json.loads(capsys.readouterr().out)
     assert list(pulled) == [name for name in GROWN if name != "$schema"]
+    assert pulled["upload"]["description"] == "Uploads are dear."
     assert parse_rules(json.dumps(pulled)).rules == load_rules(path).rules
     path.write_text("{")
     assert main(["rules", "push", str(path), "--store", server.url]) == 1
+    path.write_text('{"default": {"limits": "9/s"}}')
+    push = ["rules", "push", str(path), "--store", server.url, "--if-version"]
+    assert main([*push, "f00"]) == 1
+    wrong = f"rate-limiter: Redis (rl:rules): the version there is {version}, not f00\n"
+    assert capsys.readouterr().err.endswith(wrong)
     with contextlib.closing(redis.Redis.from_url(server.url)) as client:
-        assert client.hget("rl:rules", "$version") == b"2"
+        assert client.hget("rl:rules", "$version") == version.encode()
+        assert main([*push, version, "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed == {"version": client.hget("rl:rules", "$version").decode(), "rules": 1}  # type: ignore[union-attr]
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+import rate_limiter.settings
 from pydantic import ValidationError
 from rate_limiter import Limit
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.observe.registry import readings
 from rate_limiter.settings import Settings
 from support.rules_app import APP
 
@@ -17,6 +19,7 @@ from support.rules_app import APP
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rate_limiter.settings, "_logged", set())
     for name in ("REDIS_URL", "REDIS_HOST", "PORT", "ENVIRONMENT", "LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -137,6 +140,63 @@ def test_rules_may_be_in_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.middleware()["rules"] == "redis://h/0"
 
 
+def test_rules_in_a_redis_that_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "rules.json").write_text('{"default": {"limits": "7/minute"}}')
+    found = settings(
+        monkeypatch,
+        RATE_LIMITER_RULES="redis://127.0.0.1:1",
+        RATE_LIMITER_RULES_FALLBACK="rules.json",
+    )
+    source = found.middleware()["rules"]
+    assert source.current().rules["default"].limits == (Limit(7, 7 / 60),)
+    assert RateLimitMiddleware(APP, **found.middleware()).governor is not None
+    for rules in ({"RATE_LIMITER_RULES": "rules.json"}, {"RATE_LIMITER_LIMITS": "1/s"}):
+        monkeypatch.delenv("RATE_LIMITER_RULES", raising=False)
+        with pytest.raises(ValueError, match="RATE_LIMITER_RULES_FALLBACK has no effect"):
+            settings(monkeypatch, **rules).middleware()
+
+
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_variables_that_are_mistyped(
+    is_in_file: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = {
+        "RATE_LIMITER_TRUSTED_PROXY": "10.0.0.0/8",
+        "RATE_LIMITER_STROE": "redis://:secret@h",
+        "RATE_LIMITER_LIMITS": "1/s",
+        "RATE_LIMITER_LOG": "x",
+        "RATE_LIMITED": "x",
+    }
+    if is_in_file:
+        (tmp_path / ".env").write_text("".join(f"{name}={one}\n" for name, one in values.items()))
+    else:
+        for name, one in values.items():
+            monkeypatch.setenv(name, one)
+    for _ in range(3):
+        Settings()
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "the variable RATE_LIMITER_STROE has no effect: did you mean RATE_LIMITER_STORE?",
+        "the variable RATE_LIMITER_TRUSTED_PROXY has no effect: "
+        "did you mean RATE_LIMITER_TRUSTED_PROXIES?",
+    ]
+
+
+def test_a_subclass_has_variables_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class More(Settings):
+        rate_limiter_more: int = 1
+
+    monkeypatch.setenv("RATE_LIMITER_MORE", "2")
+    monkeypatch.setenv("RATE_LIMITER_XQZ", "2")
+    assert More().rate_limiter_more == 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["the variable RATE_LIMITER_XQZ has no effect: no setting has such a name"]
+
+
 def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = settings(monkeypatch, RATE_LIMITER_LIMITS="5/minute").middleware()
     assert (arguments["limits"], arguments["key"], arguments["store"]) == (
@@ -147,7 +207,18 @@ def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RateLimitMiddleware(APP, **arguments).governor is None
 
 
-def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def readings_of(name: str) -> dict[tuple[str, ...], float]:
+    return {tuple(one.labels.values()): one.value for one in readings() if one.name == name}
+
+
+def test_it_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rate_limiter.observe.registry._limits_off", False)
     assert settings(monkeypatch, RATE_LIMITER_LIMITS="1/hour").middleware()["enabled"] is True
     found = settings(monkeypatch, RATE_LIMITER_LIMITS="1/hour", RATE_LIMITER_ENABLED="false")
-    assert found.middleware()["enabled"] is False
+    assert readings_of("disabled") == {(): 0}
+    for _ in range(3):
+        assert found.middleware()["enabled"] is False
+    assert readings_of("disabled") == {(): 1}
+    assert caplog.text.count("RATE_LIMITER_ENABLED is false: requests are not limited") == 1

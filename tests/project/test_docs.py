@@ -48,6 +48,12 @@ def before_stores(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
     RateLimiter("100/minute", store=run.redis_url, on_store_error="raise").hit("user:42", 63)
 
 
+def before_under_attack(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules in use are those of the page of rules."""
+    rules = next(block for block in blocks_of(DOCS / "rules.md") if block.file is not None)
+    (run.folder / "rate_limits.json").write_text(rules.text)
+
+
 def after_fastapi(run: PageRun) -> None:
     """The routes that the page adds to its first application do what it says."""
     client = TestClient(run.apps[0])
@@ -112,6 +118,7 @@ SPECIAL = {
 BEFORE: dict[str, Callable[[PageRun, pytest.MonkeyPatch], None]] = {
     "settings.md": before_settings,
     "stores.md": before_stores,
+    "under-attack.md": before_under_attack,
 }
 AFTER = {"fastapi.md": after_fastapi, "flask.md": after_flask}
 

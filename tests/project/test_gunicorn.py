@@ -133,6 +133,77 @@ def test_metrics_of_dead_workers_go(server: Server, metrics: Path) -> None:
     wait_until(lambda: len(psutil.Process(server.process.pid).children()) == 2, "another has begun")
 
 
+def workers_of(master: psutil.Process) -> set[int]:
+    """Return the workers of a gunicorn: children that are no gunicorn that takes over."""
+    alive = [one for one in psutil.process_iter(["ppid", "pid"]) if one.info["ppid"] == master.pid]
+    masters = {one.info["ppid"] for one in psutil.process_iter(["ppid"])}
+    return {one.pid for one in alive} - masters
+
+
+def test_counts_survive_every_signal(image: Path, tmp_path: Path) -> None:
+    """HUP, TTIN, TTOU, a killed worker and USR2, after which a new gunicorn takes over."""
+    # The script, as in the image: USR2 runs it again, which `python -m gunicorn` does not allow.
+    gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+    command = (gunicorn, "--config", "deploy/gunicorn.conf.py", "-p", str(tmp_path / "pid"))
+    (tmp_path / "metrics").mkdir()
+    environment = variables(
+        WEB_CONCURRENCY="1", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics"), DEMO="gateway"
+    )
+    asked = 0
+
+    def served(server: Server) -> None:
+        """Check that every request so far is in the metrics, whichever worker shows them."""
+        nonlocal asked
+        for _ in range(4):
+            assert httpx.get(f"{server.url}/v1/hello").status_code in (200, 429)
+            asked += 1
+            text = httpx.get(f"{server.url}/metrics").text
+            counts = re.findall(r"rate_limiter_decision_seconds_count\{.*\} (\d+)", text)
+            assert [int(count) for count in counts] == [asked]
+
+    def signalled(master: psutil.Process, what: signal.Signals, workers: int = 1) -> None:
+        """Send a signal, and wait until all workers are new ones, or their number changed."""
+        before = workers_of(master)
+        master.send_signal(what)
+        wait_until(
+            lambda: (
+                len(workers_of(master)) == workers
+                and (len(before) != workers or not before & workers_of(master))
+            ),
+            f"{workers} workers after {what.name}",
+        )
+
+    with serve(tmp_path / "log", *command, cwd=image, environment=environment) as server:
+        old = psutil.Process(server.process.pid)
+        served(server)
+        signalled(old, signal.SIGHUP)
+        served(server)
+        signalled(old, signal.SIGTTIN, 2)
+        served(server)
+        signalled(old, signal.SIGTTOU, 1)
+        psutil.Process(workers_of(old).pop()).kill()
+        served(server)
+        old.send_signal(signal.SIGUSR2)
+        wait_until(lambda: (tmp_path / "pid.2").exists(), "a new gunicorn runs beside the old one")
+        new = psutil.Process(int((tmp_path / "pid.2").read_text()))
+        try:
+            wait_until(lambda: len(workers_of(new)) == 1, "it has a worker")
+            served(server)
+            old.terminate()
+            server.process.wait(60)
+            served(server)
+            signalled(new, signal.SIGHUP)
+            served(server)
+        finally:
+            new.terminate()
+            new.wait(60)
+    with serve(
+        tmp_path / "log of the next start", *command, cwd=image, environment=environment
+    ) as server:
+        asked = 0
+        served(server)
+
+
 def test_nobody_is_believed_by_default(image: Path, tmp_path: Path) -> None:
     """uvicorn itself would believe what comes from this host."""
     environment = variables(WEB_CONCURRENCY="1")

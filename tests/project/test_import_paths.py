@@ -50,7 +50,7 @@ PATHS = {
         *("check_rules", "json_schema", "load_rules", "parse_rules"),
     ),
     "rate_limiter.settings": ("Settings",),
-    "rate_limiter.startup": ("exit_on_mistake",),
+    "rate_limiter.startup": ("exit_on_mistake", "forget_ended_processes"),
     "rate_limiter.telemetry": ("instrument", "watch"),
     "rate_limiter.token_bucket": ("TokenBucketLimiter", "TokenBucketRateLimiter"),
     "rate_limiter.token_bucket_async": ("AsyncTokenBucketRateLimiter",),

@@ -97,9 +97,11 @@ def test_a_file_of_rules_that_changes(tmp_path: Path) -> None:
 
     path = tmp_path / "rate_limits.json"
     path.write_text('{"default": {"capacity": 20, "refill_rate": 5}}')
-    client = Client(rules=FileRules(path, check_every_s=0))
+    source = FileRules(path)
+    client = Client(rules=source)
     assert client.left() == 19
     path.write_text('{"default": {"capacity": 30, "refill_rate": 5}}  ')
+    source.reload()
     assert client.left() == 28
 
 
@@ -109,11 +111,13 @@ def test_rules_in_redis_keep_their_state(tmp_path: Path, server: RedisServer) ->
     path = tmp_path / "rate_limits.json"
     path.write_text('{"default": {"capacity": 20, "refill_rate": 0.001}}')
     arguments = {"store": server.url, "on_store_error": "raise"}
-    client = Client(rules=FileRules(path, check_every_s=0), **arguments)
-    other = Client(rules=FileRules(path, check_every_s=0), **arguments)
+    source = FileRules(path)
+    client = Client(rules=FileRules(path), **arguments)
+    other = Client(rules=source, **arguments)
     assert client.left() == 19
     assert other.left() == 18
     path.write_text('{"default": {"capacity": 30, "refill_rate": 0.001}}  ')
+    source.reload()
     assert other.left() == 27
 
 
@@ -768,8 +772,8 @@ def test_logging_of_new_rules(caplog: pytest.LogCaptureFixture, tmp_path: Path) 
 
     path = tmp_path / "r.json"
     path.write_text(json.dumps(RULES))
-    source = FileRules(path, check_every_s=0)
+    source = FileRules(path)
     path.write_text(json.dumps({"default": {"limits": "1/s"}}))
     with caplog.at_level(logging.INFO, "rate_limiter"):
-        source.current()
+        source.reload()
     assert f"took new rules from {path}: default" in caplog.text

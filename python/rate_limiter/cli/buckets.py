@@ -16,6 +16,7 @@ from rate_limiter.cli.common import (
     epilog,
     parsed,
     print_json,
+    store_of,
 )
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
@@ -66,8 +67,9 @@ def add_parser(actions: Any) -> None:
 
 
 def _inspect(given: argparse.Namespace) -> int:
-    connection = connected(given.store)
-    keys = _keys(given, connection)
+    address = store_of(given)
+    connection = connected(address)
+    keys = _keys(given, address, connection)
     found = [inspect_key(connection, key, given.limit or limit_in(key)) for key in keys]
     if given.json:
         print_json([_plain(one) for one in found])
@@ -80,8 +82,9 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _reset(given: argparse.Namespace) -> int:
-    connection = connected(given.store)
-    keys = _keys(given, connection)
+    address = store_of(given)
+    connection = connected(address)
+    keys = _keys(given, address, connection)
     removed = sum(reset_key(connection, key, given.limit or limit_in(key)) for key in keys)
     if given.json:
         print_json({"removed": removed})
@@ -90,7 +93,7 @@ def _reset(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _keys(given: argparse.Namespace, connection: Connection) -> list[bytes]:
+def _keys(given: argparse.Namespace, address: str, connection: Connection) -> list[bytes]:
     if given.name and (given.raw or given.limit is None):
         # Ignoring the name would reset more than requested.
         raise UsageError("--name goes with --limit, and not with --raw")
@@ -99,7 +102,7 @@ def _keys(given: argparse.Namespace, connection: Connection) -> list[bytes]:
             raise UsageError("--prefix has no effect with --raw")
         return [given.key.encode()]
     if given.limit is not None:
-        store = RedisStore(given.store, given.prefix)
+        store = RedisStore(address, given.prefix)
         limiter = RedisRateLimiter(given.limit, store=store, name=given.name)
         return list(limiter.redis_keys(given.key))
     return find_keys(connection, given.key, given.prefix)

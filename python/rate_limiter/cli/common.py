@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rate_limiter._core import StoreError
+from rate_limiter.checks.extras import text_of_missing
 from rate_limiter.checks.redaction import redacted
+from rate_limiter.startup import one_line
+from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.connection import Connection, connect
+
+if TYPE_CHECKING:
+    from rate_limiter.settings import Settings
 
 DONE = 0
 FAILED = 1
@@ -23,6 +30,9 @@ REQUESTS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 STOPPED_BY = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 143}
 """Signals that end load and bench, and the exit status for each."""
+
+LOCAL_REDIS = "redis://localhost:6379/0"
+"""The default of --store."""
 
 EXIT_STATUS = """\
 exit status:
@@ -33,19 +43,6 @@ exit status:
   130  interrupted with Ctrl-C; load and bench print what they have found so far
   143  load and bench only: ended by SIGTERM, as timeout sends it; they print that too
 """
-
-# The extra of the package that installs a module.
-_EXTRAS = {
-    "pydantic": "rules",
-    "pydantic_settings": "rules",
-    "yaml": "rules",
-    "tomli": "rules",
-    "jwt": "jwt",
-    "aiohttp": "load",
-    "yarl": "load",
-    "rich": "load",
-    "matplotlib": "plot",
-}
 
 _T = TypeVar("_T")
 
@@ -120,18 +117,52 @@ def add_header(parser: argparse.ArgumentParser) -> None:
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add --store, whose default comes from the environment."""
-    named = os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL")
+    """Add --store."""
     parser.add_argument(
         "--store",
         metavar="URL",
-        default=named or "redis://localhost:6379/0",
-        help="the Redis (RATE_LIMITER_STORE, else REDIS_URL, else redis://localhost:6379/0)",
+        help=f"the Redis (that of the settings in the environment and .env, else {LOCAL_REDIS})",
     )
 
 
-def connected(address: str) -> Connection:
-    """Return the connection to the Redis at an address.
+def settings() -> Settings | None:
+    """Return the settings in the environment and .env, None if pydantic_settings is missing.
+
+    Raises:
+        UsageError: one is wrong.
+    """
+    try:
+        from rate_limiter.settings import Settings
+    except ImportError:
+        return None
+    try:
+        return Settings()
+    except ValueError as error:
+        raise UsageError(one_line(error)) from None
+
+
+def store_of(given: argparse.Namespace) -> str:
+    """Return the address of --store, by default that of the settings.
+
+    Raises:
+        UsageError: the settings are wrong, or cannot be read.
+    """
+    if given.store is not None:
+        return str(given.store)
+    found = settings()
+    if found is not None:
+        return LOCAL_REDIS if found.address == MEMORY and found.store is None else found.address
+    for name in ("REDIS_HOST", "REDIS_SENTINEL_HOSTS"):
+        if os.environ.get(name):
+            raise UsageError(
+                f"reading {name} needs pydantic_settings: pip install 'rate_limiter[rules]', "
+                "or give --store"
+            )
+    return os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL") or LOCAL_REDIS
+
+
+def connected(address: str, argument: str = "--store") -> Connection:
+    """Return the connection to the Redis at an address; errors name the argument.
 
     Raises:
         UsageError: the address is wrong.
@@ -139,7 +170,13 @@ def connected(address: str) -> Connection:
     try:
         return connect(address)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--store: {error}") from None
+        raise UsageError(f"{argument}: {error}") from None
+
+
+def make_printable() -> None:
+    """Escape characters that the encoding of the output does not have, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(value: object) -> None:
@@ -168,7 +205,7 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except ImportError as error:
-        return _fail(_missing(error))
+        return _fail(text_of_missing(error))
     except OSError as error:
         named = error.filename and redacted(str(error.filename))
         return _fail(f"{named}: {error.strerror}" if named else str(error))
@@ -176,13 +213,6 @@ def guarded(run: Callable[[argparse.Namespace], int], given: argparse.Namespace)
         return _fail(" ".join(str(error).split()))
     except ValueError as error:
         return _fail(str(error))
-
-
-def _missing(error: ImportError) -> str:
-    name = (error.name or "").partition(".")[0]
-    if name not in _EXTRAS:
-        return str(error)
-    return f"{name} is missing: pip install 'rate_limiter[{_EXTRAS[name]}]'"
 
 
 def _fail(message: str, status: int = FAILED) -> int:

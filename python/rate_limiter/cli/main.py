@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rate_limiter import __version__
 from rate_limiter.cli import buckets, rules
 from rate_limiter.cli.bench import command as bench
-from rate_limiter.cli.common import Parser, epilog, guarded
+from rate_limiter.cli.common import Parser, epilog, guarded, make_printable
 from rate_limiter.cli.load import command as load
 
 EXAMPLES = """\
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the arguments are wrong (2), or ask for help (0).
     """
+    make_printable()
     given = parser().parse_args(arguments)
     return guarded(given.run, given)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rate_limiter.cli.common import (
     DONE,
@@ -16,12 +18,23 @@ from rate_limiter.cli.common import (
     connected,
     epilog,
     print_json,
+    settings,
+    store_of,
 )
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import key_of, tiers_of
-from rate_limiter.policy.rule_sources import RULES_KEY, pull_rules, push_rules
-from rate_limiter.policy.rules import Rule
+from rate_limiter.policy.rule_sources import (
+    NO_VERSION,
+    RULES_KEY,
+    pull_rules,
+    push_rules,
+    version_text,
+)
+from rate_limiter.policy.rules import Rule, RuleTable
+
+if TYPE_CHECKING:
+    from rate_limiter.settings import Settings
 
 EXAMPLES = {
     "check": """\
@@ -35,8 +48,10 @@ EXAMPLES = {
 """,
     "push": """\
   rate-limiter rules push rate_limits.json --store redis://localhost:6379/0
+  rate-limiter rules push rate_limits.json --if-version "$version"
 """,
     "pull": """\
+  version=$(rate-limiter rules pull --version)
   rate-limiter rules pull --store redis://localhost:6379/0 > rate_limits.json
 """,
     "schema": """\
@@ -45,6 +60,7 @@ EXAMPLES = {
 }
 
 DEFAULT_FILE = "rate_limits.json"
+SUFFIXES = (".json", ".toml", ".yaml", ".yml")
 
 
 def add_parser(actions: Any) -> None:
@@ -81,14 +97,25 @@ def add_parser(actions: Any) -> None:
             "file",
             metavar="FILE",
             nargs="?",
-            default=os.environ.get("RATE_LIMITER_RULES")
-            or os.environ.get("RATE_LIMIT_RULES_PATH")
-            or DEFAULT_FILE,
-            help=f"JSON, TOML or YAML ({DEFAULT_FILE}, or what RATE_LIMITER_RULES names)",
+            help="JSON, TOML or YAML; - for standard input"
+            f"{'' if command is push else '; or the address of a Redis'} "
+            f"(that of RATE_LIMITER_RULES, else {DEFAULT_FILE})",
+        )
+        command.add_argument(
+            "--format",
+            choices=[suffix[1:] for suffix in SUFFIXES],
+            help="of FILE (that of its ending, else json)",
         )
     for command in (push, pull):
         add_store(command)
-        command.add_argument("--hash", default=RULES_KEY, help=f"its key ({RULES_KEY})")
+    for command in (check, explain, push, pull):
+        command.add_argument("--hash", help=f"its key in Redis ({RULES_KEY})")
+    push.add_argument(
+        "--if-version",
+        metavar="VERSION",
+        help=f"push only over this version, or over none ({NO_VERSION}): that of pull --version",
+    )
+    pull.add_argument("--version", action="store_true", help="print only their version")
     _add_request(explain)
     for command in (check, explain, push, pull, schema):
         add_json(command)
@@ -102,17 +129,22 @@ def _add_request(explain: argparse.ArgumentParser) -> None:
         "--client", default="127.0.0.1", metavar="ADDRESS", help="the peer (127.0.0.1)"
     )
     explain.add_argument(
-        "--key", action="append", metavar="SOURCE", help="as for the middleware (ip)"
+        "--key",
+        action="append",
+        metavar="SOURCE",
+        help="as for the middleware (that of the settings, else ip)",
     )
     explain.add_argument(
-        "--tier", metavar="TIER", help="a tier, or its source, such as header:X-Plan"
+        "--tier",
+        metavar="TIER",
+        help="a tier, or its source, such as header:X-Plan (RATE_LIMITER_TIER)",
     )
     explain.add_argument(
         "--trusted-proxy",
         action="append",
         default=[],
         metavar="NETWORK",
-        help="whose X-Forwarded-For counts; may be given again",
+        help="whose X-Forwarded-For counts (RATE_LIMITER_TRUSTED_PROXIES); may be given again",
     )
 
 
@@ -126,16 +158,22 @@ def _schema(given: argparse.Namespace) -> int:
 def _pull(given: argparse.Namespace) -> int:
     from rate_limiter.policy.rule_files import as_data
 
-    table, _ = pull_rules(connected(given.store), given.hash)
-    print_json(as_data(table))
+    table, version = pull_rules(connected(_store(given)), given.hash or RULES_KEY)
+    if given.version:
+        print(version_text(version))
+    else:
+        print_json(as_data(table))
     return DONE
 
 
 def _push(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import load_rules
-
-    table = load_rules(given.file)
-    version = push_rules(connected(given.store), table, given.hash)
+    if given.file is None and _is_address(_file(given)):
+        raise UsageError("give a FILE to push: RATE_LIMITER_RULES is the address of a Redis")
+    if _is_address(_file(given)):
+        raise UsageError("FILE must be a file, and --store the address of the Redis")
+    table = _table_of_file(given)
+    key = given.hash or RULES_KEY
+    version = push_rules(connected(_store(given)), table, key, if_version=given.if_version)
     if given.json:
         print_json({"version": version, "rules": len(table.rules)})
     else:
@@ -144,9 +182,9 @@ def _push(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import as_data, load_rules
+    from rate_limiter.policy.rule_files import as_data
 
-    table = load_rules(given.file)
+    table = _table(given)
     if given.json:
         print_json(as_data(table))
         return DONE
@@ -156,31 +194,48 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from rate_limiter.policy.rule_files import load_rules
-
-    table = load_rules(given.file)
-    scope = _scope(given)
-    identities = Identities(ClientAddress(given.trusted_proxy))
-    keys = given.key or ["ip"]
-    key = key_of(identities, keys if len(keys) > 1 else keys[0], scope)
-    tiers: Iterable[str] = ()
-    if given.tier is not None and not table.tiers:
-        raise UsageError(f"--tier has no effect: the rules in {given.file} name no tiers")
-    if given.tier is not None:
-        is_source = ":" in given.tier and given.tier not in table.tiers
-        tiers = (tiers_of(identities, given.tier, scope)) if is_source else given.tier.split(",")
+    if not given.path.startswith("/"):
+        raise UsageError(f"--path must begin with '/', got {given.path!r}")
+    table = _table(given)
+    key, tiers = _client(given, table)
     method = given.method.upper()
-    request = (given.path, method, list(tiers), key)
+    request = (given.path, method, tiers, key)
     found = table.matches(*request)
     counted = list(table.limiting(*request)) or found[:1]
     found = list(dict.fromkeys([*found, *counted]))
     if given.json:
         rule = counted[0].name if counted else None
         names = [one.name for one in found]
-        print_json({"rule": rule, "key": key, "tiers": list(tiers), "matches": names})
+        print_json({"rule": rule, "key": key, "tiers": tiers, "matches": names})
         return DONE
     _print_matches(f"{method} {given.path} of {key}", tiers, found, counted)
     return DONE
+
+
+def _client(given: argparse.Namespace, table: RuleTable) -> tuple[str, list[str]]:
+    """Return the key and the tiers of the request, as the middleware would find them."""
+    if given.tier is not None and not table.tiers:
+        raise UsageError(f"--tier has no effect: the rules in {_file(given)} name no tiers")
+    found = settings()
+    identities = _identities(given, found)
+    scope = _scope(given)
+    keys = given.key or (["ip"] if found is None else found.key)
+    key: str = key_of(identities, keys if len(keys) > 1 else keys[0], scope)
+    tier = given.tier or (None if found is None else found.tier)
+    if tier is None or not table.tiers:
+        return key, []
+    if ":" in tier and tier not in table.tiers:
+        return key, tiers_of(identities, tier, scope)
+    return key, tier.split(",")
+
+
+def _identities(given: argparse.Namespace, found: Settings | None) -> Identities:
+    if found is None:
+        return Identities(ClientAddress(given.trusted_proxy))
+    proxies = given.trusted_proxy or found.trusted_proxies
+    header = {"header": found.proxy_header} if proxies else {}
+    address = ClientAddress(proxies, ipv6_prefix=found.ipv6_prefix, **header)
+    return Identities(address, found.jwt(), blocking=True)
 
 
 def _print_matches(
@@ -241,6 +296,59 @@ def _allows(rule: Rule) -> str:
     if rule.on_store_error is not None:
         parts.append(f"without a store: {rule.on_store_error}")
     return ", ".join(parts)
+
+
+def _file(given: argparse.Namespace) -> str:
+    """Return FILE, by default that of the settings: a file, ``-``, or the address of a Redis."""
+    if given.file is not None:
+        return str(given.file)
+    return _rules_of_settings() or DEFAULT_FILE
+
+
+def _rules_of_settings() -> str | None:
+    found = settings()
+    if found is not None:
+        return found.rules
+    return os.environ.get("RATE_LIMITER_RULES") or os.environ.get("RATE_LIMIT_RULES_PATH")
+
+
+def _store(given: argparse.Namespace) -> str:
+    """Return --store, by default the Redis that the settings take rules from."""
+    rules = _rules_of_settings() if given.store is None else None
+    return rules if rules is not None and _is_address(rules) else store_of(given)
+
+
+def _is_address(file: str) -> bool:
+    return "://" in file
+
+
+def _table(given: argparse.Namespace) -> RuleTable:
+    file = _file(given)
+    if not _is_address(file):
+        if given.hash is not None:
+            raise UsageError(f"--hash has no effect on the rules in {file}")
+        return _table_of_file(given)
+    if given.format is not None:
+        raise UsageError(f"--format has no effect on the rules in {file}")
+    return pull_rules(connected(file, "FILE"), given.hash or RULES_KEY)[0]
+
+
+def _table_of_file(given: argparse.Namespace) -> RuleTable:
+    from rate_limiter.policy.rule_files import parse_rules, read_text
+
+    file = _file(given)
+    suffix = Path(file).suffix.lower() if given.format is None else f".{given.format}"
+    if file == "-":
+        return parse_rules(_standard_input(), suffix or ".json", "standard input")
+    text = read_text(file, may_be_pipe=True)
+    return parse_rules(text, suffix or ".json", file)
+
+
+def _standard_input() -> str:
+    try:
+        return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: expected UTF-8: {error}") from None
 
 
 def _scope(given: argparse.Namespace) -> dict[str, Any]:

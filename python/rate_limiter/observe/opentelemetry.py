@@ -12,17 +12,25 @@ specification, "Asynchronous instruments"), so only the sum of decision times is
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Callable, Iterable
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
-
 from rate_limiter import __version__
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import shared_folder
-from rate_limiter.observe.registry import meters, readings, watch
+from rate_limiter.observe.registry import Reading, decisions, readings, watch
+
+with extra_named():
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 __all__ = ["instrument", "watch"]
 
 Observe = Callable[[CallbackOptions], Iterable[Observation]]
+
+COLLECTION_MAX_S = 1.0
+"""Time after which another instrument reads the numbers again."""
 
 _GAUGES = {
     "keys": ("{key}", "Clients whose buckets in memory are not full."),
@@ -32,11 +40,19 @@ _GAUGES = {
         "{process}",
         "Processes that count alone because PROMETHEUS_MULTIPROC_DIR cannot be used.",
     ),
+    "disabled": ("{process}", "Processes that do not limit: RATE_LIMITER_ENABLED=false."),
+    "rules_info": ("{process}", "Processes that use a version of rules."),
+    "rules_stale": (
+        "{process}",
+        "Processes that use old rules because the new ones were refused.",
+    ),
 }
 _COUNTERS = {
     "evicted_active": ("{key}", "Buckets evicted before they were full."),
     "fallback_decisions": ("{decision}", "Decisions made without the store."),
     "store_errors": ("{error}", "Requests that a store did not answer."),
+    "rules_loaded": ("{version}", "Versions of rules that processes loaded."),
+    "rules_refused": ("{version}", "Versions of rules that processes refused."),
 }
 
 
@@ -44,11 +60,12 @@ def instrument(provider: MeterProvider | None = None) -> None:
     """Export the metrics through OpenTelemetry.
 
     Instruments are ``rate_limiter.decisions`` (attributes ``dimension`` and ``outcome``, which is
-    ``allowed`` or ``blocked``), ``rate_limiter.decision.time`` (the sum, in seconds), and the
-    others in docs/metrics.md, with its labels as attributes.
+    ``allowed``, ``blocked`` or ``shadow_denied``), ``rate_limiter.decision.time`` (the sum, in
+    seconds), and the others in docs/metrics.md, with its labels as attributes.
 
     Args:
-        provider: provider of meters; by default the global one.
+        provider: provider of meters, by default the global one. Without the SDK, which your program
+            installs and sets up, nothing is exported.
 
     Raises:
         RuntimeError: processes share their numbers (``PROMETHEUS_MULTIPROC_DIR``). Each would
@@ -61,32 +78,55 @@ def instrument(provider: MeterProvider | None = None) -> None:
             "rate_limiter.metrics.registry() instead"
         )
     made = get_meter("rate_limiter", __version__, provider)
+    numbers = _Numbers()
     made.create_observable_counter(
-        "rate_limiter.decisions", [_decisions], "{decision}", "Decisions by outcome."
+        "rate_limiter.decisions", [numbers.decisions], "{decision}", "Decisions by outcome."
     )
     made.create_observable_counter(
-        "rate_limiter.decision.time", [_seconds], "s", "Total time of decisions."
+        "rate_limiter.decision.time", [numbers.seconds], "s", "Total time of decisions."
     )
     for name, (unit, text) in _GAUGES.items():
-        made.create_observable_gauge(f"rate_limiter.{name}", [_reading(name)], unit, text)
+        reading = numbers.reading(name)
+        made.create_observable_gauge(f"rate_limiter.{name}", [reading], unit, text)
     for name, (unit, text) in _COUNTERS.items():
-        made.create_observable_counter(f"rate_limiter.{name}", [_reading(name)], unit, text)
+        reading = numbers.reading(name)
+        made.create_observable_counter(f"rate_limiter.{name}", [reading], unit, text)
 
 
-def _decisions(options: CallbackOptions) -> Iterable[Observation]:
-    for dimension, meter in meters().items():
-        allowed, blocked, _ = meter.read()
-        yield Observation(sum(allowed), {"dimension": dimension, "outcome": "allowed"})
-        yield Observation(sum(blocked), {"dimension": dimension, "outcome": "blocked"})
+class _Numbers:
+    """The numbers of a collection: read for its first instrument, kept for the others."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the three below
+        self._found: list[Reading] = []
+        self._shown: set[str] = set()  # an instrument that asks again begins a new collection
+        self._read_s = -math.inf
 
-def _seconds(options: CallbackOptions) -> Iterable[Observation]:
-    for dimension, meter in meters().items():
-        yield Observation(meter.read()[2] / 1e9, {"dimension": dimension})
+    def decisions(self, options: CallbackOptions) -> Iterable[Observation]:
+        for dimension, found in decisions().items():
+            for outcome, count in (
+                ("allowed", found.allowed - found.shadow_denied),
+                ("blocked", found.blocked),
+                ("shadow_denied", found.shadow_denied),
+            ):
+                yield Observation(count, {"dimension": dimension, "outcome": outcome})
 
+    def seconds(self, options: CallbackOptions) -> Iterable[Observation]:
+        for dimension, found in decisions().items():
+            yield Observation(found.sum_ns / 1e9, {"dimension": dimension})
 
-def _reading(name: str) -> Observe:
-    def observe(options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(one.value, one.labels) for one in readings() if one.name == name]
+    def reading(self, name: str) -> Observe:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            found = self._readings(name)
+            return [Observation(one.value, one.labels) for one in found if one.name == name]
 
-    return observe
+        return observe
+
+    def _readings(self, name: str) -> list[Reading]:
+        with self._lock:
+            now_s = time.monotonic()
+            if name in self._shown or now_s - self._read_s > COLLECTION_MAX_S:
+                self._found, self._read_s = readings(), now_s
+                self._shown.clear()
+            self._shown.add(name)
+            return self._found

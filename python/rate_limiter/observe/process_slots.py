@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rate_limiter.observe.metrics_folder import reported
+from rate_limiter.observe.metrics_folder import locked, reported
 
 _LOCK_ENDING = ".rate_limiter_lock"
 _TEXT_ENDING = ".rate_limiter_readings"
@@ -47,7 +47,7 @@ class Slot:
         for self._number in itertools.chain([before], itertools.count()):
             self._unlock()
             self._fd = os.open(self._file(_LOCK_ENDING), os.O_RDWR | os.O_CREAT, 0o600)
-            if _locked(self._fd, fcntl.LOCK_EX):
+            if locked(self._fd, fcntl.LOCK_EX):
                 break
         return True
 
@@ -98,21 +98,13 @@ class Slot:
         return os.fstat(self._fd).st_nlink > 0
 
 
-def _locked(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_held(lock: Path) -> bool:
     try:
         fd = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        return not _locked(fd, fcntl.LOCK_SH)
+        return not locked(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
 

@@ -19,16 +19,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
 from rate_limiter._core import METER_BOUNDS_NS
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import reported, shared_folder
-from rate_limiter.observe.registry import Reading, meter, meters, readings, watch
+from rate_limiter.observe.registry import Decisions, Reading, decisions, meter, readings, watch
+
+with extra_named():
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+    from prometheus_client.utils import floatToGoString
 
 __all__ = ["registry", "rl_allowed", "rl_blocked", "rl_latency", "watch"]
 
@@ -37,10 +39,12 @@ _BOUND_TEXTS = [*map(floatToGoString, _BOUNDS_S), "+Inf"]
 
 ALLOWED = "rate_limiter_allowed"
 BLOCKED = "rate_limiter_blocked"
+SHADOW_DENIED = "rate_limiter_shadow_denied"
 SECONDS = "rate_limiter_decision_seconds"
 _DOCUMENTATION = {
     ALLOWED: "Decisions that allowed a request.",
-    BLOCKED: "Decisions that denied a request, or would have in a shadow rule.",
+    BLOCKED: "Decisions that denied a request.",
+    SHADOW_DENIED: "Decisions by which a shadow rule would have denied a request; it was allowed.",
     SECONDS: "Seconds that a decision took.",
 }
 _READINGS = {
@@ -63,6 +67,17 @@ _READINGS = {
         "rate_limiter_metrics_unshared",
         "Processes that count alone because PROMETHEUS_MULTIPROC_DIR cannot be used.",
     ),
+    "disabled": (
+        "rate_limiter_disabled",
+        "Processes that do not limit: RATE_LIMITER_ENABLED=false.",
+    ),
+    "rules_info": ("rate_limiter_rules_info", "Processes that use a version of rules."),
+    "rules_stale": (
+        "rate_limiter_rules_stale",
+        "Processes that use old rules because the new ones were refused.",
+    ),
+    "rules_loaded": ("rate_limiter_rules_loaded", "Versions of rules that processes loaded."),
+    "rules_refused": ("rate_limiter_rules_refused", "Versions of rules that processes refused."),
 }
 
 # Not registered: the collector below includes their counts.
@@ -137,8 +152,8 @@ class _OfAllProcesses(Collector):
 def _families(counted: Iterable[Metric]) -> Iterator[Metric]:
     """Return the metrics of meters and limiters, and the counts of other sources."""
     found = _Counts()
-    for dimension, each in meters().items():
-        found.add_meter(dimension, *each.read())
+    for dimension, each in decisions().items():
+        found.add_decisions(dimension, each)
     for family in counted:
         found.add_samples(family)
     yield from found.families()
@@ -153,21 +168,21 @@ class _Counts:
         self._buckets: dict[str, dict[str, float]] = {}  # by dimension and bound, cumulative
         self._sums: dict[str, float] = {}
 
-    def add_meter(
-        self, dimension: str, allowed: tuple[int, ...], blocked: tuple[int, ...], sum_ns: int
-    ) -> None:
-        self._add_total(ALLOWED, dimension, sum(allowed))
-        self._add_total(BLOCKED, dimension, sum(blocked))
-        both = (a + b for a, b in zip(allowed, blocked, strict=True))
-        for bound, count in zip(_BOUND_TEXTS, accumulate(both), strict=True):
+    def add_decisions(self, dimension: str, found: Decisions) -> None:
+        self._add_total(ALLOWED, dimension, found.allowed)
+        self._add_total(BLOCKED, dimension, found.blocked)
+        self._add_total(SHADOW_DENIED, dimension, found.shadow_denied)
+        counts = accumulate(found.by_duration)
+        for bound, count in zip(_BOUND_TEXTS, counts, strict=True):
             self._add_bucket(dimension, bound, count)
-        self._sums[dimension] = self._sums.get(dimension, 0) + sum_ns / 1e9
+        self._sums[dimension] = self._sums.get(dimension, 0) + found.sum_ns / 1e9
 
     def add_samples(self, family: Metric) -> None:
         for sample in family.samples:
             dimension = sample.labels["dimension"]
             if sample.name.endswith("_total"):
                 self._add_total(family.name, dimension, sample.value)
+                self._add_total(SHADOW_DENIED, dimension, 0)  # a series from the start
             elif sample.name.endswith("_bucket"):
                 self._add_bucket(dimension, sample.labels["le"], sample.value)
             elif sample.name.endswith("_sum"):
@@ -183,7 +198,7 @@ class _Counts:
             buckets[bound] += value
 
     def families(self) -> Iterator[Metric]:
-        for name in (ALLOWED, BLOCKED):
+        for name in (ALLOWED, BLOCKED, SHADOW_DENIED):
             family = CounterMetricFamily(name, _DOCUMENTATION[name], labels=["dimension"])
             for (metric, dimension), value in self._totals.items():
                 if metric == name:

@@ -21,18 +21,50 @@ import threading
 import weakref
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
 from rate_limiter.checks.redaction import shown
 from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_folder
 from rate_limiter.observe.process_slots import Slot
+from rate_limiter.stores.store_errors import ERROR_KINDS
 
 PUBLISHED_EVERY_S = 1.0
+_SWEPT_AT_ONCE = 1 << 14  # slots of a table; takes half a millisecond
 _DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
+_SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it is percent-encoded
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
+
+_Read: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]  # of a Meter
+
+
+class Counted(NamedTuple):
+    """What a meter counts: the decisions of a dimension, apart from or by shadow rules."""
+
+    dimension: str
+    is_shadow: bool = False
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The decisions of a dimension.
+
+    Attributes:
+        allowed: decisions by which a request passed, `shadow_denied` included.
+        blocked: decisions that denied a request.
+        shadow_denied: decisions by which a shadow rule would have denied a request.
+        by_duration: all of them by how long they took, see Meter.read().
+        sum_ns: the total duration in nanoseconds.
+    """
+
+    allowed: int
+    blocked: int
+    shadow_denied: int
+    by_duration: tuple[int, ...]
+    sum_ns: int
 
 
 @dataclass(frozen=True)
@@ -51,34 +83,38 @@ class Reading:
     common: str = ""
 
 
-def watch(limiter: Any, dimension: str) -> None:
+def watch(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
     """Measure a limiter from now on: its decisions and its other numbers.
 
     Args:
         limiter: a RateLimiter or AsyncRateLimiter. It is not kept alive.
         dimension: value of the label `dimension`. Several limiters may share one.
+        shadow: the limiter's denials only count, and requests pass.
 
     Raises:
         TypeError: `limiter` or `dimension` is something else.
-        ValueError: `dimension` is empty or too long, or the limiter has another one.
+        ValueError: `dimension` is empty or too long, or the limiter has another one, or is measured
+            with another value of `shadow`.
     """
     limiter = getattr(limiter, "_limiter", limiter)  # of an AsyncRateLimiter
     if not hasattr(limiter, "_measure"):
         raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
-    limiter._measure(meter(dimension))
+    limiter._measure(meter(dimension, shadow=shadow))
     follow(limiter, dimension)
 
 
-def meter(dimension: str) -> Meter:
+def meter(dimension: str, *, shadow: bool = False) -> Meter:
     """Return the meter of a dimension, which is made on first use.
 
     Raises:
         As watch.
     """
+    counted = Counted(dimension, shadow)
     with _lock:
-        if dimension not in _meters:
-            _meters[dimension] = _made_meter(checked_dimension(dimension))
-        return _meters[dimension]
+        if counted not in _meters:
+            checked_dimension(dimension)
+            _meters[counted] = _made_meter(counted)
+        return _meters[counted]
 
 
 def checked_dimension(dimension: object) -> str:
@@ -107,7 +143,7 @@ def follow(limiter: Any, dimension: str) -> None:
     with _lock:
         known = _followed.get(limiter)
         # A limiter with other limits continues the count of a followed one.
-        evicted = limiter.stats()["evicted_active"] if known is None else known.evicted_active
+        evicted = limiter._counts()["evicted_active"] if known is None else known.evicted_active
         _followed[limiter] = _Followed(dimension, evicted)
         folder = shared_folder()
         if folder is not None:
@@ -116,14 +152,56 @@ def follow(limiter: Any, dimension: str) -> None:
                 _publisher.start()
 
 
-def meters() -> dict[str, Meter]:
-    """Return all meters by their dimensions, including those of other processes."""
+def follow_rules(source: Any, name: str) -> None:
+    """Show the status of rules that are loaded again when they change.
+
+    Args:
+        source: has `health()` as a RuleSource. It is not kept alive.
+        name: value of the label `source`.
+    """
+    with _lock:
+        _rules[source] = name
+
+
+def limits_are_off() -> None:
+    """Show that this process does not limit, because its settings say so."""
+    global _limits_off
+    _limits_off = True
+
+
+def decisions() -> dict[str, Decisions]:
+    """Return the decisions by their dimensions, including those of other processes."""
+    found = {counted: one.read() for counted, one in _all_meters().items()}
+    nothing = ((0,), (0,), 0)
+    return {
+        dimension: _decisions(
+            found.get(Counted(dimension), nothing), found.get(Counted(dimension, True), nothing)
+        )
+        for dimension in dict.fromkeys(counted.dimension for counted in found)
+    }
+
+
+def _decisions(real: _Read, shadow: _Read) -> Decisions:
+    allowed, blocked, shadow_allowed, shadow_denied = map(sum, (*real[:2], *shadow[:2]))
+    by_outcome = (*real[:2], *shadow[:2])
+    return Decisions(
+        allowed + shadow_allowed + shadow_denied,
+        blocked,
+        shadow_denied,
+        tuple(map(sum, zip_longest(*by_outcome, fillvalue=0))),
+        real[2] + shadow[2],
+    )
+
+
+def _all_meters() -> dict[Counted, Meter]:
     folder = shared_folder()
     if folder is not None:
         with reported(folder):
             for file in folder.glob(f"*{_METER_ENDING}"):
                 with reported(folder):
-                    meter(unquote(file.name.removesuffix(_METER_ENDING)))
+                    name = file.name.removesuffix(_METER_ENDING)
+                    dimension = unquote(name.removesuffix(_SHADOW))
+                    meter(dimension, shadow=name.endswith(_SHADOW))
     with _lock:
         return dict(_meters)
 
@@ -153,29 +231,36 @@ class _Followed:
 
     dimension: str
     evicted_active: int
+    is_swept_in: int = 0  # the process in which a thread frees its full buckets
 
 
 # Re-entrant, because the garbage collector may run while it is held.
-_lock = threading.RLock()  # guards the three below
-_meters: dict[str, Meter] = {}
+_lock = threading.RLock()  # guards the state below
+_meters: dict[Counted, Meter] = {}
 _followed: weakref.WeakKeyDictionary[Any, _Followed] = weakref.WeakKeyDictionary()
+_rules: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _evicted_active: dict[str, int] = {}  # including freed limiters: a counter never falls
+_limits_off = False
 
 
-def _made_meter(dimension: str) -> Meter:
+def _made_meter(counted: Counted) -> Meter:
     folder = shared_folder()
     if folder is not None:
         with reported(folder):
-            return Meter(f"{folder}/{quote(dimension, safe='')}{_METER_ENDING}")
+            name = quote(counted.dimension, safe="") + (_SHADOW if counted.is_shadow else "")
+            return Meter(f"{folder}/{name}{_METER_ENDING}")
     return Meter()
 
 
 def _own_readings() -> list[Reading]:
-    found = [Reading("metrics_unshared", {}, float(is_unshared()), True)]
+    found = [
+        Reading("metrics_unshared", {}, float(is_unshared()), True),
+        Reading("disabled", {}, float(_limits_off), True),
+    ]
     connections: dict[int, Any] = {}
     with _lock:
         for limiter, followed in list(_followed.items()):
-            stats = limiter.stats()
+            stats = _stats_of(limiter, followed)
             common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
             found.append(Reading("keys", labels, stats["keys"], True, common))
@@ -193,9 +278,37 @@ def _own_readings() -> list[Reading]:
                 connections[id(store.connection)] = store.connection
         for dimension, total in _evicted_active.items():
             found.append(Reading("evicted_active", {"dimension": dimension}, total))
+        for source, name in list(_rules.items()):
+            found.extend(_of_rules(source.health(), name))
     for connection in connections.values():
         found.extend(_of_store(connection))
     return found
+
+
+def _stats_of(limiter: Any, followed: _Followed) -> dict[str, int]:
+    """Return the limiter's stats.
+
+    Those of a large table may count buckets that have become full since the last reading: a thread
+    frees them, since the caller may be an event loop.
+    """
+    stats: dict[str, int] = limiter._counts()
+    if stats["slots"] <= _SWEPT_AT_ONCE:
+        stats = limiter.stats()
+    elif followed.is_swept_in != os.getpid():
+        followed.is_swept_in = os.getpid()
+        thread = threading.Thread(target=_sweep, args=(limiter, followed), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # there are too many, or the interpreter ends
+            followed.is_swept_in = 0
+    return stats
+
+
+def _sweep(limiter: Any, followed: _Followed) -> None:
+    try:
+        limiter.stats()
+    finally:
+        followed.is_swept_in = 0
 
 
 def _of_store(connection: Any) -> Iterable[Reading]:
@@ -204,8 +317,17 @@ def _of_store(connection: Any) -> Iterable[Reading]:
     labels = {"store": store}
     yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, store)
     yield Reading("fallback_decisions", labels, health["fallback_decisions"])
-    for kind, count in health["errors"].items():
-        yield Reading("store_errors", {"store": store, "kind": kind}, count)
+    for kind in ERROR_KINDS:
+        labels = {"store": store, "kind": kind}
+        yield Reading("store_errors", labels, health["errors"].get(kind, 0))
+
+
+def _of_rules(health: dict[str, Any], name: str) -> Iterable[Reading]:
+    labels = {"source": name}
+    yield Reading("rules_info", labels | {"version": health["version"]}, 1, True)
+    yield Reading("rules_stale", labels, float(health["last_error"] is not None), True)
+    yield Reading("rules_loaded", labels, health["loaded"])
+    yield Reading("rules_refused", labels, health["refused"])
 
 
 def _joined(found: Iterable[Reading]) -> list[Reading]:
@@ -316,7 +438,7 @@ def _after_fork_in_child() -> None:
     _left.clear()
     _slot.leave()
     for limiter, followed in list(_followed.items()):
-        followed.evicted_active = limiter.stats()["evicted_active"]
+        followed.evicted_active = limiter._counts()["evicted_active"]
     _publisher._thread = None
     if _followed:
         _publisher.start()

@@ -13,16 +13,24 @@ without conditions uses its name as the path: ``special_path``, like ``/special_
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import redacted
 from rate_limiter.limit import Limit, as_limits, check_cost
+from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.rules import Rule, RuleTable
+
+with extra_named():
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+
+if TYPE_CHECKING:
+    from rate_limiter.jwt import Jwt
 
 DEFAULT = "default"
 SUFFIXES = (".json", ".toml", ".yaml", ".yml")
@@ -33,15 +41,34 @@ class RulesError(ValueError):
     """Raised for invalid rules. The message has a line per mistake: place and expected value."""
 
 
+class FileTable(RuleTable):
+    """A RuleTable with the descriptions of its rules, which only readers need.
+
+    Attributes:
+        descriptions: by the names of the rules that have one.
+    """
+
+    def __init__(self, rules: Iterable[Rule], descriptions: Mapping[str, str]) -> None:
+        super().__init__(rules)
+        self.descriptions = dict(descriptions)
+
+
 def _several(value: object) -> object:
     return [value] if isinstance(value, (str, int)) and not isinstance(value, bool) else value
 
 
+# Text such as "20" or "yes" is a mistake, not a number or a bool.
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
 Texts = Annotated[list[str], BeforeValidator(_several)]
 Statuses = Annotated[
     list[Annotated[str, BeforeValidator(lambda one: str(one) if isinstance(one, int) else one)]],
     BeforeValidator(_several),
 ]
+
+
+# Whether a Jwt is there is not known here, so its keys are accepted.
+_WITH_TOKENS = Identities(jwt=cast("Jwt", object()))
 
 
 class RuleModel(BaseModel):
@@ -50,8 +77,8 @@ class RuleModel(BaseModel):
     model_config = ConfigDict(extra="forbid", title="Rule")
 
     description: str | None = Field(default=None, description="For readers.")
-    capacity: float | None = Field(default=None, gt=0, description="Tokens of a bucket.")
-    refill_rate: float | None = Field(default=None, ge=0, description="Tokens per second.")
+    capacity: Number | None = Field(default=None, gt=0, description="Tokens of a bucket.")
+    refill_rate: Number | None = Field(default=None, ge=0, description="Tokens per second.")
     limits: Texts | None = Field(
         None,
         description='Instead of both: "100/minute", "10/second; 1000/hour", '
@@ -61,14 +88,14 @@ class RuleModel(BaseModel):
     methods: Texts = Field([], description='Such as ["POST"].')
     tier: Texts = Field([], description="Clients of these tiers.")
     keys: Texts = Field([], description="Clients with these keys.")
-    cost: float | None = Field(
+    cost: Number | None = Field(
         None, ge=0, allow_inf_nan=False, description="Tokens a request takes."
     )
     key: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description='Who a request counts for: "ip", "header:X-API-Key", "jwt:sub", a chain.'
     )
-    exempt: bool = Field(False, description="Do not limit.")
-    shadow: bool = Field(False, description="Count, and never deny.")
+    exempt: Flag = Field(False, description="Do not limit.")
+    shadow: Flag = Field(False, description="Count, and never deny.")
     on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
         None, description="How to decide while Redis is unavailable."
     )
@@ -100,12 +127,22 @@ class RuleModel(BaseModel):
             tiers=tuple(self.tier),
             keys=tuple(self.keys),
             cost=self.cost,
-            key=tuple(self.key) if isinstance(self.key, list) else self.key,
+            key=self._key(),
             exempt=self.exempt,
             shadow=self.shadow,
             on_store_error=self.on_store_error,
             refund=tuple(self.refund),
         )
+
+    def _key(self) -> str | tuple[str, ...] | None:
+        if self.key is None:
+            return None
+        key = self.key if isinstance(self.key, str) else tuple(self.key)
+        try:
+            _WITH_TOKENS.key(key)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"key: {error}") from None
+        return key
 
     def _limits(self) -> tuple[Limit, ...]:
         pair = (self.capacity, self.refill_rate)
@@ -134,24 +171,44 @@ class RuleModel(BaseModel):
             raise ValueError(f"{str(error).partition(' ')[0]}: {error}") from None
 
 
-def load_rules(path: str | Path) -> RuleTable:
+def load_rules(path: str | Path) -> FileTable:
     """Return the rules in a file.
 
     Raises:
         RulesError: it cannot be read, or is invalid; the message names file, line and field, and
             what was expected.
     """
-    path, name = Path(path), redacted(str(path))  # it may be an address, by mistake
+    text = read_text(path)
+    return parse_rules(text, Path(path).suffix.lower() or ".json", redacted(str(path)))
+
+
+def read_text(path: str | Path, *, may_be_pipe: bool = False) -> str:
+    """Return the text of a file of rules.
+
+    Raises:
+        RulesError: it cannot be read; the message names the file.
+    """
+    name = redacted(str(path))  # it may be an address, by mistake
     try:
-        text = path.read_text(encoding="utf-8")
+        return _read_bytes(path, may_be_pipe).decode("utf-8")
     except OSError as error:
         raise RulesError(f"{name}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise RulesError(f"{name}: expected UTF-8: {error}") from None
-    return parse_rules(text, path.suffix.lower() or ".json", name)
 
 
-def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> RuleTable:
+def _read_bytes(path: str | Path, may_be_pipe: bool) -> bytes:
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        kind = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(kind) or (may_be_pipe and stat.S_ISFIFO(kind))):
+            raise OSError("expected a regular file")
+        os.set_blocking(fd, True)
+        return file.read()
+
+
+def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> FileTable:
     """Return the rules in a text.
 
     Args:
@@ -162,11 +219,12 @@ def parse_rules(text: str, suffix: str = ".json", source: str = "rules") -> Rule
     Raises:
         RulesError: the text is invalid.
     """
+    text = text.removeprefix("\ufeff")  # some editors begin a file with it
     data = _parsed(text, suffix, source)
     return check_rules(data, text, source)
 
 
-def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTable:
+def check_rules(data: object, text: str = "", source: str = "rules") -> FileTable:
     """Return the rules in `data`; line numbers in errors are those of `text`.
 
     Raises:
@@ -175,6 +233,7 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
     if not isinstance(data, Mapping):
         raise RulesError(f"{source}: expected an object of rules by name, got {_short(data)}")
     rules: list[Rule] = []
+    descriptions: dict[str, str] = {}
     wrong: list[str] = []
     for name, value in data.items():
         if name == "$schema" and isinstance(value, str):
@@ -183,7 +242,10 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
             wrong.append(f"{source}: rule {name!r}: expected a name without spaces or braces")
             continue
         try:
-            rules.append(RuleModel.model_validate(value).rule(name))
+            model = RuleModel.model_validate(value)
+            rules.append(model.rule(name))
+            if model.description is not None:
+                descriptions[name] = model.description
         except ValidationError as error:
             wrong += [_error_line(one, name, text, source) for one in error.errors()]
         except ValueError as error:
@@ -193,7 +255,7 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
         wrong.append(f"{source}: expected at least one rule")
     if not wrong:
         try:
-            return RuleTable(rules)
+            return FileTable(rules, descriptions)
         except ValueError as error:
             wrong.append(f"{source}: {error}")
     raise RulesError("\n".join(wrong))
@@ -202,8 +264,10 @@ def check_rules(data: object, text: str = "", source: str = "rules") -> RuleTabl
 def as_data(table: RuleTable) -> dict[str, Any]:
     """Return rules as the data of a file."""
     plain: dict[str, Any] = {}
+    descriptions = table.descriptions if isinstance(table, FileTable) else {}
     for rule in table.rules.values():
         model = RuleModel(
+            description=descriptions.get(rule.name),
             limits=[str(limit) for limit in rule.limits] or None,
             path=list(rule.paths),
             methods=list(rule.methods),
@@ -232,6 +296,8 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+_YAML_MERGE = "tag:yaml.org,2002:merge"
+
 # --- Texts ---------------------------------------------------------------------------------------
 
 
@@ -253,19 +319,24 @@ def _parsed(text: str, suffix: str, source: str) -> Any:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice")
-    return found
+    _check_distinct(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    known: set[str] = set()
+    for name in names:
+        if name in known:
+            raise ValueError(f"{name!r} is there twice")
+        known.add(name)
 
 
 def _parsed_toml(text: str, source: str) -> Any:
     try:
         import tomllib
     except ModuleNotFoundError:  # before Python 3.11
-        import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
+        with extra_named():
+            import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -273,17 +344,17 @@ def _parsed_toml(text: str, source: str) -> Any:
 
 
 def _parsed_yaml(text: str, source: str) -> Any:
-    import yaml  # type: ignore[import-untyped,unused-ignore]
+    with extra_named():
+        import yaml  # type: ignore[import-untyped,unused-ignore]
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
-        """A loader that refuses duplicate keys."""
+        """A loader that refuses duplicate keys; those merged by ``<<`` may be replaced."""
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-            if twice is not None:
-                raise ValueError(f"{twice!r} is there twice")
-            return super().construct_mapping(node, deep)
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            own = (key for key, _ in node.value if key.tag != _YAML_MERGE)
+            _check_distinct(key.value for key in own if isinstance(key, yaml.ScalarNode))
+            return node
 
     try:
         return yaml.load(text, Loader)

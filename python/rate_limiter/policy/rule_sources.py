@@ -5,17 +5,20 @@ An invalid new version is logged and counted, and the old one stays active.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rate_limiter.checks.arguments import checked_seconds, checked_text
-from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.redaction import redacted, shown
+from rate_limiter.observe.registry import follow_rules
 from rate_limiter.policy.rules import RuleTable
 
 if TYPE_CHECKING:
@@ -26,18 +29,28 @@ logger = logging.getLogger("rate_limiter")
 CHECK_EVERY_S = 1.0
 RULES_KEY = "rl:rules"
 VERSION = "$version"
-"""The field of the hash that changes with every push."""
+"""The field of the hash with the version: a hash of the rules."""
 ORDER = "$order"
 """The field with the names in order, since a hash is unordered."""
+NO_VERSION = "none"
+"""The version while Redis has no rules."""
+UNKNOWN_VERSION = "unknown"
+"""The version of rules that something else has written."""
 
-_PUSH = """\
-local version = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) + 1
+_YOUNG_NS = 2 * 10**9  # more than the resolution of times in any file system
+
+_PUSH = f"""\
+local version = redis.call('HGET', KEYS[1], ARGV[1])
+  or redis.call('EXISTS', KEYS[1]) == 1 and '{UNKNOWN_VERSION}' or '{NO_VERSION}'
+if ARGV[4] and ARGV[4] ~= version then
+  return version
+end
 redis.call('DEL', KEYS[1])
-for name, text in pairs(cjson.decode(ARGV[2])) do
+for name, text in pairs(cjson.decode(ARGV[3])) do
   redis.call('HSET', KEYS[1], name, text)
 end
-redis.call('HSET', KEYS[1], ARGV[1], version)
-return version
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return nil
 """
 
 
@@ -48,7 +61,10 @@ class RuleSource:
         loaded: number of versions that were loaded.
         refused: number of versions that were invalid or could not be read.
         last_error: the error of the last version; None if it was loaded.
+        version: a hash of the rules in use; "" for rules that never change.
     """
+
+    version = ""
 
     def __init__(self, table: RuleTable) -> None:
         self.loaded = 1
@@ -65,30 +81,86 @@ class RuleSource:
         """Return the current rules; a new object after each change."""
         return self._table
 
-    def _take(self, table: RuleTable, what: str) -> None:
-        self._table = table
-        self.loaded += 1
-        self.last_error = None
-        logger.info("took new rules from %s: %s", what, ", ".join(table.rules))
-
-    def _refuse(self, error: Exception, what: str) -> None:
-        self.refused += 1
-        if str(error) != self.last_error:
-            logger.error("new rules are wrong, so the old ones stay: %s", error)
-        self.last_error = str(error)
-
     def health(self) -> dict[str, Any]:
-        """Return the rule status: ``rules``, ``loaded``, ``refused``, ``last_error``."""
+        """Return the rule status.
+
+        ``rules`` is their number; the other items are the attributes ``version``, ``loaded``,
+        ``refused`` and ``last_error``.
+        """
         return {
             "rules": len(self._table.rules),
+            "version": self.version,
             "loaded": self.loaded,
             "refused": self.refused,
             "last_error": self.last_error,
         }
 
 
-class FileRules(RuleSource):
-    """Rules of a file. A request checks it for changes if the last check is a second old.
+class ReloadedRules(RuleSource):
+    """Rules that are loaded again when they change.
+
+    A request starts a thread that checks for changes if the last check is `check_every_s` old. It
+    does not wait for the thread, so it and those that come meanwhile use the rules before.
+    """
+
+    def __init__(self, table: RuleTable, what: str, check_every_s: float) -> None:
+        super().__init__(table)
+        self._what = what  # in logs and metrics
+        self._check_every_s = check_every_s
+        self._busy_pid = 0  # the process in which a thread is checking
+        self._next_s = time.monotonic() + check_every_s
+        follow_rules(self, what)
+
+    def current(self) -> RuleTable:
+        if time.monotonic() >= self._next_s and self._busy_pid != os.getpid():
+            self._busy_pid = os.getpid()
+            thread = threading.Thread(target=self._run, name="rate_limiter rules", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many, or the interpreter ends
+                self._busy_pid = 0
+        return self._table
+
+    def _run(self) -> None:
+        try:
+            self.reload()
+        finally:
+            self._next_s = time.monotonic() + self._check_every_s
+            self._busy_pid = 0
+
+    def reload(self) -> None:
+        """Check for changes now, and load them. Rules that cannot be used are logged."""
+        try:
+            table = self._changed()
+        except Exception as error:
+            self._refuse(error)
+        else:
+            if table is not None:
+                self._take(table)
+
+    @abstractmethod
+    def _changed(self) -> RuleTable | None:
+        """Return new rules, None if they did not change.
+
+        Raises:
+            RulesError, StoreError: they cannot be used.
+        """
+
+    def _take(self, table: RuleTable) -> None:
+        self._table = table
+        self.loaded += 1
+        self.last_error = None
+        logger.info("took new rules from %s: %s", self._what, ", ".join(table.rules))
+
+    def _refuse(self, error: Exception) -> None:
+        if str(error) != self.last_error:  # else it is the same version again
+            self.refused += 1
+            logger.error("new rules are wrong, so the old ones stay: %s", error)
+        self.last_error = str(error)
+
+
+class FileRules(ReloadedRules):
+    """Rules of a file. A request starts a thread that checks it for changes every second.
 
     Args:
         path: JSON, TOML or YAML.
@@ -99,50 +171,61 @@ class FileRules(RuleSource):
     """
 
     def __init__(self, path: str | Path, *, check_every_s: float = CHECK_EVERY_S) -> None:
-        from rate_limiter.policy.rule_files import load_rules
-
         self.path = Path(path)
-        self._load = load_rules
-        self._check_every_s = checked_seconds("check_every_s", check_every_s)
-        self._busy_pid = 0  # the process in which a thread is checking
-        self._state = self._stat()
-        super().__init__(load_rules(self.path))
-        self._next_s = time.monotonic() + check_every_s
+        self._state: _State | None = None  # of the file when it was read last
+        self._is_young = False  # it may change once more without another state
+        self._read: str | None = None  # the version of what was read last, usable or not
+        check_every_s = checked_seconds("check_every_s", check_every_s)
+        table = self._changed()
+        assert table is not None
+        super().__init__(table, redacted(str(self.path)), check_every_s)
 
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except OSError:
+    def _changed(self) -> RuleTable | None:
+        from rate_limiter.policy.rule_files import parse_rules, read_text
+
+        state = _state_of(self.path)
+        if state == self._state and self._read is not None and not self._is_young:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
-    def current(self) -> RuleTable:
-        if time.monotonic() >= self._next_s and self._busy_pid != os.getpid():
-            self._busy_pid = os.getpid()
-            try:
-                self._next_s = time.monotonic() + self._check_every_s
-                self._look()
-            finally:
-                self._busy_pid = 0
-        return self._table
-
-    def _look(self) -> None:
-        state = self._stat()
-        if state == self._state:
-            return
-        self._state = state
-        try:
-            table = self._load(self.path)
-        except ValueError as error:
-            self._refuse(error, str(self.path))
-        else:
-            self._take(table, str(self.path))
+        known, self._read = self._read, None
+        self._state, self._is_young = state, _is_young(state)
+        text = read_text(self.path)
+        self._read = _version_of(text)
+        if self._read == known:
+            return None
+        table = parse_rules(text, self.path.suffix.lower() or ".json", redacted(str(self.path)))
+        self.version = self._read
+        return table
 
 
-class RedisRules(RuleSource):
+class _State(NamedTuple):
+    """What changes when a file does."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    inode: int
+
+
+def _state_of(path: Path) -> _State | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _State(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+
+
+def _is_young(state: _State | None) -> bool:
+    return state is not None and time.time_ns() - state.ctime_ns < _YOUNG_NS
+
+
+def _version_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RedisRules(ReloadedRules):
     """Rules of a hash in Redis for a whole fleet, written by ``rate-limiter rules push``.
 
-    A request starts a thread that checks for changes if the last check is a second old.
+    A request starts a thread that checks for changes every second.
 
     Args:
         store: the address of the Redis, a redis-py client or a RedisStore.
@@ -169,9 +252,8 @@ class RedisRules(RuleSource):
 
         self.key = checked_text("key", key)
         self._connection = redis_store(store, "memory").connection
-        self._check_every_s = checked_seconds("check_every_s", check_every_s)
-        self._version: bytes | None = None
-        self._busy_pid = 0  # the process in which a thread is checking
+        check_every_s = checked_seconds("check_every_s", check_every_s)
+        self._seen: bytes | None = None  # the version that was read last, usable or not
         try:
             table = self._fetch()
         except (RulesError, StoreError) as error:
@@ -179,46 +261,59 @@ class RedisRules(RuleSource):
                 raise
             logger.error("could not load rules from Redis; using %s: %s", fallback, error)
             table = load_rules(fallback)
-        super().__init__(table)
-        self._next_s = time.monotonic() + check_every_s
+        super().__init__(table, f"Redis ({self.key})", check_every_s)
 
     def _fetch(self) -> RuleTable:
-        table, self._version = pull_rules(self._connection, self.key)
+        table, self._seen = pull_rules(self._connection, self.key)
+        self.version = version_text(self._seen)
         return table
 
-    def current(self) -> RuleTable:
-        if time.monotonic() >= self._next_s and self._busy_pid != os.getpid():
-            self._busy_pid = os.getpid()
-            self._next_s = time.monotonic() + self._check_every_s
-            threading.Thread(target=self._look, name="rate_limiter rules", daemon=True).start()
-        return self._table
-
-    def _look(self) -> None:
+    def _changed(self) -> RuleTable | None:
+        version = self._connection.client.command("HGET", self.key, VERSION)
+        if version == self._seen:
+            return None
         try:
-            version = self._connection.client.command("HGET", self.key, VERSION)
-            if version != self._version:
-                self._take(self._fetch(), f"Redis ({self.key})")
-        except ValueError as error:
-            self._version = version  # log each wrong version once
-            self._refuse(error, self.key)
-        except Exception as error:
-            self._refuse(error, self.key)  # the next check tries again
-        finally:
-            self._busy_pid = 0
+            return self._fetch()
+        except ValueError:
+            self._seen = version  # refuse each wrong version once
+            raise
 
 
-def push_rules(connection: Connection, table: RuleTable, key: str = RULES_KEY) -> int:
-    """Replace the rules in Redis in one step; return their version.
+def push_rules(
+    connection: Connection,
+    table: RuleTable,
+    key: str = RULES_KEY,
+    *,
+    if_version: str | None = None,
+) -> str:
+    """Replace the rules in Redis in one step; return their version, a hash of them.
+
+    Args:
+        if_version: the version that must be there, NO_VERSION for none; None replaces any.
 
     Raises:
+        RulesError: another version is there.
         StoreError: Redis did not answer.
     """
-    from rate_limiter.policy.rule_files import as_data
+    from rate_limiter.policy.rule_files import RulesError, as_data
 
     texts = {name: json.dumps(rule) for name, rule in as_data(table).items()}
     texts[ORDER] = json.dumps(list(texts))
-    version: int = connection.client.command("EVAL", _PUSH, "1", key, VERSION, json.dumps(texts))
+    pushed = json.dumps(texts)
+    version = _version_of(pushed)
+    expected = () if if_version is None else (if_version,)
+    words = (VERSION, version, pushed, *expected)
+    other: bytes | None = connection.client.command("EVAL", _PUSH, "1", key, *words)
+    if other is not None:
+        there = version_text(other)
+        raise RulesError(f"Redis ({key}): the version there is {there}, not {if_version}")
     return version
+
+
+def version_text(version: bytes | None) -> str:
+    """Return the version of rules in Redis as a text to show: anything may have been written."""
+    text = UNKNOWN_VERSION if version is None else version.decode(errors="backslashreplace")
+    return text if text.isprintable() else ascii(text)
 
 
 def pull_rules(connection: Connection, key: str = RULES_KEY) -> tuple[RuleTable, bytes | None]:

@@ -25,6 +25,9 @@ import re
 
 from rate_limiter._core import StoreError
 
+ERROR_KINDS = ("connect", "lost", "timeout", "answer", "protocol", "busy", "memory")
+"""All values of StoreError.kind."""
+
 _ABOUT_ONE_REQUEST = ("CROSSSLOT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "ERR rate_limiter:")
 # After "host:port: " where the answer ended the handshake. Redis before 6 has other texts.
 _LOGIN = re.compile(

@@ -188,6 +188,35 @@ static void test_grows_with_the_keys_and_shrinks_again(void)
     rl_table_free(table);
 }
 
+/* The parts of a sweep add up to a whole one, and counting alone frees nothing. */
+static void test_sweeps_in_parts(void)
+{
+    rl_limit limit = limit_of(10, 1);
+    uint64_t cost = rl_limit_cost(&limit, 1);
+    rl_table *table = rl_table_new(&limit, 1, 100000, SECRET);
+    bool allowed;
+    for (uint64_t i = 0; i < 50000; i++) { /* full after 1 s, or 1.5 s */
+        int64_t now_ns = i < 30000 ? 0 : NS_PER_S / 2;
+        rl_table_take(table, number_key(table, i), &cost, at(now_ns), &allowed, NULL, NULL);
+    }
+    rl_time later = at(5 * NS_PER_S / 4);
+    CHECK_EQUAL(rl_table_count(table).keys, 50000);
+    rl_table_stats total = {0};
+    size_t next = 0;
+    int parts = 1;
+    while (rl_table_sweep_part(table, later, 5000, &next, &total)) {
+        parts++;
+    }
+    CHECK(parts > 5);
+    CHECK_EQUAL(total.keys, 20000);
+    CHECK_EQUAL(total.inserted, 50000);
+    rl_table_stats whole = rl_table_sweep(table, later);
+    rl_table_stats counted = rl_table_count(table);
+    CHECK_EQUAL(memcmp(&total, &whole, sizeof total), 0);
+    CHECK_EQUAL(memcmp(&counted, &whole, sizeof total), 0);
+    rl_table_free(table);
+}
+
 /* Inserts alone keep a table small, without a call of rl_table_sweep. */
 static void test_inserts_reuse_what_is_full(void)
 {
@@ -399,6 +428,7 @@ int main(void)
     test_against_model(limits, 1, MODEL_KEYS * 2);
     test_against_model(limits, 3, MODEL_KEYS * 2);
     test_grows_with_the_keys_and_shrinks_again();
+    test_sweeps_in_parts();
     test_inserts_reuse_what_is_full();
     test_flood_mints_nothing(1000, 1);
     test_flood_mints_nothing(1000, 2);

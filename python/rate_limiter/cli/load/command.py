@@ -25,6 +25,7 @@ from rate_limiter.cli.common import (
     add_json,
     epilog,
     guarded,
+    make_printable,
     print_json,
 )
 
@@ -78,6 +79,7 @@ def script(description: str, arguments: Sequence[str] | None = None, **defaults:
         defaults: defaults of options; ``path`` is added to a URL without a path. ``users`` has no
             effect with --api-key.
     """
+    make_printable()
     parser = Parser(description=f"{description}\n\n{DESCRIPTION}", epilog=EXIT_STATUS)
     _add_options(parser, defaults)
     parser.set_defaults(**defaults | {"users": None})
@@ -118,6 +120,8 @@ def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
     add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
     add_header(parser)
     add("--target-is-mine", action="store_true", help="load it though it is not this machine")
+    add("--cacert", type=Path, metavar="FILE", help="certificates to trust, in PEM form")
+    add("--insecure", action="store_true", help="do not check the server's certificate")
     add("--json-file", type=Path, metavar="FILE", help="write the result there as well, as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw it, into a .png, .svg or .pdf")
     add_json(parser)
@@ -172,6 +176,8 @@ def _plan(given: argparse.Namespace) -> LoadPlan:
             rate=given.rate,
             timeout_s=given.timeout,
             is_mine=given.target_is_mine,
+            ca_file=given.cacert,
+            checks_certificate=not given.insecure,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import ssl
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 
@@ -61,6 +63,8 @@ class LoadPlan:
         rate: requests due per second; None for a closed loop.
         timeout_s: timeout of each request.
         is_mine: allow a target that is not this machine, because it belongs to the caller.
+        ca_file: certificates to trust, in PEM form, instead of the system's.
+        checks_certificate: whether to check the server's certificate.
 
     Raises:
         ValueError: a value is wrong or out of bounds.
@@ -77,6 +81,8 @@ class LoadPlan:
     rate: float | None = None
     timeout_s: float = 10.0
     is_mine: bool = False
+    ca_file: Path | None = None
+    checks_certificate: bool = True
 
     def __post_init__(self) -> None:
         parse_url(self.url)
@@ -89,6 +95,13 @@ class LoadPlan:
                 raise ValueError("this cannot be sent as a header: its name is no word")
             if _CONTROL.search(value):
                 raise ValueError(f"this cannot be sent as a header: the value of {name!r}")
+        if parse_url(self.url).scheme == "http":
+            if self.ca_file is not None or not self.checks_certificate:
+                raise ValueError("options of certificates have no effect on an http URL")
+        elif self.ca_file is not None:
+            if not self.checks_certificate:
+                raise ValueError("a file of trusted certificates has no effect if none is checked")
+            self.tls()
         if self.users and self.api_key is not None:
             raise ValueError("an API key and users exclude each other")
         _check("users", self.users, 0, USERS_MAX)
@@ -98,6 +111,20 @@ class LoadPlan:
         _check("timeout", self.timeout_s, 0.001, TIMEOUT_MAX_S)
         if self.rate is not None:
             _check("rate", self.rate, 0.001, RATE_MAX)
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """Return how certificates are checked, as aiohttp wants it.
+
+        Raises:
+            ValueError: the file of certificates cannot be used.
+        """
+        if self.ca_file is None:
+            return self.checks_certificate
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"no certificates in {str(self.ca_file)!r}: {reason}") from None
 
     @property
     def due(self) -> int:
@@ -149,7 +176,9 @@ class LoadRun:
             LoadError: the test cannot start; nothing was sent.
         """
         target = await find_target(parse_url(self.plan.url), is_mine=self.plan.is_mine)
-        connector = aiohttp.TCPConnector(limit=0, resolver=PinnedResolver(target))
+        connector = aiohttp.TCPConnector(
+            limit=0, resolver=PinnedResolver(target), ssl=self.plan.tls()
+        )
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
