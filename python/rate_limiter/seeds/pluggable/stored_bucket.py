@@ -6,14 +6,13 @@ one caller at a time.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rate_limiter.limit import check_cost
-from rate_limiter.limiting.waiting import Lines, TaskWaiter
+from rate_limiter.limit import Limit, check_cost
+from rate_limiter.limiting.waiting import LONGEST_SLEEP_BEHIND_S, Lines, TaskWaiter
 from rate_limiter.seeds.pluggable.config import RateLimitConfig
 from rate_limiter.seeds.pluggable.interfaces import (
     IAsyncRateLimitStore,
@@ -78,6 +77,8 @@ class StoredBucket(_Arithmetic):
 class AsyncStoredBucket(_Arithmetic):
     """Buckets in a store whose `get_state` and `set_state` are asynchronous."""
 
+    limits: tuple[Limit, ...] = ()  # a waiter here has no limits
+
     def __init__(self, config: RateLimitConfig, store: IAsyncRateLimitStore) -> None:
         super().__init__(config)
         self._store = store
@@ -101,11 +102,11 @@ class AsyncStoredBucket(_Arithmetic):
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
         """Lock the part between reading and writing. (An asyncio.Lock serves one loop only.)"""
-        waiter = TaskWaiter()
-        self._lines.join(b"", waiter)
+        waiter = TaskWaiter(self)
         try:
-            while not self._lines.is_first(b"", waiter):
-                await waiter.sleep(math.inf)
+            waiter.join()
+            while not waiter.is_first():
+                await waiter.sleep(LONGEST_SLEEP_BEHIND_S)
             yield
         finally:
-            self._lines.leave(b"", waiter)
+            waiter.leave()
