@@ -121,8 +121,35 @@ static void shared_unmap(rl_table *table)
     table->mapping = NULL;
 }
 
+/* Fill a new file, with the entries of `from` if there is one. */
+static rl_shared_status shared_fill(rl_table *table, header *wanted, rl_table *from, rl_time now)
+{
+    if (from != NULL) {
+        wanted->secret = from->secret; /* the tags of the entries depend on it */
+    } else if (rl_secret_init(&wanted->secret) != RL_OK) {
+        return RL_SHARED_ERANDOM;
+    }
+    if (!init_locks(table)) {
+        return RL_SHARED_ESYSTEM;
+    }
+    header *found = table->mapping;
+    memcpy(found, wanted, sizeof *wanted);
+    if (from != NULL && rl_table_copy(from, table, now) != RL_OK) {
+        return RL_SHARED_ENOMEM;
+    }
+    atomic_store(&found->magic, MAGIC);
+    return RL_SHARED_OK;
+}
+
+static bool shared_is_as_large(const rl_table *one, const rl_table *other)
+{
+    return one->shard_bits == other->shard_bits && one->lines_max == other->lines_max &&
+           one->line_words == other->line_words;
+}
+
 /* With the file's lock: fill an empty file, or check the present content. */
-static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
+static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table, rl_table *from,
+                                      rl_time now)
 {
     size_t bytes = file_bytes(table);
     header wanted;
@@ -141,14 +168,10 @@ static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table)
     table->unmap = shared_unmap;
     header *found = mapping;
     if (is_new) {
-        if (rl_secret_init(&wanted.secret) != RL_OK) {
-            return RL_SHARED_ERANDOM;
+        rl_shared_status status = shared_fill(table, &wanted, from, now);
+        if (status != RL_SHARED_OK) {
+            return status;
         }
-        if (!init_locks(table)) {
-            return RL_SHARED_ESYSTEM;
-        }
-        memcpy(found, &wanted, sizeof wanted);
-        atomic_store(&found->magic, MAGIC);
     } else if (!shared_is_same(found, &wanted)) {
         return RL_SHARED_EOTHER;
     }
@@ -185,10 +208,14 @@ static rl_shared_status shared_inspect(int fd, size_t bytes, bool *is_new)
 }
 
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
-                                size_t max_keys, rl_table **out)
+                                size_t max_keys, rl_table *from, rl_time now, rl_table **out)
 {
     rl_table plan;
     rl_table_plan(&plan, limits, n_limits, max_keys);
+    *out = NULL;
+    if (from != NULL && !shared_is_as_large(&plan, from)) {
+        return RL_SHARED_EOTHER;
+    }
     rl_table *table = rl_alloc_zeroed(sizeof *table);
     if (table == NULL) {
         return RL_SHARED_ENOMEM;
@@ -200,7 +227,7 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     if (fd >= 0 && flock(fd, LOCK_EX) == 0) {
         status = shared_inspect(fd, file_bytes(table), &is_new);
         if (status == RL_SHARED_OK) {
-            status = shared_attach(fd, is_new, table);
+            status = shared_attach(fd, is_new, table, from, now);
         }
         if (status != RL_SHARED_OK && is_new) {
             int kept = errno;
@@ -230,9 +257,9 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
 #else
 
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
-                                size_t max_keys, rl_table **out)
+                                size_t max_keys, rl_table *from, rl_time now, rl_table **out)
 {
-    (void)path, (void)limits, (void)n_limits, (void)max_keys;
+    (void)path, (void)limits, (void)n_limits, (void)max_keys, (void)from, (void)now;
     *out = NULL;
     return RL_SHARED_ENOWHERE;
 }

@@ -247,8 +247,8 @@ rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
 static void convert_lines(const moment *from, const moment *to, const shard *source, shard *target)
 {
     for (uint32_t i = 0; i < source->n_lines; i++) {
-        uint64_t *given = line_at(from->table, source->lines, i);
-        uint64_t *made = line_at(to->table, target->lines, i);
+        uint64_t *given = line_at(from->table, shard_lines(from->table, source), i);
+        uint64_t *made = line_at(to->table, shard_lines(to->table, target), i);
         for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
             slot entry = slot_at(from->table, given, j);
             slot copy = slot_at(to->table, made, j);
@@ -263,7 +263,7 @@ static void convert_lines(const moment *from, const moment *to, const shard *sou
 static rl_status convert_shard(const moment *from, const moment *to, shard *source, shard *target)
 {
     rl_shard_keep(from, source);
-    if (source->n_lines != 0) {
+    if (source->n_lines != 0 && to->table->region == NULL) {
         target->lines = rl_alloc_zeroed(lines_bytes(to->table, source->n_lines));
         if (target->lines == NULL) {
             return RL_ENOMEM;
@@ -278,6 +278,19 @@ static rl_status convert_shard(const moment *from, const moment *to, shard *sour
     return RL_OK;
 }
 
+rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
+{
+    moment before = moment_at(from, now);
+    moment after = moment_at(to, now);
+    rl_status status = RL_OK;
+    for (size_t i = 0; status == RL_OK && i < rl_table_shards(from); i++) {
+        rl_shard_lock(from, &from->shards[i]);
+        status = convert_shard(&before, &after, &from->shards[i], &to->shards[i]);
+        rl_shard_unlock(&from->shards[i]);
+    }
+    return status;
+}
+
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
 {
     rl_table plan = *table;
@@ -286,16 +299,9 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
     if (made == NULL) {
         return NULL;
     }
-    moment from = moment_at(table, now);
-    moment to = moment_at(made, now);
-    for (size_t i = 0; i < rl_table_shards(table); i++) {
-        rl_shard_lock(table, &table->shards[i]);
-        rl_status status = convert_shard(&from, &to, &table->shards[i], &made->shards[i]);
-        rl_shard_unlock(&table->shards[i]);
-        if (status != RL_OK) {
-            rl_table_free(made);
-            return NULL;
-        }
+    if (rl_table_copy(table, made, now) != RL_OK) {
+        rl_table_free(made);
+        return NULL;
     }
     return made;
 }

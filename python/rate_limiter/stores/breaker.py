@@ -47,7 +47,9 @@ class Breaker:
         self.is_open = False
         self.last_failure: str | None = None
         self._store = store
-        self._lock = threading.Lock()  # guards all but the first two, which are read without it
+        # Guards all but the first two, which are read without it. Re-entrant, because a signal
+        # handler may use the store.
+        self._lock = threading.RLock()
         self._failures = 0  # in a row
         self._pause_s = FIRST_PAUSE_S
         self._probe_at_s = 0.0
@@ -60,7 +62,7 @@ class Breaker:
 
     def after_fork_in_child(self) -> None:
         """Reset the counts, which the parent reports, and the lock, which its threads may hold."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._errors.clear()
         self._fallbacks = 0
 

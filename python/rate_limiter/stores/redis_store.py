@@ -129,5 +129,14 @@ class RedisStore:
         """Close the connections of event loops; they reconnect when needed."""
         self.connection.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a store again from its address, which includes the password."""
+        made_of = (type(self), str(self.address), self.prefix, self.on_store_error)
+        return _remade, made_of, {"_limits": self._limits}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.connection.client.servers)!r})"
+
+
+def _remade(kind: type[RedisStore], address: str, prefix: str, on_store_error: str) -> RedisStore:
+    return kind(address, prefix, on_store_error=on_store_error)
