@@ -41,6 +41,7 @@ typedef enum rl_fault {
     RL_FAULT_PROTOCOL, /* the answer violated the protocol of Redis, or was unusable */
     RL_FAULT_BUSY,     /* too many commands wait already */
     RL_FAULT_NOMEM,
+    RL_FAULT_CLOSED, /* the client was closed during the call: the command may be executed */
 } rl_fault;
 
 typedef struct rl_connection_config {

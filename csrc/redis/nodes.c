@@ -131,6 +131,12 @@ rl_connection_config rl_nodes_config(const rl_topology *topology, const rl_serve
     return config;
 }
 
+bool rl_nodes_is_ready(const rl_node *node)
+{
+    return node->redis != NULL && !node->retired &&
+           rl_connection_state_of(node->redis) == RL_CONNECTION_READY;
+}
+
 bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns)
 {
     rl_node *to = &topology->nodes[i];
@@ -170,6 +176,7 @@ void rl_nodes_drop(rl_topology *topology, size_t i, int64_t now_ns)
     }
     rl_connection_free(redis);
     lost->redis = NULL;
+    lost->retired = false;
     if (topology->options.kind == RL_SENTINEL && failed) {
         topology->known = false;
     }

@@ -35,6 +35,9 @@ void rl_nodes_mark_stale(rl_topology *topology, int64_t ask_at_ns);
 /* Return the settings of a connection to a server of the topology. */
 rl_connection_config rl_nodes_config(const rl_topology *topology, const rl_server *server);
 
+/* Return true if calls can be sent to a node now. */
+bool rl_nodes_is_ready(const rl_node *node);
+
 /* Begin to connect to a node. False: out of memory. */
 bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns);
 

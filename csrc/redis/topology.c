@@ -102,7 +102,7 @@ static void topology_dispatch(rl_topology *topology, int64_t now_ns)
             rl_call_finish(topology, call, NULL, RL_FAULT_NOMEM, "out of memory");
             continue;
         }
-        if (rl_connection_state_of(to->redis) == RL_CONNECTION_READY) {
+        if (rl_nodes_is_ready(to)) {
             send_call(topology, call, (size_t)i, now_ns);
         }
     }
@@ -137,8 +137,7 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns)
     rl_call_add(topology, call);
     /* The usual case: no other call waits, and the connection is ready. */
     int i = topology->first_waiting == call ? rl_nodes_route(topology, call) : -1;
-    if (i >= 0 && topology->nodes[i].redis != NULL &&
-        rl_connection_state_of(topology->nodes[i].redis) == RL_CONNECTION_READY) {
+    if (i >= 0 && rl_nodes_is_ready(&topology->nodes[i])) {
         send_call(topology, call, (size_t)i, now_ns);
     }
 }
@@ -157,6 +156,26 @@ void rl_topology_flush(rl_topology *topology)
 static bool error_begins_with(const redisReply *reply, const char *word)
 {
     return strncmp(reply->str, word, strlen(word)) == 0;
+}
+
+/* The error of the command that failed. Up to Redis 6 the error of a script contains it. */
+static bool command_error_begins_with(const redisReply *reply, const char *word)
+{
+    bool of_script = error_begins_with(reply, "ERR Error running script");
+    const char *inner = of_script ? strstr(reply->str, ": -") : NULL;
+    return strncmp(inner != NULL ? inner + 3 : reply->str, word, strlen(word)) == 0;
+}
+
+/* Such as a former master. Its address may lead to another server by now. */
+static bool server_is_unfit(const redisReply *reply)
+{
+    static const char *const words[] = {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (command_error_begins_with(reply, words[i])) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool topology_redirect(rl_topology *topology, rl_call *call, const redisReply *reply,
@@ -201,13 +220,16 @@ static bool topology_recover(rl_topology *topology, rl_call *call, const redisRe
         rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (topology->options.kind == RL_SENTINEL && error_begins_with(reply, "READONLY")) {
+    if (server_is_unfit(reply)) {
+        topology->nodes[call->node].retired = true;
+    }
+    if (topology->options.kind == RL_SENTINEL && command_error_begins_with(reply, "READONLY")) {
         topology->known = false;
         rl_nodes_mark_stale(topology, now_ns);
         rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (error_begins_with(reply, "CLUSTERDOWN") || error_begins_with(reply, "READONLY")) {
+    if (error_begins_with(reply, "CLUSTERDOWN") || command_error_begins_with(reply, "READONLY")) {
         rl_nodes_mark_stale(topology, now_ns + RL_ASK_AGAIN_NS);
     }
     return false;
@@ -242,8 +264,8 @@ static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
         rl_connection_step(each->redis, now_ns);
         node_read_answers(topology, each, now_ns);
     }
-    bool idle = !each->used && rl_connection_waiting(each->redis) == 0;
-    if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || idle) {
+    bool done = (each->retired || !each->used) && rl_connection_waiting(each->redis) == 0;
+    if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || done) {
         rl_nodes_drop(topology, i, now_ns);
     }
 }

@@ -25,6 +25,7 @@ typedef struct rl_node {
     uint64_t serial;      /* of the connection */
     bool ready;           /* its descriptor was marked as ready */
     bool used;            /* by the map of the cluster */
+    bool retired; /* it answered that it cannot serve: closed after the last answer that is due */
 } rl_node;
 
 /* The discovery connection: to a sentinel, or to a node that is asked for the slots. */

@@ -15,6 +15,7 @@ PyObject *redis_raise(core_state *state, rl_fault fault, const char *message)
         [RL_FAULT_LOST] = "lost",     [RL_FAULT_TIMEOUT] = "timeout",
         [RL_FAULT_ANSWER] = "answer", [RL_FAULT_PROTOCOL] = "protocol",
         [RL_FAULT_BUSY] = "busy",     [RL_FAULT_NOMEM] = "memory",
+        [RL_FAULT_CLOSED] = "closed",
     };
     PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "replace");
     PyObject *error = text != NULL ? PyObject_CallOneArg(state->store_error, text) : NULL;

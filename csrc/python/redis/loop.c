@@ -155,14 +155,15 @@ static PyObject *loop_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     loop_object *self = loop_of(object);
     rl_topology *topology = self->topology;
+    loop_failure failure = {NULL, NULL, NULL};
     self->topology = NULL;
     if (topology != NULL) {
         loop_cancel_timer(self);
         loop_unwatch(self);
         rl_topology_free(topology);
-        loop_drop_calls(self);
+        loop_end_calls(self, &failure);
     }
-    Py_RETURN_NONE;
+    return loop_failure_result(failure);
 }
 
 /* Leave the event loop alone: its selector may be shared with the parent process. */
@@ -335,7 +336,7 @@ static PyMethodDef loop_methods[] = {
      PyDoc_STR("reset($self, buckets, key, /)\n--\n\n"
                "Make the buckets of `key` full; return a Future of None. As allow().")},
     {"close", loop_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nClose the connections. Pending futures get no result.")},
+     PyDoc_STR("close($self, /)\n--\n\nClose the connections. Pending futures get StoreError.")},
     {"after_fork_in_child", loop_after_fork_in_child, METH_NOARGS,
      PyDoc_STR("after_fork_in_child($self, /)\n--\n\n"
                "Close inherited connections; send nothing and leave the event loop alone.")},

@@ -192,7 +192,7 @@ PyObject *loop_go_on(loop_object *self, bool step)
     return loop_failure_result(failure);
 }
 
-void loop_drop_calls(loop_object *self)
+static void loop_drop_batches(loop_object *self)
 {
     self->n_unsent = 0;
     while (self->first_batch != NULL) {
@@ -200,6 +200,23 @@ void loop_drop_calls(loop_object *self)
         loop_take_out_batch(self, batch);
         redis_batch_free(batch);
     }
+}
+
+void loop_end_calls(loop_object *self, loop_failure *failure)
+{
+    loop_drop_batches(self);
+    while (self->first != NULL) {
+        redis_call *call = self->first;
+        loop_take_out_call(self, call);
+        redis_raise(self->state, RL_FAULT_CLOSED, "the store was closed during the call");
+        loop_resolve(self, call, NULL, failure);
+        redis_call_free(call);
+    }
+}
+
+void loop_drop_calls(loop_object *self)
+{
+    loop_drop_batches(self);
     while (self->first != NULL) {
         redis_call *call = self->first;
         loop_take_out_call(self, call);

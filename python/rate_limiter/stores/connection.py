@@ -61,19 +61,23 @@ class Connection:
         return made
 
     def close(self) -> None:
-        """Close the connections of event loops. The object closes those of threads when freed."""
+        """Close the connections of event loops. The object closes those of threads when freed.
+
+        Tasks that wait for an answer get StoreError, whose kind is ``closed``.
+        """
         self._close_loops(only_closed=False)
 
     def _close_loops(self, *, only_closed: bool) -> None:
         for number, each in list(self._loops.items()):
-            if each.loop.is_closed():
-                each.close()
-            elif only_closed:
+            is_closed = each.loop.is_closed()
+            if only_closed and not is_closed:
                 continue
-            else:
-                with contextlib.suppress(RuntimeError):  # closed since then
-                    each.loop.call_soon_threadsafe(each.close)
             self._loops.pop(number, None)
+            with contextlib.suppress(RuntimeError):  # a closed loop takes no callbacks
+                if is_closed:
+                    each.close()
+                else:
+                    each.loop.call_soon_threadsafe(each.close)
 
     def _after_fork_in_child(self) -> None:
         self.breaker.after_fork_in_child()

@@ -124,7 +124,11 @@ class RedisStore:
         self._limits.append(limit)
 
     def close(self) -> None:
-        """Close the connections of event loops; they reconnect when needed."""
+        """Close the connections of event loops; they reconnect when needed.
+
+        Requests that wait for an answer follow `on_store_error` at once. Redis may have counted
+        them.
+        """
         self.connection.close()
 
     def __repr__(self) -> str:

@@ -1,0 +1,142 @@
+"""A Redis that changes under a limiter: another master behind its address, a store that closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rate_limiter import AsyncRateLimiter, Decision, StoreError
+from support.fake_redis import FakeConnection, fake_redis
+from support.redis_asking import ALLOWED, is_back, limiter_on
+from support.redis_servers import RedisServer, redis_server, wait_until
+
+# --- Another master behind the same address ---
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Return an address, and a function that demotes its master and leads it to another one."""
+    path = tmp_path / "current.sock"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with redis_server(tmp_path / "old") as old, redis_server(tmp_path / "new") as new:
+        path.symlink_to(old.socket_path)
+
+        def demote() -> None:
+            with contextlib.closing(old.admin()) as client:
+                client.replicaof("127.0.0.1", new.port)
+            path.with_suffix(".new").symlink_to(new.socket_path)
+            os.replace(path.with_suffix(".new"), path)
+
+        yield f"unix://{path}", demote
+
+
+def test_a_demoted_master_is_left_for_the_new_one(
+    moving: tuple[str, Callable[[], None]], ask: Callable[..., Any]
+) -> None:
+    address, demote = moving
+    limiter = limiter_on(address)
+    is_back(limiter, ask)
+    demote()
+    wait_until(lambda: "READONLY" in str(ask(limiter)[0]), "the old master says that it is none")
+    is_back(limiter, ask)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "READONLY You can't write against a read only replica.",
+        "ERR Error running script (call to f_8f1): @user_script:9: @user_script: 9: -READONLY You",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "LOADING Redis is loading the dataset in memory",
+    ],
+)
+def test_a_server_that_cannot_serve_is_connected_again(ask: Callable[..., Any], text: str) -> None:
+    def handle(connection: FakeConnection) -> None:
+        unfit = server.connections == 1
+        connection.shake_hands()
+        while True:
+            connection.send(f"-{text}\r\n".encode() if unfit else ALLOWED)
+            connection.read_command()
+
+    with fake_redis(handle) as server:
+        limiter = limiter_on(server.url)
+        assert text.split()[0] in str(ask(limiter)[0])
+        assert isinstance(ask(limiter)[0], Decision)
+        assert server.connections == 2
+
+
+def test_what_a_key_contains_closes_no_connection(ask: Callable[..., Any]) -> None:
+    def handle(connection: FakeConnection) -> None:
+        connection.shake_hands()
+        while True:
+            connection.send(b"-ERR rate_limiter: the value of {: -READONLY } is no bucket\r\n")
+            connection.read_command()
+
+    with fake_redis(handle) as server:
+        limiter = limiter_on(server.url)
+        for _ in range(3):
+            assert isinstance(ask(limiter, ": -READONLY ")[0], StoreError)
+        assert server.connections == 1
+
+
+# --- Closing ---
+
+
+def silent(connection: FakeConnection) -> None:
+    connection.shake_hands()
+    while True:
+        connection.read_command()
+
+
+async def test_closing_ends_the_calls_that_wait() -> None:
+    with fake_redis(silent) as server:
+        limiter = limiter_on(server.url)
+        tasks = [
+            asyncio.create_task(AsyncRateLimiter.of(limiter).hit(key)) for key in ("a", "b", "c")
+        ]
+        cancelled = asyncio.create_task(AsyncRateLimiter.of(limiter).hit("d"))
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        limiter.store.close()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        assert [getattr(each, "kind", None) for each in results] == ["closed"] * 3
+        health = limiter.store.health()
+        assert (health["status"], health["errors"]) == ("ok", {"closed": 3})
+
+
+@pytest.mark.parametrize("policy", ["memory", "allow"])
+async def test_what_closing_ends_follows_the_policy(policy: str) -> None:
+    with fake_redis(silent) as server:
+        limiter = limiter_on(server.url, policy)
+        waits = asyncio.create_task(AsyncRateLimiter.of(limiter).allow("k"))
+        await asyncio.sleep(0.05)
+        limiter.store.close()
+        assert await asyncio.wait_for(waits, 20) is True
+
+
+async def test_closing_before_anything_is_sent(server: RedisServer) -> None:
+    limiter = limiter_on(server.url)
+    waits = asyncio.create_task(AsyncRateLimiter.of(limiter).allow("k"))
+    asyncio.get_running_loop().call_soon(limiter.store.close)
+    results = await asyncio.wait_for(asyncio.gather(waits, return_exceptions=True), 20)
+    assert results == [True] or getattr(results[0], "kind", None) == "closed"
+    assert await AsyncRateLimiter.of(limiter).allow("k") is True
+
+
+def test_closing_after_the_event_loop_is_closed() -> None:
+    with fake_redis(silent) as server:
+        limiter = limiter_on(server.url)
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(AsyncRateLimiter.of(limiter).allow("k"))
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.close()
+        limiter.store.close()
+        assert not task.done()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
