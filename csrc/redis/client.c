@@ -20,6 +20,7 @@ struct rl_client {
     bool led;                     /* a thread is the leader: it polls, or is about to */
     bool polling;                 /* the leader polls `polled`, without the lock */
     bool nudged;                  /* a byte for the leader is in the pipe */
+    int64_t served_ns;            /* when the last leader stopped */
     int nudge[2];                 /* owned; a pipe that wakes the leader */
     rl_thread_call *first, *last; /* those whose threads sleep */
     size_t n_polled;
@@ -235,6 +236,7 @@ static void client_lead(rl_client *client, const rl_thread_call *call, int64_t u
         wake_finished(client);
     }
     client->led = false;
+    client->served_ns = rl_now_ns();
 }
 
 /* Wake the leader if it polls other descriptors or events than are wanted now. */
@@ -257,12 +259,15 @@ void rl_client_submit(rl_client *client, rl_thread_call *call)
     init_condition(&call->wake);
     pthread_mutex_lock(&client->lock);
     int64_t now_ns = rl_now_ns();
-    call->call.deadline_ns = now_ns + client->options.timeout_ns;
     if (client->topology == NULL) {
         call->call.fault = RL_FAULT_NOMEM;
         strcpy(call->call.error, "out of memory after a fork");
         call->done = true;
     } else {
+        if (!client->led) {
+            rl_topology_resume(client->topology, now_ns - client->served_ns);
+        }
+        call->call.deadline_ns = now_ns + rl_topology_timeout_ns(client->topology);
         rl_topology_submit(client->topology, &call->call, now_ns);
         if (call->call.state == RL_CALL_SENT) {
             rl_topology_flush(client->topology);
@@ -308,4 +313,25 @@ void rl_client_leave(rl_client *client, rl_thread_call *call)
         call->call.reply = NULL;
     }
     pthread_cond_destroy(&call->wake);
+}
+
+/* ---- the map --------------------------------------------------------------------- */
+
+rl_server rl_client_server_of(rl_client *client, const char *key, size_t len)
+{
+    rl_server server = {{0}, 0};
+    pthread_mutex_lock(&client->lock);
+    if (client->topology != NULL) {
+        server = rl_topology_server_of(client->topology, key, len);
+    }
+    pthread_mutex_unlock(&client->lock);
+    return server;
+}
+
+size_t rl_client_servers(rl_client *client, rl_server *servers)
+{
+    pthread_mutex_lock(&client->lock);
+    size_t n = client->topology != NULL ? rl_topology_servers(client->topology, servers) : 0;
+    pthread_mutex_unlock(&client->lock);
+    return n;
 }

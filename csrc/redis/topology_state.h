@@ -17,6 +17,8 @@
 #define RL_MS INT64_C(1000000)
 /* How long to wait before asking for the map again. */
 #define RL_ASK_AGAIN_NS (50 * RL_MS)
+/* The same, when a node of the cluster gave no answer. */
+#define RL_DOUBT_NS (1000 * RL_MS)
 
 /* A server that commands go to. */
 typedef struct rl_node {
@@ -53,8 +55,9 @@ struct rl_topology {
     int64_t rest_ns;   /* and not before this one: the last answer is fresh */
     rl_discovery discovery;
 
-    rl_call *first, *last; /* all calls that are not done, the oldest first */
+    rl_call *first, *last; /* all calls that are not done, the earliest deadline first */
     size_t n_calls;
+    bool settled; /* a call has ended */
     rl_call *first_waiting, *last_waiting;
     rl_call *finished, *last_finished;
 };

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -308,6 +309,17 @@ unsigned rl_transport_wants(const rl_transport *transport, bool has_output)
     default:
         return 0;
     }
+}
+
+bool rl_transport_is_ready(const rl_transport *transport)
+{
+    unsigned wants = rl_transport_wants(transport, false);
+    struct pollfd events = {
+        .fd = rl_transport_fd(transport),
+        .events =
+            (short)((wants & RL_WANT_READ ? POLLIN : 0) | (wants & RL_WANT_WRITE ? POLLOUT : 0)),
+    };
+    return events.fd >= 0 && poll(&events, 1, 0) > 0;
 }
 
 const char *rl_transport_error(const rl_transport *transport)

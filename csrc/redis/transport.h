@@ -51,6 +51,9 @@ unsigned rl_transport_generation(const rl_transport *transport);
 /* Return the events to wait for (RL_WANT_*); has_output: there are bytes to write. */
 unsigned rl_transport_wants(const rl_transport *transport, bool has_output);
 
+/* Return true if one of these events is there now. */
+bool rl_transport_is_ready(const rl_transport *transport);
+
 /* Return the error message, which names the server. */
 const char *rl_transport_error(const rl_transport *transport);
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,3 +142,64 @@ def test_closing_after_the_event_loop_is_closed() -> None:
         limiter.store.close()
         assert not task.done()
         task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+# --- Deadlines ---
+
+
+def test_the_first_decision_may_take_the_connect_timeout(ask: Callable[..., Any]) -> None:
+    """A short process far from Redis would otherwise never ask it."""
+
+    def handle(connection: FakeConnection) -> None:
+        connection.read_command()
+        time.sleep(1.5)
+        connection.send(b"+OK\r\n")
+        while connection.read_command():
+            connection.send(ALLOWED)
+
+    with fake_redis(handle) as server:
+        query = "client_name=test&timeout=1&connect_timeout=30"
+        assert isinstance(ask(limiter_on(f"{server.address}?{query}"))[0], Decision)
+
+
+def test_only_the_first_decision_may(ask: Callable[..., Any]) -> None:
+    def handle(connection: FakeConnection) -> None:
+        while connection.read_command():
+            pass
+
+    with fake_redis(handle) as server:
+        query = "client_name=test&timeout=0.1&connect_timeout=0.9"
+        limiter = limiter_on(f"{server.address}?{query}")
+        texts = [str(ask(limiter)[0]) for _ in range(2)]
+        assert texts[0].endswith(("within 900 ms", "connecting took too long"))
+        assert texts[1].endswith("within 100 ms")
+
+
+def test_an_answer_to_the_first_decision_is_due_in_the_usual_time(ask: Callable[..., Any]) -> None:
+    with fake_redis(silent) as server:
+        error, took_s = ask(limiter_on(f"{server.address}?timeout=0.1&connect_timeout=30"))
+        assert (error.kind, took_s < 20) == ("timeout", True)
+
+
+async def test_a_key_that_is_asked_alone_keeps_its_first_deadline() -> None:
+    """Its value has another type, so that the script for several keys leaves it out."""
+
+    def handle(connection: FakeConnection) -> None:
+        connection.shake_hands()
+        connection.send(ALLOWED)
+        connection.read_command()
+        time.sleep(0.5)
+        connection.send(b"*4\r\n:1\r\n:1000\r\n:2\r\n:0\r\n")
+        silent(connection)
+
+    with fake_redis(handle) as server:
+        limiter = AsyncRateLimiter.of(limiter_on(f"{server.address}?timeout=3"))
+        assert await limiter.hit("first")
+        good, error = await asyncio.gather(
+            limiter.hit("good"), limiter.hit("odd"), return_exceptions=True
+        )
+        assert isinstance(good, Decision)
+        assert isinstance(error, StoreError)
+        within = re.fullmatch(r"no answer from .* within (\d+) ms", str(error))
+        assert within is not None
+        assert int(within[1]) <= 2500

@@ -19,6 +19,7 @@ class FakeConnection:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._file = connection.makefile("rb")
 
     def read_command(self) -> list[bytes]:

@@ -20,7 +20,7 @@ from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.waiting import line_key
 from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
-from rate_limiter.stores.connection import scripts
+from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import inspect_key
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -169,15 +169,22 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     def _call_unmeasured(self, method: str, *args: Any) -> Any:
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
+        if not self._breaker.is_working:
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
+            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+                return self._fallback(method, args, None)
         try:
             answer = getattr(self._client, method)(self._buckets, *args)
         except Exception as error:
-            return self._after_error(method, args, error)
-        if not self._breaker.is_working:
-            self._breaker.succeeded()
+            return self._after_error(self._client, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(self._client, self._buckets, args[0])
         return answer
+
+    def _has_several_nodes(self, method: str) -> bool:
+        return method == "allow_many" and self.store.connection.is_cluster
 
     # --- Awaited -----------------------------------------------------------------------------
 
@@ -191,10 +198,17 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
+        loop = self.store.connection.loop()
+        if not self._breaker.is_working:
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                calls = (
+                    self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
+                )
+                return list(await asyncio.gather(*calls))
+            if not self.store.connection.permits(loop, self._buckets, args[0]):
+                return self._fallback(method, args, None)
         try:
-            loop = self.store.connection.loop()
             if method == "allow_many":
                 keys, *cost = args
                 answer = await asyncio.gather(
@@ -203,9 +217,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             else:
                 answer = await getattr(loop, method)(self._buckets, *args)
         except Exception as error:
-            return self._after_error(method, args, error)
-        if not self._breaker.is_working:
-            self._breaker.succeeded()
+            return self._after_error(loop, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(loop, self._buckets, args[0])
         return answer
 
     # --- Measured ----------------------------------------------------------------------------
@@ -218,9 +232,12 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Without Redis -----------------------------------------------------------------------
 
-    def _after_error(self, method: str, args: tuple[Any, ...], error: Exception) -> Any:
+    def _after_error(
+        self, source: Source, method: str, args: tuple[Any, ...], error: Exception
+    ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
-            self._breaker.give_back_probe()
+            if not self._has_several_nodes(method):
+                self.store.connection.give_back_probe(source, self._buckets, args[0])
             raise error
         self._breaker.failed(error)
         return self._fallback(method, args, error)

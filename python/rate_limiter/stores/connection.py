@@ -13,9 +13,12 @@ import threading
 import weakref
 from functools import cache
 from importlib.resources import files
+from typing import TypeAlias
 
 from rate_limiter import _core
 from rate_limiter.stores.breaker import Breaker
+
+Source: TypeAlias = "_core.RedisClient | _core.RedisLoop"
 
 
 class Connection:
@@ -27,6 +30,7 @@ class Connection:
     Attributes:
         client: the client for threads.
         breaker: the health of the Redis.
+        is_cluster: whether keys are on several nodes.
 
     Raises:
         ValueError: the address is wrong; the message names the part.
@@ -40,7 +44,11 @@ class Connection:
                 "install it again without that setting to use a Redis store"
             )
         self.client = _core.RedisClient(address)
-        self.breaker = Breaker(f"Redis ({self.client.kind}) at {', '.join(self.client.servers)}")
+        self.is_cluster = self.client.kind == "cluster"
+        self.breaker = Breaker(
+            f"Redis ({self.client.kind}) at {', '.join(self.client.servers)}",
+            has_nodes=self.is_cluster,
+        )
         self._loops: dict[int, _core.RedisLoop] = {}
         with _lock:
             _all.add(self)
@@ -59,6 +67,29 @@ class Connection:
         made = _core.RedisLoop(self.client, running)
         self._loops[id(running)] = made
         return made
+
+    def permits(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> bool:
+        """Return True if the node that has a key may be used, see Breaker.permits.
+
+        Args:
+            source: the client or the loop that would be used.
+        """
+        return self.breaker.permits(self._node_of(source, buckets, key))
+
+    def succeeded(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> None:
+        """Record that the node of a key has answered. Only needed while something has failed."""
+        known = source.nodes() if self.is_cluster else ()
+        self.breaker.succeeded(self._node_of(source, buckets, key), known)
+
+    def give_back_probe(
+        self, source: Source, buckets: _core.RedisBuckets, key: str | bytes
+    ) -> None:
+        """Let the next caller probe: a request for the key was not sent."""
+        if not self.breaker.is_working:
+            self.breaker.give_back_probe(self._node_of(source, buckets, key))
+
+    def _node_of(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> str:
+        return source.node_of(buckets.keys(key)[0]) if self.is_cluster else ""
 
     def close(self) -> None:
         """Close the connections of event loops. The object closes those of threads when freed.
