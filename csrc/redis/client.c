@@ -8,13 +8,14 @@
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "redis/tls.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
 
 struct rl_client {
     rl_options options;
-    const rl_tls *tls;            /* borrowed */
+    rl_tls *tls;                  /* borrowed */
     pthread_mutex_t lock;         /* guards everything below */
     rl_topology *topology;        /* owned */
     bool led;                     /* a thread is the leader: it polls, or is about to */
@@ -61,7 +62,7 @@ static void close_nudge(rl_client *client)
     }
 }
 
-rl_client *rl_client_new(const rl_options *options, const rl_tls *tls)
+rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
 {
     rl_client *client = rl_alloc_zeroed(sizeof *client);
     if (client == NULL) {
@@ -91,11 +92,22 @@ void rl_client_free(rl_client *client)
 void rl_client_before_fork(rl_client *client)
 {
     pthread_mutex_lock(&client->lock);
+    if (client->tls != NULL) {
+        rl_tls_before_fork(client->tls);
+    }
+}
+
+static void client_unlock(rl_client *client)
+{
+    if (client->tls != NULL) {
+        rl_tls_after_fork(client->tls);
+    }
+    pthread_mutex_unlock(&client->lock);
 }
 
 void rl_client_after_fork_in_parent(rl_client *client)
 {
-    pthread_mutex_unlock(&client->lock);
+    client_unlock(client);
 }
 
 /* The forking thread may be waiting for a call below a signal handler, and goes on in the child.
@@ -114,7 +126,7 @@ static void client_lose_calls(rl_client *client)
 
 void rl_client_after_fork_in_child(rl_client *client)
 {
-    pthread_mutex_unlock(&client->lock);
+    client_unlock(client);
     client_lose_calls(client);
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);

@@ -28,7 +28,7 @@ typedef struct rl_thread_call {
 
 /* Make a client that is not connected yet. The TLS context is borrowed, NULL when
  * the options ask for none. NULL: out of memory or descriptors. */
-rl_client *rl_client_new(const rl_options *options, const rl_tls *tls);
+rl_client *rl_client_new(const rl_options *options, rl_tls *tls);
 
 /* Close everything. No call may be under way. NULL is fine. */
 void rl_client_free(rl_client *client);

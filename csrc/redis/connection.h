@@ -50,7 +50,7 @@ typedef struct rl_connection_config {
     uint32_t database;
     char client_name[RL_NAME_SIZE];
     bool must_be_master; /* else the connection fails: Sentinel's answer may be out of date */
-    const rl_tls *tls;   /* borrowed; NULL: not encrypted */
+    rl_tls *tls;         /* borrowed; NULL: not encrypted */
     /* Until the connection is ready. Without progress (redis/reply.h) for as long while answers are
      * due, the connection fails. */
     int64_t connect_timeout_ns;

@@ -15,7 +15,7 @@
 /* How often a step may try to connect. */
 #define ROUNDS_MAX 10
 
-rl_topology *rl_topology_new(const rl_options *options, const rl_tls *tls)
+rl_topology *rl_topology_new(const rl_options *options, rl_tls *tls)
 {
     rl_topology *topology = rl_alloc_zeroed(sizeof *topology);
     if (topology == NULL) {

@@ -73,7 +73,7 @@ typedef struct rl_topology rl_topology; /* opaque: see topology.c */
 
 /* Make a topology that is not connected yet. The TLS context is borrowed, NULL
  * when the options ask for none. NULL: out of memory. */
-rl_topology *rl_topology_new(const rl_options *options, const rl_tls *tls);
+rl_topology *rl_topology_new(const rl_options *options, rl_tls *tls);
 
 /* Close everything. Its calls stay unchanged. NULL is fine. */
 void rl_topology_free(rl_topology *topology);

@@ -43,8 +43,8 @@ typedef struct rl_discovery {
 
 struct rl_topology {
     rl_options options;
-    const rl_tls *tls; /* borrowed; NULL: not encrypted */
-    rl_node *nodes;    /* owned; room for one, or RL_NODES_MAX in a cluster */
+    rl_tls *tls;    /* borrowed; NULL: not encrypted */
+    rl_node *nodes; /* owned; room for one, or RL_NODES_MAX in a cluster */
     size_t n_nodes;
     uint16_t *slots;      /* owned; the node of each slot; NULL but in a cluster */
     uint64_t connections; /* how many were opened: the next serial */

@@ -27,7 +27,7 @@ struct rl_transport {
     phase phase;
     int fd; /* owned; -1: none */
     rl_server server;
-    const rl_tls *tls;       /* borrowed; NULL: not encrypted */
+    rl_tls *tls;             /* borrowed; NULL: not encrypted */
     rl_tls_session *session; /* owned; NULL but in HANDSHAKING and OPEN with TLS */
     rl_resolve *question;    /* owned; NULL but in RESOLVING */
     rl_addresses addresses;
@@ -36,7 +36,7 @@ struct rl_transport {
     char error[RL_ERROR_SIZE];
 };
 
-rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls)
+rl_transport *rl_transport_new(const rl_server *server, rl_tls *tls)
 {
     rl_transport *transport = rl_alloc_zeroed(sizeof *transport);
     if (transport == NULL) {

@@ -28,7 +28,7 @@ typedef struct rl_transport rl_transport; /* opaque: see transport.c */
 
 /* Make a stream that is not open yet. `tls` may be NULL: not encrypted; else it
  * must outlive the stream. NULL: out of memory. */
-rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls);
+rl_transport *rl_transport_new(const rl_server *server, rl_tls *tls);
 
 /* Close without sending anything. NULL is fine. */
 void rl_transport_free(rl_transport *transport);

@@ -193,7 +193,7 @@ async def test_a_key_that_is_asked_alone_keeps_its_first_deadline() -> None:
         silent(connection)
 
     with fake_redis(handle) as server:
-        limiter = AsyncRateLimiter.of(limiter_on(f"{server.address}?timeout=3"))
+        limiter = AsyncRateLimiter.of(limiter_on(f"{server.address}?timeout=3&connect_timeout=30"))
         assert await limiter.hit("first")
         good, error = await asyncio.gather(
             limiter.hit("good"), limiter.hit("odd"), return_exceptions=True
