@@ -1,13 +1,13 @@
 #include "redis/client.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "redis/descriptors.h"
 #include "redis/tls.h"
 
 #define NS_PER_S INT64_C(1000000000)
@@ -39,27 +39,10 @@ int64_t rl_now_ns(void)
 
 /* ---- making, freeing, forking -------------------------------------------------- */
 
-static bool open_nudge(rl_client *client)
-{
-    if (pipe(client->nudge) != 0) {
-        client->nudge[0] = client->nudge[1] = -1;
-        return false;
-    }
-    for (int i = 0; i < 2; i++) {
-        fcntl(client->nudge[i], F_SETFD, FD_CLOEXEC);
-        fcntl(client->nudge[i], F_SETFL, O_NONBLOCK);
-    }
-    return true;
-}
-
 static void close_nudge(rl_client *client)
 {
-    for (int i = 0; i < 2; i++) {
-        if (client->nudge[i] >= 0) {
-            close(client->nudge[i]);
-            client->nudge[i] = -1;
-        }
-    }
+    rl_descriptor_close(&client->nudge[0]);
+    rl_descriptor_close(&client->nudge[1]);
 }
 
 rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
@@ -72,7 +55,7 @@ rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
     client->tls = tls;
     pthread_mutex_init(&client->lock, NULL);
     client->topology = rl_topology_new(options, tls);
-    if (!open_nudge(client) || client->topology == NULL) {
+    if (!rl_pipe_open(client->nudge, false) || client->topology == NULL) {
         rl_client_free(client);
         return NULL;
     }
@@ -131,7 +114,7 @@ void rl_client_after_fork_in_child(rl_client *client)
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);
     close_nudge(client);
-    if (client->topology == NULL || !open_nudge(client)) {
+    if (client->topology == NULL || !rl_pipe_open(client->nudge, false)) {
         rl_topology_free(client->topology);
         client->topology = NULL; /* calls fail with RL_FAULT_NOMEM */
     }
