@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import AsyncRateLimiter, Decision, StoreError
+from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, StoreError
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from support.fake_redis import FakeConnection, fake_redis
 from support.redis_asking import ALLOWED, is_back, limiter_on
 from support.redis_servers import RedisServer, redis_server, wait_until
@@ -203,3 +204,66 @@ async def test_a_key_that_is_asked_alone_keeps_its_first_deadline() -> None:
         within = re.fullmatch(r"no answer from .* within (\d+) ms", str(error))
         assert within is not None
         assert int(within[1]) <= 2500
+
+
+# --- The server's clock ---
+
+
+def put_a_day_ahead(server: RedisServer, limiter: RedisRateLimiter, key: str) -> None:
+    """Write buckets as a server does whose clock is a day ahead."""
+    with contextlib.closing(server.admin()) as client:
+        full_us = (client.time()[0] + 86400) * 1_000_000
+        for name in limiter.redis_keys(key):
+            client.set(name, full_us)
+
+
+@pytest.mark.parametrize("limits", ["10/second", "10/second; 20/second", "1/second; 5/second"])
+def test_a_bucket_from_a_clock_ahead_lacks_no_more_than_it_can(
+    server: RedisServer, ask: Callable[..., Any], limits: str
+) -> None:
+    limiter = limiter_on(server.url, limits=limits)
+    put_a_day_ahead(server, limiter, "k")
+    decision = ask(limiter)[0]
+    assert not decision.allowed
+    assert decision.retry_after <= 2
+    wait_until(lambda: ask(limiter)[0].allowed, "it is full again")
+
+
+async def test_buckets_from_a_clock_ahead_in_one_script(server: RedisServer) -> None:
+    limiter = limiter_on(server.url, limits="10/second")
+    waiting = AsyncRateLimiter.of(limiter)
+    for key in ("a", "b"):
+        put_a_day_ahead(server, limiter, key)
+    decisions = await asyncio.gather(*(waiting.hit(key) for key in ("a", "b", "c")))
+    assert [one.allowed for one in decisions] == [False, False, True]
+    assert all(one.retry_after <= 2 for one in decisions)
+    with contextlib.closing(server.admin()) as client:
+        assert all(0 < client.pttl(*limiter.redis_keys(key)) <= 2100 for key in ("a", "b"))
+
+
+def test_a_charge_heals_a_bucket_from_a_clock_ahead(server: RedisServer) -> None:
+    limiter = limiter_on(server.url, limits="10/second")
+    put_a_day_ahead(server, limiter, "k")
+    assert limiter.peek("k").retry_after <= 2
+    assert limiter.charge("k").reset_after <= 2
+    with contextlib.closing(server.admin()) as client:
+        assert 0 < client.pttl(*limiter.redis_keys("k")) <= 2100
+
+
+def test_a_smaller_limit_takes_no_debt_from_a_bucket_that_it_shares(server: RedisServer) -> None:
+    large, small = (
+        RedisRateLimiter(limits, store=server.url, on_store_error="raise", exact_prefix="shared:")
+        for limits in ("1000/hour", "10/minute")
+    )
+    large.charge("k", 900)
+    assert not small.allow("k")
+    assert large.peek("k").remaining < 101
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-12])
+def test_a_rate_that_is_too_small_for_redis_is_named(rate: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"the refill_rate {rate:g} fills the capacity 5 in .*142"
+    ):
+        RateLimiter(Limit(5, rate), store="redis://localhost")
+    assert RateLimiter(Limit(5, rate)).allow("k")

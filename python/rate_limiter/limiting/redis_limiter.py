@@ -94,7 +94,10 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self._buckets = _core.RedisBuckets(
             self._client,
             tuple(limit.for_engine for limit in self.limits),
-            scripts(with_windows=any(limit.is_window for limit in self.limits)),
+            scripts(
+                with_windows=any(limit.is_window for limit in self.limits),
+                bounded=names_limits and not exact,
+            ),
             before.encode(),
             tuple(name.encode() for name in names),
             not exact,

@@ -134,16 +134,18 @@ def connect(address: str) -> Connection:
 
 
 @cache
-def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
+def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes, ...]:
     """Return the Lua scripts take, peek, refund, charge, take_many and reset as they are sent.
 
     Args:
         with_windows: whether one of the limits is a window.
+        bounded: whether each key in Redis belongs to one limit, see bucket.lua.
     """
     folder = files("rate_limiter") / "stores/lua"
 
     def joined(*names: str) -> bytes:
-        return b"".join((folder / f"{name}.lua").read_bytes() for name in names)
+        files_read = ((folder / f"{name}.lua").read_bytes() for name in names)
+        return b"local bounded = %s\n" % str(bounded).lower().encode() + b"".join(files_read)
 
     head = ("bucket", "window") if with_windows else ("bucket",)
     first = () if with_windows else ("take_one",)
