@@ -23,7 +23,7 @@ from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
 from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
-from rate_limiter.stores.connection import scripts
+from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -45,6 +45,7 @@ class _Keys:
     endings: tuple[str, ...]
     is_exact: bool
     min_ttl_ms: int
+    bounded: bool  # each key belongs to one limit, see bucket.lua
 
     def renewed(self, before: tuple[Limit, ...], after: tuple[Limit, ...]) -> _Keys:
         """Return the keys for other limits: the same, unless the values would be misread."""
@@ -56,7 +57,7 @@ class _Keys:
             if self.is_exact:
                 raise ValueError(f"with an exact prefix, {pair[0]} cannot become {pair[1]}")
             endings[i] += new
-        return replace(self, endings=tuple(endings))
+        return replace(self, endings=tuple(endings), bounded=False)
 
 
 class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
@@ -115,7 +116,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             for i, limit in enumerate(as_limits(limits))
         )
         before = exact_prefix if exact_prefix is not None else _before(self.store, name)
-        keys = _Keys(before, tuple(endings), exact, math.ceil(min_ttl_s * 1000))
+        bounded = names_limits and not exact
+        keys = _Keys(before, tuple(endings), exact, math.ceil(min_ttl_s * 1000), bounded)
         self._set_up_redis(limits, max_keys, clock, waiters_first, keys)
 
     def _set_up_redis(
@@ -136,7 +138,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self._buckets = _core.RedisBuckets(
             self._client,
             tuple(limit.for_engine for limit in self.limits),
-            scripts(with_windows=any(limit.is_window for limit in self.limits)),
+            scripts(
+                with_windows=any(limit.is_window for limit in self.limits), bounded=keys.bounded
+            ),
             keys.before.encode(),
             tuple(ending.encode() for ending in keys.endings),
             not keys.is_exact,
@@ -224,15 +228,22 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return [self._call_unmeasured("allow", key, *args[1:]) for key in args[0]]
             if method != "take" and (denial := self._behind_waiters(*args)) is not None:
                 return _as_answer(method, denial)
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
+        if not self._breaker.is_working:
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
+            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+                return self._fallback(method, args, None)
         try:
             answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
         except Exception as error:
-            return self._after_error(method, args, error)
-        if not self._breaker.is_working:
-            self._breaker.succeeded()
+            return self._after_error(self._client, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(self._client, self._buckets, args[0])
         return answer
+
+    def _has_several_nodes(self, method: str) -> bool:
+        return method == "allow_many" and self.store.connection.is_cluster
 
     # --- Awaited -----------------------------------------------------------------------------
 
@@ -263,10 +274,17 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return await asyncio.gather(*(self._call_async_unmeasured(*one) for one in each))
             if method != "take" and (denial := await self._behind_waiters_async(*args)) is not None:
                 return _as_answer(method, denial)
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
+        loop = self.store.connection.loop()
+        if not self._breaker.is_working:
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                calls = (
+                    self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
+                )
+                return list(await asyncio.gather(*calls))
+            if not self.store.connection.permits(loop, self._buckets, args[0]):
+                return self._fallback(method, args, None)
         try:
-            loop = self.store.connection.loop()
             answer: Any
             if method == "allow_many":
                 keys, *cost = args
@@ -278,9 +296,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             else:
                 answer = await getattr(loop, method)(self._buckets, *args)
         except Exception as error:
-            return self._after_error(method, args, error)
-        if not self._breaker.is_working:
-            self._breaker.succeeded()
+            return self._after_error(loop, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(loop, self._buckets, args[0])
         return answer
 
     async def _take_async(self, loop: RedisLoop, key: str | bytes, cost: float) -> Decision:
@@ -307,9 +325,12 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Without Redis -----------------------------------------------------------------------
 
-    def _after_error(self, method: str, args: tuple[Any, ...], error: Exception) -> Any:
+    def _after_error(
+        self, source: Source, method: str, args: tuple[Any, ...], error: Exception
+    ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
-            self._breaker.give_back_probe()
+            if not self._has_several_nodes(method):
+                self.store.connection.give_back_probe(source, self._buckets, args[0])
             raise error
         self._breaker.failed(error)
         return self._fallback(method, args, error)
