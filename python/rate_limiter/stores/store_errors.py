@@ -27,7 +27,7 @@ import re
 
 from rate_limiter._core import StoreError
 
-ERROR_KINDS = ("connect", "lost", "timeout", "answer", "protocol", "busy", "memory")
+ERROR_KINDS = ("connect", "lost", "timeout", "answer", "protocol", "busy", "memory", "closed")
 """All values of StoreError.kind."""
 
 _ABOUT_ONE_REQUEST = ("CROSSSLOT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "ERR rate_limiter:")
