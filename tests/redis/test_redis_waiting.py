@@ -224,6 +224,17 @@ async def test_waiters_continue_with_other_limits(server: RedisServer) -> None:
     assert (await changed.peek("k")).remaining == pytest.approx(58, abs=1)
 
 
+async def test_slow_limit_that_becomes_fast(server: RedisServer) -> None:
+    """What is missing was to take an hour. It is at most twice the new capacity."""
+    both = AsyncRateLimiter("1/hour", store=server.url, name="fast")
+    await both.hit("k")
+    task = asyncio.create_task(both.acquire("k"))
+    await asyncio.sleep(0.01)
+    changed = both.with_limits("100/second")
+    assert (await asyncio.wait_for(task, 60)).allowed
+    assert (await asyncio.wait_for(changed.acquire("k"), 60)).allowed
+
+
 # --- Copies ---
 
 

@@ -188,8 +188,9 @@ class RateLimiter(_core.Limiter):
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.
 
-        A bucket is full again at the same time as before; a window keeps its count. Callers that
-        wait in `acquire` continue with the new limits.
+        A bucket is full again at the same time as before, or earlier: it lacks at most twice its
+        new capacity. A window of the same length keeps its count. Callers that wait in `acquire`
+        continue with the new limits.
 
         In memory the two limiters are independent from then on. In shared memory as well: the
         first process that calls this for certain limits copies the usage, and the others find it.

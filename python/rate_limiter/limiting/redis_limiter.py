@@ -57,7 +57,7 @@ class _Keys:
             if self.is_exact:
                 raise ValueError(f"with an exact prefix, {pair[0]} cannot become {pair[1]}")
             endings[i] += new
-        return replace(self, endings=tuple(endings), bounded=False)
+        return replace(self, endings=tuple(endings))
 
 
 class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
