@@ -310,6 +310,10 @@ def _tiers(world: World) -> Any:
     return world.rng.choice(((), (1, 0), range(40), Sequence(world.hook, [_number(world)])))
 
 
+def _stored_name(world: World) -> Any:
+    return world.rng.choice((b"fuzz:{k}", b"{", b"", hostile.text(world.hook)))
+
+
 ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "ProxyWalk.header": lambda world: world.rng.choice(("x-forwarded-for", "forwarded", "x")),
     "RuleRoutes.path": _request_path,
@@ -362,6 +366,8 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "walk": _of("ProxyWalk"),
     "Limiter.limits": _limits_of_limiter,
     "RedisClient.address": _address,
+    "RedisClient.name": _stored_name,
+    "RedisLoop.name": _stored_name,
     "address": _client_address,
     "after": lambda world: tuple(b"%d" % i for i in range(world.n_limits)),
     "allowed": _number,

@@ -68,11 +68,17 @@ static int client_wait_for(const client_object *self, rl_thread_call *call, bool
     return 0;
 }
 
+/* Return true between before_fork() and after_fork_...() of this thread, which holds the lock. */
+static bool client_is_held(const client_object *self)
+{
+    return self->forking_thread == PyThread_get_thread_ident();
+}
+
 /* Return 1, or 0 with StoreError set in a thread between before_fork() and after_fork_...(), which
  * would wait for itself. */
 static int client_is_not_forking(const client_object *self)
 {
-    if (self->forking_thread == PyThread_get_thread_ident()) {
+    if (client_is_held(self)) {
         redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process", NULL);
         return 0;
     }
@@ -387,32 +393,42 @@ static PyObject *client_get_servers(PyObject *self, void *Py_UNUSED(closure))
 
 /* ---- the map ---- */
 
-static PyObject *client_node_of(PyObject *self, PyObject *name)
+/* In a thread that is forking, no server is known. */
+
+static PyObject *client_node_of(PyObject *object, PyObject *name)
 {
-    if (!client_ready(client_of(self))) {
+    const client_object *self = client_of(object);
+    rl_server server = {{0}, 0};
+    if (!client_ready(self)) {
         return NULL;
     }
     if (!PyBytes_Check(name)) {
         return PyErr_Format(PyExc_TypeError, "a key in Redis is a bytes object");
     }
-    rl_server server;
-    Py_BEGIN_ALLOW_THREADS server = rl_client_server_of(
-        client_of(self)->client, PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name));
-    Py_END_ALLOW_THREADS return redis_server_text(&server);
+    if (!client_is_held(self)) {
+        Py_BEGIN_ALLOW_THREADS server = rl_client_server_of(self->client, PyBytes_AS_STRING(name),
+                                                            (size_t)PyBytes_GET_SIZE(name));
+        Py_END_ALLOW_THREADS
+    }
+    return redis_server_text(&server);
 }
 
-static PyObject *client_nodes(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *client_nodes(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    if (!client_ready(client_of(self))) {
+    const client_object *self = client_of(object);
+    size_t n = 0;
+    if (!client_ready(self)) {
         return NULL;
     }
     rl_server *servers = PyMem_New(rl_server, RL_WANTS_MAX);
     if (servers == NULL) {
         return PyErr_NoMemory();
     }
-    size_t n;
-    Py_BEGIN_ALLOW_THREADS n = rl_client_servers(client_of(self)->client, servers);
-    Py_END_ALLOW_THREADS PyObject *texts = redis_servers_text(servers, n);
+    if (!client_is_held(self)) {
+        Py_BEGIN_ALLOW_THREADS n = rl_client_servers(self->client, servers);
+        Py_END_ALLOW_THREADS
+    }
+    PyObject *texts = redis_servers_text(servers, n);
     PyMem_Free(servers);
     return texts;
 }

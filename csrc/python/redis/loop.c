@@ -186,15 +186,14 @@ static PyObject *loop_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     loop_object *self = loop_of(object);
     rl_topology *topology = self->topology;
-    loop_failure failure = {NULL, NULL, NULL};
     self->topology = NULL;
     if (topology != NULL) {
         loop_cancel_timer(self);
         loop_unwatch(self);
         rl_topology_free(topology);
-        loop_end_calls(self, &failure);
+        loop_end_calls(self);
     }
-    return loop_failure_result(failure);
+    Py_RETURN_NONE;
 }
 
 /* Leave the event loop alone: its selector may be shared with the parent process. */

@@ -55,7 +55,7 @@ PyObject *loop_go_on(loop_object *self, bool step);
 void loop_drop_calls(loop_object *self);
 
 /* The same, and their futures get StoreError. */
-void loop_end_calls(loop_object *self, loop_failure *failure);
+void loop_end_calls(loop_object *self);
 
 /* ---- watch.c ---- */
 

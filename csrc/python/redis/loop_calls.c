@@ -209,15 +209,19 @@ static void loop_drop_batches(loop_object *self)
     }
 }
 
-void loop_end_calls(loop_object *self, loop_failure *failure)
+void loop_end_calls(loop_object *self)
 {
     loop_drop_batches(self);
     while (self->first != NULL) {
         redis_call *call = self->first;
+        loop_failure failure = {NULL, NULL, NULL};
         loop_take_out_call(self, call);
         redis_raise(self->state, RL_FAULT_CLOSED, "the store was closed during the call", NULL);
-        loop_resolve(self, call, NULL, failure);
+        loop_resolve(self, call, NULL, &failure);
         redis_call_free(call);
+        /* Such as that of a closed event loop, in which no task waits. */
+        Py_XDECREF(loop_failure_result(failure));
+        PyErr_Clear();
     }
 }
 

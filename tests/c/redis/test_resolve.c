@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <netdb.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/wait.h>
@@ -79,12 +80,16 @@ static void test_fork(bool answered)
     }
     pid_t child = fork();
     if (child == 0) {
+        int open = count_descriptors();
         rl_resolve_free(question);
-        _exit(count_descriptors() == before ? 0 : 1);
+        if (open - count_descriptors() == (answered ? 1 : 2)) {
+            raise(SIGKILL); /* with no check for leaks: the memory of the missing thread is one */
+        }
+        _exit(1);
     }
     int status = -1;
     waitpid(child, &status, 0);
-    CHECK_EQUAL(status, 0);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     atomic_store(&hangs, false);
     wait_for_answer(question);
     rl_resolve_free(question);
