@@ -68,11 +68,17 @@ static int client_wait_for(const client_object *self, rl_thread_call *call, bool
     return 0;
 }
 
+/* Return true in a thread between before_fork() and after_fork_...(), which has the client's lock. */
+static bool client_is_forking(const client_object *self)
+{
+    return self->forking_thread == PyThread_get_thread_ident();
+}
+
 /* Return 1, or 0 with StoreError set in a thread between before_fork() and after_fork_...(), which
  * would wait for itself. */
 static int client_is_not_forking(const client_object *self)
 {
-    if (self->forking_thread == PyThread_get_thread_ident()) {
+    if (client_is_forking(self)) {
         redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process");
         return 0;
     }
@@ -278,39 +284,64 @@ done:
 
 /* ---- fork -------------------------------------------------------------------------------- */
 
-/* The at-fork hooks of other code run between these, and may use the client. */
+/* The at-fork hooks of other code run between these, and so do signal handlers. They may use the
+ * client, or fork: then the client stays locked, and in that child a new one is, until the hooks
+ * of the first fork have run. */
 
 static PyObject *client_before_fork(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     client_object *self = client_of(object);
-    if (!client_ready(self) || !client_is_not_forking(self)) {
+    if (!client_ready(self)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS rl_client_before_fork(self->client);
-    Py_END_ALLOW_THREADS self->forking_thread = PyThread_get_thread_ident();
+    if (!client_is_forking(self)) {
+        Py_BEGIN_ALLOW_THREADS rl_client_before_fork(self->client);
+        Py_END_ALLOW_THREADS self->forking_thread = PyThread_get_thread_ident();
+    }
+    self->forks++;
     Py_RETURN_NONE;
 }
 
-static PyObject *client_end_fork(PyObject *object, void (*after)(rl_client *))
+/* Return 1 if the last fork of this thread ends now, 0 if another one has begun before it, or -1
+ * with an exception set. */
+static int client_end_fork(client_object *self)
 {
-    client_object *self = client_of(object);
-    if (self->forking_thread != PyThread_get_thread_ident()) {
+    if (!client_is_forking(self)) {
         PyErr_SetString(PyExc_RuntimeError, "before_fork() was not called in this thread");
-        return NULL;
+        return -1;
+    }
+    if (--self->forks > 0) {
+        return 0;
     }
     self->forking_thread = 0;
-    after(self->client);
+    return 1;
+}
+
+static PyObject *client_after_fork_in_parent(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    client_object *self = client_of(object);
+    int is_last = client_end_fork(self);
+    if (is_last < 0) {
+        return NULL;
+    }
+    if (is_last) {
+        rl_client_after_fork_in_parent(self->client);
+    }
     Py_RETURN_NONE;
 }
 
-static PyObject *client_after_fork_in_parent(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *client_after_fork_in_child(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    return client_end_fork(self, rl_client_after_fork_in_parent);
-}
-
-static PyObject *client_after_fork_in_child(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    return client_end_fork(self, rl_client_after_fork_in_child);
+    client_object *self = client_of(object);
+    int is_last = client_end_fork(self);
+    if (is_last < 0) {
+        return NULL;
+    }
+    rl_client_after_fork_in_child(self->client);
+    if (!is_last) {
+        rl_client_before_fork(self->client);
+    }
+    Py_RETURN_NONE;
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
