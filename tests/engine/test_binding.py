@@ -178,6 +178,31 @@ def test_a_loop_object_after_an_init_that_failed() -> None:
     loop.close()
 
 
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from rate_limiter import RateLimiter, _core
+
+RateLimiter("1/s", store="redis://127.0.0.1:2")  # has read the scripts
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+lowest = os.dup(0)
+os.close(lowest)
+for n in range(3):
+    for make in (_core.RedisClient, lambda url: RateLimiter("1/s", store=url)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n, before[1]))
+        try:
+            make("redis://127.0.0.1:1")
+            print("made")
+        except OSError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+"""
+
+
+def test_a_client_without_a_file_descriptor(run_python: Callable[..., str]) -> None:
+    refused = "[Errno 24] Too many open files"
+    assert run_python(WITHOUT_DESCRIPTORS).splitlines() == [refused] * 4 + ["made"] * 2
+
+
 # --- RedisClient: forks ---
 
 

@@ -357,6 +357,16 @@ static PyObject *client_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return self;
 }
 
+static void client_raise_not_made(int number)
+{
+    if (number == ENOMEM) {
+        PyErr_NoMemory();
+    } else {
+        errno = number;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+}
+
 static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"address", NULL};
@@ -388,9 +398,10 @@ static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     self->client = rl_client_new(&self->options, self->tls);
     if (self->client == NULL) {
+        int number = errno;
         rl_tls_free(self->tls);
         self->tls = NULL;
-        PyErr_NoMemory();
+        client_raise_not_made(number);
         return -1;
     }
     return 0;
@@ -494,7 +505,7 @@ static PyType_Slot client_slots[] = {
          "RedisClient(address)\n--\n\n"
          "Talk to a Redis, for all threads of the process over the same connections.\n\n"
          "address: str, see docs. It connects when first used. Raises ValueError that names the\n"
-         "wrong part of an address.")},
+         "wrong part of an address, and OSError when no file descriptor is left.")},
     {Py_tp_new, client_new},
     {Py_tp_init, client_init},
     {Py_tp_dealloc, client_dealloc},
