@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import Decision, ManualClock, StoreError, _core
+from rate_limiter import Decision, ManualClock, RateLimiter, StoreError, _core
 from rate_limiter.stores.connection import scripts
 from support.acting import Named, Number, buckets_of
 from support.fake_redis import FakeConnection, fake_redis
@@ -396,6 +396,31 @@ def test_a_decision_with_tokens_that_are_no_number(tokens: float, name: str) -> 
     values = {"limit": 1.0, "remaining": 1.0} | {name: tokens}
     with pytest.raises(ValueError, match="finite"):
         _core._restore_decision(True, values["limit"], values["remaining"], 0, 0)
+
+
+@pytest.mark.parametrize("count", [-1, 2**64, 1.5, math.nan, None, "1"])
+def test_counts_that_are_none(count: Any) -> None:
+    meter = _core.Meter()
+    for counts in ((count, 0), (0, count)):
+        with pytest.raises((TypeError, OverflowError)):
+            meter.record(*counts, 5)
+    assert meter.read() == ((0,) * 16, (0,) * 16, 0)
+    client = _core.RedisClient("redis://127.0.0.1:1")
+    with pytest.raises((TypeError, OverflowError)):
+        _core.RedisBuckets(client, ((1.0, 1.0),), scripts(), b"b:", (b"",), True, count)
+
+
+@pytest.mark.parametrize("store", ["memory://", "redis://127.0.0.1:1"])
+def test_a_reset_takes_the_key_by_name(store: str) -> None:
+    limiter = RateLimiter("1/day; burst=1", store=store)
+    for made in (limiter, _core.Limiter([(1.0, 0.0)])):
+        made.allow("k")
+        made.reset(key="k")
+        assert made.allow("k")
+        with pytest.raises(TypeError):
+            made.reset("k", cost=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            made.reset()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self._call("refund", key, cost)
         self._lines.wake(line_key(key))
 
-    def reset(self, key: str | bytes, /) -> None:
+    def reset(self, key: str | bytes) -> None:
         self._call("reset", key)
         self._lines.wake(line_key(key))
 
