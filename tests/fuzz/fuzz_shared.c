@@ -35,7 +35,8 @@ typedef struct fuzz_step {
 
 static void overwrite(int fd, uint16_t place, uint32_t word)
 {
-    if (pwrite(fd, &word, sizeof word, place / 4 * 4) < 0) {
+    off_t words = lseek(fd, 0, SEEK_END) / (off_t)sizeof word;
+    if (pwrite(fd, &word, sizeof word, place % words * (off_t)sizeof word) < 0) {
         abort();
     }
 }
