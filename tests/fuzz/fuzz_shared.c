@@ -9,7 +9,7 @@
 #include "../c/table_calls.h"
 #include "engine/shared.h"
 
-#define N_LIMITS 3
+#define N_LIMITS 4
 #define MAX_KEYS 100
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -24,6 +24,7 @@ static void set_up(void)
         rl_limit_init(&limits[0], 5, 1);
         rl_window_init(&limits[1], true, 20, 60);
         rl_window_init(&limits[2], false, RL_WINDOW_COUNT_MAX, 1);
+        rl_window_init(&limits[3], true, 5, 60); /* with the time of each request */
     }
 }
 

@@ -26,7 +26,7 @@
 #define OVERWRITTEN 4000 /* bits */
 
 static char path[64];
-static rl_limit limits[3];
+static rl_limit limits[4];
 static const size_t N_LIMITS = sizeof limits / sizeof *limits;
 
 static int64_t now_ns(void)
@@ -46,7 +46,7 @@ static rl_table *opened(void)
 /* Take one token of a key that has five. */
 static bool take_one(rl_table *table)
 {
-    uint64_t costs[] = {rl_limit_cost(&limits[0], 1), 1, 1};
+    uint64_t costs[] = {rl_limit_cost(&limits[0], 1), 1, 1, 1};
     bool allowed = false;
     CHECK_EQUAL(
         rl_table_take(table, rl_table_key(table, "k", 1), costs, at(5), &allowed, NULL, NULL),
@@ -257,6 +257,7 @@ int main(void)
     CHECK_EQUAL(rl_limit_init(&limits[0], 5, 0), RL_OK);
     CHECK_EQUAL(rl_window_init(&limits[1], true, 1000000, 60), RL_OK);
     CHECK_EQUAL(rl_window_init(&limits[2], false, RL_WINDOW_COUNT_MAX, 1), RL_OK);
+    CHECK_EQUAL(rl_window_init(&limits[3], true, 8, 60), RL_OK); /* with the time of each request */
     _Atomic bool *end = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     test_a_live_file_of_another_boot();
     test_a_boot_id_that_cannot_be_read();
