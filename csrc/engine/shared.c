@@ -119,31 +119,53 @@ static rl_shared_status shared_map(int fd, rl_table *table)
     return RL_SHARED_OK;
 }
 
-/* Make the table in an empty file: the locks of the shards, and everything else, start as 0. */
-static rl_shared_status shared_fill(int fd, header *wanted, rl_table *table)
+/* What rl_shared_open is asked for. */
+typedef struct shared_request {
+    const char *path;
+    header wanted;
+    rl_table *table;
+    rl_table *from; /* whose keys a new file starts with; NULL: none */
+    rl_time now;
+} shared_request;
+
+static bool shared_is_as_large(const rl_table *one, const rl_table *other)
 {
-    if (rl_secret_init(&wanted->secret) != RL_OK) {
+    return one->shard_bits == other->shard_bits && one->lines_max == other->lines_max &&
+           one->line_words == other->line_words;
+}
+
+/* Make the table in an empty file: the locks of the shards, and everything else, start as 0. */
+static rl_shared_status shared_fill(int fd, shared_request *request)
+{
+    rl_table *table = request->table;
+    if (request->from != NULL) {
+        table->secret = request->from->secret; /* the tags of the entries depend on it */
+    } else if (rl_secret_init(&table->secret) != RL_OK) {
         return RL_SHARED_ERANDOM;
     }
+    request->wanted.secret = table->secret;
     if (rl_file_reserve(fd, file_bytes(table)) != 0) {
         return RL_SHARED_ESYSTEM;
     }
     rl_shared_status status = shared_map(fd, table);
-    if (status == RL_SHARED_OK) {
-        header *made = table->mapping;
-        memcpy(made, wanted, sizeof *wanted);
-        atomic_store(&made->magic, MAGIC);
-        table->secret = wanted->secret;
+    if (status != RL_SHARED_OK) {
+        return status;
     }
-    return status;
+    header *made = table->mapping;
+    memcpy(made, &request->wanted, sizeof request->wanted);
+    if (request->from != NULL) {
+        rl_table_copy(request->from, table, request->now); /* a file needs no memory for it */
+    }
+    atomic_store(&made->magic, MAGIC);
+    return RL_SHARED_OK;
 }
 
-static rl_shared_status shared_make(const char *path, int fd, header *wanted, rl_table *table)
+static rl_shared_status shared_make(int fd, shared_request *request)
 {
-    rl_shared_status status = shared_fill(fd, wanted, table);
+    rl_shared_status status = shared_fill(fd, request);
     if (status != RL_SHARED_OK) { /* a part may have been reserved */
         int kept = errno;
-        unlink(path);
+        unlink(request->path);
         errno = kept;
     }
     return status;
@@ -195,44 +217,44 @@ static bool is_at_path(const struct stat *file, const char *path)
 }
 
 /* Use, make or remove the file of a descriptor. *again: it is no longer at the path. */
-static rl_shared_status shared_use(int fd, const char *path, header *wanted, rl_table *table,
-                                   bool *again)
+static rl_shared_status shared_use(int fd, shared_request *request, bool *again)
 {
+    rl_table *table = request->table;
     struct stat file;
     header found;
     rl_shared_status status = shared_lock_file(fd, &file);
     if (status != RL_SHARED_OK) {
         return status;
     }
-    *again = !is_at_path(&file, path);
+    *again = !is_at_path(&file, request->path);
     if (*again) {
         return RL_SHARED_OK;
     }
-    switch (shared_inspect(&file, fd, wanted, file_bytes(table), &found)) {
+    switch (shared_inspect(&file, fd, &request->wanted, file_bytes(table), &found)) {
     case FOUND_EMPTY:
-        return shared_make(path, fd, wanted, table);
+        return shared_make(fd, request);
     case FOUND_TABLE:
         table->secret = found.secret;
         return shared_map(fd, table);
     case FOUND_OLD:
         *again = true;
-        return unlink(path) == 0 ? RL_SHARED_OK : RL_SHARED_ESYSTEM;
+        return unlink(request->path) == 0 ? RL_SHARED_OK : RL_SHARED_ESYSTEM;
     default:
         return RL_SHARED_EOTHER;
     }
 }
 
 /* Open or make the file, and map it into the table. */
-static rl_shared_status shared_attach(const char *path, header *wanted, rl_table *table)
+static rl_shared_status shared_attach(shared_request *request)
 {
     rl_shared_status status = RL_SHARED_OK;
     bool again = true;
     while (again && status == RL_SHARED_OK) {
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        int fd = open(request->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0) {
             return errno == EINTR ? RL_SHARED_EINTR : RL_SHARED_ESYSTEM;
         }
-        status = shared_use(fd, path, wanted, table, &again);
+        status = shared_use(fd, request, &again);
         int kept = errno;
         flock(fd, LOCK_UN); /* the mapping keeps the file open, and with it the lock */
         close(fd);
@@ -242,7 +264,7 @@ static rl_shared_status shared_attach(const char *path, header *wanted, rl_table
 }
 
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
-                                size_t max_keys, rl_table **out)
+                                size_t max_keys, rl_table *from, rl_time now, rl_table **out)
 {
     *out = NULL;
     rl_table *table = rl_alloc_zeroed(sizeof *table);
@@ -250,10 +272,13 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
         return RL_SHARED_ENOMEM;
     }
     rl_table_plan(table, limits, n_limits, max_keys);
-    header wanted;
-    rl_shared_status status = shared_describe(table, &wanted);
+    shared_request request = {.path = path, .table = table, .from = from, .now = now};
+    rl_shared_status status = RL_SHARED_EOTHER;
+    if (from == NULL || shared_is_as_large(table, from)) {
+        status = shared_describe(table, &request.wanted);
+    }
     if (status == RL_SHARED_OK) {
-        status = shared_attach(path, &wanted, table);
+        status = shared_attach(&request);
     }
     if (status == RL_SHARED_OK) {
         *out = table;
@@ -266,9 +291,9 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
 #else
 
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
-                                size_t max_keys, rl_table **out)
+                                size_t max_keys, rl_table *from, rl_time now, rl_table **out)
 {
-    (void)path, (void)limits, (void)n_limits, (void)max_keys;
+    (void)path, (void)limits, (void)n_limits, (void)max_keys, (void)from, (void)now;
     *out = NULL;
     return RL_SHARED_ENOWHERE;
 }

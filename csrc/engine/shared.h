@@ -42,8 +42,12 @@ typedef enum rl_shared_status {
 
 /* Open the table at a path, or make it. The arguments are those of rl_table_new, and must be the
  * same in all processes. On RL_SHARED_OK *out is a table; free it with rl_table_free, which
- * keeps the file. Waits while another process opens or makes the same file. */
+ * keeps the file. Waits while another process opens or makes the same file.
+ *
+ * A new file starts with the keys of `from` at the time `now`, see rl_table_copy: a table in a file
+ * with as many limits of the same kinds and the same max_keys, else RL_SHARED_EOTHER. NULL: it
+ * starts empty. */
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
-                                size_t max_keys, rl_table **out);
+                                size_t max_keys, rl_table *from, rl_time now, rl_table **out);
 
 #endif

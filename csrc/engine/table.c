@@ -264,7 +264,7 @@ static void convert_lines(const moment *from, const moment *to, const shard *sou
 static rl_status convert_shard(const moment *from, const moment *to, shard *source, shard *target)
 {
     rl_shard_keep(from, source);
-    if (source->n_lines != 0) {
+    if (source->n_lines != 0 && to->table->region == NULL) {
         target->lines = rl_alloc_zeroed(lines_bytes(to->table, source->n_lines));
         if (target->lines == NULL) {
             return RL_ENOMEM;
@@ -279,6 +279,19 @@ static rl_status convert_shard(const moment *from, const moment *to, shard *sour
     return RL_OK;
 }
 
+rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
+{
+    moment before = moment_at(from, now);
+    moment after = moment_at(to, now);
+    rl_status status = RL_OK;
+    for (size_t i = 0; status == RL_OK && i < rl_table_shards(from); i++) {
+        uint64_t ticket = rl_shard_lock(from, &from->shards[i]);
+        status = convert_shard(&before, &after, &from->shards[i], &to->shards[i]);
+        rl_shard_unlock(from, &from->shards[i], ticket);
+    }
+    return status;
+}
+
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
 {
     rl_table plan = *table;
@@ -287,17 +300,9 @@ rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
     if (made == NULL) {
         return NULL;
     }
-    moment from = moment_at(table, now);
-    moment to = moment_at(made, now);
-    for (size_t i = 0; i < rl_table_shards(table); i++) {
-        shard *source = &table->shards[i];
-        uint64_t ticket = rl_shard_lock(table, source);
-        rl_status status = convert_shard(&from, &to, source, &made->shards[i]);
-        rl_shard_unlock(table, source, ticket);
-        if (status != RL_OK) {
-            rl_table_free(made);
-            return NULL;
-        }
+    if (rl_table_copy(table, made, now) != RL_OK) {
+        rl_table_free(made);
+        return NULL;
     }
     return made;
 }

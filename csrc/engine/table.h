@@ -59,6 +59,10 @@ void rl_table_free(rl_table *table);
  * NULL: out of memory, nothing is lost. */
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now);
 
+/* Fill a new table with the keys and the counts of another one of the same size, whose secret it
+ * has. As rl_table_renew else. RL_OK or RL_ENOMEM. */
+rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now);
+
 /* Return true for a table in a file that processes share, see engine/shared.h. */
 bool rl_table_is_shared(const rl_table *table);
 

@@ -159,6 +159,7 @@ typedef struct limiter_object {
     rl_limit limits[RL_TABLE_LIMITS_MAX];
     uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
     bool has_windows;                  /* among the limits; they follow the wall clock */
+    bool waiters_first;                /* ask the Python half whether others wait for the key */
     clock_kind clock_kind;
     PyObject *clock;                 /* strong; NULL unless manual */
     _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */

@@ -80,6 +80,26 @@ static bool is_of_same_kinds(const limiter_object *self, const limiter_object *o
     return same;
 }
 
+/* Check the limiter whose keys this one starts with. 0, or -1 with an exception set. */
+static int limiter_check_kept(const limiter_object *self, const limiter_object *other, bool shared)
+{
+    if (!limiter_ready(other)) {
+        return -1;
+    }
+    if (rl_table_is_shared(other->table) != shared) {
+        PyErr_SetString(PyExc_ValueError,
+                        "keep must be a limiter in shared memory with a path, and else in memory");
+        return -1;
+    }
+    if (!is_of_same_kinds(self, other) || self->clock_kind != other->clock_kind) {
+        PyErr_SetString(PyExc_ValueError,
+                        "keep must be a limiter with limits of the same kinds in the same "
+                        "order, and the same clock");
+        return -1;
+    }
+    return 0;
+}
+
 static void limiter_raise_no_boot_id(void)
 {
     int number = errno;
@@ -129,16 +149,19 @@ static void limiter_raise_shared(rl_shared_status status, PyObject *path)
 
 /* Open the table in a file. Another process may have it locked for as long as it is stopped, so
  * signals are handled meanwhile. 0, or -1 with an exception set. */
-static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *path)
+static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
 {
+    rl_table *kept = keep != Py_None ? limiter_of(keep)->table : NULL;
     PyObject *name = NULL; /* strong; bytes */
     rl_shared_status status;
     if (!PyUnicode_FSConverter(path, &name)) {
         return -1;
     }
     do {
-        Py_BEGIN_ALLOW_THREADS status = rl_shared_open(PyBytes_AS_STRING(name), self->limits,
-                                                       self->n_limits, max_keys, &self->table);
+        rl_time now = limiter_now(self);
+        Py_BEGIN_ALLOW_THREADS status =
+            rl_shared_open(PyBytes_AS_STRING(name), self->limits, self->n_limits, max_keys, kept,
+                           now, &self->table);
         Py_END_ALLOW_THREADS
     } while (status == RL_SHARED_EINTR && PyErr_CheckSignals() == 0);
     if (status != RL_SHARED_OK) {
@@ -152,22 +175,7 @@ static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *k
 {
     rl_secret secret;
     if (keep != Py_None) {
-        const limiter_object *other = limiter_of(keep);
-        if (!limiter_ready(other)) {
-            return -1;
-        }
-        if (rl_table_is_shared(other->table)) {
-            PyErr_SetString(PyExc_ValueError,
-                            "keep must be a limiter that is not in shared memory");
-            return -1;
-        }
-        if (!is_of_same_kinds(self, other) || self->clock_kind != other->clock_kind) {
-            PyErr_SetString(PyExc_ValueError,
-                            "keep must be a limiter with limits of the same kinds in the same "
-                            "order, and the same clock");
-            return -1;
-        }
-        self->table = rl_table_renew(other->table, self->limits, limiter_now(self));
+        self->table = rl_table_renew(limiter_of(keep)->table, self->limits, limiter_now(self));
     } else if (rl_secret_init(&secret) != RL_OK) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
@@ -184,14 +192,11 @@ static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *k
 static int limiter_make_any_table(limiter_object *self, size_t max_keys, PyObject *keep,
                                   PyObject *path)
 {
-    if (path == Py_None) {
-        return limiter_make_table(self, max_keys, keep);
-    }
-    if (keep != Py_None) {
-        PyErr_SetString(PyExc_ValueError, "give keep or path, not both");
+    if (keep != Py_None && limiter_check_kept(self, limiter_of(keep), path != Py_None) < 0) {
         return -1;
     }
-    return limiter_open_table(self, max_keys, path);
+    return path == Py_None ? limiter_make_table(self, max_keys, keep)
+                           : limiter_open_table(self, max_keys, keep, path);
 }
 
 static int limiter_refuse_second_init(const limiter_object *self)
@@ -210,6 +215,7 @@ static void limiter_adopt(limiter_object *self, const limiter_object *made)
     memcpy(self->limits, made->limits, sizeof self->limits);
     memcpy(self->one, made->one, sizeof self->one);
     self->has_windows = made->has_windows;
+    self->waiters_first = made->waiters_first;
     self->clock_kind = made->clock_kind;
     self->clock = made->clock;
     self->table = made->table;
@@ -217,15 +223,16 @@ static void limiter_adopt(limiter_object *self, const limiter_object *made)
 
 static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"limits", "max_keys", "clock", "keep", "path", NULL};
+    static char *names[] = {"limits", "max_keys", "clock", "keep", "path", "waiters_first", NULL};
     limiter_object *self = limiter_of(object);
     PyObject *limits;
     Py_ssize_t max_keys = 1000000;
     PyObject *clock = NULL;
     PyObject *keep = Py_None;
     PyObject *path = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nOOO:Limiter", names, &limits, &max_keys,
-                                     &clock, &keep, &path)) {
+    int waiters_first = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nOOOp:Limiter", names, &limits, &max_keys,
+                                     &clock, &keep, &path, &waiters_first)) {
         return -1;
     }
     if (limiter_refuse_second_init(self) < 0) {
@@ -243,7 +250,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     /* Converting limits and paths can run Python code, which may call __init__ again. So everything
      * is made in a second object, and the limiter is checked once more at the end. */
-    limiter_object made = {.state = self->state};
+    limiter_object made = {.state = self->state, .waiters_first = waiters_first != 0};
     if (limiter_set_limits(&made, limits) < 0 || limiter_set_clock(&made, clock) < 0 ||
         limiter_make_any_table(&made, (size_t)max_keys, keep, path) < 0 ||
         limiter_refuse_second_init(self) < 0) {
@@ -282,14 +289,17 @@ static void limiter_dealloc(PyObject *self)
 static PyType_Slot limiter_slots[] = {
     {Py_tp_doc,
      PyDoc_STR(
-         "Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None, path=None)\n--\n\n"
+         "Limiter(limits, *, max_keys=1000000, clock='monotonic', keep=None, path=None, "
+         "waiters_first=False)\n--\n\n"
          "Limit by token buckets and windows in the memory of this process.\n\n"
          "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
          "(count, window_s, sliding) of a window.\n"
          "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
          "'coarse' or a ManualClock, which windows use as the wall clock. keep: a Limiter\n"
-         "whose keys this one starts with, instead of max_keys. path: a file that holds the\n"
-         "table, shared by all processes of this host. Raises OSError, PermissionError or\n"
+         "whose keys this one starts with, instead of max_keys; with a path, if the file is new.\n"
+         "path: a file that holds the table, shared by all processes of this host.\n"
+         "waiters_first: allow() and hit() call _behind_waiters(key, cost) of a subclass first,\n"
+         "and deny if it returns a tuple (a Decision, and one of each limit). Raises OSError, PermissionError or\n"
          "ValueError for a file that cannot be used, ValueError for a value out of range,\n"
          "MemoryError, and OSError when the system has no random numbers.")},
     {Py_tp_new, limiter_new},

@@ -109,6 +109,53 @@ static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *
     return status;
 }
 
+/* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
+ * none, or an exception is set. */
+static PyObject *limiter_behind(limiter_object *self, PyObject *key, PyObject *cost)
+{
+    if (!self->waiters_first) {
+        return NULL;
+    }
+    int64_t from_ns = system_ns(CLOCK_MONOTONIC);
+    PyObject *name = self->state->names[NAME_BEHIND_WAITERS];
+    PyObject *denial = PyObject_CallMethodObjArgs((PyObject *)self, name, key, cost, NULL);
+    if (denial == Py_None) {
+        Py_CLEAR(denial);
+    } else if (denial != NULL && !PyTuple_Check(denial)) {
+        PyErr_SetString(PyExc_TypeError, "_behind_waiters() must return a tuple or None");
+        Py_CLEAR(denial);
+    }
+    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    if (denial != NULL && meter != NULL) {
+        rl_meter_record(meter, false, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
+    }
+    return denial;
+}
+
+/* Read the Decisions of a denial, which it frees; `out` and `each` may be NULL. 0, or -1 with an
+ * exception set. */
+static int limiter_read_denial(const limiter_object *self, PyObject *denial, rl_decision *out,
+                               rl_decision *each)
+{
+    int status = 0;
+    if (PyTuple_GET_SIZE(denial) != (Py_ssize_t)self->n_limits + 1) {
+        PyErr_SetString(PyExc_TypeError,
+                        "_behind_waiters() must return one Decision more than limits");
+        status = -1;
+    }
+    for (size_t i = 0; status == 0 && i <= self->n_limits; i++) {
+        const rl_decision *value =
+            decision_value(self->state, PyTuple_GET_ITEM(denial, (Py_ssize_t)i));
+        rl_decision *place = i == 0 ? out : each != NULL ? &each[i - 1] : NULL;
+        if (value != NULL && place != NULL) {
+            *place = *value;
+        }
+        status = value != NULL ? 0 : -1;
+    }
+    Py_DECREF(denial);
+    return status;
+}
+
 int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
                    rl_decision *out, rl_decision *each)
 {
@@ -117,6 +164,14 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
     const uint64_t *costs;
     if (!limiter_ready(self) || limiter_hash_key(self, key, &hash) < 0 ||
         (costs = limiter_cost_units(self, cost, units)) == NULL) {
+        return -1;
+    }
+    PyObject *denial = limiter_behind(self, key, cost);
+    if (denial != NULL) {
+        *allowed = false;
+        return limiter_read_denial(self, denial, out, each);
+    }
+    if (PyErr_Occurred()) {
         return -1;
     }
     if (limiter_take(self, hash, costs, allowed, out, each) != RL_OK) {
@@ -188,15 +243,37 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
     return decision_new(call.limiter->state, &decision);
 }
 
+/* What hit() does for the first of those who wait. */
+static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames)
+{
+    limiter_call call;
+    bool allowed;
+    rl_decision decision;
+    if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
+        return NULL;
+    }
+    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &decision, NULL) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    return decision_new(call.limiter->state, &decision);
+}
+
 static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                   PyObject *kwnames)
 {
     limiter_call call;
+    core_key_cost given;
     bool allowed;
     rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0) {
+    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0 ||
+        core_parse_key_cost("hit_each", "key", args, nargs, kwnames, &given) < 0) {
         return NULL;
+    }
+    PyObject *denial = limiter_behind(call.limiter, given.key, given.cost);
+    if (denial != NULL || PyErr_Occurred()) {
+        return denial;
     }
     if (limiter_take(call.limiter, call.key, call.costs, &allowed, &tightest, each) != RL_OK) {
         return PyErr_NoMemory();
@@ -311,6 +388,24 @@ static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const
     return result;
 }
 
+/* Decide for each key as allow() does. `keys` is a tuple made by the caller. */
+static PyObject *limiter_allow_each(limiter_object *self, PyObject *keys, PyObject *cost)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_key *hashes = limiter_hash_keys(self, keys); /* which checks them */
+    PyObject *result = hashes == NULL ? NULL : PyList_New(n);
+    PyMem_Free(hashes);
+    for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
+        bool allowed;
+        if (limiter_decide(self, PyTuple_GET_ITEM(keys, i), cost, &allowed, NULL) < 0) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, i, Py_NewRef(allowed ? Py_True : Py_False));
+    }
+    return result;
+}
+
 static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                     PyObject *kwnames)
 {
@@ -331,7 +426,8 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     if (keys == NULL) {
         return NULL;
     }
-    PyObject *result = limiter_allow_tuple(self, keys, costs);
+    PyObject *result = self->waiters_first ? limiter_allow_each(self, keys, given.cost)
+                                           : limiter_allow_tuple(self, keys, costs);
     Py_DECREF(keys);
     return result;
 }
@@ -425,6 +521,9 @@ PyMethodDef limiter_methods[] = {
                "Take `cost` tokens even if the bucket has fewer; return a Decision.\n\n"
                "Missing tokens become a debt, of at most one capacity, that is paid before the\n"
                "next request passes. Arguments and exceptions are those of allow().")},
+    {"_take", CORE_FAST(limiter_take_first),
+     PyDoc_STR("_take($self, /, key, cost=1)\n--\n\n"
+               "Do what hit() does, without regard to others who wait for the key.")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
      PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
                "Do what hit() does; return its Decision, followed by one of each limit.")},

@@ -38,13 +38,19 @@ static int add_float(PyObject *module, const char *name, double value)
 
 static int add_store_error(PyObject *module, core_state *state)
 {
+    PyObject *members = Py_BuildValue("{s:s}", "node", "");
+    if (members == NULL) {
+        return -1;
+    }
     state->store_error = PyErr_NewExceptionWithDoc(
         "rate_limiter.StoreError",
         "Signal that a store gave no decision.\n\n"
         "Attributes:\n"
-        "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy' or 'memory' (str).\n"
-        "        After 'lost' and 'timeout' the store may have counted the request.",
-        PyExc_RuntimeError, NULL);
+        "    kind: 'connect', 'lost', 'timeout', 'answer', 'protocol', 'busy', 'memory' or 'closed'\n"
+        "        (str). After 'lost', 'timeout' and 'closed' the store may have counted the request.\n"
+        "    node: the server that failed, such as '10.0.0.1:6379'; empty where there is none (str).",
+        PyExc_RuntimeError, members);
+    Py_DECREF(members);
     return state->store_error == NULL
                ? -1
                : PyModule_AddObjectRef(module, "StoreError", state->store_error);

@@ -25,6 +25,7 @@ static const char *const TEXTS[NAME_COUNT] = {
     [NAME_DECISION] = "decision",
     [NAME_CAPACITY] = "capacity",
     [NAME_PERIOD_S] = "period_s",
+    [NAME_BEHIND_WAITERS] = "_behind_waiters",
     [NAME_WINDOW_S] = "window_s",
     [NAME_METHOD] = "method",
     [NAME_STATE] = "state",

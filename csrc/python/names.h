@@ -32,6 +32,7 @@ typedef enum core_name {
     NAME_DECISION,
     NAME_CAPACITY,
     NAME_PERIOD_S,
+    NAME_BEHIND_WAITERS,
     NAME_WINDOW_S,
     NAME_METHOD,
     NAME_STATE,

@@ -1,25 +1,27 @@
 #include "redis/client.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "redis/descriptors.h"
+#include "redis/tls.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
 
 struct rl_client {
     rl_options options;
-    const rl_tls *tls;            /* borrowed */
+    rl_tls *tls;                  /* borrowed */
     pthread_mutex_t lock;         /* guards everything below */
     rl_topology *topology;        /* owned */
     bool led;                     /* a thread is the leader: it polls, or is about to */
     bool polling;                 /* the leader polls `polled`, without the lock */
     bool nudged;                  /* a byte for the leader is in the pipe */
+    int64_t served_ns;            /* when the last leader stopped */
     int nudge[2];                 /* owned; a pipe that wakes the leader */
     rl_thread_call *first, *last; /* those whose threads sleep */
     size_t n_polled;
@@ -37,30 +39,13 @@ int64_t rl_now_ns(void)
 
 /* ---- making, freeing, forking -------------------------------------------------- */
 
-static bool open_nudge(rl_client *client)
-{
-    if (pipe(client->nudge) != 0) {
-        client->nudge[0] = client->nudge[1] = -1;
-        return false;
-    }
-    for (int i = 0; i < 2; i++) {
-        fcntl(client->nudge[i], F_SETFD, FD_CLOEXEC);
-        fcntl(client->nudge[i], F_SETFL, O_NONBLOCK);
-    }
-    return true;
-}
-
 static void close_nudge(rl_client *client)
 {
-    for (int i = 0; i < 2; i++) {
-        if (client->nudge[i] >= 0) {
-            close(client->nudge[i]);
-            client->nudge[i] = -1;
-        }
-    }
+    rl_descriptor_close(&client->nudge[0]);
+    rl_descriptor_close(&client->nudge[1]);
 }
 
-rl_client *rl_client_new(const rl_options *options, const rl_tls *tls)
+rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
 {
     rl_client *client = rl_alloc_zeroed(sizeof *client);
     if (client == NULL) {
@@ -71,7 +56,7 @@ rl_client *rl_client_new(const rl_options *options, const rl_tls *tls)
     client->tls = tls;
     pthread_mutex_init(&client->lock, NULL);
     client->topology = rl_topology_new(options, tls);
-    if (!open_nudge(client) || client->topology == NULL) {
+    if (!rl_pipe_open(client->nudge, false) || client->topology == NULL) {
         int kept = client->topology == NULL ? ENOMEM : errno;
         rl_client_free(client);
         errno = kept;
@@ -93,11 +78,22 @@ void rl_client_free(rl_client *client)
 void rl_client_before_fork(rl_client *client)
 {
     pthread_mutex_lock(&client->lock);
+    if (client->tls != NULL) {
+        rl_tls_before_fork(client->tls);
+    }
+}
+
+static void client_unlock(rl_client *client)
+{
+    if (client->tls != NULL) {
+        rl_tls_after_fork(client->tls);
+    }
+    pthread_mutex_unlock(&client->lock);
 }
 
 void rl_client_after_fork_in_parent(rl_client *client)
 {
-    pthread_mutex_unlock(&client->lock);
+    client_unlock(client);
 }
 
 /* The forking thread may be waiting for a call below a signal handler, and goes on in the child.
@@ -116,12 +112,12 @@ static void client_lose_calls(rl_client *client)
 
 void rl_client_after_fork_in_child(rl_client *client)
 {
-    pthread_mutex_unlock(&client->lock);
+    client_unlock(client);
     client_lose_calls(client);
     rl_topology_free(client->topology);
     client->topology = rl_topology_new(&client->options, client->tls);
     close_nudge(client);
-    if (client->topology == NULL || !open_nudge(client)) {
+    if (client->topology == NULL || !rl_pipe_open(client->nudge, false)) {
         rl_topology_free(client->topology);
         client->topology = NULL; /* calls fail with RL_FAULT_NOMEM */
     }
@@ -238,6 +234,7 @@ static void client_lead(rl_client *client, const rl_thread_call *call, int64_t u
         wake_finished(client);
     }
     client->led = false;
+    client->served_ns = rl_now_ns();
 }
 
 /* Wake the leader if it polls other descriptors or events than are wanted now. */
@@ -260,12 +257,15 @@ void rl_client_submit(rl_client *client, rl_thread_call *call)
     init_condition(&call->wake);
     pthread_mutex_lock(&client->lock);
     int64_t now_ns = rl_now_ns();
-    call->call.deadline_ns = now_ns + client->options.timeout_ns;
     if (client->topology == NULL) {
         call->call.fault = RL_FAULT_NOMEM;
         strcpy(call->call.error, "no memory or file descriptor was left after a fork");
         call->done = true;
     } else {
+        if (!client->led) {
+            rl_topology_resume(client->topology, now_ns - client->served_ns);
+        }
+        call->call.deadline_ns = now_ns + rl_topology_timeout_ns(client->topology);
         rl_topology_submit(client->topology, &call->call, now_ns);
         if (call->call.state == RL_CALL_SENT) {
             rl_topology_flush(client->topology);
@@ -311,4 +311,25 @@ void rl_client_leave(rl_client *client, rl_thread_call *call)
         call->call.reply = NULL;
     }
     pthread_cond_destroy(&call->wake);
+}
+
+/* ---- the map --------------------------------------------------------------------- */
+
+rl_server rl_client_server_of(rl_client *client, const char *key, size_t len)
+{
+    rl_server server = {{0}, 0};
+    pthread_mutex_lock(&client->lock);
+    if (client->topology != NULL) {
+        server = rl_topology_server_of(client->topology, key, len);
+    }
+    pthread_mutex_unlock(&client->lock);
+    return server;
+}
+
+size_t rl_client_servers(rl_client *client, rl_server *servers)
+{
+    pthread_mutex_lock(&client->lock);
+    size_t n = client->topology != NULL ? rl_topology_servers(client->topology, servers) : 0;
+    pthread_mutex_unlock(&client->lock);
+    return n;
 }

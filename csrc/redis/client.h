@@ -28,7 +28,7 @@ typedef struct rl_thread_call {
 
 /* Make a client that is not connected yet. The TLS context is borrowed, NULL when
  * the options ask for none. NULL: out of memory (ENOMEM) or file descriptors, see errno. */
-rl_client *rl_client_new(const rl_options *options, const rl_tls *tls);
+rl_client *rl_client_new(const rl_options *options, rl_tls *tls);
 
 /* Close everything. No call may be under way. NULL is fine. */
 void rl_client_free(rl_client *client);
@@ -42,6 +42,10 @@ bool rl_client_wait(rl_client *client, rl_thread_call *call, int64_t most_ns);
 
 /* Stop waiting for a call. Its result is dropped. */
 void rl_client_leave(rl_client *client, rl_thread_call *call);
+
+/* As rl_topology_server_of and rl_topology_servers. */
+rl_server rl_client_server_of(rl_client *client, const char *key, size_t len);
+size_t rl_client_servers(rl_client *client, rl_server *servers);
 
 /* Call these around fork(). The client is locked during the fork, so the child gets a
  * consistent one. The child closes the inherited connections without sending anything,

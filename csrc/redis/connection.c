@@ -417,6 +417,13 @@ void rl_connection_flush(rl_connection *redis)
     }
 }
 
+void rl_connection_resume(rl_connection *redis, int64_t away_ns)
+{
+    if (redis->state == RL_CONNECTION_OPENING && rl_transport_is_ready(redis->transport)) {
+        redis->opened_ns += away_ns;
+    }
+}
+
 void rl_connection_step(rl_connection *redis, int64_t now_ns)
 {
     /* One look at the transport: it may open at any moment, and nothing may go before AUTH and

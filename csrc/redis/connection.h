@@ -41,6 +41,7 @@ typedef enum rl_fault {
     RL_FAULT_PROTOCOL, /* the answer violated the protocol of Redis, or was unusable */
     RL_FAULT_BUSY,     /* too many commands wait already */
     RL_FAULT_NOMEM,
+    RL_FAULT_CLOSED, /* the client was closed during the call: the command may be executed */
 } rl_fault;
 
 typedef struct rl_connection_config {
@@ -49,7 +50,7 @@ typedef struct rl_connection_config {
     uint32_t database;
     char client_name[RL_NAME_SIZE];
     bool must_be_master; /* else the connection fails: Sentinel's answer may be out of date */
-    const rl_tls *tls;   /* borrowed; NULL: not encrypted */
+    rl_tls *tls;         /* borrowed; NULL: not encrypted */
     /* Until the connection is ready. Without progress (redis/reply.h) for as long while answers are
      * due, the connection fails. */
     int64_t connect_timeout_ns;
@@ -74,6 +75,10 @@ void rl_connection_free(rl_connection *redis);
  * fails when a deadline has passed or the server exceeds the bounds of redis/reply.h. Reads
  * about 64 KB at most: the descriptor stays ready while there is more. */
 void rl_connection_step(rl_connection *redis, int64_t now_ns);
+
+/* Give a connection that is opening, and whose server has answered, more time: nobody stepped it
+ * for so long. */
+void rl_connection_resume(rl_connection *redis, int64_t away_ns);
 
 /* Write the appended commands, as far as the socket has room. */
 void rl_connection_flush(rl_connection *redis);

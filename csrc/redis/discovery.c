@@ -13,10 +13,29 @@
 
 /* ---- reading the map: who is master, who serves which slot --------------------- */
 
-static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_server *from)
+/* Return how many slots a map assigns; 0: it is no map. */
+static int count_slots(const redisReply *reply, const rl_server *from)
 {
     int n_slots = 0;
+    rl_slot_range range;
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements > RL_SLOTS) {
+        return 0;
+    }
+    for (size_t i = 0; i < reply->elements; i++) {
+        if (rl_cluster_range(reply->element[i], from, &range)) {
+            n_slots += range.last - range.first + 1;
+        }
+        if (n_slots > RL_SLOTS) {
+            return 0; /* ranges overlap */
+        }
+    }
+    return n_slots;
+}
+
+/* Checked first: a node that left the cluster knows no slots, and then the old map is better. */
+static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_server *from)
+{
+    if (count_slots(reply, from) == 0) {
         return false;
     }
     rl_nodes_clear_slots(topology);
@@ -29,16 +48,12 @@ static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_
         if (at < 0) {
             continue;
         }
-        n_slots += range.last - range.first + 1;
-        if (n_slots > RL_SLOTS) {
-            return false; /* ranges overlap */
-        }
         topology->nodes[at].used = true;
         for (int slot = range.first; slot <= range.last; slot++) {
             topology->slots[slot] = (uint16_t)at;
         }
     }
-    return n_slots > 0;
+    return true;
 }
 
 static bool read_master(rl_topology *topology, const redisReply *reply, int64_t now_ns)

@@ -84,6 +84,15 @@ int rl_nodes_route(const rl_topology *topology, const rl_call *call)
     return -1;
 }
 
+bool rl_nodes_serve_all(const rl_topology *topology)
+{
+    size_t slot = 0;
+    while (slot < RL_SLOTS && topology->slots[slot] != UNKNOWN_NODE) {
+        slot++;
+    }
+    return slot == RL_SLOTS;
+}
+
 void rl_nodes_clear_slots(rl_topology *topology)
 {
     for (size_t i = 0; i < topology->n_nodes; i++) {
@@ -131,6 +140,12 @@ rl_connection_config rl_nodes_config(const rl_topology *topology, const rl_serve
     return config;
 }
 
+bool rl_nodes_is_ready(const rl_node *node)
+{
+    return node->redis != NULL && !node->retired &&
+           rl_connection_state_of(node->redis) == RL_CONNECTION_READY;
+}
+
 bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns)
 {
     rl_node *to = &topology->nodes[i];
@@ -138,6 +153,32 @@ bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns)
     to->redis = rl_connection_new(&config, now_ns);
     to->serial = topology->connections++;
     return to->redis != NULL;
+}
+
+/* A node that has no slots yet is used by calls that were redirected to it. */
+static bool node_is_awaited(const rl_topology *topology, size_t i)
+{
+    const rl_call *call = topology->first_waiting;
+    while (call != NULL && call->node != (int)i) {
+        call = call->next_waiting;
+    }
+    return call != NULL;
+}
+
+bool rl_nodes_is_idle(const rl_topology *topology, size_t i)
+{
+    const rl_node *each = &topology->nodes[i];
+    if (rl_connection_waiting(each->redis) != 0) {
+        return false;
+    }
+    return each->retired || (!each->used && !node_is_awaited(topology, i));
+}
+
+/* Send a call again that the server did not get: first to the one that serves its slot. */
+static void node_return_call(rl_topology *topology, rl_call *call, const char *error)
+{
+    call->ask = -1;
+    rl_call_try_again(topology, call, 0, RL_FAULT_CONNECT, error);
 }
 
 void rl_nodes_drop(rl_topology *topology, size_t i, int64_t now_ns)
@@ -158,20 +199,24 @@ void rl_nodes_drop(rl_topology *topology, size_t i, int64_t now_ns)
             rl_fault fault = failed ? rl_connection_fault(redis) : RL_FAULT_LOST;
             rl_call_finish(topology, owner, NULL, fault, error);
         } else {
-            rl_call_try_again(topology, owner, 0, RL_FAULT_CONNECT, error);
+            node_return_call(topology, owner, error);
         }
     }
     rl_call *next;
     for (rl_call *call = topology->first_waiting; never_ready && call != NULL; call = next) {
         next = call->next_waiting;
         if (rl_nodes_route(topology, call) == (int)i) {
+            call->node = (int)i;
             rl_call_finish(topology, call, NULL, RL_FAULT_CONNECT, error);
         }
     }
     rl_connection_free(redis);
     lost->redis = NULL;
+    lost->retired = false;
     if (topology->options.kind == RL_SENTINEL && failed) {
         topology->known = false;
     }
-    rl_nodes_mark_stale(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
+    if (failed || lost->used) {
+        rl_nodes_mark_stale(topology, never_ready ? now_ns + RL_ASK_AGAIN_NS : now_ns);
+    }
 }

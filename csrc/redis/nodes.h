@@ -22,6 +22,9 @@ int rl_nodes_find(rl_topology *topology, const rl_server *server);
 /* Return the index of the node that serves a call. -1: not known yet. */
 int rl_nodes_route(const rl_topology *topology, const rl_call *call);
 
+/* Return true if each slot of the cluster has a node. */
+bool rl_nodes_serve_all(const rl_topology *topology);
+
 /* Forget who serves which slot, before a new map of the cluster is read. */
 void rl_nodes_clear_slots(rl_topology *topology);
 
@@ -35,12 +38,19 @@ void rl_nodes_mark_stale(rl_topology *topology, int64_t ask_at_ns);
 /* Return the settings of a connection to a server of the topology. */
 rl_connection_config rl_nodes_config(const rl_topology *topology, const rl_server *server);
 
+/* Return true if calls can be sent to a node now. */
+bool rl_nodes_is_ready(const rl_node *node);
+
 /* Begin to connect to a node. False: out of memory. */
 bool rl_nodes_connect(rl_topology *topology, size_t i, int64_t now_ns);
 
-/* Close a node's connection, if any, and mark the map as stale. Calls that were sent are
- * lost: they may have been executed. The others wait again. When the connection never
- * became ready, the calls that wait for this node end as well. */
+/* Return true if a node's connection is no longer needed: no answer is due, no call waits for it,
+ * and the map does not use the node, or the node cannot serve. */
+bool rl_nodes_is_idle(const rl_topology *topology, size_t i);
+
+/* Close a node's connection, if any, and mark the map as stale if it uses the node. Calls that
+ * were sent are lost: they may have been executed. The others wait again. When the connection
+ * never became ready, the calls that wait for this node end as well. */
 void rl_nodes_drop(rl_topology *topology, size_t i, int64_t now_ns);
 
 #endif

@@ -14,6 +14,7 @@
 #define RL_HOST_SIZE 256 /* a DNS name has 253 bytes at most, a socket's path 107 */
 #define RL_USER_SIZE 256
 #define RL_PASSWORD_SIZE 4096 /* cloud providers hand out tokens of 2 KB */
+#define RL_KEY_PASSWORD_SIZE 1024
 #define RL_PATH_SIZE 1024
 #define RL_NAME_SIZE 128
 
@@ -37,7 +38,8 @@ typedef struct rl_tls_options {
     char ca_folder[RL_PATH_SIZE];
     char certificate_file[RL_PATH_SIZE]; /* of the client */
     char key_file[RL_PATH_SIZE];
-    char server_name[RL_HOST_SIZE]; /* expected in the certificate; empty: the host */
+    char key_password[RL_KEY_PASSWORD_SIZE]; /* empty: the key must not be encrypted */
+    char server_name[RL_HOST_SIZE];          /* expected in the certificate; empty: the host */
 } rl_tls_options;
 
 typedef struct rl_options {

@@ -8,11 +8,17 @@
 
 #include "redis/topology_state.h"
 
-/* Append a new call to the list of all calls, and to those that wait. */
+/* Add a new call to the list of all calls, and to those that wait. */
 void rl_call_add(rl_topology *topology, rl_call *call);
+
+/* Change the deadline of a call that is not done. */
+void rl_call_set_deadline(rl_topology *topology, rl_call *call, int64_t deadline_ns);
 
 /* Remove a waiting call from the list: it was sent. */
 void rl_call_stop_waiting(rl_topology *topology, rl_call *call);
+
+/* Return the server of a node; -1: as rl_topology_server_of for a slot without one. */
+rl_server rl_call_server(const rl_topology *topology, int node);
 
 /* End a call. `reply` passes to the call's owner; `error` counts with a fault. */
 void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_fault fault,
@@ -23,7 +29,12 @@ void rl_call_finish(rl_topology *topology, rl_call *call, redisReply *reply, rl_
 void rl_call_try_again(rl_topology *topology, rl_call *call, int64_t not_before_ns, rl_fault fault,
                        const char *error);
 
-/* End the calls whose deadlines have passed. */
-void rl_call_expire_all(rl_topology *topology, int64_t now_ns);
+/* The same for a server that wants the call later: as often as its deadline permits. Then the call
+ * ends with this error. */
+void rl_call_postpone(rl_topology *topology, rl_call *call, int64_t not_before_ns,
+                      const char *error);
+
+/* End the calls whose deadlines have passed. Return true if a server gave no answer. */
+bool rl_call_expire_all(rl_topology *topology, int64_t now_ns);
 
 #endif

@@ -1,6 +1,5 @@
 #include "redis/resolve.h"
 
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -12,11 +11,13 @@
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "redis/descriptors.h"
 
 struct rl_resolve {
     atomic_int owners; /* the caller and the thread: the last one frees */
     atomic_bool answered;
-    int pipe[2]; /* the thread closes the write end when it has the answer */
+    int pipe[2];   /* the thread closes the write end when it has the answer */
+    pid_t process; /* where the thread is */
     rl_server server;
     int error; /* of getaddrinfo; this and `addresses` are valid when answered */
     rl_addresses addresses;
@@ -105,11 +106,9 @@ rl_resolve *rl_resolve_start(const rl_server *server)
     question->server = *server;
     atomic_init(&question->owners, 2);
     atomic_init(&question->answered, false);
-    if (pipe(question->pipe) != 0) {
+    question->process = getpid();
+    if (!rl_pipe_open(question->pipe, true)) {
         goto fail;
-    }
-    for (int i = 0; i < 2; i++) {
-        fcntl(question->pipe[i], F_SETFD, FD_CLOEXEC);
     }
     if (resolve_start_thread(question) != 0) {
         close(question->pipe[0]);
@@ -136,9 +135,21 @@ const rl_addresses *rl_resolve_answer(const rl_resolve *question, const char **r
     return &question->addresses;
 }
 
+/* In a forked child the thread does not exist. If it has answered, it has closed the pipe. */
+static void resolve_free_in_child(rl_resolve *question)
+{
+    if (!atomic_load(&question->answered)) {
+        close(question->pipe[1]);
+    }
+    close(question->pipe[0]);
+    rl_free(question);
+}
+
 void rl_resolve_free(rl_resolve *question)
 {
-    if (question != NULL) {
+    if (question != NULL && question->process != getpid()) {
+        resolve_free_in_child(question);
+    } else if (question != NULL) {
         resolve_release(question);
     }
 }

@@ -5,9 +5,11 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "engine/alloc.h"
 
@@ -15,10 +17,22 @@
 #define MSG_NOSIGNAL 0
 #endif
 
+/* What changes when a file is replaced or rewritten. */
+typedef struct tls_file_state {
+    dev_t device;
+    ino_t inode;
+    off_t size;
+    struct timespec changed;
+} tls_file_state;
+
+#define N_FILES 3
+
 struct rl_tls {
-    SSL_CTX *context;   /* owned */
     BIO_METHOD *method; /* owned */
     rl_tls_options options;
+    pthread_mutex_t lock; /* guards what follows */
+    SSL_CTX *context;     /* owned; sessions keep it too */
+    tls_file_state files[N_FILES];
 };
 
 struct rl_tls_session {
@@ -82,15 +96,14 @@ static const char *tls_last_reason(void)
     return reason != NULL ? reason : "it cannot be read";
 }
 
-static bool load_authorities(const rl_tls *tls, char *error)
+static bool load_authorities(SSL_CTX *context, const rl_tls_options *options, char *error)
 {
-    const rl_tls_options *options = &tls->options;
     const char *file = options->ca_file[0] != 0 ? options->ca_file : NULL;
     const char *folder = options->ca_folder[0] != 0 ? options->ca_folder : NULL;
     if (file == NULL && folder == NULL) {
-        return SSL_CTX_set_default_verify_paths(tls->context) == 1;
+        return SSL_CTX_set_default_verify_paths(context) == 1;
     }
-    if (SSL_CTX_load_verify_locations(tls->context, file, folder) != 1) {
+    if (SSL_CTX_load_verify_locations(context, file, folder) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no certificate authorities in '%.150s': %.60s",
                  file != NULL ? file : folder, tls_last_reason());
         return false;
@@ -98,26 +111,133 @@ static bool load_authorities(const rl_tls *tls, char *error)
     return true;
 }
 
-static bool load_certificate(const rl_tls *tls, char *error)
+/* Return the password of the key. Without this OpenSSL would ask for it on the terminal. */
+static int tls_key_password(char *buffer, int room, int is_for_writing, void *options)
 {
-    const rl_tls_options *options = &tls->options;
+    (void)is_for_writing;
+    const char *password = ((const rl_tls_options *)options)->key_password;
+    size_t len = strlen(password);
+    if (len == 0 || len > (size_t)room) {
+        return -1;
+    }
+    memcpy(buffer, password, len);
+    return (int)len;
+}
+
+static const char *key_file_of(const rl_tls_options *options)
+{
+    return options->key_file[0] != 0 ? options->key_file : options->certificate_file;
+}
+
+/* The cause is not in the error of OpenSSL, whose text depends on its version. */
+static void describe_bad_key(const rl_tls_options *options, bool is_encrypted, char *error)
+{
+    const char *reason = tls_last_reason();
+    if (is_encrypted && options->key_password[0] == 0) {
+        reason = "it is encrypted: give ssl_password";
+    } else if (is_encrypted) {
+        reason = "it is encrypted, and ssl_password does not open it";
+    }
+    snprintf(error, RL_ERROR_SIZE, "no private key for the client certificate in '%.140s': %.60s",
+             key_file_of(options), reason);
+}
+
+static bool key_is_encrypted(const char *file)
+{
+    char line[256];
+    bool found = false;
+    FILE *in = fopen(file, "re");
+    while (in != NULL && !found && fgets(line, sizeof line, in) != NULL) {
+        found = strstr(line, "ENCRYPTED") != NULL;
+    }
+    if (in != NULL) {
+        fclose(in);
+    }
+    return found;
+}
+
+static bool load_certificate(SSL_CTX *context, const rl_tls_options *options, char *error)
+{
     if (options->certificate_file[0] == 0) {
         return true;
     }
-    const char *key_file =
-        options->key_file[0] != 0 ? options->key_file : options->certificate_file;
-    if (SSL_CTX_use_certificate_chain_file(tls->context, options->certificate_file) != 1) {
+    if (SSL_CTX_use_certificate_chain_file(context, options->certificate_file) != 1) {
         snprintf(error, RL_ERROR_SIZE, "no client certificate in '%.150s': %.60s",
                  options->certificate_file, tls_last_reason());
         return false;
     }
-    if (SSL_CTX_use_PrivateKey_file(tls->context, key_file, SSL_FILETYPE_PEM) != 1) {
-        snprintf(error, RL_ERROR_SIZE,
-                 "no private key for the client certificate in '%.140s': %.60s", key_file,
-                 tls_last_reason());
+    if (SSL_CTX_use_PrivateKey_file(context, key_file_of(options), SSL_FILETYPE_PEM) != 1) {
+        describe_bad_key(options, key_is_encrypted(key_file_of(options)), error);
         return false;
     }
     return true;
+}
+
+/* Load all files. NULL: *error is the cause. */
+static SSL_CTX *tls_load(const rl_tls_options *options, char *error)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    if (context == NULL) {
+        return NULL;
+    }
+    SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
+    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_quiet_shutdown(context, 1);
+    SSL_CTX_set_verify(context, options->any_certificate ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_default_passwd_cb(context, tls_key_password);
+    SSL_CTX_set_default_passwd_cb_userdata(context, (void *)(uintptr_t)options);
+    if (!load_authorities(context, options, error) || !load_certificate(context, options, error)) {
+        SSL_CTX_free(context);
+        context = NULL;
+    }
+    ERR_clear_error();
+    return context;
+}
+
+/* All zero for a file that is not there, or not named. */
+static tls_file_state file_state(const char *path)
+{
+    struct stat found;
+    tls_file_state state;
+    memset(&state, 0, sizeof state);
+    if (path[0] != 0 && stat(path, &found) == 0) {
+        state.device = found.st_dev;
+        state.inode = found.st_ino;
+        state.size = found.st_size;
+#if defined(__APPLE__)
+        state.changed = found.st_ctimespec;
+#else
+        state.changed = found.st_ctim;
+#endif
+    }
+    return state;
+}
+
+static void read_file_states(const rl_tls_options *options, tls_file_state *files)
+{
+    const char *const paths[N_FILES] = {options->ca_file, options->certificate_file,
+                                        options->key_file};
+    for (int i = 0; i < N_FILES; i++) {
+        files[i] = file_state(paths[i]);
+    }
+}
+
+/* Load the files again if one has changed. Their states are from before the loading, so that a
+ * later change is noticed. */
+static void tls_refresh(rl_tls *tls)
+{
+    char error[RL_ERROR_SIZE];
+    tls_file_state files[N_FILES];
+    read_file_states(&tls->options, files);
+    if (memcmp(files, tls->files, sizeof files) == 0) {
+        return;
+    }
+    SSL_CTX *context = tls_load(&tls->options, error);
+    if (context != NULL) {
+        SSL_CTX_free(tls->context);
+        tls->context = context;
+        memcpy(tls->files, files, sizeof files);
+    }
 }
 
 rl_tls *rl_tls_new(const rl_tls_options *options, char *error)
@@ -127,26 +247,16 @@ rl_tls *rl_tls_new(const rl_tls_options *options, char *error)
     if (tls == NULL) {
         return NULL;
     }
+    pthread_mutex_init(&tls->lock, NULL);
     tls->options = *options;
     tls->method = new_method();
-    tls->context = SSL_CTX_new(TLS_client_method());
-    if (tls->method == NULL || tls->context == NULL) {
-        goto fail;
-    }
-    SSL_CTX_set_min_proto_version(tls->context, TLS1_2_VERSION);
-    SSL_CTX_set_mode(tls->context,
-                     SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_quiet_shutdown(tls->context, 1);
-    SSL_CTX_set_verify(tls->context, options->any_certificate ? SSL_VERIFY_NONE : SSL_VERIFY_PEER,
-                       NULL);
-    if (!load_authorities(tls, error) || !load_certificate(tls, error)) {
-        goto fail;
+    read_file_states(options, tls->files);
+    tls->context = tls->method != NULL ? tls_load(&tls->options, error) : NULL;
+    if (tls->context == NULL) {
+        rl_tls_free(tls);
+        return NULL;
     }
     return tls;
-fail:
-    ERR_clear_error();
-    rl_tls_free(tls);
-    return NULL;
 }
 
 void rl_tls_free(rl_tls *tls)
@@ -154,8 +264,19 @@ void rl_tls_free(rl_tls *tls)
     if (tls != NULL) {
         SSL_CTX_free(tls->context);
         BIO_meth_free(tls->method);
+        pthread_mutex_destroy(&tls->lock);
         rl_free(tls);
     }
+}
+
+void rl_tls_before_fork(rl_tls *tls)
+{
+    pthread_mutex_lock(&tls->lock);
+}
+
+void rl_tls_after_fork(rl_tls *tls)
+{
+    pthread_mutex_unlock(&tls->lock);
 }
 
 /* ---- a session -------------------------------------------------------------- */
@@ -183,13 +304,22 @@ static bool expect_name(SSL *ssl, const rl_tls *tls, const char *host)
     return SSL_set1_host(ssl, name) == 1;
 }
 
-rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host)
+static SSL *tls_new_ssl(rl_tls *tls)
+{
+    pthread_mutex_lock(&tls->lock);
+    tls_refresh(tls);
+    SSL *ssl = SSL_new(tls->context);
+    pthread_mutex_unlock(&tls->lock);
+    return ssl;
+}
+
+rl_tls_session *rl_tls_session_new(rl_tls *tls, int fd, const char *host)
 {
     rl_tls_session *session = rl_alloc_zeroed(sizeof *session);
     if (session == NULL) {
         return NULL;
     }
-    session->ssl = SSL_new(tls->context);
+    session->ssl = tls_new_ssl(tls);
     BIO *bio = session->ssl != NULL ? BIO_new(tls->method) : NULL;
     if (bio == NULL) {
         goto fail;

@@ -16,8 +16,14 @@ typedef struct rl_tls_session rl_tls_session; /* opaque: see tls.c */
 rl_tls *rl_tls_new(const rl_tls_options *options, char *error);
 void rl_tls_free(rl_tls *tls);
 
-/* Begin a session with a host over a connected socket. NULL: out of memory. */
-rl_tls_session *rl_tls_session_new(const rl_tls *tls, int fd, const char *host);
+/* Begin a session with a host over a connected socket. Files that have changed are loaded again;
+ * if that fails, the session uses what was loaded before. Threads may share `tls`. NULL: out of
+ * memory. */
+rl_tls_session *rl_tls_session_new(rl_tls *tls, int fd, const char *host);
+
+/* Call these around fork(), so that no other thread loads files in between. */
+void rl_tls_before_fork(rl_tls *tls);
+void rl_tls_after_fork(rl_tls *tls);
 void rl_tls_session_free(rl_tls_session *session);
 
 /* The same as in redis/transport.h. RL_IO_AGAIN: wait for rl_tls_wants. */

@@ -12,8 +12,10 @@
 
 /* How long to wait for a slot that is being moved. */
 #define TRY_AGAIN_NS (5 * RL_MS)
+/* How often a step may try to connect. */
+#define ROUNDS_MAX 10
 
-rl_topology *rl_topology_new(const rl_options *options, const rl_tls *tls)
+rl_topology *rl_topology_new(const rl_options *options, rl_tls *tls)
 {
     rl_topology *topology = rl_alloc_zeroed(sizeof *topology);
     if (topology == NULL) {
@@ -52,6 +54,20 @@ static rl_fault send_asking(rl_topology *topology, rl_connection *redis, int64_t
     return fault;
 }
 
+static int64_t earlier_ns(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A first call had longer to be sent, see rl_topology_timeout_ns. */
+static void set_deadline_of_answer(rl_topology *topology, rl_call *call, int64_t now_ns)
+{
+    int64_t last_ns = topology->settled ? call->deadline_ns
+                                        : call->submitted_ns + rl_topology_timeout_ns(topology);
+    rl_call_set_deadline(topology, call,
+                         earlier_ns(last_ns, now_ns + topology->options.timeout_ns));
+}
+
 static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t now_ns)
 {
     rl_connection *redis = topology->nodes[i].redis;
@@ -63,8 +79,8 @@ static void send_call(rl_topology *topology, rl_call *call, size_t i, int64_t no
     case RL_FAULT_NONE:
         rl_call_stop_waiting(topology, call);
         call->state = RL_CALL_SENT;
-        call->node = i;
-        call->ask = -1;
+        call->node = (int)i;
+        set_deadline_of_answer(topology, call, now_ns);
         break;
     case RL_FAULT_CONNECT: /* it has ended; the next step connects again */
         break;
@@ -92,8 +108,9 @@ static void topology_dispatch(rl_topology *topology, int64_t now_ns)
         if (call->not_before_ns <= now_ns) {
             call->not_before_ns = 0; /* has passed: no longer a deadline */
         }
-        int i = call->not_before_ns == 0 ? rl_nodes_route(topology, call) : -1;
-        if (i < 0) {
+        int i = rl_nodes_route(topology, call);
+        call->node = i;
+        if (i < 0 || call->not_before_ns != 0) {
             mark_unrouted(topology, call, now_ns);
             continue;
         }
@@ -102,10 +119,17 @@ static void topology_dispatch(rl_topology *topology, int64_t now_ns)
             rl_call_finish(topology, call, NULL, RL_FAULT_NOMEM, "out of memory");
             continue;
         }
-        if (rl_connection_state_of(to->redis) == RL_CONNECTION_READY) {
+        if (rl_nodes_is_ready(to)) {
             send_call(topology, call, (size_t)i, now_ns);
         }
     }
+}
+
+int64_t rl_topology_timeout_ns(const rl_topology *topology)
+{
+    const rl_options *options = &topology->options;
+    bool longer = !topology->settled && options->connect_timeout_ns > options->timeout_ns;
+    return longer ? options->connect_timeout_ns : options->timeout_ns;
 }
 
 static void fill_script(rl_call *call, bool whole)
@@ -124,8 +148,11 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns)
     call->fault = RL_FAULT_NONE;
     call->reply = NULL;
     call->tries = 0;
+    call->postponed = false;
     call->ask = -1;
+    call->node = -1;
     call->slot = -1;
+    call->submitted_ns = now_ns;
     call->not_before_ns = 0;
     if (topology->slots != NULL && call->key != 0) {
         call->slot =
@@ -137,8 +164,7 @@ void rl_topology_submit(rl_topology *topology, rl_call *call, int64_t now_ns)
     rl_call_add(topology, call);
     /* The usual case: no other call waits, and the connection is ready. */
     int i = topology->first_waiting == call ? rl_nodes_route(topology, call) : -1;
-    if (i >= 0 && topology->nodes[i].redis != NULL &&
-        rl_connection_state_of(topology->nodes[i].redis) == RL_CONNECTION_READY) {
+    if (i >= 0 && rl_nodes_is_ready(&topology->nodes[i])) {
         send_call(topology, call, (size_t)i, now_ns);
     }
 }
@@ -157,6 +183,26 @@ void rl_topology_flush(rl_topology *topology)
 static bool error_begins_with(const redisReply *reply, const char *word)
 {
     return strncmp(reply->str, word, strlen(word)) == 0;
+}
+
+/* The error of the command that failed. Up to Redis 6 the error of a script contains it. */
+static bool command_error_begins_with(const redisReply *reply, const char *word)
+{
+    bool of_script = error_begins_with(reply, "ERR Error running script");
+    const char *inner = of_script ? strstr(reply->str, ": -") : NULL;
+    return strncmp(inner != NULL ? inner + 3 : reply->str, word, strlen(word)) == 0;
+}
+
+/* Such as a former master. Its address may lead to another server by now. */
+static bool server_is_unfit(const redisReply *reply)
+{
+    static const char *const words[] = {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (command_error_begins_with(reply, words[i])) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool topology_redirect(rl_topology *topology, rl_call *call, const redisReply *reply,
@@ -178,9 +224,9 @@ static bool topology_redirect(rl_topology *topology, rl_call *call, const redisR
     if (moved) {
         topology->slots[slot] = (uint16_t)i;
         rl_nodes_mark_stale(topology, now_ns);
-    } else {
-        call->ask = i;
     }
+    call->ask = moved ? -1 : i;
+    call->node = i;
     rl_call_try_again(topology, call, 0, RL_FAULT_ANSWER, reply->str);
     return true;
 }
@@ -197,17 +243,20 @@ static bool topology_recover(rl_topology *topology, rl_call *call, const redisRe
     if (topology_redirect(topology, call, reply, now_ns)) {
         return true;
     }
-    if (error_begins_with(reply, "TRYAGAIN")) {
-        rl_call_try_again(topology, call, now_ns + TRY_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
+    if (topology->slots != NULL && error_begins_with(reply, "TRYAGAIN")) {
+        rl_call_postpone(topology, call, now_ns + TRY_AGAIN_NS, reply->str);
         return true;
     }
-    if (topology->options.kind == RL_SENTINEL && error_begins_with(reply, "READONLY")) {
+    if (server_is_unfit(reply)) {
+        topology->nodes[call->node].retired = true;
+    }
+    if (topology->options.kind == RL_SENTINEL && command_error_begins_with(reply, "READONLY")) {
         topology->known = false;
         rl_nodes_mark_stale(topology, now_ns);
         rl_call_try_again(topology, call, now_ns + RL_ASK_AGAIN_NS, RL_FAULT_ANSWER, reply->str);
         return true;
     }
-    if (error_begins_with(reply, "CLUSTERDOWN") || error_begins_with(reply, "READONLY")) {
+    if (error_begins_with(reply, "CLUSTERDOWN") || command_error_begins_with(reply, "READONLY")) {
         rl_nodes_mark_stale(topology, now_ns + RL_ASK_AGAIN_NS);
     }
     return false;
@@ -242,8 +291,8 @@ static void serve_node(rl_topology *topology, size_t i, int64_t now_ns)
         rl_connection_step(each->redis, now_ns);
         node_read_answers(topology, each, now_ns);
     }
-    bool idle = !each->used && rl_connection_waiting(each->redis) == 0;
-    if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED || idle) {
+    if (rl_connection_state_of(each->redis) == RL_CONNECTION_FAILED ||
+        rl_nodes_is_idle(topology, i)) {
         rl_nodes_drop(topology, i, now_ns);
     }
 }
@@ -264,6 +313,33 @@ void rl_topology_mark(rl_topology *topology, int fd)
     }
 }
 
+/* Serve the connections that are opening or have ended. Return true if calls can go on: one is
+ * ready now, or gone. */
+static bool serve_unready_nodes(rl_topology *topology, int64_t now_ns)
+{
+    bool changed = false;
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        rl_node *each = &topology->nodes[i];
+        if (each->redis != NULL && rl_connection_state_of(each->redis) != RL_CONNECTION_READY) {
+            serve_node(topology, i, now_ns);
+            changed = changed || each->redis == NULL || rl_nodes_is_ready(each);
+        }
+    }
+    return changed;
+}
+
+/* A new connection begins at once. It fails at once where no server listens, and is ready at once
+ * on a unix socket. Then there is more to send, maybe on yet another connection. */
+static void dispatch_all(rl_topology *topology, int64_t now_ns)
+{
+    for (int round = 0; topology->first_waiting != NULL && round < ROUNDS_MAX; round++) {
+        topology_dispatch(topology, now_ns);
+        if (!serve_unready_nodes(topology, now_ns)) {
+            return;
+        }
+    }
+}
+
 void rl_topology_step(rl_topology *topology, int64_t now_ns)
 {
     for (size_t i = 0; i < topology->n_nodes; i++) {
@@ -272,18 +348,10 @@ void rl_topology_step(rl_topology *topology, int64_t now_ns)
         }
     }
     rl_discovery_step(topology, now_ns);
-    rl_call_expire_all(topology, now_ns);
-    if (topology->first_waiting != NULL) {
-        topology_dispatch(topology, now_ns);
-        /* A new connection begins at once, and fails at once where no server listens. */
-        for (size_t i = 0; i < topology->n_nodes; i++) {
-            if (topology->nodes[i].redis != NULL &&
-                rl_connection_state_of(topology->nodes[i].redis) != RL_CONNECTION_READY) {
-                serve_node(topology, i, now_ns);
-            }
-        }
-        topology_dispatch(topology, now_ns);
+    if (rl_call_expire_all(topology, now_ns) && topology->slots != NULL) {
+        rl_nodes_mark_stale(topology, now_ns + RL_DOUBT_NS);
     }
+    dispatch_all(topology, now_ns);
     rl_topology_flush(topology);
 }
 
@@ -306,9 +374,16 @@ size_t rl_topology_wants(const rl_topology *topology, rl_want *wants)
     return topology_add_want(wants, n, topology->discovery.redis, topology->discovery.serial);
 }
 
-static int64_t earlier_ns(int64_t a, int64_t b)
+void rl_topology_resume(rl_topology *topology, int64_t away_ns)
 {
-    return a < b ? a : b;
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        if (topology->nodes[i].redis != NULL) {
+            rl_connection_resume(topology->nodes[i].redis, away_ns);
+        }
+    }
+    if (topology->discovery.redis != NULL) {
+        rl_connection_resume(topology->discovery.redis, away_ns);
+    }
 }
 
 int64_t rl_topology_deadline_ns(const rl_topology *topology)
@@ -338,6 +413,29 @@ int64_t rl_topology_deadline_ns(const rl_topology *topology)
 bool rl_topology_waits(const rl_topology *topology)
 {
     return topology->first_waiting != NULL || topology->finished != NULL;
+}
+
+rl_server rl_topology_server_of(const rl_topology *topology, const char *key, size_t len)
+{
+    rl_call call = {.ask = -1, .slot = topology->slots != NULL ? rl_cluster_slot(key, len) : -1};
+    return rl_call_server(topology, rl_nodes_route(topology, &call));
+}
+
+size_t rl_topology_servers(const rl_topology *topology, rl_server *servers)
+{
+    size_t n = 0;
+    if (topology->slots == NULL || !topology->known) {
+        return 0;
+    }
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        if (topology->nodes[i].used) {
+            servers[n++] = topology->nodes[i].server;
+        }
+    }
+    if (!rl_nodes_serve_all(topology)) {
+        servers[n++] = rl_call_server(topology, -1);
+    }
+    return n;
 }
 
 size_t rl_topology_calls(const rl_topology *topology)

@@ -17,6 +17,8 @@
 #define RL_MS INT64_C(1000000)
 /* How long to wait before asking for the map again. */
 #define RL_ASK_AGAIN_NS (50 * RL_MS)
+/* The same, when a node of the cluster gave no answer. */
+#define RL_DOUBT_NS (1000 * RL_MS)
 
 /* A server that commands go to. */
 typedef struct rl_node {
@@ -25,6 +27,7 @@ typedef struct rl_node {
     uint64_t serial;      /* of the connection */
     bool ready;           /* its descriptor was marked as ready */
     bool used;            /* by the map of the cluster */
+    bool retired; /* it answered that it cannot serve: closed after the last answer that is due */
 } rl_node;
 
 /* The discovery connection: to a sentinel, or to a node that is asked for the slots. */
@@ -40,8 +43,8 @@ typedef struct rl_discovery {
 
 struct rl_topology {
     rl_options options;
-    const rl_tls *tls; /* borrowed; NULL: not encrypted */
-    rl_node *nodes;    /* owned; room for one, or RL_NODES_MAX in a cluster */
+    rl_tls *tls;    /* borrowed; NULL: not encrypted */
+    rl_node *nodes; /* owned; room for one, or RL_NODES_MAX in a cluster */
     size_t n_nodes;
     uint16_t *slots;      /* owned; the node of each slot; NULL but in a cluster */
     uint64_t connections; /* how many were opened: the next serial */
@@ -52,8 +55,9 @@ struct rl_topology {
     int64_t rest_ns;   /* and not before this one: the last answer is fresh */
     rl_discovery discovery;
 
-    rl_call *first, *last; /* all calls that are not done, the oldest first */
+    rl_call *first, *last; /* all calls that are not done, the earliest deadline first */
     size_t n_calls;
+    bool settled; /* a call has ended */
     rl_call *first_waiting, *last_waiting;
     rl_call *finished, *last_finished;
 };

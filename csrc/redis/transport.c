@@ -4,15 +4,16 @@
 #include "redis/transport.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "redis/descriptors.h"
 #include "redis/resolve.h"
 #include "redis/tls.h"
 
@@ -26,7 +27,7 @@ struct rl_transport {
     phase phase;
     int fd; /* owned; -1: none */
     rl_server server;
-    const rl_tls *tls;       /* borrowed; NULL: not encrypted */
+    rl_tls *tls;             /* borrowed; NULL: not encrypted */
     rl_tls_session *session; /* owned; NULL but in HANDSHAKING and OPEN with TLS */
     rl_resolve *question;    /* owned; NULL but in RESOLVING */
     rl_addresses addresses;
@@ -35,7 +36,7 @@ struct rl_transport {
     char error[RL_ERROR_SIZE];
 };
 
-rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls)
+rl_transport *rl_transport_new(const rl_server *server, rl_tls *tls)
 {
     rl_transport *transport = rl_alloc_zeroed(sizeof *transport);
     if (transport == NULL) {
@@ -90,14 +91,9 @@ static rl_io fail_errno(rl_transport *transport, const char *doing, int error)
 
 /* ---- opening --------------------------------------------------------------- */
 
-static int prepare_socket(int fd, int family)
+static void set_socket_options(int fd, int family)
 {
     int on = 1;
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
-        fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-        return -1;
-    }
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
@@ -105,7 +101,6 @@ static int prepare_socket(int fd, int family)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     }
-    return 0;
 }
 
 /* Start connecting to the next address. Return 0, or the errno of the last address. */
@@ -115,12 +110,14 @@ static int connect_next(rl_transport *transport)
     while (transport->next < transport->addresses.n) {
         size_t i = transport->next++;
         const struct sockaddr *address = (const void *)&transport->addresses.list[i].address;
-        transport->fd = socket(address->sa_family, SOCK_STREAM, 0);
+        transport->fd = rl_socket_open(address->sa_family);
         transport->generation++;
-        if (transport->fd >= 0 && prepare_socket(transport->fd, address->sa_family) == 0 &&
-            (connect(transport->fd, address, transport->addresses.list[i].len) == 0 ||
-             errno == EINPROGRESS)) {
-            return 0;
+        if (transport->fd >= 0) {
+            set_socket_options(transport->fd, address->sa_family);
+            if (connect(transport->fd, address, transport->addresses.list[i].len) == 0 ||
+                errno == EINPROGRESS) {
+                return 0;
+            }
         }
         error = errno;
         close_socket(transport);
@@ -308,6 +305,17 @@ unsigned rl_transport_wants(const rl_transport *transport, bool has_output)
     default:
         return 0;
     }
+}
+
+bool rl_transport_is_ready(const rl_transport *transport)
+{
+    unsigned wants = rl_transport_wants(transport, false);
+    struct pollfd events = {
+        .fd = rl_transport_fd(transport),
+        .events =
+            (short)((wants & RL_WANT_READ ? POLLIN : 0) | (wants & RL_WANT_WRITE ? POLLOUT : 0)),
+    };
+    return events.fd >= 0 && poll(&events, 1, 0) > 0;
 }
 
 const char *rl_transport_error(const rl_transport *transport)

@@ -28,7 +28,7 @@ typedef struct rl_transport rl_transport; /* opaque: see transport.c */
 
 /* Make a stream that is not open yet. `tls` may be NULL: not encrypted; else it
  * must outlive the stream. NULL: out of memory. */
-rl_transport *rl_transport_new(const rl_server *server, const rl_tls *tls);
+rl_transport *rl_transport_new(const rl_server *server, rl_tls *tls);
 
 /* Close without sending anything. NULL is fine. */
 void rl_transport_free(rl_transport *transport);
@@ -50,6 +50,9 @@ unsigned rl_transport_generation(const rl_transport *transport);
 
 /* Return the events to wait for (RL_WANT_*); has_output: there are bytes to write. */
 unsigned rl_transport_wants(const rl_transport *transport, bool has_output);
+
+/* Return true if one of these events is there now. */
+bool rl_transport_is_ready(const rl_transport *transport);
 
 /* Return the error message, which names the server. */
 const char *rl_transport_error(const rl_transport *transport);

@@ -13,7 +13,7 @@
  *     db username password client_name
  *     timeout (or socket_timeout)                  seconds for a decision, 0.1
  *     connect_timeout (or socket_connect_timeout)  seconds for a connection, 2
- *     ssl_ca_certs ssl_ca_path ssl_certfile ssl_keyfile ssl_server_name
+ *     ssl_ca_certs ssl_ca_path ssl_certfile ssl_keyfile ssl_password ssl_server_name
  *     ssl_check_hostname (true, false)  ssl_cert_reqs (required, none)
  *     sentinel_username sentinel_password
  * These are accepted and ignored: protocol decode_responses encoding

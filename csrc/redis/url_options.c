@@ -120,6 +120,7 @@ typedef enum option {
     O_CA_PATH,
     O_CERTFILE,
     O_KEYFILE,
+    O_KEY_PASSWORD,
     O_SERVER_NAME,
     O_CHECK_HOSTNAME,
     O_CERT_REQS,
@@ -141,6 +142,7 @@ static const char *const OPTIONS[] = {
     [O_CA_PATH] = "ssl_ca_path",
     [O_CERTFILE] = "ssl_certfile",
     [O_KEYFILE] = "ssl_keyfile",
+    [O_KEY_PASSWORD] = "ssl_password",
     [O_SERVER_NAME] = "ssl_server_name",
     [O_CHECK_HOSTNAME] = "ssl_check_hostname",
     [O_CERT_REQS] = "ssl_cert_reqs",
@@ -219,6 +221,8 @@ static bool set_option(const rl_url_reader *in, option which, rl_url_part value)
         return rl_url_decode(in, name, value, out->tls.certificate_file, RL_PATH_SIZE);
     case O_KEYFILE:
         return rl_url_decode(in, name, value, out->tls.key_file, RL_PATH_SIZE);
+    case O_KEY_PASSWORD:
+        return rl_url_decode(in, name, value, out->tls.key_password, RL_KEY_PASSWORD_SIZE);
     case O_SERVER_NAME:
         return rl_url_decode(in, name, value, out->tls.server_name, RL_HOST_SIZE);
     case O_CHECK_HOSTNAME:
@@ -237,7 +241,8 @@ static bool set_option(const rl_url_reader *in, option which, rl_url_part value)
 static bool complain_unknown(const rl_url_reader *in, rl_url_part name)
 {
     /* It may be a piece of a password in which '&' is not written %26. */
-    const uint64_t passwords = UINT64_C(1) << O_PASSWORD | UINT64_C(1) << O_SENTINEL_PASSWORD;
+    const uint64_t passwords = UINT64_C(1) << O_PASSWORD | UINT64_C(1) << O_SENTINEL_PASSWORD |
+                               UINT64_C(1) << O_KEY_PASSWORD;
     if (in->seen & passwords) {
         return rl_url_complain(in, "an option behind the password is not known; in a password '&' "
                                    "must be written %%26");

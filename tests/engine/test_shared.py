@@ -228,10 +228,17 @@ def test_another_size_or_layout_is_another_file(store: str) -> None:
     assert old_layout.read_text() == "of another version"
 
 
-def test_it_has_no_other_limits(store: str) -> None:
-    limiter = RateLimiter("5/s", store=store, max_keys=100)
-    with pytest.raises(ValueError, match="a limiter that is not in shared memory"):
-        limiter.with_limits("6/s")
+def test_other_limits_start_from_the_usage(store: str) -> None:
+    one, two = (RateLimiter("5/hour; 9/day", store=store, max_keys=100) for _ in range(2))
+    one.hit("k", 4)
+    changed = one.with_limits("10/hour; 9/day")
+    assert [round(each.remaining, 2) for each in changed.peek_each("k", 0)[1:]] == [2, 5]
+    assert two.peek("k").remaining == pytest.approx(1, abs=0.01)  # the old file stays
+    # The other process finds what the first has made.
+    changed.hit("k", 1)
+    assert two.with_limits("10/hour; 9/day").peek("k", 0).remaining == pytest.approx(1, abs=0.01)
+    with pytest.raises(ValueError, match="limits of the same kinds in the same order"):
+        one.with_limits("5/hour; window=fixed")
 
 
 def test_everything_takes_it(store: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,14 +71,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rl_table *made = NULL, *opened = NULL;
     fuzz_step step;
     set_up();
-    if (rl_shared_open(path, limits, N_LIMITS, MAX_KEYS, &made) != RL_SHARED_OK) {
+    if (rl_shared_open(path, limits, N_LIMITS, MAX_KEYS, NULL, (rl_time){0, 0}, &made) !=
+        RL_SHARED_OK) {
         abort();
     }
     int fd = open(path, O_RDWR | O_CLOEXEC);
     for (int i = 0; i < 8 && take_step(&data, &size, &step); i++) {
         run_step(made, fd, step, i % 2 == 0);
     }
-    if (rl_shared_open(path, limits, N_LIMITS, MAX_KEYS, &opened) != RL_SHARED_OK) {
+    if (rl_shared_open(path, limits, N_LIMITS, MAX_KEYS, NULL, (rl_time){0, 0}, &opened) !=
+        RL_SHARED_OK) {
         opened = NULL;
     }
     for (int i = 0; take_step(&data, &size, &step); i++) {

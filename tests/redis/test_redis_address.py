@@ -84,8 +84,10 @@ def test_client(kind: Any, decode: bool, settings: dict[str, Any], address: str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_client_with_files(kind: Any) -> None:
     files = {"ssl_ca_certs": "/c a", "ssl_certfile": "/c", "ssl_keyfile": "/k"}
+    files |= {"ssl_password": "p&"}
     assert redis_address(kind.Redis(**CHECKED, **files)) == (
         "rediss://localhost:6379/0?ssl_ca_certs=%2Fc%20a&ssl_certfile=%2Fc&ssl_keyfile=%2Fk"
+        "&ssl_password=p%26"
     )
 
 
@@ -262,7 +264,6 @@ def test_no_client(client: object) -> None:
     ("settings", "message"),
     [
         ({"ssl_ca_data": "PEM"}, "ssl_ca_data cannot be taken over: write the certificates"),
-        ({"ssl_password": "secret"}, "ssl_password cannot be taken over: give a key file without"),
         ({"ssl_ciphers": "AES"}, "ssl_ciphers cannot be taken over: give a client without it"),
         ({"ssl_min_version": ssl.TLSVersion.TLSv1_3}, "ssl_min_version cannot be taken over"),
         ({"ssl_validate_ocsp": True}, "ssl_validate_ocsp cannot be taken over"),

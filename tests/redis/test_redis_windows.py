@@ -317,9 +317,35 @@ def test_waits_are_whole_microseconds(server: RedisServer, client: redis.Redis) 
     assert told.retry_after_ns % 1000 == told.reset_after_ns % 1000 == 0
 
 
-def test_limits_in_redis_are_not_renewed(server: RedisServer) -> None:
-    with pytest.raises(TypeError, match="those of all who share them"):
-        limiter_of(server, Limit(10, 1)).with_limits("5/s")
+def test_other_limits_start_from_the_usage(server: RedisServer) -> None:
+    limits = (Limit(10, 10 / 3600), Limit.fixed_window(20, 10**9))
+    others = (Limit(20, 20 / 3600), Limit.fixed_window(40, 10**9))
+    before = RateLimiter(limits, store=server.url, name="changes")
+    before.hit("k", 5)
+    after = before.with_limits(others)
+    bucket, window = after.peek_each("k", 0)[1:]
+    # The bucket is full at the same time as before, half an hour from now.
+    assert bucket.remaining == pytest.approx(10, abs=0.1)
+    assert window.remaining == 35
+    after.hit("k", 1)
+    assert before.peek_each("k", 0)[2].remaining == 14
+    another_process = RateLimiter(limits, store=server.url, name="changes")
+    again = another_process.with_limits(others)
+    assert again.peek_each("k", 0)[2].remaining == 34
+
+
+def test_windows_of_another_length_start_empty(server: RedisServer) -> None:
+    before = RateLimiter(Limit.fixed_window(10, 10**9), store=server.url, name="length")
+    before.hit("k", 5)
+    after = before.with_limits(Limit.fixed_window(10, 10**9 - 1))
+    assert after.peek("k").remaining == 10
+    after.hit("k")
+    assert before.peek("k").remaining == 5
+    with pytest.raises(ValueError, match="limits of the same kinds in the same order"):
+        before.with_limits("10/hour")
+    exact = limiter_of(server, Limit.fixed_window(3, 60), prefix="exact:")
+    with pytest.raises(ValueError, match="with an exact prefix"):
+        exact.with_limits("3/hour; window=fixed")
 
 
 # --- Tools ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -19,6 +20,7 @@ class FakeConnection:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._file = connection.makefile("rb")
 
     def read_command(self) -> list[bytes]:
@@ -63,8 +65,9 @@ class FakeConnection:
 class FakeRedis:
     """A server on a free port, each of whose connections is given to `handler` in a thread."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
         self._handler = handler
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.address = f"redis://127.0.0.1:{self.port}/0"  # for the usual deadline
@@ -89,6 +92,8 @@ class FakeRedis:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
             self._handler(FakeConnection(connection))
         except (EOFError, OSError, ValueError):
             pass  # the client, or the test, has ended it
@@ -112,9 +117,9 @@ class FakeRedis:
 
 
 @contextlib.contextmanager
-def fake_redis(handler: Handler) -> Iterator[FakeRedis]:
+def fake_redis(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[FakeRedis]:
     """Run a scripted server until the block ends."""
-    server = FakeRedis(handler)
+    server = FakeRedis(handler, tls)
     try:
         yield server
     finally:

@@ -164,6 +164,13 @@ class TlsFiles:
     def key(self, name: str) -> Path:
         return self.folder / f"{name}.key"
 
+    def encrypt_key(self, name: str, password: str) -> Path:
+        """Return a copy of a key that the password opens."""
+        encrypted = self.folder / f"{name}.encrypted.key"
+        _openssl("pkcs8", "-topk8", "-in", self.key(name), "-out", encrypted,
+                 "-passout", f"pass:{password}")  # fmt: skip
+        return encrypted
+
     def server_options(self) -> list[str]:
         """Return the arguments of redis-server."""
         return [

@@ -90,13 +90,13 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     const buckets_object *buckets = call->buckets;
     const redisReply *reply = batch->call.reply;
     if (batch->call.fault != RL_FAULT_NONE) {
-        return redis_raise(buckets->state, batch->call.fault, batch->call.error);
+        return redis_raise_fault(buckets->state, &batch->call);
     }
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 * batch->n ||
         !batch_is_number_within(reply->element[2 * i], 0, 1) ||
         !batch_is_number_within(reply->element[2 * i + 1], 0, INT64_MAX)) {
         return redis_raise(buckets->state, RL_FAULT_PROTOCOL,
-                           "the script's answer is not a decision");
+                           "the script's answer is not a decision", &batch->call.server);
     }
     bool allowed = reply->element[2 * i]->integer == 1;
     if (call->operation == BUCKET_ALLOW) {

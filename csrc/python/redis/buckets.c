@@ -6,6 +6,9 @@
 
 /* A key from a request may have any length; longer ones are stored as a hash. */
 #define PLAIN_KEY_MAX 200
+/* The longest time in which a bucket in Redis may fill, see redis/redis_bucket.h. */
+#define YEARS_MAX 142
+#define SECONDS_PER_YEAR (365.25 * 86400)
 #define HEX_SIZE (2 * SHA256_DIGEST_LENGTH)
 
 static buckets_object *buckets_of(PyObject *self)
@@ -94,6 +97,24 @@ static void print_number(char *out, uint64_t number)
     snprintf(out, NUMBER_SIZE, "%llu", (unsigned long long)number);
 }
 
+static void raise_bad_bucket(rl_status status, PyObject *pair, double capacity, double refill_rate)
+{
+    char cause[256];
+    double years = refill_rate > 0 ? capacity / refill_rate / SECONDS_PER_YEAR : 0;
+    if (status == RL_ECAPACITY && years > YEARS_MAX) {
+        snprintf(cause, sizeof cause,
+                 "the refill_rate %g fills the capacity %g in %.3g years; in Redis that must take "
+                 "%d years at most: give a higher rate, or 0 for a bucket that is never refilled",
+                 refill_rate, capacity, years, YEARS_MAX);
+        PyErr_SetString(PyExc_ValueError, cause);
+        return;
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "
+                 "fill within %d years, and its rate must be exact to a millionth",
+                 status == RL_ECAPACITY ? "capacity" : "refill_rate", pair, YEARS_MAX);
+}
+
 static int buckets_set_bucket(redis_limit *limit, PyObject *pair)
 {
     double capacity, refill_rate;
@@ -102,10 +123,7 @@ static int buckets_set_bucket(redis_limit *limit, PyObject *pair)
     }
     rl_status status = rl_redis_bucket_init(&limit->bucket, capacity, refill_rate);
     if (status != RL_OK) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "
-                     "fill within 142 years, and its rate must be exact to a millionth",
-                     status == RL_ECAPACITY ? "capacity" : "refill_rate", pair);
+        raise_bad_bucket(status, pair, capacity, refill_rate);
         return -1;
     }
     limit->window = (rl_limit){.kind = RL_BUCKET};

@@ -79,7 +79,7 @@ static bool client_is_forking(const client_object *self)
 static int client_is_not_forking(const client_object *self)
 {
     if (client_is_forking(self)) {
-        redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process");
+        redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process", NULL);
         return 0;
     }
     return 1;
@@ -126,7 +126,7 @@ static PyObject *client_run_command(client_object *self, PyObject *const *args, 
         return NULL;
     }
     if (call.call.fault != RL_FAULT_NONE) {
-        return redis_raise(self->state, call.call.fault, call.call.error);
+        return redis_raise_fault(self->state, &call.call);
     }
     PyObject *result = python_of(call.call.reply);
     freeReplyObject(call.call.reply);
@@ -424,20 +424,39 @@ static PyObject *client_get_timeout(PyObject *self, void *Py_UNUSED(closure))
 /* Without user and password, as it is logged. */
 static PyObject *client_get_servers(PyObject *self, void *Py_UNUSED(closure))
 {
-    const rl_options *options = &client_of(self)->options;
-    PyObject *servers = PyTuple_New((Py_ssize_t)options->n_servers);
-    for (size_t i = 0; servers != NULL && i < options->n_servers; i++) {
-        const rl_server *server = &options->servers[i];
-        PyObject *text = server->port != 0
-                             ? PyUnicode_FromFormat("%s:%d", server->host, (int)server->port)
-                             : PyUnicode_FromString(server->host);
-        if (text == NULL) {
-            Py_CLEAR(servers);
-            break;
-        }
-        PyTuple_SET_ITEM(servers, (Py_ssize_t)i, text);
+    return redis_servers_text(client_of(self)->options.servers, client_of(self)->options.n_servers);
+}
+
+/* ---- the map ---- */
+
+static PyObject *client_node_of(PyObject *self, PyObject *name)
+{
+    if (!client_ready(client_of(self))) {
+        return NULL;
     }
-    return servers;
+    if (!PyBytes_Check(name)) {
+        return PyErr_Format(PyExc_TypeError, "a key in Redis is a bytes object");
+    }
+    rl_server server;
+    Py_BEGIN_ALLOW_THREADS server = rl_client_server_of(
+        client_of(self)->client, PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name));
+    Py_END_ALLOW_THREADS return redis_server_text(&server);
+}
+
+static PyObject *client_nodes(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!client_ready(client_of(self))) {
+        return NULL;
+    }
+    rl_server *servers = PyMem_New(rl_server, RL_WANTS_MAX);
+    if (servers == NULL) {
+        return PyErr_NoMemory();
+    }
+    size_t n;
+    Py_BEGIN_ALLOW_THREADS n = rl_client_servers(client_of(self)->client, servers);
+    Py_END_ALLOW_THREADS PyObject *texts = redis_servers_text(servers, n);
+    PyMem_Free(servers);
+    return texts;
 }
 
 static PyObject *client_get_kind(PyObject *self, void *Py_UNUSED(closure))
@@ -486,6 +505,13 @@ static PyMethodDef client_methods[] = {
     {"allow_many", FAST_ONLY(client_allow_many),
      PyDoc_STR("allow_many($self, buckets, keys, cost=1, /)\n--\n\n"
                "Decide for each of several keys at once; return a list of bools. As allow().")},
+    {"node_of", client_node_of, METH_O,
+     PyDoc_STR("node_of($self, name, /)\n--\n\n"
+               "Return the server that has a key in Redis (bytes), as in StoreError.node (str).")},
+    {"nodes", client_nodes, METH_NOARGS,
+     PyDoc_STR("nodes($self, /)\n--\n\n"
+               "Return the servers that keys of a cluster have now (tuple of str). Empty while\n"
+               "they are not known, and unless this is a cluster.")},
     {"command", FAST_ONLY(client_command),
      PyDoc_STR("command($self, /, *words)\n--\n\n"
                "Run a command whose first argument is its key; return its answer.\n\n"

@@ -147,6 +147,37 @@ static PyObject *loop_reset(PyObject *self, PyObject *const *args, Py_ssize_t na
     return loop_submit(self, BUCKET_RESET, args, nargs);
 }
 
+/* ---- the map ---------------------------------------------------------------------------------------- */
+
+/* When closed, no server is known. */
+
+static PyObject *loop_node_of(PyObject *object, PyObject *name)
+{
+    const loop_object *self = loop_of(object);
+    rl_server server = {{0}, 0};
+    if (!PyBytes_Check(name)) {
+        return PyErr_Format(PyExc_TypeError, "a key in Redis is a bytes object");
+    }
+    if (self->topology != NULL) {
+        server = rl_topology_server_of(self->topology, PyBytes_AS_STRING(name),
+                                       (size_t)PyBytes_GET_SIZE(name));
+    }
+    return redis_server_text(&server);
+}
+
+static PyObject *loop_nodes(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const loop_object *self = loop_of(object);
+    rl_server *servers = PyMem_New(rl_server, RL_WANTS_MAX);
+    if (servers == NULL) {
+        return PyErr_NoMemory();
+    }
+    size_t n = self->topology != NULL ? rl_topology_servers(self->topology, servers) : 0;
+    PyObject *texts = redis_servers_text(servers, n);
+    PyMem_Free(servers);
+    return texts;
+}
+
 /* ---- life -------------------------------------------------------------------------------------------- */
 
 static void loop_drop(loop_object *self)
@@ -162,14 +193,15 @@ static PyObject *loop_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     loop_object *self = loop_of(object);
     rl_topology *topology = self->topology;
+    loop_failure failure = {NULL, NULL, NULL};
     self->topology = NULL;
     if (topology != NULL) {
         loop_cancel_timer(self);
         loop_unwatch(self);
         rl_topology_free(topology);
-        loop_drop_calls(self);
+        loop_end_calls(self, &failure);
     }
-    Py_RETURN_NONE;
+    return loop_failure_result(failure);
 }
 
 /* Leave the event loop alone: its selector may be shared with the parent process. */
@@ -341,8 +373,12 @@ static PyMethodDef loop_methods[] = {
     {"reset", FAST_ONLY(loop_reset),
      PyDoc_STR("reset($self, buckets, key, /)\n--\n\n"
                "Make the buckets of `key` full; return a Future of None. As allow().")},
+    {"node_of", loop_node_of, METH_O,
+     PyDoc_STR("node_of($self, name, /)\n--\n\nAs RedisClient.node_of, for this event loop.")},
+    {"nodes", loop_nodes, METH_NOARGS,
+     PyDoc_STR("nodes($self, /)\n--\n\nAs RedisClient.nodes, for this event loop.")},
     {"close", loop_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nClose the connections. Pending futures get no result.")},
+     PyDoc_STR("close($self, /)\n--\n\nClose the connections. Pending futures get StoreError.")},
     {"after_fork_in_child", loop_after_fork_in_child, METH_NOARGS,
      PyDoc_STR("after_fork_in_child($self, /)\n--\n\n"
                "Close inherited connections; send nothing and leave the event loop alone.")},

@@ -57,6 +57,9 @@ PyObject *loop_go_on(loop_object *self, bool step);
 /* Free all calls. Close first, as freeing a future runs Python code. */
 void loop_drop_calls(loop_object *self);
 
+/* The same, and their futures get StoreError. */
+void loop_end_calls(loop_object *self, loop_failure *failure);
+
 /* ---- watch.c ---- */
 
 /* Make the event loop watch what the topology wants. Does nothing when closed. */

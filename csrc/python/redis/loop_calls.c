@@ -56,8 +56,16 @@ static void loop_end_call(loop_object *self, redis_call *call, const redis_batch
 static void loop_submit_call(loop_object *self, rl_call *call)
 {
     int64_t now_ns = rl_now_ns();
-    call->deadline_ns = now_ns + self->client->options.timeout_ns;
+    call->deadline_ns = now_ns + rl_topology_timeout_ns(self->topology);
     rl_topology_submit(self->topology, call, now_ns);
+}
+
+/* Send a call that its batch could not decide, within the deadline of the batch. */
+static void loop_submit_alone(loop_object *self, redis_call *call, const redis_batch *batch)
+{
+    call->alone = true;
+    call->thread.call.deadline_ns = batch->call.deadline_ns;
+    rl_topology_submit(self->topology, &call->thread.call, rl_now_ns());
 }
 
 static void loop_take_out_batch(loop_object *self, redis_batch *batch)
@@ -77,8 +85,7 @@ static void loop_end_batch(loop_object *self, redis_batch *batch, loop_failure *
         if (redis_batch_decided(batch, i)) {
             loop_end_call(self, call, batch, i, failure);
         } else {
-            call->alone = true;
-            loop_submit_call(self, &call->thread.call);
+            loop_submit_alone(self, call, batch);
         }
     }
     redis_batch_free(batch);
@@ -206,7 +213,7 @@ PyObject *loop_go_on(loop_object *self, bool step)
     return loop_failure_result(failure);
 }
 
-void loop_drop_calls(loop_object *self)
+static void loop_drop_batches(loop_object *self)
 {
     self->n_unsent = 0;
     while (self->first_batch != NULL) {
@@ -214,6 +221,23 @@ void loop_drop_calls(loop_object *self)
         loop_take_out_batch(self, batch);
         redis_batch_free(batch);
     }
+}
+
+void loop_end_calls(loop_object *self, loop_failure *failure)
+{
+    loop_drop_batches(self);
+    while (self->first != NULL) {
+        redis_call *call = self->first;
+        loop_take_out_call(self, call);
+        redis_raise(self->state, RL_FAULT_CLOSED, "the store was closed during the call", NULL);
+        loop_resolve(self, call, NULL, failure);
+        redis_call_free(call);
+    }
+}
+
+void loop_drop_calls(loop_object *self)
+{
+    loop_drop_batches(self);
     while (self->first != NULL) {
         redis_call *call = self->first;
         loop_take_out_call(self, call);

@@ -93,8 +93,19 @@ size_t redis_buckets_key_room(const buckets_object *self, size_t len);
 /* Write the key in Redis of limit number `i`; return its end. */
 char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out);
 
-/* Raise StoreError. Return NULL. */
-PyObject *redis_raise(core_state *state, rl_fault fault, const char *message);
+/* Raise StoreError about a server; NULL: about none. Return NULL. */
+PyObject *redis_raise(core_state *state, rl_fault fault, const char *message,
+                      const rl_server *server);
+
+/* Raise the StoreError of a call that ended with a fault. Return NULL. */
+PyObject *redis_raise_fault(core_state *state, const rl_call *call);
+
+/* Return a server as text, such as "10.0.0.1:6379", or a socket's path; or NULL with an exception
+ * set. */
+PyObject *redis_server_text(const rl_server *server);
+
+/* The same of several, as a tuple. */
+PyObject *redis_servers_text(const rl_server *servers, size_t n);
 
 /* Make a call. `cost` may be NULL: 1. NULL with an exception set. */
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,

@@ -258,6 +258,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "status_path": checked_path,
     "timeout_s": checked_seconds,
     "user_id_header": _check_header,
+    "waiters_first": checked_switch,
 }
 
 

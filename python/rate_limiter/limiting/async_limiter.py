@@ -9,8 +9,8 @@ from typing import Any, cast
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
-from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.limiting.waiting import Sleep, TaskWaiter, line_key, wait_steps
+from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
 
@@ -22,6 +22,7 @@ class AsyncRateLimiter:
 
     Attributes:
         limits: the limits, as a tuple.
+        waiters_first: as for RateLimiter.
     """
 
     __slots__ = ("__weakref__", "_call_redis", "_limiter")
@@ -35,6 +36,7 @@ class AsyncRateLimiter:
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
+        waiters_first: bool = False,
     ) -> None:
         self._use(
             RateLimiter(
@@ -44,6 +46,7 @@ class AsyncRateLimiter:
                 on_store_error=on_store_error,
                 max_keys=max_keys,
                 clock=clock,
+                waiters_first=waiters_first,
             )
         )
 
@@ -62,6 +65,10 @@ class AsyncRateLimiter:
     @property
     def limits(self) -> tuple[Limit, ...]:
         return self._limiter.limits
+
+    @property
+    def waiters_first(self) -> bool:
+        return self._limiter.waiters_first
 
     @property
     def store(self) -> Any:
@@ -109,16 +116,20 @@ class AsyncRateLimiter:
         if self._call_redis is None:
             self._limiter.refund(key, cost)
         else:
-            await self._call_redis("refund", key, cost)
-            self._limiter._lines.wake(line_key(key))
+            try:
+                await self._call_redis("refund", key, cost)
+            finally:
+                self._limiter._wake(key)
 
     async def reset(self, key: str | bytes) -> None:
         """Make the bucket of `key` full. See RateLimiter.reset."""
         if self._call_redis is None:
             self._limiter.reset(key)
         else:
-            await self._call_redis("reset", key)
-            self._limiter._lines.wake(line_key(key))
+            try:
+                await self._call_redis("reset", key)
+            finally:
+                self._limiter._wake(key)
 
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
@@ -139,16 +150,30 @@ class AsyncRateLimiter:
             cast("list[bool]", await self._call_redis("allow_many", given, cost)) if given else []
         )
 
+    def with_limits(self, limits: Limits) -> AsyncRateLimiter:
+        """Return a limiter with other limits that starts from the present usage of all clients.
+
+        It is not awaited. See RateLimiter.with_limits.
+        """
+        return type(self).of(self._limiter.with_limits(limits))
+
     async def acquire(
-        self, key: str | bytes, cost: float = 1, timeout: float | None = None
+        self,
+        key: str | bytes,
+        cost: float = 1,
+        timeout: float | None = None,
+        *,
+        max_waiting: int | None = None,
     ) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
-        A task that is cancelled while it waits takes no tokens and does not delay others. Arguments
-        and exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
+        A task that is cancelled while it waits takes no tokens and does not delay others. If it is
+        cancelled while a Redis decides, what Redis has taken is given back as soon as it answers.
+        Arguments and exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
         """
-        waiter = TaskWaiter()
-        steps = wait_steps(self._limiter._lines, waiter, key, timeout)
+        patience = Patience(timeout, max_waiting)
+        waiter = TaskWaiter(self._limiter, *checked_request(self._limiter, key, cost))
+        steps = wait_steps(waiter, key, patience)
         try:
             step = next(steps)
             while True:
@@ -156,16 +181,29 @@ class AsyncRateLimiter:
                     await waiter.sleep(step.seconds)
                     step = steps.send(None)
                 else:
-                    step = steps.send(await getattr(self, step)(key, cost))
+                    step = steps.send(await _answer(waiter, step, key))
         except StopIteration as done:
-            decision: Decision = done.value
-            return decision
+            return cast(Decision, done.value)
         finally:
-            steps.close()
+            try:
+                steps.close()
+            finally:
+                waiter.leave()  # again: a signal handler may have raised an exception in close()
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys, memory and decisions. See RateLimiter.stats."""
         return self._limiter.stats()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make the limiter again, see RateLimiter.__reduce__."""
+        return type(self).of, (self._limiter,)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
+
+
+async def _answer(waiter: Waiter, ask: Ask, key: str | bytes) -> Any:
+    call_redis = getattr(waiter.limiter, "call_async", None)
+    if call_redis is not None:
+        return await call_redis(ask.method.lstrip("_"), key, ask.cost)
+    return getattr(waiter.limiter, ask.method)(key, ask.cost)

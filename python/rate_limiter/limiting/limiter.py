@@ -7,14 +7,22 @@ import traceback
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
-from rate_limiter.limiting.waiting import Lines, Sleep, ThreadWaiter, line_key, wait_steps
+from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.waiting import (
+    Lines,
+    Patience,
+    Sleep,
+    ThreadWaiter,
+    line_key,
+    wait_steps,
+)
 from rate_limiter.stores.address import MEMORY, is_shared, shared_file
 from rate_limiter.stores.bucket_info import BucketInfo
 
@@ -48,16 +56,30 @@ class RateLimiter(_core.Limiter):
         max_keys: about how many keys may be in use at once; memory use grows with the keys in use.
         clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
             ManualClock.
+        waiters_first: whether `allow`, `hit` and `allow_many` leave the tokens to the callers of
+            this process that wait in `acquire` for the same key. They are denied unless there are
+            enough tokens for those as well.
 
     Attributes:
         limits: the limits, as a tuple.
+        waiters_first: as given.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it.
         MemoryError: there is no memory for the table.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_lines", "_path", "limits")
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_lines",
+        "_max_keys",
+        "_name",
+        "_path",
+        "_store",
+        "limits",
+        "waiters_first",
+    )
 
     limits: tuple[Limit, ...]
 
@@ -86,17 +108,17 @@ class RateLimiter(_core.Limiter):
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
+        waiters_first: bool = False,
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
-            path = shared_file(store, name, limits, max_keys)
-            self._set_up(limits, max_keys, clock, path=path)
+            self._set_up_shared(limits, max_keys, clock, waiters_first, str(store), name)
             return
         if store != MEMORY:
             raise TypeError(
                 f"a subclass of RateLimiter keeps its buckets in memory, got {shown(store)}"
             )
-        self._set_up(limits, max_keys, clock)
+        self._set_up(limits, max_keys, clock, waiters_first)
         _count_made(self)
 
     @classmethod
@@ -115,6 +137,7 @@ class RateLimiter(_core.Limiter):
         limits: Limits,
         max_keys: int,
         clock: str | ManualClock,
+        waiters_first: bool = False,
         keep: RateLimiter | None = None,
         path: str | None = None,
     ) -> None:
@@ -127,11 +150,35 @@ class RateLimiter(_core.Limiter):
                     "1 or more",
                     limit,
                 )
+        self.waiters_first = waiters_first
+        self._store = self._name = ""  # of shared memory
         self._path = path  # of shared memory, else None
         self._clock = clock
-        self._lines = Lines()
-        form = [limit.for_engine for limit in self.limits]
-        _core.Limiter.__init__(self, form, max_keys=max_keys, clock=clock, keep=keep, path=path)
+        self._max_keys = max_keys
+        self._lines = Lines() if path is None else Lines.of(path)
+        _core.Limiter.__init__(
+            self,
+            [limit.for_engine for limit in self.limits],
+            max_keys=max_keys,
+            clock=clock,
+            keep=keep,
+            path=path,
+            waiters_first=waiters_first and not self.is_remote,
+        )
+
+    def _set_up_shared(
+        self,
+        limits: Limits,
+        max_keys: int,
+        clock: str | ManualClock,
+        waiters_first: bool,
+        store: str,
+        name: str,
+        keep: RateLimiter | None = None,
+    ) -> None:
+        path = shared_file(store, name, limits, max_keys)
+        self._set_up(limits, max_keys, clock, waiters_first, keep, path)
+        self._store, self._name = store, name
 
     @property
     def decides_here(self) -> bool:
@@ -141,8 +188,12 @@ class RateLimiter(_core.Limiter):
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.
 
-        A bucket is full again at the same time as before; a window keeps its count. The two
-        limiters are independent from then on.
+        A bucket is full again at the same time as before; a window keeps its count. Callers that
+        wait in `acquire` continue with the new limits.
+
+        In memory the two limiters are independent from then on. In shared memory as well: the
+        first process that calls this for certain limits copies the usage, and the others find it.
+        In Redis both use the same buckets.
 
         Args:
             limits: as many as before, of the same kinds in the same order.
@@ -151,30 +202,81 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: they are not.
             MemoryError: there is no memory for the table.
         """
-        made = _core.Limiter.__new__(RateLimiter)
-        made._set_up(limits, 1, self._clock, keep=self)
+        others = as_limits(limits)
+        before, after = ([one.algorithm for one in each] for each in (self.limits, others))
+        if before != after:
+            raise ValueError(
+                f"expected limits of the same kinds in the same order ({', '.join(before)}), "
+                f"got {', '.join(after)}"
+            )
+        made = self._renewed(others)
+        self._lines.hand_over(self, made)
         return made
 
-    def acquire(self, key: str | bytes, cost: float = 1, timeout: float | None = None) -> Decision:
+    def _renewed(self, limits: tuple[Limit, ...]) -> RateLimiter:
+        made = _core.Limiter.__new__(RateLimiter)
+        if self._path is None:
+            made._set_up(limits, self._max_keys, self._clock, self.waiters_first, keep=self)
+        else:
+            made._set_up_shared(limits, *self._settings, keep=self)
+        return made
+
+    @property
+    def _settings(self) -> tuple[int, str | ManualClock, bool, str, str]:
+        """The arguments of _set_up_shared() but for the limits."""
+        return (self._max_keys, self._clock, self.waiters_first, self._store, self._name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a limiter in shared memory again from its path, name and limits.
+
+        Raises:
+            TypeError: the buckets are in the memory of this process.
+        """
+        if self._path is None:
+            raise TypeError(
+                "a limiter in memory cannot be pickled or copied: the copy would not share its "
+                "buckets, so a client would have its limit once in each. Give "
+                "store='shared:///dev/shm/app' or the address of a Redis, or make a limiter in "
+                "each process on purpose"
+            )
+        return _remade_shared, (type(self), self.limits, *self._settings)
+
+    def acquire(
+        self,
+        key: str | bytes,
+        cost: float = 1,
+        timeout: float | None = None,
+        *,
+        max_waiting: int | None = None,
+    ) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
-        The exception is raised as soon as the request cannot pass within the timeout. No tokens
-        are taken then, nor when the wait is interrupted.
+        The exception is raised as soon as the request cannot pass within the timeout, at once if
+        those ahead make that impossible. No tokens are taken then, nor when the wait is
+        interrupted: only an exception that a signal handler raises while the tokens are being
+        taken may lose them.
+
+        The order is that of the callers in this process. `allow` and `hit` do not wait and may
+        overtake them, see `waiters_first`.
 
         Args:
             key: str or bytes.
             cost: tokens, a finite number >= 0.
             timeout: maximum wait in seconds; None waits as long as it takes.
+            max_waiting: number of callers that may wait for the key. If so many wait already, and
+                this one would have to wait, it is refused at once. None for any number.
 
         Returns:
             The Decision that allowed the request.
 
         Raises:
-            RateLimitExceeded: the request cannot pass within `timeout`, or never.
-            TypeError, ValueError: a bad key, cost or timeout.
+            RateLimitExceeded: the request cannot pass within `timeout`, or never, or too many wait.
+                Its `retry_after` counts those ahead.
+            TypeError, ValueError: a bad key, cost, timeout or max_waiting.
         """
-        waiter = ThreadWaiter()
-        steps = wait_steps(self._lines, waiter, key, timeout)
+        patience = Patience(timeout, max_waiting)
+        waiter = ThreadWaiter(self, *checked_request(self, key, cost))
+        steps = wait_steps(waiter, key, patience)
         try:
             step = next(steps)
             while True:
@@ -182,12 +284,24 @@ class RateLimiter(_core.Limiter):
                     waiter.sleep(step.seconds)
                     step = steps.send(None)
                 else:
-                    step = steps.send(getattr(self, step)(key, cost))
+                    step = steps.send(getattr(waiter.limiter, step.method)(key, step.cost))
         except StopIteration as done:
-            decision: Decision = done.value
-            return decision
+            return cast(Decision, done.value)
         finally:
-            steps.close()
+            try:
+                steps.close()
+            finally:
+                waiter.leave()  # again: a signal handler may have raised an exception in close()
+
+    def _behind_waiters(self, key: str | bytes, cost: float = 1, /) -> tuple[Decision, ...] | None:
+        """Return the denial of a request that would overtake waiters, and one for each limit."""
+        name, tokens = checked_request(self, key, cost)
+        costs = [*self._lines.costs(name), tokens]
+        if len(costs) == 1:
+            return None
+        each = self._peek_each(key, cost_to_peek(self.limits, costs))[1:]
+        decisions = decisions_behind(self.limits, each, costs)
+        return None if decisions[0] else decisions
 
     def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`, one for each limit, without taking tokens.
@@ -231,8 +345,10 @@ class RateLimiter(_core.Limiter):
         Raises:
             TypeError, ValueError: a bad key or cost.
         """
-        super().refund(key, cost)
-        self._lines.wake(line_key(key))
+        try:
+            super().refund(key, cost)
+        finally:
+            self._wake(key)
 
     def reset(self, key: str | bytes) -> None:
         """Make the bucket of `key` full.
@@ -240,11 +356,34 @@ class RateLimiter(_core.Limiter):
         Raises:
             TypeError: a bad key.
         """
-        super().reset(key)
-        self._lines.wake(line_key(key))
+        try:
+            super().reset(key)
+        finally:
+            self._wake(key)
+
+    def _wake(self, key: str | bytes) -> None:
+        """Wake the first that waits for a key, for which there may be tokens."""
+        if isinstance(key, (str, bytes)):
+            self._lines.wake(line_key(key))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
+
+
+def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tuple[bytes, float]:
+    """Return the key and the cost for a Waiter.
+
+    Raises:
+        TypeError, ValueError: one of them is wrong.
+    """
+    _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
+    return line_key(key), float(cost)
+
+
+def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> RateLimiter:
+    made = _core.Limiter.__new__(kind)
+    made._set_up_shared(limits, *settings)
+    return made
 
 
 @dataclass

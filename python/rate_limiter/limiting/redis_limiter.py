@@ -9,34 +9,62 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, Meter, StoreError
+from rate_limiter._core import Decision, ManualClock, Meter, RedisLoop, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
-from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.limiting.waiting import line_key
+from rate_limiter.limiting.late_answers import wait_until_given_back
+from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.waiting import Lines
 from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
-from rate_limiter.stores.connection import scripts
+from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
 
-_IN_MEMORY = {"hit_each": "_hit_each", "peek_each": "_peek_each"}
+_IN_MEMORY = {"take": "_take", "hit_each": "_hit_each", "peek_each": "_peek_each"}
+_IN_REDIS = {"take": "hit"}
+_OF_EACH = ("hit_each", "peek_each")
 
-_DECISIONS = frozenset(("allow", "hit", "hit_each", "allow_many"))
+_DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
 
 DENIED_RETRY_S = 1.0
 """Seconds until a request that was denied because the store is unavailable may try again."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The keys in Redis: a beginning, the client's key, and an ending for each limit."""
+
+    before: str
+    endings: tuple[str, ...]
+    is_exact: bool
+    min_ttl_ms: int
+    bounded: bool  # each key belongs to one limit, see bucket.lua
+
+    def renewed(self, before: tuple[Limit, ...], after: tuple[Limit, ...]) -> _Keys:
+        """Return the keys for other limits: the same, unless the values would be misread."""
+        endings = list(self.endings)
+        for i, pair in enumerate(zip(before, after, strict=True)):
+            old, new = (_ending(i, one, exact=False, names_limits=False) for one in pair)
+            if old == new:
+                continue
+            if self.is_exact:
+                raise ValueError(f"with an exact prefix, {pair[0]} cannot become {pair[1]}")
+            endings[i] += new
+        return replace(self, endings=tuple(endings), bounded=False)
 
 
 class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     """Decide by buckets in Redis. Methods are those of RateLimiter.
 
     Args:
-        limits, store, name, on_store_error: as for RateLimiter.
+        limits, store, name, on_store_error, waiters_first: as for RateLimiter.
         max_keys, clock: of the fallback in memory.
         exact_prefix: if given, the key in Redis is this prefix and the client's key, unchanged;
             else it has the store's prefix, the client's key between braces, and the limit.
@@ -50,7 +78,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     is_remote = True
 
-    __slots__ = ("_breaker", "_buckets", "_client", "_meter", "store")
+    __slots__ = ("_breaker", "_buckets", "_client", "_keys", "_meter", "store")
 
     def __init__(
         self,
@@ -61,6 +89,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
         clock: str | ManualClock = "monotonic",
+        waiters_first: bool = False,
         exact_prefix: str | None = None,
         names_limits: bool = True,
         min_ttl_s: float = 0,
@@ -81,37 +110,55 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             _check_hash_tag(self.store.prefix)
         if isinstance(clock, ManualClock):
             raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
-        self._set_up(limits, max_keys, clock)
+        exact = exact_prefix is not None
+        endings = (
+            _ending(i, limit, exact=exact, names_limits=names_limits)
+            for i, limit in enumerate(as_limits(limits))
+        )
+        before = exact_prefix if exact_prefix is not None else _before(self.store, name)
+        bounded = names_limits and not exact
+        keys = _Keys(before, tuple(endings), exact, math.ceil(min_ttl_s * 1000), bounded)
+        self._set_up_redis(limits, max_keys, clock, waiters_first, keys)
+
+    def _set_up_redis(
+        self,
+        limits: Limits,
+        max_keys: int,
+        clock: str | ManualClock,
+        waiters_first: bool,
+        keys: _Keys,
+        keep: RateLimiter | None = None,
+    ) -> None:
+        self._set_up(limits, max_keys, clock, waiters_first, keep)
+        self._lines = Lines.of(str(self.store.address), keys.before, keys.endings)
         self._meter: Meter | None = None
         self._client = self.store.connection.client
         self._breaker = self.store.connection.breaker
-        exact = exact_prefix is not None
-        before = exact_prefix if exact_prefix is not None else _before(self.store, name)
-        names = [
-            _ending(i, limit, exact=exact, names_limits=names_limits)
-            for i, limit in enumerate(self.limits)
-        ]
+        self._keys = keys
         self._buckets = _core.RedisBuckets(
             self._client,
             tuple(limit.for_engine for limit in self.limits),
-            scripts(with_windows=any(limit.is_window for limit in self.limits)),
-            before.encode(),
-            tuple(name.encode() for name in names),
-            not exact,
-            math.ceil(min_ttl_s * 1000),
-            exact,
+            scripts(
+                with_windows=any(limit.is_window for limit in self.limits), bounded=keys.bounded
+            ),
+            keys.before.encode(),
+            tuple(ending.encode() for ending in keys.endings),
+            not keys.is_exact,
+            keys.min_ttl_ms,
+            keys.is_exact,
         )
 
-    def with_limits(self, limits: Limits) -> RateLimiter:
-        """Not supported for a Redis, whose limits apply to all processes that share them.
+    def _renewed(self, limits: tuple[Limit, ...]) -> RateLimiter:
+        made: RedisRateLimiter = _core.Limiter.__new__(RedisRateLimiter)
+        made.store = self.store
+        keys = self._keys.renewed(self.limits, limits)
+        made._set_up_redis(limits, self._max_keys, self._clock, self.waiters_first, keys, keep=self)
+        return made
 
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(
-            "the limits of buckets in Redis are those of all who share them: make another "
-            "RateLimiter, or use rules, whose limits may change"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make the limiter again from the address of its Redis, its keys and limits."""
+        settings = (self._max_keys, self._clock, self.waiters_first, self._keys)
+        return _remade_redis, (type(self), self.store, self.limits, *settings)
 
     def redis_keys(self, key: str | bytes) -> tuple[bytes, ...]:
         """Return the keys of a client in Redis, one for each limit."""
@@ -135,6 +182,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     def peek(self, key: str | bytes, cost: float = 1) -> Decision:
         return cast(Decision, self._call("peek", key, cost))
 
+    def _take(self, key: str | bytes, cost: float = 1) -> Decision:
+        return cast(Decision, self._call("take", key, cost))
+
     def _hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._call("hit_each", key, cost))
 
@@ -145,12 +195,16 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return cast(Decision, self._call("charge", key, cost))
 
     def refund(self, key: str | bytes, cost: float = 1) -> None:
-        self._call("refund", key, cost)
-        self._lines.wake(line_key(key))
+        try:
+            self._call("refund", key, cost)
+        finally:
+            self._wake(key)
 
     def reset(self, key: str | bytes) -> None:
-        self._call("reset", key)
-        self._lines.wake(line_key(key))
+        try:
+            self._call("reset", key)
+        finally:
+            self._wake(key)
 
     def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):
@@ -169,15 +223,27 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     def _call_unmeasured(self, method: str, *args: Any) -> Any:
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
-        try:
-            answer = getattr(self._client, method)(self._buckets, *args)
-        except Exception as error:
-            return self._after_error(method, args, error)
+        if self.waiters_first and method in _DECISIONS:
+            if method == "allow_many":
+                return [self._call_unmeasured("allow", key, *args[1:]) for key in args[0]]
+            if method != "take" and (denial := self._behind_waiters(*args)) is not None:
+                return _as_answer(method, denial)
         if not self._breaker.is_working:
-            self._breaker.succeeded()
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
+            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+                return self._fallback(method, args, None)
+        try:
+            answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+        except Exception as error:
+            return self._after_error(self._client, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(self._client, self._buckets, args[0])
         return answer
+
+    def _has_several_nodes(self, method: str) -> bool:
+        return method == "allow_many" and self.store.connection.is_cluster
 
     # --- Awaited -----------------------------------------------------------------------------
 
@@ -190,23 +256,64 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         _record(self._meter, answer, perf_counter_ns() - began_ns)
         return answer
 
+    async def _behind_waiters_async(
+        self, key: str | bytes, cost: float = 1
+    ) -> tuple[Decision, ...] | None:
+        name, tokens = checked_request(self, key, cost)
+        costs = [*self._lines.costs(name), tokens]
+        if len(costs) == 1:
+            return None
+        each = await self.call_async("peek_each", key, cost_to_peek(self.limits, costs))
+        decisions = decisions_behind(self.limits, each[1:], costs)
+        return None if decisions[0] else decisions
+
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
-        if not self._breaker.permits():
-            return self._fallback(method, args, None)
+        if self.waiters_first and method in _DECISIONS:
+            if method == "allow_many":
+                each = (("allow", key, *args[1:]) for key in checked_keys(args[0]))
+                return await asyncio.gather(*(self._call_async_unmeasured(*one) for one in each))
+            if method != "take" and (denial := await self._behind_waiters_async(*args)) is not None:
+                return _as_answer(method, denial)
+        loop = self.store.connection.loop()
+        if not self._breaker.is_working:
+            if self._has_several_nodes(method):
+                keys, *cost = args
+                calls = (
+                    self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
+                )
+                return list(await asyncio.gather(*calls))
+            if not self.store.connection.permits(loop, self._buckets, args[0]):
+                return self._fallback(method, args, None)
         try:
-            loop = self.store.connection.loop()
+            answer: Any
             if method == "allow_many":
                 keys, *cost = args
                 answer = await asyncio.gather(
                     *(loop.allow(self._buckets, key, *cost) for key in checked_keys(keys))
                 )
+            elif method == "take":
+                answer = await self._take_async(loop, *args)
             else:
                 answer = await getattr(loop, method)(self._buckets, *args)
         except Exception as error:
-            return self._after_error(method, args, error)
-        if not self._breaker.is_working:
-            self._breaker.succeeded()
+            return self._after_error(loop, method, args, error)
+        if not self._breaker.is_working and not self._has_several_nodes(method):
+            self.store.connection.succeeded(loop, self._buckets, args[0])
         return answer
+
+    async def _take_async(self, loop: RedisLoop, key: str | bytes, cost: float) -> Decision:
+        """Take tokens. When cancelled, give back those that the late answer has taken."""
+        taking = asyncio.ensure_future(loop.hit(self._buckets, key, cost))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await wait_until_given_back(taking, lambda: self._refunding(loop, key, cost))
+            raise
+
+    def _refunding(self, loop: RedisLoop, key: str | bytes, cost: float) -> asyncio.Future[None]:
+        refunding = asyncio.ensure_future(loop.refund(self._buckets, key, cost))
+        refunding.add_done_callback(lambda done: self._wake(key))
+        return refunding
 
     # --- Measured ----------------------------------------------------------------------------
 
@@ -218,9 +325,12 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Without Redis -----------------------------------------------------------------------
 
-    def _after_error(self, method: str, args: tuple[Any, ...], error: Exception) -> Any:
+    def _after_error(
+        self, source: Source, method: str, args: tuple[Any, ...], error: Exception
+    ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
-            self._breaker.give_back_probe()
+            if not self._has_several_nodes(method):
+                self.store.connection.give_back_probe(source, self._buckets, args[0])
             raise error
         self._breaker.failed(error)
         return self._fallback(method, args, error)
@@ -241,7 +351,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         if method == "allow_many":
             return [allowed] * len(args[0])
         each = [self._undecided(allowed or method == "charge", one) for one in self.limits]
-        return (each[0], *each) if method in _IN_MEMORY else each[0]
+        return (each[0], *each) if method in _OF_EACH else each[0]
 
     def _undecided(self, allowed: bool, limit: Limit) -> Decision:
         if allowed:
@@ -254,6 +364,21 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
+
+
+def _remade_redis(
+    kind: type[RedisRateLimiter], store: RedisStore, limits: Limits, *settings: Any
+) -> RedisRateLimiter:
+    made = _core.Limiter.__new__(kind)
+    made.store = store
+    made._set_up_redis(limits, *settings)
+    return made
+
+
+def _as_answer(method: str, denial: tuple[Decision, ...]) -> bool | Decision | tuple[Decision, ...]:
+    if method == "allow":
+        return False
+    return denial if method in _OF_EACH else denial[0]
 
 
 def time_to_fill_s(limit: Limit) -> float:

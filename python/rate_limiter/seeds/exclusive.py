@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rate_limiter.limiting.waiting import Lines, TaskWaiter
+from rate_limiter.limit import Limit
+from rate_limiter.limiting.waiting import LONGEST_SLEEP_BEHIND_S, Lines, TaskWaiter
 
 
 class Exclusive:
     """Let one task at a time into a block, in the order of their arrival."""
+
+    limits: tuple[Limit, ...] = ()  # a waiter here has no limits
 
     def __init__(self) -> None:
         self._lines = Lines()
@@ -18,11 +20,11 @@ class Exclusive:
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Wait until no other task is in the block."""
-        waiter = TaskWaiter()
-        self._lines.join(b"", waiter)
+        waiter = TaskWaiter(self)
         try:
-            while not self._lines.is_first(b"", waiter):
-                await waiter.sleep(math.inf)
+            waiter.join()
+            while not waiter.is_first():
+                await waiter.sleep(LONGEST_SLEEP_BEHIND_S)
             yield
         finally:
-            self._lines.leave(b"", waiter)
+            waiter.leave()

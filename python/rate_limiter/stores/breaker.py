@@ -1,8 +1,12 @@
-"""Breaker: stop sending requests to a store that keeps failing.
+"""Breaker: stop sending requests to a server that keeps failing.
 
     working ── a failure ──> degraded ── five in a row ──> open: no requests,
        ^                         │                         except one probe per pause
        └──────── a success ──────┴──────────────────────────────┘
+
+Each node of a cluster has a circuit of its own, so that keys of the other nodes are not affected.
+All other stores have one, for the node ``""``. In a cluster that circuit stands for the time in
+which no node is known.
 
 Each change between working and degraded is logged once. A refused login is logged again every
 minute, because it needs another configuration. Errors about one request (see store_errors.py) do
@@ -15,6 +19,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 from rate_limiter._core import StoreError
@@ -30,84 +35,119 @@ REPEAT_LOG_PAUSE_S = 60.0
 _IN_MEMORY = "in memory, or as on_store_error says"
 
 
+class _Circuit:
+    """The state of one server that has failed. Guarded by the lock of its breaker."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self.since_s = time.time()
+        self._pause_s = FIRST_PAUSE_S
+        self._probe_at_s = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self.failures >= FAILURES_TO_OPEN
+
+    def add_failure(self) -> None:
+        self.failures += 1
+        if self.failures == FAILURES_TO_OPEN:
+            self._probe_at_s = time.monotonic() + self._pause_s
+
+    def permits_probe(self) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._probe_at_s:
+            return False
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._probe_at_s = now_s + self._pause_s
+        return True
+
+    def give_back_probe(self) -> None:
+        self._probe_at_s = 0.0
+
+
 class Breaker:
     """Track the health of a store. Safe to share between threads.
 
     Args:
         store: name of the store in the log.
+        has_nodes: whether errors of different nodes are independent.
 
     Attributes:
-        is_working: False from the first failure to the next success.
-        is_open: whether requests to the store are stopped.
+        is_working: False while a node has failed and not succeeded since.
         last_failure: the text of the last failure of the store, None before the first.
     """
 
-    def __init__(self, store: str) -> None:
-        self.is_working = True
-        self.is_open = False
+    def __init__(self, store: str, *, has_nodes: bool = False) -> None:
+        self.is_working = True  # read without the lock, which guards the rest
         self.last_failure: str | None = None
         self._store = store
-        self._lock = threading.Lock()  # guards all but the first two, which are read without it
-        self._failures = 0  # in a row
-        self._pause_s = FIRST_PAUSE_S
-        self._probe_at_s = 0.0
-        self._log_request_at_s = -math.inf
+        self._has_nodes = has_nodes
+        # Re-entrant, because a signal handler may use the store.
+        self._lock = threading.RLock()
+        self._failing: dict[str, _Circuit] = {}
         self._log_refusal_at_s = -math.inf
         self._since_s = time.time()
+        self._log_request_at_s = -math.inf
         self._errors: dict[str, int] = {}
         self._last_error: str | None = None
         self._fallbacks = 0
 
     def after_fork_in_child(self) -> None:
         """Reset the counts, which the parent reports, and the lock, which its threads may hold."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._errors.clear()
         self._fallbacks = 0
 
-    def permits(self) -> bool:
-        """Return True if the store may be used. While open, one caller per pause may probe."""
-        if not self.is_open:
-            return True
-        now_s = time.monotonic()
+    def permits(self, node: str = "") -> bool:
+        """Return True if a node may be used. While open, one caller per pause may probe."""
         with self._lock:
-            if now_s < self._probe_at_s:
-                return False
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-            self._probe_at_s = now_s + self._pause_s
-            return True
+            circuit = self._failing.get(node)
+            return circuit is None or not circuit.is_open or circuit.permits_probe()
 
-    def succeeded(self) -> None:
-        """Record an answer of the store. Only needed while `is_working` is False."""
+    def succeeded(self, node: str = "", known: Collection[str] = ()) -> None:
+        """Record an answer of a node. Only needed while `is_working` is False.
+
+        Args:
+            node: the node that answered.
+            known: the nodes that keys have now. Failures of others are forgotten: another node has
+                taken over. Empty if it is not known.
+        """
         with self._lock:
-            if self.is_working:
-                return
-            self.is_working, self.is_open = True, False
-            failures, self._failures = self._failures, 0
-            self._pause_s = FIRST_PAUSE_S
-            degraded_s = time.time() - self._since_s
-            self._since_s = time.time()
-        logger.warning(
-            "%s answers again, after %.1f s and %d failures", self._store, degraded_s, failures
-        )
+            ended = [
+                (name, self._failing.pop(name))
+                for name in list(self._failing)
+                if name in (node, "") or (known and name not in known)
+            ]
+            self._update()
+        for name, circuit in ended:
+            logger.warning(
+                "%s %s, after %.1f s and %d failures",
+                self._name(name),
+                "answers again" if name in (node, "") else "has no keys any more",
+                time.time() - circuit.since_s,
+                circuit.failures,
+            )
 
     def failed(self, error: StoreError) -> None:
         """Record an error: the store gave no answer, or answered with an error."""
         message = str(error)
+        node = error.node if self._has_nodes else ""
         with self._lock:
             self._errors[error.kind] = self._errors.get(error.kind, 0) + 1
             self._last_error = message
         if is_about_one_request(error):
-            self._request_failed(message)
+            self._request_failed(node, message)
         else:
-            self._store_failed(message, is_refusal=is_about_the_login(error))
+            self._node_failed(node, message, is_refusal=is_about_the_login(error))
 
-    def give_back_probe(self) -> None:
-        """Let the next caller probe: the last request did not test the store."""
+    def give_back_probe(self, node: str = "") -> None:
+        """Let the next caller probe: the last request did not test the node."""
         with self._lock:
-            self._probe_at_s = 0.0
+            if node in self._failing:
+                self._failing[node].give_back_probe()
 
-    def _request_failed(self, message: str) -> None:
-        self.give_back_probe()
+    def _request_failed(self, node: str, message: str) -> None:
+        self.give_back_probe(node)
         now_s = time.monotonic()
         with self._lock:
             if now_s < self._log_request_at_s:
@@ -120,28 +160,35 @@ class Breaker:
             _escaped(message),
         )
 
-    def _store_failed(self, message: str, *, is_refusal: bool) -> None:
+    def _node_failed(self, node: str, message: str, *, is_refusal: bool) -> None:
         with self._lock:
-            self._failures += 1
+            is_new = node not in self._failing
+            self._failing.setdefault(node, _Circuit()).add_failure()
             self.last_failure = message
-            if not self.is_open and self._failures >= FAILURES_TO_OPEN:
-                self.is_open = True
-                self._probe_at_s = time.monotonic() + self._pause_s
-            if self.is_working:
-                self.is_working = False
-                self._since_s = time.time()
-            elif not is_refusal or time.monotonic() < self._log_refusal_at_s:
+            self._update()
+            now_s = time.monotonic()
+            is_repeated = is_refusal and now_s >= self._log_refusal_at_s
+            if not is_new and not is_repeated:
                 return
             if is_refusal:
-                self._log_refusal_at_s = time.monotonic() + REPEAT_LOG_PAUSE_S
+                self._log_refusal_at_s = now_s + REPEAT_LOG_PAUSE_S
         logger.log(
             logging.ERROR if is_refusal else logging.WARNING,
-            "%s %s. Until it answers, requests are decided %s: %s",
-            self._store,
+            "%s %s. Until it answers, %s decided %s: %s",
+            self._name(node),
             "refuses the user, the password or the database" if is_refusal else "failed",
+            "requests for its keys are" if node else "requests are",
             _IN_MEMORY,
             _escaped(message),
         )
+
+    def _update(self) -> None:
+        if self.is_working is bool(self._failing):
+            self.is_working = not self._failing
+            self._since_s = time.time()
+
+    def _name(self, node: str) -> str:
+        return f"{self._store}: {node}" if node else self._store
 
     def count_fallback(self) -> None:
         """Count a decision made without the store."""
@@ -151,11 +198,13 @@ class Breaker:
     def health(self) -> dict[str, Any]:
         """Return the state and the counts so far. See RedisStore.health."""
         with self._lock:
+            failing = self._failing
             return {
-                "status": "ok" if self.is_working else "degraded",
-                "breaker": "open" if self.is_open else "closed",
+                "status": "degraded" if failing else "ok",
+                "breaker": "open" if any(one.is_open for one in failing.values()) else "closed",
                 "since": self._since_s,
-                "failures": self._failures,
+                "failures": max((one.failures for one in failing.values()), default=0),
+                "failed_nodes": tuple(sorted(filter(None, failing))),
                 "errors": dict(self._errors),
                 "last_error": self._last_error,
                 "fallback_decisions": self._fallbacks,

@@ -13,9 +13,12 @@ import threading
 import weakref
 from functools import cache
 from importlib.resources import files
+from typing import TypeAlias
 
 from rate_limiter import _core
 from rate_limiter.stores.breaker import Breaker
+
+Source: TypeAlias = "_core.RedisClient | _core.RedisLoop"
 
 
 class Connection:
@@ -27,6 +30,7 @@ class Connection:
     Attributes:
         client: the client for threads.
         breaker: the health of the Redis.
+        is_cluster: whether keys are on several nodes.
 
     Raises:
         ValueError: the address is wrong; the message names the part.
@@ -40,7 +44,11 @@ class Connection:
                 "install it again without that setting to use a Redis store"
             )
         self.client = _core.RedisClient(address)
-        self.breaker = Breaker(f"Redis ({self.client.kind}) at {', '.join(self.client.servers)}")
+        self.is_cluster = self.client.kind == "cluster"
+        self.breaker = Breaker(
+            f"Redis ({self.client.kind}) at {', '.join(self.client.servers)}",
+            has_nodes=self.is_cluster,
+        )
         self._loops: dict[int, _core.RedisLoop] = {}
         with _lock:
             _all[id(self)] = self
@@ -60,20 +68,47 @@ class Connection:
         self._loops[id(running)] = made
         return made
 
+    def permits(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> bool:
+        """Return True if the node that has a key may be used, see Breaker.permits.
+
+        Args:
+            source: the client or the loop that would be used.
+        """
+        return self.breaker.permits(self._node_of(source, buckets, key))
+
+    def succeeded(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> None:
+        """Record that the node of a key has answered. Only needed while something has failed."""
+        known = source.nodes() if self.is_cluster else ()
+        self.breaker.succeeded(self._node_of(source, buckets, key), known)
+
+    def give_back_probe(
+        self, source: Source, buckets: _core.RedisBuckets, key: str | bytes
+    ) -> None:
+        """Let the next caller probe: a request for the key was not sent."""
+        if not self.breaker.is_working:
+            self.breaker.give_back_probe(self._node_of(source, buckets, key))
+
+    def _node_of(self, source: Source, buckets: _core.RedisBuckets, key: str | bytes) -> str:
+        return source.node_of(buckets.keys(key)[0]) if self.is_cluster else ""
+
     def close(self) -> None:
-        """Close the connections of event loops. The object closes those of threads when freed."""
+        """Close the connections of event loops. The object closes those of threads when freed.
+
+        Tasks that wait for an answer get StoreError, whose kind is ``closed``.
+        """
         self._close_loops(only_closed=False)
 
     def _close_loops(self, *, only_closed: bool) -> None:
         for number, each in list(self._loops.items()):
-            if each.loop.is_closed():
-                each.close()
-            elif only_closed:
+            is_closed = each.loop.is_closed()
+            if only_closed and not is_closed:
                 continue
-            else:
-                with contextlib.suppress(RuntimeError):  # closed since then
-                    each.loop.call_soon_threadsafe(each.close)
             self._loops.pop(number, None)
+            with contextlib.suppress(RuntimeError):  # a closed loop takes no callbacks
+                if is_closed:
+                    each.close()
+                else:
+                    each.loop.call_soon_threadsafe(each.close)
 
     def _after_fork_in_child(self) -> None:
         self.breaker.after_fork_in_child()
@@ -99,16 +134,18 @@ def connect(address: str) -> Connection:
 
 
 @cache
-def scripts(*, with_windows: bool = False) -> tuple[bytes, ...]:
+def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes, ...]:
     """Return the Lua scripts take, peek, refund, charge, take_many and reset as they are sent.
 
     Args:
         with_windows: whether one of the limits is a window.
+        bounded: whether each key in Redis belongs to one limit, see bucket.lua.
     """
     folder = files("rate_limiter") / "stores/lua"
 
     def joined(*names: str) -> bytes:
-        return b"".join((folder / f"{name}.lua").read_bytes() for name in names)
+        files_read = ((folder / f"{name}.lua").read_bytes() for name in names)
+        return b"local bounded = %s\n" % str(bounded).lower().encode() + b"".join(files_read)
 
     head = ("bucket", "sliding", "window") if with_windows else ("bucket",)
     first = () if with_windows else ("take_one",)

@@ -16,11 +16,10 @@ from urllib.parse import quote, urlencode
 _Words: TypeAlias = dict[str, str | bytes]
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-_TLS_KNOWN = {*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"}
+_TLS_KNOWN = {*_TLS_FILES, "ssl_password", "ssl_cert_reqs", "ssl_check_hostname"}
 # Advice for settings that an address cannot express.
 _ADVICE = {
     "ssl_ca_data": "write the certificates to a file and give ssl_ca_certs",
-    "ssl_password": "give a key file without a password",
     "ssl_cert_reqs": "expected 'required', 'optional', 'none' or one of ssl.CERT_*",
     "ssl_min_version": "give ssl.TLSVersion.TLSv1_2, or leave it out, which means the same",
     "credential_provider": "it needs a get_credentials that is not a coroutine",
@@ -189,6 +188,8 @@ def _tls_words(link: _Link) -> _Words:
         if name.startswith("ssl_") and name not in _TLS_KNOWN and value and not as_ever:
             raise _not_taken(name)
     words: _Words = {name: os.fsdecode(settings[name]) for name in _TLS_FILES if settings.get(name)}
+    if settings.get("ssl_password"):
+        words["ssl_password"] = settings["ssl_password"]
     checks = _effective(link, "ssl_cert_reqs", "required")
     if checks in (None, "none", ssl.CERT_NONE):
         words["ssl_cert_reqs"] = "none"

@@ -58,7 +58,8 @@ class RedisStore:
 
         ``status`` is ``"ok"`` or ``"degraded"`` (decisions follow `on_store_error`), ``breaker``
         ``"closed"`` or ``"open"`` (nothing is sent to Redis except probes), ``since`` the time of
-        the last change (seconds since the epoch), ``failures`` the failures in a row, ``errors``
+        the last change (seconds since the epoch), ``failures`` the failures in a row,
+        ``failed_nodes`` the nodes of a cluster whose keys follow `on_store_error`, ``errors``
         the number of errors of each kind, ``last_error`` a text or None, ``fallback_decisions``
         the number of decisions without Redis, ``servers`` and ``kind`` the addresses and the kind
         of the Redis. A process counts its own errors and decisions, not those before its fork.
@@ -126,8 +127,21 @@ class RedisStore:
         self._limits.append(limit)
 
     def close(self) -> None:
-        """Close the connections of event loops; they reconnect when needed."""
+        """Close the connections of event loops; they reconnect when needed.
+
+        Requests that wait for an answer follow `on_store_error` at once. Redis may have counted
+        them.
+        """
         self.connection.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a store again from its address, which includes the password."""
+        made_of = (type(self), str(self.address), self.prefix, self.on_store_error)
+        return _remade, made_of, {"_limits": self._limits}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.connection.client.servers)!r})"
+
+
+def _remade(kind: type[RedisStore], address: str, prefix: str, on_store_error: str) -> RedisStore:
+    return kind(address, prefix, on_store_error=on_store_error)

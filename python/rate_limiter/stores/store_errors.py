@@ -7,6 +7,8 @@ open it for all clients.
     connect, lost, timeout, protocol, memory                      the store
     busy                                                          one request: this process sends
                                                                   more than the store answers
+    closed                                                        one request: this process has
+                                                                  closed the store
     answer  CROSSSLOT, MOVED, ASK, TRYAGAIN                       one request: its slot
             WRONGTYPE, ERR rate_limiter:                          one request: the value at its key
             ERR user_script, ERR Error running script             one request: a script failed on
@@ -41,7 +43,7 @@ _COMMAND_IN_SCRIPT = re.compile(r".*user_script: ?\d+: -?([A-Z]{3,} .*)", re.DOT
 def is_about_one_request(error: StoreError) -> bool:
     """Return True if other requests may succeed, because the store has not failed."""
     if error.kind != "answer":
-        return error.kind == "busy"
+        return error.kind in ("busy", "closed")
     text = str(error)
     if text.startswith(_OF_A_SCRIPT):
         command = _COMMAND_IN_SCRIPT.match(text)

@@ -27,7 +27,7 @@ static rl_limit limit_of(double capacity, double refill_rate)
 static rl_table *opened(const rl_limit *limits, size_t n, size_t max_keys)
 {
     rl_table *table = NULL;
-    CHECK_EQUAL(rl_shared_open(path, limits, n, max_keys, &table), RL_SHARED_OK);
+    CHECK_EQUAL(rl_shared_open(path, limits, n, max_keys, NULL, at(0), &table), RL_SHARED_OK);
     CHECK(table != NULL && rl_table_is_shared(table));
     return table;
 }
@@ -35,6 +35,40 @@ static rl_table *opened(const rl_limit *limits, size_t n, size_t max_keys)
 static rl_key number_key(const rl_table *table, uint64_t number)
 {
     return rl_table_key(table, &number, sizeof number);
+}
+
+static void test_new_file_starts_with_the_entries_of_another(void)
+{
+    rl_limit before[2] = {limit_of(10, 1), {0}}, after[2] = {limit_of(20, 2), {0}};
+    CHECK_EQUAL(rl_window_init(&before[1], false, 9, 60), RL_OK);
+    CHECK_EQUAL(rl_window_init(&after[1], false, 12, 60), RL_OK);
+    uint64_t costs[2] = {rl_limit_cost(&before[0], 1), 1};
+    rl_table *kept = opened(before, 2, 100), *made = NULL, *again = NULL;
+    bool allowed;
+    for (uint64_t i = 0; i < 50; i++) {
+        CHECK_EQUAL(rl_table_take(kept, number_key(kept, i), costs, at(5), &allowed, NULL, NULL),
+                    RL_OK);
+    }
+    char other[sizeof path + 2];
+    snprintf(other, sizeof other, "%s.2", path);
+    CHECK_EQUAL(rl_shared_open(other, after, 2, 100, kept, at(5), &made), RL_SHARED_OK);
+    CHECK_EQUAL(rl_shared_open(other, after, 2, 100, kept, at(5), &again), RL_SHARED_OK);
+    CHECK_EQUAL(rl_table_sweep(made, at(5)).keys, 50);
+    rl_decision decision, each[2];
+    uint64_t none[2] = {0, 0};
+    rl_table_peek(again, number_key(again, 7), none, at(5), &decision, each);
+    CHECK(each[0].remaining == 18 && each[1].remaining == 11); /* full at the same time */
+    rl_table_peek(again, number_key(again, 77), none, at(5), &decision, each);
+    CHECK(each[0].remaining == 20 && each[1].remaining == 12);
+    rl_table *none_made = NULL;
+    CHECK_EQUAL(rl_shared_open("/tmp/x", after, 2, 100000, kept, at(5), &none_made),
+                RL_SHARED_EOTHER);
+    CHECK(none_made == NULL);
+    rl_table_free(kept);
+    rl_table_free(made);
+    rl_table_free(again);
+    unlink(path);
+    unlink(other);
 }
 
 static void test_two_handles_are_one_table(void)
@@ -91,33 +125,34 @@ static void test_files_that_are_something_else(void)
     rl_limit other = limit_of(11, 1);
     rl_table *table = NULL;
     rl_table_free(opened(&limit, 1, 1000));
-    CHECK_EQUAL(rl_shared_open(path, &other, 1, 1000, &table), RL_SHARED_EOTHER);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 100000, &table), RL_SHARED_EOTHER);
+    CHECK_EQUAL(rl_shared_open(path, &other, 1, 1000, NULL, at(0), &table), RL_SHARED_EOTHER);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 100000, NULL, at(0), &table), RL_SHARED_EOTHER);
     CHECK_EQUAL(chmod(path, 0644), 0);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_EOWNER);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_EOWNER);
     CHECK_EQUAL(chmod(path, 0600), 0);
     rl_table_free(opened(&limit, 1, 1000));
     CHECK_EQUAL(truncate(path, 5000), 0);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_EOTHER);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_EOTHER);
     CHECK_EQUAL(truncate(path, 5), 0);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_EOTHER);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_EOTHER);
     FILE *file = fopen(path, "w");
     fputs("somebody's diary, which is not to be lost", file);
     for (int i = 0; i < 1000; i++) {
         fputs("some more of it", file);
     }
     fclose(file);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_EOTHER);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_EOTHER);
     unlink(path);
     CHECK_EQUAL(symlink("/etc/passwd", path), 0);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_ESYSTEM);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_ESYSTEM);
     CHECK_EQUAL(errno, ELOOP);
     unlink(path);
-    CHECK_EQUAL(rl_shared_open("/no/such/folder/file", &limit, 1, 1000, &table), RL_SHARED_ESYSTEM);
+    CHECK_EQUAL(rl_shared_open("/no/such/folder/file", &limit, 1, 1000, NULL, at(0), &table),
+                RL_SHARED_ESYSTEM);
     CHECK_EQUAL(errno, ENOENT);
-    CHECK_EQUAL(rl_shared_open("/tmp", &limit, 1, 1000, &table), RL_SHARED_ESYSTEM);
+    CHECK_EQUAL(rl_shared_open("/tmp", &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_ESYSTEM);
     seam_fail(0, 1);
-    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, &table), RL_SHARED_ENOMEM);
+    CHECK_EQUAL(rl_shared_open(path, &limit, 1, 1000, NULL, at(0), &table), RL_SHARED_ENOMEM);
     seam_fail(0, 0);
     CHECK(table == NULL);
     unlink(path);
@@ -156,7 +191,7 @@ static int64_t now_ns(void)
 static void take_in_child(const rl_limit *limit, _Atomic uint64_t *admitted, int n)
 {
     rl_table *table = NULL;
-    if (rl_shared_open(path, limit, 1, 100, &table) != RL_SHARED_OK) {
+    if (rl_shared_open(path, limit, 1, 100, NULL, at(0), &table) != RL_SHARED_OK) {
         _exit(1);
     }
     uint64_t cost = rl_limit_cost(limit, 1);
@@ -263,6 +298,7 @@ int main(void)
     snprintf(path, sizeof path, "/dev/shm/rl-test-%ld", (long)getpid());
     _Atomic uint64_t *admitted =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    test_new_file_starts_with_the_entries_of_another();
     test_two_handles_are_one_table();
     test_it_does_not_grow();
     test_files_that_are_something_else();
@@ -279,7 +315,7 @@ int main(void)
 int main(void)
 {
     rl_table *table = NULL;
-    CHECK_EQUAL(rl_shared_open("/tmp/x", NULL, 0, 1, &table), RL_SHARED_ENOWHERE);
+    CHECK_EQUAL(rl_shared_open("/tmp/x", NULL, 0, 1, NULL, at(0), &table), RL_SHARED_ENOWHERE);
     return report("test_shared");
 }
 

@@ -39,7 +39,7 @@ static int64_t now_ns(void)
 static rl_table *opened(void)
 {
     rl_table *table = NULL;
-    CHECK_EQUAL(rl_shared_open(path, limits, N_LIMITS, 100, &table), RL_SHARED_OK);
+    CHECK_EQUAL(rl_shared_open(path, limits, N_LIMITS, 100, NULL, at(0), &table), RL_SHARED_OK);
     return table;
 }
 
@@ -91,7 +91,7 @@ static rl_shared_status open_with_descriptors(int n, rl_table **out)
     CHECK_EQUAL(getrlimit(RLIMIT_NOFILE, &before), 0);
     few = (struct rlimit){(rlim_t)(lowest + n), before.rlim_max};
     CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &few), 0);
-    rl_shared_status status = rl_shared_open(path, limits, N_LIMITS, 100, out);
+    rl_shared_status status = rl_shared_open(path, limits, N_LIMITS, 100, NULL, at(0), out);
     int kept = errno;
     CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &before), 0);
     errno = kept;
@@ -139,7 +139,7 @@ static void test_a_wait_that_a_signal_ends(void)
     CHECK_EQUAL(flock(other, LOCK_EX), 0);
     rl_table *table = NULL;
     set_timer(20000);
-    CHECK_EQUAL(rl_shared_open(path, limits, N_LIMITS, 100, &table), RL_SHARED_EINTR);
+    CHECK_EQUAL(rl_shared_open(path, limits, N_LIMITS, 100, NULL, at(0), &table), RL_SHARED_EINTR);
     set_timer(0);
     CHECK(table == NULL);
     close(other);
@@ -199,7 +199,7 @@ static void use(rl_table *table, const _Atomic bool *end, uint64_t seed)
         sane = call_table(table, limits, N_LIMITS, random, at(now_ns() + ahead_ns));
         if ((random >> 20) % 256 == 0) {
             rl_table *again = NULL;
-            if (rl_shared_open(path, limits, N_LIMITS, 100, &again) == RL_SHARED_OK) {
+            if (rl_shared_open(path, limits, N_LIMITS, 100, NULL, at(0), &again) == RL_SHARED_OK) {
                 rl_table_free(table);
                 table = again;
             }

@@ -1,6 +1,11 @@
 -- bucket.lua -- common head of take.lua, charge.lua, peek.lua and refund.lua.
--- Order: take_one.lua (only for take.lua without windows), bucket.lua, sliding.lua and window.lua
--- (if one of the limits is a window), then the script.
+-- Order: a line that sets `bounded`, take_one.lua (only for take.lua without windows), bucket.lua,
+-- sliding.lua and window.lua (if one of the limits is a window), then the script.
+--
+-- bounded  whether each key belongs to one limit. Then a bucket that lacks more than twice its
+--          capacity was written while this server's clock was wrong: what it lacks is clamped, and
+--          written anew by the next script that may write. Otherwise another limit may have written
+--          it, with a larger capacity.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
 -- clock (the theoretical arrival time of GCRA). A missing string is a full bucket.
@@ -31,7 +36,8 @@ local KEYS, ARGV = KEYS, ARGV
 local time = call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 
--- Return the deficit of the bucket of limit i in units; nil if its string is no bucket.
+-- Return the deficit of the bucket of limit i in units, and whether it was clamped; nil if its
+-- string is no bucket.
 local function deficit_of(i, scale)
   local value = call('GET', KEYS[i])
   if not value then
@@ -63,7 +69,11 @@ local function deficit_of(i, scale)
   if lacks < 0 then
     return 0
   end
-  return lacks < 9007199254740992 and lacks or 9007199254740992
+  local most = bounded and 2 * ARGV[5 * i - 2] or 9007199254740992
+  if lacks <= most then
+    return lacks, false
+  end
+  return most, bounded
 end
 
 local function no_bucket(i)

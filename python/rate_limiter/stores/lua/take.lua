@@ -1,9 +1,10 @@
--- take.lua -- take the costs from all buckets, or deny and write nothing. See bucket.lua.
+-- take.lua -- take the costs from all buckets, or deny and take nothing. See bucket.lua.
 -- The reply has the deficits afterwards.
 
-local reply = {1}
+local reply, clamped = {1}, {}
 for i = 1, #KEYS do
-  local lacks = deficit_of(i, tonumber(ARGV[5 * i - 4]))
+  local lacks
+  lacks, clamped[i] = deficit_of(i, tonumber(ARGV[5 * i - 4]))
   if not lacks then
     return no_bucket(i)
   end
@@ -19,6 +20,12 @@ if reply[1] == 1 then
     if cost > 0 then
       reply[i + 1] = reply[i + 1] + cost
       write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), cost)
+    end
+  end
+else
+  for i = 1, #KEYS do
+    if clamped[i] then
+      write(i, reply[i + 1], tonumber(ARGV[5 * i - 4]), 0)
     end
   end
 end

@@ -12,7 +12,7 @@ if #KEYS == 1 and scale > 0 and cost > 0 then
   local value = call('GET', KEYS[1])
   local full_us = value and tonumber(string.match(value, '^%d+$')) or not value and 0
   local lacks = full_us and (full_us - now_us) * scale
-  if lacks and lacks < 9007199254740992 then
+  if lacks and lacks <= (bounded and 2 * ARGV[3] or 9007199254740992) then
     if lacks < 0 then
       lacks = 0
     end

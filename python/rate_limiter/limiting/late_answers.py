@@ -1,0 +1,60 @@
+"""Give back what an answer of a store has taken that arrives after its caller was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from rate_limiter._core import Decision, StoreError
+
+GRACE_S = 0.1
+"""Longest time that a cancelled caller waits for the answer, which may also come later."""
+
+
+async def wait_until_given_back(
+    taking: asyncio.Future[Decision], refund: Callable[[], asyncio.Future[None]]
+) -> None:
+    """Give back what an answer takes, and wait for that for a moment.
+
+    It is given back if the event loop runs when the answer arrives. There is no task for that, so
+    that `asyncio.run` can end, which cancels all tasks: so a task that is cancelled waits here.
+
+    Args:
+        taking: the answer.
+        refund: called if the answer has taken tokens; gives them back.
+    """
+    given_back = give_back_late(taking, refund)
+    await asyncio.wait([given_back], timeout=GRACE_S)
+
+
+def give_back_late(
+    taking: asyncio.Future[Decision], refund: Callable[[], asyncio.Future[None]]
+) -> asyncio.Future[None]:
+    """Give back what an answer takes. The future ends when that is done, or not needed.
+
+    Args:
+        taking: the answer.
+        refund: called if the answer has taken tokens; gives them back.
+    """
+    over: asyncio.Future[None] = taking.get_loop().create_future()
+
+    def end(refunding: asyncio.Future[None]) -> None:
+        if not refunding.cancelled():
+            refunding.exception()  # which may be a StoreError: nothing else can be done
+        if not over.done():
+            over.set_result(None)
+
+    def answered(taking: asyncio.Future[Decision]) -> None:
+        has_taken = not taking.cancelled() and taking.exception() is None and taking.result()
+        refunding = None
+        if has_taken:
+            with contextlib.suppress(StoreError, RuntimeError):  # such as a closed connection
+                refunding = refund()
+        if refunding is not None:
+            refunding.add_done_callback(end)
+        elif not over.done():
+            over.set_result(None)
+
+    taking.add_done_callback(answered)
+    return over
