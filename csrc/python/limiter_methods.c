@@ -397,7 +397,7 @@ static PyObject *limiter_allow_each(limiter_object *self, PyObject *keys, PyObje
     PyMem_Free(hashes);
     for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
         bool allowed;
-        if (limiter_decide(self, PyTuple_GET_ITEM(keys, i), cost, &allowed, NULL) < 0) {
+        if (limiter_decide(self, PyTuple_GET_ITEM(keys, i), cost, &allowed, NULL, NULL) < 0) {
             Py_CLEAR(result);
             break;
         }

@@ -345,7 +345,9 @@ def test_rules_have_dimensions_of_their_own(dimension: str) -> None:
     assert send_all(app, paths) == [404, 429, 404, 404, 404, 404, 404]
     assert counted(f"{dimension}.default") == (1, 1)
     assert counted(f"{dimension}.files") == (2, 0)
-    assert counted(f"{dimension}.tried") == (1, 1)  # though the request passed
+    assert counted(f"{dimension}.tried") == (2, 0)  # both requests passed
+    assert shown("shadow_denied_total", dimension=f"{dimension}.tried") == 1
+    assert shown("shadow_denied_total", dimension=f"{dimension}.files") == 0
     assert counted(f"{dimension}.free") == (None, None)
 
 
@@ -380,6 +382,20 @@ def test_rules_that_change_keep_their_counts(dimension: str) -> None:
     assert send_all(app, ["/", "/", "/x"]) == [404, 429, 404]
     assert counted(f"{dimension}.default") == (2, 2)
     assert counted(f"{dimension}.x") == (1, 0)
+
+
+@pytest.mark.parametrize("store", ["memory://", "shared://"])
+def test_a_rule_that_stops_being_a_shadow(dimension: str, store: str, tmp_path: Path) -> None:
+    store = store if store == "memory://" else f"{store}{tmp_path}/buckets"
+    limits = (Limit(1, 1 / 3600),)
+    source = ChangingRules(Rule("default", limits, shadow=True))
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, rules=source, metrics=dimension, store=store)
+    assert send_all(app, ["/", "/"]) == [404, 404]
+    source.table = RuleTable([Rule("default", limits)])
+    assert send_all(app, ["/"]) == [429]
+    assert counted(f"{dimension}.default") == (2, 1)
+    assert shown("shadow_denied_total", dimension=f"{dimension}.default") == 1
 
 
 def test_rules_that_change_when_the_folder_is_gone(

@@ -121,7 +121,8 @@ class Storage:
 
 
 def _is_kept(before: Rule, rule: Rule) -> bool:
-    return (before.limits, before.on_store_error) == (rule.limits, rule.on_store_error)
+    fields = ("limits", "on_store_error", "shadow")  # a shadow rule is counted by another meter
+    return all(getattr(before, field) == getattr(rule, field) for field in fields)
 
 
 def _kinds(rule: Rule) -> list[str]:
@@ -233,7 +234,7 @@ class Policy(_core.Policy):
             check_cost(self._cost, rule.limits)
         limiter = self.storage.limiter(rule, self._active.get(rule.name))
         if self._dimension is not None:
-            watch(limiter, self._dimension(rule))
+            watch(limiter, self._dimension(rule), shadow=rule.shadow)
         waits = limiter.is_remote and not self._blocking
         awaitable_limiter = AsyncRateLimiter.of(limiter) if waits else limiter
         return ActiveRule(rule, limiter, awaitable_limiter, self._names or policy_names(rule))
