@@ -142,10 +142,10 @@ c-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan,
 # Two targets at a time, each for so long: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -Wl,--wrap=getaddrinfo,--wrap=connect
+FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -DRL_LOCK_NAPS=1u -Wl,--wrap=getaddrinfo,--wrap=connect
 
 .PHONY: fuzz
-fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses and on what a server sends (FUZZ_SECONDS=30)
+fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses, shared files and what a server sends (FUZZ_SECONDS=30)
 	@printf '%s\n' $(FUZZ_TARGETS) | xargs -n 1 -P 2 sh -c ' \
 		mkdir -p build/fuzz/found_$$0; \
 		build/fuzz/$$0 -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \

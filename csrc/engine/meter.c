@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/file.h"
+
 /* "meter", the number of the layout and the number of bounds. */
 #define MAGIC (UINT64_C(0x726574656d000000) | RL_METER_LAYOUT << 8 | RL_METER_BOUNDS)
 
@@ -27,34 +29,23 @@ typedef struct meter_file {
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2,
                "processes cannot share a lock that is not in the file");
 
-/* Reserve the space now: on a full file system a decision would raise SIGBUS later. */
-static rl_meter_status meter_reserve(int fd)
-{
-#ifdef __linux__
-    errno = posix_fallocate(fd, 0, sizeof(meter_file));
-#else
-    errno = ftruncate(fd, sizeof(meter_file)) == 0 ? 0 : errno;
-#endif
-    return errno == 0 ? RL_METER_OK : RL_METER_ESYSTEM;
-}
-
 static rl_meter_status meter_inspect(const char *path, int fd)
 {
     struct stat found;
     if (fstat(fd, &found) != 0) {
         return RL_METER_ESYSTEM;
     }
-    if (!S_ISREG(found.st_mode) || found.st_uid != geteuid() || (found.st_mode & 022) != 0) {
+    if (!rl_file_is_own(&found, 022)) {
         return RL_METER_EOWNER;
     }
     if (found.st_size == 0) {
-        rl_meter_status status = meter_reserve(fd);
-        if (status != RL_METER_OK) { /* a part may have been reserved */
+        if (rl_file_reserve(fd, sizeof(meter_file)) != 0) {
             int kept = errno;
             unlink(path);
             errno = kept;
+            return RL_METER_ESYSTEM;
         }
-        return status;
+        return RL_METER_OK;
     }
     return found.st_size == sizeof(meter_file) ? RL_METER_OK : RL_METER_EOTHER;
 }

@@ -37,9 +37,13 @@ static unsigned sweep_line(const moment *moment, shard *shard, uint64_t *line)
 
 void rl_shard_sweep(const moment *moment, shard *shard)
 {
-    for (uint32_t i = 0; i < shard->n_lines; i++) {
-        sweep_line(moment, shard, line_at(moment->table, shard_lines(moment->table, shard), i));
+    uint64_t *lines = shard_lines(moment->table, shard);
+    uint32_t n_lines = line_count(moment->table, shard);
+    size_t used = 0;
+    for (uint32_t i = 0; i < n_lines; i++) {
+        used += sweep_line(moment, shard, line_at(moment->table, lines, i));
     }
+    shard->used = used; /* in a file it may have been wrong: a process was killed */
     shard->since_sweep = 0;
     shard->swept_ns = moment->at.now.steady_ns;
 }
@@ -47,8 +51,10 @@ void rl_shard_sweep(const moment *moment, shard *shard)
 /* Make the bucket of limit `i` full in every entry. */
 static void fill_all(const moment *moment, shard *shard, size_t i)
 {
-    for (uint32_t n = 0; n < shard->n_lines; n++) {
-        uint64_t *line = line_at(moment->table, shard_lines(moment->table, shard), n);
+    uint64_t *lines = shard_lines(moment->table, shard);
+    uint32_t n_lines = line_count(moment->table, shard);
+    for (uint32_t n = 0; n < n_lines; n++) {
+        uint64_t *line = line_at(moment->table, lines, n);
         for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
             slot_at(moment->table, line, j).words[moment->table->set.first_word[i]] =
                 moment->at.units[i];
@@ -72,7 +78,7 @@ static void fill_all(const moment *moment, shard *shard, size_t i)
 void rl_shard_visit(const moment *moment, shard *shard)
 {
     const rl_limit_set *set = &moment->table->set;
-    int64_t age_ns = moment->at.now.steady_ns - shard->swept_ns;
+    int64_t age_ns = rl_shard_age_ns(moment, shard);
     for (size_t i = 0; i < set->n; i++) {
         if (age_ns / 3 > set->limits[i].horizon_ns) {
             fill_all(moment, shard, i);
@@ -139,7 +145,7 @@ bool rl_shard_shrink(const rl_table *table, shard *shard)
         adopt_lines(shard, NULL, 0);
         return false;
     }
-    bool sparse = shard->used * LOAD_DEN * 8 < slot_count(shard) * LOAD_NUM;
+    bool sparse = shard->used * LOAD_DEN * 8 < slot_count(table, shard) * LOAD_NUM;
     if (!sparse || shard->n_lines == table->lines_min) {
         return false;
     }
@@ -171,16 +177,17 @@ bool rl_shard_shrink(const rl_table *table, shard *shard)
  * The share of a sweep in the cost of an insert is constant. */
 static void fit_size(const moment *moment, shard *shard)
 {
-    size_t slots = slot_count(shard);
+    const rl_table *table = moment->table;
+    size_t slots = slot_count(table, shard);
     bool crowded = shard->used * LOAD_DEN >= slots * LOAD_NUM;
     if (!(crowded && shard->since_sweep * 8 >= slots) && shard->since_sweep < slots) {
         return;
     }
     rl_shard_sweep(moment, shard);
     if (shard->used * LOAD_DEN * 2 < slots * LOAD_NUM) {
-        rl_shard_shrink(moment->table, shard);
-    } else if (shard->n_lines < moment->table->lines_max) {
-        shard_grow(moment->table, shard);
+        rl_shard_shrink(table, shard);
+    } else if (line_count(table, shard) < table->lines_max) {
+        shard_grow(table, shard);
     }
 }
 
@@ -219,16 +226,17 @@ static slot least_indebted(const moment *moment, uint64_t *first, uint64_t *seco
 slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
 {
     const rl_table *table = moment->table;
-    if (shard->n_lines != 0) {
+    if (line_count(table, shard) != 0) {
         fit_size(moment, shard);
     }
-    if (shard->n_lines == 0 && !shard_grow(table, shard)) {
+    if (line_count(table, shard) == 0 && !shard_grow(table, shard)) {
         return (slot){NULL, NULL};
     }
     for (;;) {
         uint64_t *lines = shard_lines(table, shard);
-        uint64_t *first = line_at(table, lines, first_line(tag, shard->n_lines));
-        uint64_t *second = line_at(table, lines, second_line(tag, shard->n_lines));
+        uint32_t n_lines = line_count(table, shard);
+        uint64_t *first = line_at(table, lines, first_line(tag, n_lines));
+        uint64_t *second = line_at(table, lines, second_line(tag, n_lines));
         unsigned first_load = sweep_line(moment, shard, first);
         unsigned second_load = sweep_line(moment, shard, second);
         uint64_t *emptier = second_load < first_load ? second : first;
@@ -236,23 +244,8 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
         if (free_slots != 0) {
             return slot_at(table, emptier, (unsigned)__builtin_ctz(free_slots));
         }
-        if (shard->n_lines >= table->lines_max || !shard_grow(table, shard)) {
+        if (n_lines >= table->lines_max || !shard_grow(table, shard)) {
             return least_indebted(moment, first, second);
         }
     }
-}
-
-/* ---- after a process died ------------------------------------------------------ */
-
-/* Every change of an entry is one store of its tag or of a word, or leaves a client with
- * no more than before: so only the count of entries may be wrong. */
-void rl_shard_recover(const rl_table *table, shard *shard)
-{
-    shard->used = 0;
-    for (uint32_t i = 0; i < shard->n_lines; i++) {
-        shard->used += line_load(line_at(table, shard_lines(table, shard), i));
-    }
-#ifdef __linux__
-    pthread_mutex_consistent(&shard->lock);
-#endif
 }

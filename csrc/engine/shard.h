@@ -1,7 +1,11 @@
 /* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
  * Private to table.c, shard.c and shared.c. Every function here is called with the
- * shard's lock held. */
+ * shard's lock held.
+ *
+ * The shards of a file are not trusted: other processes, and bytes that were overwritten, may
+ * change any field at any moment. So where memory is, and how much, comes only from rl_table;
+ * the other fields are counts that a sweep sets right. */
 #ifndef RL_ENGINE_SHARD_H
 #define RL_ENGINE_SHARD_H
 
@@ -9,6 +13,7 @@
 
 #include "engine/alloc.h"
 #include "engine/line.h"
+#include "engine/shared_lock.h"
 #include "engine/table.h"
 
 /* Two choices among lines of eight stay collision-free to about this load. */
@@ -16,9 +21,12 @@
 #define LOAD_DEN 10u
 
 typedef struct shard {
-    _Alignas(RL_CACHE_LINE) pthread_mutex_t lock; /* guards everything below */
+    _Alignas(RL_CACHE_LINE) union {
+        pthread_mutex_t own;
+        rl_shared_lock shared; /* in a file */
+    } lock;                    /* guards everything below */
     uint64_t *lines;    /* owned; NULL until the first key and after the last, and in a file */
-    uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i */
+    uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i; unused in a file */
     size_t used;        /* slots with a tag, full ones included */
     size_t since_sweep; /* inserts since the full entries were last freed */
     int64_t swept_ns;
@@ -89,9 +97,14 @@ static inline slot slot_at(const rl_table *table, uint64_t *line, unsigned i)
     return (slot){line + i, line + RL_LINE_SLOTS + i * table->set.n_words};
 }
 
-static inline size_t slot_count(const shard *shard)
+static inline uint32_t line_count(const rl_table *table, const shard *shard)
 {
-    return (size_t)shard->n_lines * RL_LINE_SLOTS;
+    return table->region == NULL ? shard->n_lines : table->lines_max;
+}
+
+static inline size_t slot_count(const rl_table *table, const shard *shard)
+{
+    return (size_t)line_count(table, shard) * RL_LINE_SLOTS;
 }
 
 static inline size_t lines_bytes(const rl_table *table, uint32_t n_lines)
@@ -110,14 +123,15 @@ static inline uint64_t *shard_lines(const rl_table *table, const shard *shard)
 
 static inline slot rl_shard_find(const rl_table *table, shard *shard, uint64_t tag)
 {
-    if (shard->n_lines == 0) {
+    uint32_t n_lines = line_count(table, shard);
+    if (n_lines == 0) {
         return (slot){NULL, NULL};
     }
     uint64_t *lines = shard_lines(table, shard);
-    uint64_t *line = line_at(table, lines, first_line(tag, shard->n_lines));
+    uint64_t *line = line_at(table, lines, first_line(tag, n_lines));
     unsigned mask = rl_line_match(line, tag);
     if (mask == 0) {
-        line = line_at(table, lines, second_line(tag, shard->n_lines));
+        line = line_at(table, lines, second_line(tag, n_lines));
         mask = rl_line_match(line, tag);
     }
     return mask != 0 ? slot_at(table, line, (unsigned)__builtin_ctz(mask)) : (slot){NULL, NULL};
@@ -137,10 +151,15 @@ static inline void rl_shard_release(shard *shard, slot entry)
 /* Visit the entries of a shard that was not visited for a horizon: see shard.c. */
 void rl_shard_visit(const moment *moment, shard *shard);
 
-/* Called before every access. */
+static inline int64_t rl_shard_age_ns(const moment *moment, const shard *shard)
+{
+    return (int64_t)((uint64_t)moment->at.now.steady_ns - (uint64_t)shard->swept_ns);
+}
+
+/* Called before every access. A visit in the future is none: the clock stepped back. */
 static inline void rl_shard_keep(const moment *moment, shard *shard)
 {
-    if (moment->at.now.steady_ns - shard->swept_ns >= moment->table->set.horizon_ns) {
+    if ((uint64_t)rl_shard_age_ns(moment, shard) >= (uint64_t)moment->table->set.horizon_ns) {
         rl_shard_visit(moment, shard);
     }
 }
@@ -157,20 +176,23 @@ void rl_shard_sweep(const moment *moment, shard *shard);
  * has more than eight entries, or there is no memory for the copy. */
 bool rl_shard_shrink(const rl_table *table, shard *shard);
 
-/* Repair the counts of a shard after a process died while it held the lock. */
-void rl_shard_recover(const rl_table *table, shard *shard);
-
-static inline void rl_shard_lock(const rl_table *table, shard *shard)
+/* Return the ticket to unlock with. */
+static inline uint64_t rl_shard_lock(const rl_table *table, shard *shard)
 {
-    int status = pthread_mutex_lock(&shard->lock);
-    if (status != 0) { /* EOWNERDEAD: only in a file */
-        rl_shard_recover(table, shard);
+    if (table->region != NULL) {
+        return rl_shared_lock_take(&shard->lock.shared);
     }
+    pthread_mutex_lock(&shard->lock.own);
+    return 0;
 }
 
-static inline void rl_shard_unlock(shard *shard)
+static inline void rl_shard_unlock(const rl_table *table, shard *shard, uint64_t ticket)
 {
-    pthread_mutex_unlock(&shard->lock);
+    if (table->region != NULL) {
+        rl_shared_lock_release(&shard->lock.shared, ticket);
+    } else {
+        pthread_mutex_unlock(&shard->lock.own);
+    }
 }
 
 #endif

@@ -7,10 +7,10 @@
 #include <stdatomic.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "engine/file.h"
 #include "engine/shard.h"
 
 /* "rltable" and the number of the layout. */
@@ -53,23 +53,24 @@ static size_t file_bytes(const rl_table *plan)
 }
 
 /* A host's clock restarts when it boots, so the counts must restart as well. */
-static void read_boot_id(char *boot_id)
+static rl_shared_status read_boot_id(char *boot_id)
 {
     memset(boot_id, 0, BOOT_ID_SIZE);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        ssize_t len = read(fd, boot_id, BOOT_ID_SIZE - 1);
-        if (len < 0) {
-            boot_id[0] = 0;
-        }
-        close(fd);
+    int fd = open(RL_BOOT_ID_PATH, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return RL_SHARED_EBOOT;
     }
+    ssize_t len = read(fd, boot_id, BOOT_ID_SIZE - 1);
+    int kept = len == 0 ? ENODATA : errno;
+    close(fd);
+    errno = kept;
+    return len > 0 ? RL_SHARED_OK : RL_SHARED_EBOOT;
 }
 
-static void shared_describe(const rl_table *plan, header *out)
+/* What the header of a file for this table must be, but for the magic number and the secret. */
+static rl_shared_status shared_describe(const rl_table *plan, header *out)
 {
     memset(out, 0, sizeof *out);
-    read_boot_id(out->boot_id);
     out->shard_size = sizeof(shard);
     out->n_shards = rl_table_shards(plan);
     out->lines_max = plan->lines_max;
@@ -80,6 +81,7 @@ static void shared_describe(const rl_table *plan, header *out)
         out->limits[i] = (limit_mark){limit->capacity, limit->refill_rate, limit->window_ns,
                                       (int64_t)limit->kind};
     }
+    return read_boot_id(out->boot_id);
 }
 
 static bool shared_is_same(const header *found, const header *wanted)
@@ -88,22 +90,6 @@ static bool shared_is_same(const header *found, const header *wanted)
            found->lines_max == wanted->lines_max && found->line_words == wanted->line_words &&
            found->n_limits == wanted->n_limits &&
            memcmp(found->limits, wanted->limits, sizeof found->limits) == 0;
-}
-
-static bool init_locks(rl_table *table)
-{
-    pthread_mutexattr_t shared;
-    if (pthread_mutexattr_init(&shared) != 0) {
-        return false;
-    }
-    bool ok = pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED) == 0 &&
-              pthread_mutexattr_setrobust(&shared, PTHREAD_MUTEX_ROBUST) == 0;
-    for (size_t i = 0; ok && i < rl_table_shards(table); i++) {
-        table->shards[i].n_lines = table->lines_max;
-        ok = pthread_mutex_init(&table->shards[i].lock, &shared) == 0;
-    }
-    pthread_mutexattr_destroy(&shared);
-    return ok;
 }
 
 static void point_into(rl_table *table, void *mapping, size_t bytes)
@@ -121,25 +107,26 @@ static void shared_unmap(rl_table *table)
     table->mapping = NULL;
 }
 
-/* Fill a new file, with the entries of `from` if there is one. */
-static rl_shared_status shared_fill(rl_table *table, header *wanted, rl_table *from, rl_time now)
+static rl_shared_status shared_map(int fd, rl_table *table)
 {
-    if (from != NULL) {
-        wanted->secret = from->secret; /* the tags of the entries depend on it */
-    } else if (rl_secret_init(&wanted->secret) != RL_OK) {
-        return RL_SHARED_ERANDOM;
-    }
-    if (!init_locks(table)) {
+    size_t bytes = file_bytes(table);
+    void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapping == MAP_FAILED) {
         return RL_SHARED_ESYSTEM;
     }
-    header *found = table->mapping;
-    memcpy(found, wanted, sizeof *wanted);
-    if (from != NULL && rl_table_copy(from, table, now) != RL_OK) {
-        return RL_SHARED_ENOMEM;
-    }
-    atomic_store(&found->magic, MAGIC);
+    point_into(table, mapping, bytes);
+    table->unmap = shared_unmap;
     return RL_SHARED_OK;
 }
+
+/* What rl_shared_open is asked for. */
+typedef struct shared_request {
+    const char *path;
+    header wanted;
+    rl_table *table;
+    rl_table *from; /* whose keys a new file starts with; NULL: none */
+    rl_time now;
+} shared_request;
 
 static bool shared_is_as_large(const rl_table *one, const rl_table *other)
 {
@@ -147,110 +134,157 @@ static bool shared_is_as_large(const rl_table *one, const rl_table *other)
            one->line_words == other->line_words;
 }
 
-/* With the file's lock: fill an empty file, or check the present content. */
-static rl_shared_status shared_attach(int fd, bool is_new, rl_table *table, rl_table *from,
-                                      rl_time now)
+/* Make the table in an empty file: the locks of the shards, and everything else, start as 0. */
+static rl_shared_status shared_fill(int fd, shared_request *request)
 {
-    size_t bytes = file_bytes(table);
-    header wanted;
-    shared_describe(table, &wanted);
-    /* Reserve the space now: on a full file system a decision would raise SIGBUS later. */
-    int refused = is_new ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
-    if (refused != 0) {
-        errno = refused;
+    rl_table *table = request->table;
+    if (request->from != NULL) {
+        table->secret = request->from->secret; /* the tags of the entries depend on it */
+    } else if (rl_secret_init(&table->secret) != RL_OK) {
+        return RL_SHARED_ERANDOM;
+    }
+    request->wanted.secret = table->secret;
+    if (rl_file_reserve(fd, file_bytes(table)) != 0) {
         return RL_SHARED_ESYSTEM;
     }
-    void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (mapping == MAP_FAILED) {
-        return RL_SHARED_ESYSTEM;
+    rl_shared_status status = shared_map(fd, table);
+    if (status != RL_SHARED_OK) {
+        return status;
     }
-    point_into(table, mapping, bytes);
-    table->unmap = shared_unmap;
-    header *found = mapping;
-    if (is_new) {
-        rl_shared_status status = shared_fill(table, &wanted, from, now);
-        if (status != RL_SHARED_OK) {
-            return status;
-        }
-    } else if (!shared_is_same(found, &wanted)) {
-        return RL_SHARED_EOTHER;
+    header *made = table->mapping;
+    memcpy(made, &request->wanted, sizeof request->wanted);
+    if (request->from != NULL) {
+        rl_table_copy(request->from, table, request->now); /* a file needs no memory for it */
     }
-    table->secret = found->secret;
+    atomic_store(&made->magic, MAGIC);
     return RL_SHARED_OK;
 }
 
-/* Return true if the file must be filled: it is empty, half made, or from before the last boot. */
-static rl_shared_status shared_inspect(int fd, size_t bytes, bool *is_new)
+static rl_shared_status shared_make(int fd, shared_request *request)
 {
-    struct stat found;
-    header head;
-    char boot_id[BOOT_ID_SIZE];
-    if (fstat(fd, &found) != 0) {
+    rl_shared_status status = shared_fill(fd, request);
+    if (status != RL_SHARED_OK) { /* a part may have been reserved */
+        int kept = errno;
+        unlink(request->path);
+        errno = kept;
+    }
+    return status;
+}
+
+/* ---- the file -------------------------------------------------------------------- */
+
+/* What to do with a file that was found. */
+typedef enum shared_found { FOUND_EMPTY, FOUND_TABLE, FOUND_OLD, FOUND_OTHER } shared_found;
+
+/* A file that was not finished has no magic number yet. Neither it nor one from before the last
+ * boot is of use. Its bytes may still be mapped, if they are not what they seem. */
+static shared_found shared_inspect(const struct stat *file, int fd, const header *wanted,
+                                   size_t bytes, header *found)
+{
+    if (file->st_size == 0) {
+        return FOUND_EMPTY;
+    }
+    if (pread(fd, found, sizeof *found, 0) != (ssize_t)sizeof *found ||
+        (found->magic != MAGIC && found->magic != 0)) {
+        return FOUND_OTHER;
+    }
+    if (found->magic == 0 || memcmp(found->boot_id, wanted->boot_id, BOOT_ID_SIZE) != 0) {
+        return FOUND_OLD;
+    }
+    bool is_same = (size_t)file->st_size == bytes && shared_is_same(found, wanted);
+    return is_same ? FOUND_TABLE : FOUND_OTHER;
+}
+
+/* Lock the file that a descriptor refers to. Only opening takes this lock, not deciding. */
+static rl_shared_status shared_lock_file(int fd, struct stat *file)
+{
+    if (fstat(fd, file) != 0) {
         return RL_SHARED_ESYSTEM;
     }
-    if (!S_ISREG(found.st_mode) || found.st_uid != geteuid() || (found.st_mode & 077) != 0) {
+    if (!rl_file_is_own(file, 077)) {
         return RL_SHARED_EOWNER;
     }
-    *is_new = found.st_size == 0;
-    if (*is_new) {
+    if (flock(fd, LOCK_EX) != 0) {
+        return errno == EINTR ? RL_SHARED_EINTR : RL_SHARED_ESYSTEM;
+    }
+    return fstat(fd, file) == 0 ? RL_SHARED_OK : RL_SHARED_ESYSTEM; /* its size now */
+}
+
+static bool is_at_path(const struct stat *file, const char *path)
+{
+    struct stat found;
+    return lstat(path, &found) == 0 && found.st_dev == file->st_dev && found.st_ino == file->st_ino;
+}
+
+/* Use, make or remove the file of a descriptor. *again: it is no longer at the path. */
+static rl_shared_status shared_use(int fd, shared_request *request, bool *again)
+{
+    rl_table *table = request->table;
+    struct stat file;
+    header found;
+    rl_shared_status status = shared_lock_file(fd, &file);
+    if (status != RL_SHARED_OK) {
+        return status;
+    }
+    *again = !is_at_path(&file, request->path);
+    if (*again) {
         return RL_SHARED_OK;
     }
-    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
-        (head.magic != MAGIC && head.magic != 0)) {
+    switch (shared_inspect(&file, fd, &request->wanted, file_bytes(table), &found)) {
+    case FOUND_EMPTY:
+        return shared_make(fd, request);
+    case FOUND_TABLE:
+        table->secret = found.secret;
+        return shared_map(fd, table);
+    case FOUND_OLD:
+        *again = true;
+        return unlink(request->path) == 0 ? RL_SHARED_OK : RL_SHARED_ESYSTEM;
+    default:
         return RL_SHARED_EOTHER;
     }
-    read_boot_id(boot_id);
-    if (head.magic == 0 || memcmp(head.boot_id, boot_id, BOOT_ID_SIZE) != 0) {
-        *is_new = true;
-        return ftruncate(fd, 0) == 0 ? RL_SHARED_OK : RL_SHARED_ESYSTEM;
+}
+
+/* Open or make the file, and map it into the table. */
+static rl_shared_status shared_attach(shared_request *request)
+{
+    rl_shared_status status = RL_SHARED_OK;
+    bool again = true;
+    while (again && status == RL_SHARED_OK) {
+        int fd = open(request->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0) {
+            return errno == EINTR ? RL_SHARED_EINTR : RL_SHARED_ESYSTEM;
+        }
+        status = shared_use(fd, request, &again);
+        int kept = errno;
+        flock(fd, LOCK_UN); /* the mapping keeps the file open, and with it the lock */
+        close(fd);
+        errno = kept;
     }
-    return (size_t)found.st_size == bytes ? RL_SHARED_OK : RL_SHARED_EOTHER;
+    return status;
 }
 
 rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t n_limits,
                                 size_t max_keys, rl_table *from, rl_time now, rl_table **out)
 {
-    rl_table plan;
-    rl_table_plan(&plan, limits, n_limits, max_keys);
     *out = NULL;
-    if (from != NULL && !shared_is_as_large(&plan, from)) {
-        return RL_SHARED_EOTHER;
-    }
     rl_table *table = rl_alloc_zeroed(sizeof *table);
     if (table == NULL) {
         return RL_SHARED_ENOMEM;
     }
-    *table = plan;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    bool is_new = false;
-    rl_shared_status status = RL_SHARED_ESYSTEM;
-    if (fd >= 0 && flock(fd, LOCK_EX) == 0) {
-        status = shared_inspect(fd, file_bytes(table), &is_new);
-        if (status == RL_SHARED_OK) {
-            status = shared_attach(fd, is_new, table, from, now);
-        }
-        if (status != RL_SHARED_OK && is_new) {
-            int kept = errno;
-            if (ftruncate(fd, 0) != 0) {
-                kept = errno;
-            }
-            errno = kept;
-        }
+    rl_table_plan(table, limits, n_limits, max_keys);
+    shared_request request = {.path = path, .table = table, .from = from, .now = now};
+    rl_shared_status status = RL_SHARED_EOTHER;
+    if (from == NULL || shared_is_as_large(table, from)) {
+        status = shared_describe(table, &request.wanted);
     }
-    int kept = errno;
-    if (fd >= 0) {
-        flock(fd, LOCK_UN); /* the mapping keeps the file open, and with it the lock */
-        close(fd);
+    if (status == RL_SHARED_OK) {
+        status = shared_attach(&request);
     }
-    if (status != RL_SHARED_OK) {
-        if (table->mapping != NULL) {
-            shared_unmap(table);
-        }
+    if (status == RL_SHARED_OK) {
+        *out = table;
+    } else {
         rl_free(table);
-        table = NULL;
     }
-    errno = kept;
-    *out = table;
     return status;
 }
 

@@ -242,16 +242,38 @@ rl_decision rl_sliding_decision(const rl_limit *limit, const rl_sliding *sliding
 
 /* ---- words ---------------------------------------------------------------------------- */
 
+/* Keeps differences of times far from the end of int64_t. */
+#define TIME_NS_MAX ((uint64_t)INT64_MAX / 2)
+
+/* A word of a file may be anything; no request came at a time that is none. */
+static int64_t time_load(uint64_t word)
+{
+    return word <= TIME_NS_MAX ? (int64_t)word : 0;
+}
+
+/* Let no time be before an earlier one. */
+static void run_sort(rl_run *run)
+{
+    if (!run_is_exact(run)) {
+        run->times_ns[0] =
+            run->times_ns[0] < run->times_ns[1] ? run->times_ns[0] : run->times_ns[1];
+        return;
+    }
+    for (uint64_t i = 1; i < run->n_lumps; i++) {
+        if (run->times_ns[i] < run->times_ns[i - 1]) {
+            run->times_ns[i] = run->times_ns[i - 1];
+        }
+    }
+}
+
 static rl_run run_load(unsigned n_times, uint64_t n_lumps, uint64_t lump, const uint64_t *times)
 {
     bool fits = lump != 0 && n_lumps * lump <= UINT32_MAX;
     rl_run run = {.n_lumps = n_lumps, .lump = fits ? lump : 1, .n_times = n_times};
     for (unsigned i = 0; i < n_times; i++) {
-        run.times_ns[i] = (int64_t)times[i];
+        run.times_ns[i] = time_load(times[i]);
     }
-    if (!run_is_exact(&run) && run.times_ns[0] > run.times_ns[1]) {
-        run.times_ns[0] = run.times_ns[1];
-    }
+    run_sort(&run);
     return run;
 }
 

@@ -79,14 +79,14 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
     moment moment = moment_at(table, now);
     rl_found found;
 
-    rl_shard_lock(table, shard);
+    uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
         shard->counts.denied += !*allowed;
     }
-    rl_shard_unlock(shard);
+    rl_shard_unlock(table, shard, ticket);
 
     if (status == RL_OK && out != NULL) {
         *out = rl_entry_describe(&moment.at, &found, costs, *allowed);
@@ -105,10 +105,10 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     rl_found found;
     bool allowed;
 
-    rl_shard_lock(table, shard);
+    uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = table_take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
-    rl_shard_unlock(shard);
+    rl_shard_unlock(table, shard, ticket);
 
     if (status == RL_OK) {
         *out = rl_entry_describe(&moment.at, &found, costs, true);
@@ -120,10 +120,10 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
 static void table_look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
 {
     shard *shard = key_shard(table, key);
-    rl_shard_lock(table, shard);
+    uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
     rl_entry_read(&moment->at, words_of(rl_shard_find(table, shard, key_tag(key))), found);
-    rl_shard_unlock(shard);
+    rl_shard_unlock(table, shard, ticket);
 }
 
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
@@ -145,7 +145,7 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
     moment moment = moment_at(table, now);
     rl_found found;
 
-    rl_shard_lock(table, shard);
+    uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     slot entry = rl_shard_find(table, shard, key_tag(key));
     if (entry.tag != NULL) {
@@ -153,18 +153,18 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
         rl_found_refund(&moment.at, &found, costs);
         rl_entry_write(&moment.at, &found, entry.words);
     }
-    rl_shard_unlock(shard);
+    rl_shard_unlock(table, shard, ticket);
 }
 
 void rl_table_reset(rl_table *table, rl_key key)
 {
     shard *shard = key_shard(table, key);
-    rl_shard_lock(table, shard);
+    uint64_t ticket = rl_shard_lock(table, shard);
     slot entry = rl_shard_find(table, shard, key_tag(key));
     if (entry.tag != NULL) {
         rl_shard_release(shard, entry);
     }
-    rl_shard_unlock(shard);
+    rl_shard_unlock(table, shard, ticket);
 }
 
 bool rl_table_is_shared(const rl_table *table)
@@ -215,7 +215,7 @@ static rl_table *table_make(const rl_table *plan)
         *table = *plan;
         table->shards = table->own_shards;
         for (size_t i = 0; i < rl_table_shards(table); i++) {
-            pthread_mutex_init(&table->shards[i].lock, NULL);
+            pthread_mutex_init(&table->shards[i].lock.own, NULL);
         }
     }
     return table;
@@ -246,7 +246,8 @@ rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
 
 static void convert_lines(const moment *from, const moment *to, const shard *source, shard *target)
 {
-    for (uint32_t i = 0; i < source->n_lines; i++) {
+    uint32_t n_lines = line_count(from->table, source);
+    for (uint32_t i = 0; i < n_lines; i++) {
         uint64_t *given = line_at(from->table, shard_lines(from->table, source), i);
         uint64_t *made = line_at(to->table, shard_lines(to->table, target), i);
         for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
@@ -284,9 +285,9 @@ rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
     moment after = moment_at(to, now);
     rl_status status = RL_OK;
     for (size_t i = 0; status == RL_OK && i < rl_table_shards(from); i++) {
-        rl_shard_lock(from, &from->shards[i]);
+        uint64_t ticket = rl_shard_lock(from, &from->shards[i]);
         status = convert_shard(&before, &after, &from->shards[i], &to->shards[i]);
-        rl_shard_unlock(&from->shards[i]);
+        rl_shard_unlock(from, &from->shards[i], ticket);
     }
     return status;
 }
@@ -320,7 +321,7 @@ void rl_table_free(rl_table *table)
     }
     for (size_t i = 0; i < rl_table_shards(table); i++) {
         rl_free(table->shards[i].lines);
-        pthread_mutex_destroy(&table->shards[i].lock);
+        pthread_mutex_destroy(&table->shards[i].lock.own);
     }
     rl_free(table);
 }
@@ -329,7 +330,7 @@ void rl_table_free(rl_table *table)
 static void table_add_shard(const rl_table *table, const shard *shard, rl_table_stats *total)
 {
     total->keys += shard->used;
-    total->slots += slot_count(shard);
+    total->slots += slot_count(table, shard);
     total->bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;
     total->allowed += shard->counts.allowed;
     total->denied += shard->counts.denied;
@@ -348,9 +349,10 @@ rl_table_stats rl_table_count(rl_table *table)
 {
     rl_table_stats total = {.bytes = table_fixed_bytes(table)};
     for (size_t i = 0; i < rl_table_shards(table); i++) {
-        rl_shard_lock(table, &table->shards[i]);
-        table_add_shard(table, &table->shards[i], &total);
-        rl_shard_unlock(&table->shards[i]);
+        shard *shard = &table->shards[i];
+        uint64_t ticket = rl_shard_lock(table, shard);
+        table_add_shard(table, shard, &total);
+        rl_shard_unlock(table, shard, ticket);
     }
     return total;
 }
@@ -363,13 +365,13 @@ bool rl_table_sweep_part(rl_table *table, rl_time now, size_t slots, size_t *nex
     total->bytes += *next == 0 ? table_fixed_bytes(table) : 0;
     while (*next < rl_table_shards(table) && visited < slots) {
         shard *shard = &table->shards[(*next)++];
-        rl_shard_lock(table, shard);
-        visited += slot_count(shard);
+        uint64_t ticket = rl_shard_lock(table, shard);
+        visited += slot_count(table, shard);
         rl_shard_keep(&moment, shard);
         rl_shard_sweep(&moment, shard);
         while (rl_shard_shrink(table, shard)) {}
         table_add_shard(table, shard, total);
-        rl_shard_unlock(shard);
+        rl_shard_unlock(table, shard, ticket);
     }
     return *next < rl_table_shards(table);
 }

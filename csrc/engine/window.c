@@ -34,7 +34,8 @@ rl_window rl_window_at(const rl_limit *limit, rl_window kept, int64_t wall_ns)
 rl_window rl_window_add(rl_window window, uint64_t cost)
 {
     const uint64_t most = 2 * (uint64_t)RL_WINDOW_COUNT_MAX;
-    window.count = cost < most - window.count ? window.count + cost : most;
+    uint64_t room = window.count < most ? most - window.count : 0;
+    window.count = cost < room ? window.count + cost : most;
     return window;
 }
 

@@ -70,6 +70,21 @@ int core_parse_cost(PyObject *cost, double *tokens)
     return 0;
 }
 
+int core_parse_count(PyObject *count, void *out)
+{
+    PyObject *number = PyNumber_Index(count);
+    if (number == NULL) {
+        return 0;
+    }
+    unsigned long long value = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) {
+        return 0;
+    }
+    *(uint64_t *)out = value;
+    return 1;
+}
+
 static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
                        core_key_cost *out)
 {

@@ -100,22 +100,34 @@ static int limiter_check_kept(const limiter_object *self, const limiter_object *
     return 0;
 }
 
-/* Open the table in a file. `keep` is a Limiter or None. 0, or -1 with an exception set. */
-static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
+static void limiter_raise_no_boot_id(void)
 {
-    rl_table *kept = keep != Py_None ? limiter_of(keep)->table : NULL;
-    PyObject *name = NULL; /* strong; bytes */
-    if (!PyUnicode_FSConverter(path, &name)) {
-        return -1;
+    int number = errno;
+    PyObject *text =
+        PyUnicode_FromFormat("%s, and without the boot id it is unknown whether a file "
+                             "in shared memory is from before the last boot",
+                             strerror(number));
+    PyObject *error =
+        text == NULL ? NULL
+                     : PyObject_CallFunction(PyExc_OSError, "iOs", number, text, RL_BOOT_ID_PATH);
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
-    rl_shared_status status = rl_shared_open(PyBytes_AS_STRING(name), self->limits, self->n_limits,
-                                             max_keys, kept, limiter_now(self), &self->table);
-    Py_DECREF(name);
+    Py_XDECREF(error);
+    Py_XDECREF(text);
+}
+
+/* Raise the exception for a file that was not opened. */
+static void limiter_raise_shared(rl_shared_status status, PyObject *path)
+{
     switch (status) {
-    case RL_SHARED_OK:
-        return 0;
+    case RL_SHARED_EINTR: /* a signal handler has raised one */
+        break;
     case RL_SHARED_ENOMEM:
         PyErr_NoMemory();
+        break;
+    case RL_SHARED_EBOOT:
+        limiter_raise_no_boot_id();
         break;
     case RL_SHARED_EOWNER:
         PyErr_Format(PyExc_PermissionError,
@@ -133,7 +145,30 @@ static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *k
     default:
         PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
     }
-    return -1;
+}
+
+/* Open the table in a file. Another process may have it locked for as long as it is stopped, so
+ * signals are handled meanwhile. 0, or -1 with an exception set. */
+static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
+{
+    rl_table *kept = keep != Py_None ? limiter_of(keep)->table : NULL;
+    PyObject *name = NULL; /* strong; bytes */
+    rl_shared_status status;
+    if (!PyUnicode_FSConverter(path, &name)) {
+        return -1;
+    }
+    do {
+        rl_time now = limiter_now(self);
+        Py_BEGIN_ALLOW_THREADS status =
+            rl_shared_open(PyBytes_AS_STRING(name), self->limits, self->n_limits, max_keys, kept,
+                           now, &self->table);
+        Py_END_ALLOW_THREADS
+    } while (status == RL_SHARED_EINTR && PyErr_CheckSignals() == 0);
+    if (status != RL_SHARED_OK) {
+        limiter_raise_shared(status, path);
+    }
+    Py_DECREF(name);
+    return status == RL_SHARED_OK ? 0 : -1;
 }
 
 static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *keep)

@@ -321,11 +321,20 @@ static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssiz
     return decision_new(call.limiter->state, &decision);
 }
 
-static PyObject *limiter_reset(PyObject *object, PyObject *key)
+static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
 {
     limiter_object *self = limiter_of(object);
+    core_key_cost given;
     rl_key hash;
-    if (!limiter_ready(self) || limiter_hash_key(self, key, &hash) < 0) {
+    if (core_parse_key_cost("reset", "key", args, nargs, kwnames, &given) < 0) {
+        return NULL;
+    }
+    if (given.cost != NULL) {
+        PyErr_SetString(PyExc_TypeError, "reset() takes a key and no cost");
+        return NULL;
+    }
+    if (!limiter_ready(self) || limiter_hash_key(self, given.key, &hash) < 0) {
         return NULL;
     }
     rl_table_reset(self->table, hash);
@@ -521,8 +530,8 @@ PyMethodDef limiter_methods[] = {
     {"_peek_each", CORE_FAST(limiter_peek_each),
      PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
                "Do what peek() does; return its Decision, followed by one of each limit.")},
-    {"reset", limiter_reset, METH_O,
-     PyDoc_STR("reset($self, key, /)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+    {"reset", CORE_FAST(limiter_reset),
+     PyDoc_STR("reset($self, /, key)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"

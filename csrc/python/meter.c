@@ -122,11 +122,11 @@ static void meter_dealloc(PyObject *object)
 
 static PyObject *meter_record(PyObject *object, PyObject *args)
 {
-    unsigned long long allowed;
-    unsigned long long blocked;
+    uint64_t allowed, blocked;
     long long elapsed_ns;
     rl_meter *meter = meter_ready(object);
-    if (meter == NULL || !PyArg_ParseTuple(args, "KKL:record", &allowed, &blocked, &elapsed_ns)) {
+    if (meter == NULL || !PyArg_ParseTuple(args, "O&O&L:record", core_parse_count, &allowed,
+                                           core_parse_count, &blocked, &elapsed_ns)) {
         return NULL;
     }
     if (allowed > 0) {
@@ -188,7 +188,7 @@ int meter_add_bounds(PyObject *module)
 static PyMethodDef meter_methods[] = {
     {"record", meter_record, METH_VARARGS,
      PyDoc_STR("record($self, allowed, blocked, elapsed_ns, /)\n--\n\n"
-               "Add to the counts of decisions (ints); each took `elapsed_ns` nanoseconds.")},
+               "Add to the counts of decisions (ints >= 0); each took `elapsed_ns` nanoseconds.")},
     {"read", meter_read, METH_NOARGS,
      PyDoc_STR("read($self, /)\n--\n\n"
                "Return the decisions so far: (allowed, blocked, sum_ns).\n\n"

@@ -49,6 +49,7 @@ rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
 {
     rl_client *client = rl_alloc_zeroed(sizeof *client);
     if (client == NULL) {
+        errno = ENOMEM;
         return NULL;
     }
     client->options = *options;
@@ -56,7 +57,9 @@ rl_client *rl_client_new(const rl_options *options, rl_tls *tls)
     pthread_mutex_init(&client->lock, NULL);
     client->topology = rl_topology_new(options, tls);
     if (!rl_pipe_open(client->nudge, false) || client->topology == NULL) {
+        int kept = client->topology == NULL ? ENOMEM : errno;
         rl_client_free(client);
+        errno = kept;
         return NULL;
     }
     return client;
@@ -256,7 +259,7 @@ void rl_client_submit(rl_client *client, rl_thread_call *call)
     int64_t now_ns = rl_now_ns();
     if (client->topology == NULL) {
         call->call.fault = RL_FAULT_NOMEM;
-        strcpy(call->call.error, "out of memory after a fork");
+        strcpy(call->call.error, "no memory or file descriptor was left after a fork");
         call->done = true;
     } else {
         if (!client->led) {

@@ -27,7 +27,7 @@ typedef struct rl_thread_call {
 } rl_thread_call;
 
 /* Make a client that is not connected yet. The TLS context is borrowed, NULL when
- * the options ask for none. NULL: out of memory or descriptors. */
+ * the options ask for none. NULL: out of memory (ENOMEM) or file descriptors, see errno. */
 rl_client *rl_client_new(const rl_options *options, rl_tls *tls);
 
 /* Close everything. No call may be under way. NULL is fine. */

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import Decision, ManualClock, StoreError, _core
+from rate_limiter import Decision, ManualClock, RateLimiter, StoreError, _core
 from rate_limiter.stores.connection import scripts
 from support.acting import Named, Number, buckets_of
 from support.fake_redis import FakeConnection, fake_redis
@@ -178,6 +178,31 @@ def test_a_loop_object_after_an_init_that_failed() -> None:
     loop.close()
 
 
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from rate_limiter import RateLimiter, _core
+
+RateLimiter("1/s", store="redis://127.0.0.1:2")  # has read the scripts
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+lowest = os.dup(0)
+os.close(lowest)
+for n in range(3):
+    for make in (_core.RedisClient, lambda url: RateLimiter("1/s", store=url)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n, before[1]))
+        try:
+            make("redis://127.0.0.1:1")
+            print("made")
+        except OSError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+"""
+
+
+def test_a_client_without_a_file_descriptor(run_python: Callable[..., str]) -> None:
+    refused = "[Errno 24] Too many open files"
+    assert run_python(WITHOUT_DESCRIPTORS).splitlines() == [refused] * 4 + ["made"] * 2
+
+
 # --- RedisClient: forks ---
 
 
@@ -190,7 +215,6 @@ def test_a_decision_between_the_hooks_of_a_fork(server: RedisServer) -> None:
         lambda: client.allow(buckets, "k"),
         lambda: client.allow_many(buckets, ["k"]),
         lambda: client.command("PING"),
-        client.before_fork,
     ):
         with pytest.raises(StoreError, match="forking"):
             call()
@@ -200,6 +224,123 @@ def test_a_decision_between_the_hooks_of_a_fork(server: RedisServer) -> None:
     with pytest.raises(RuntimeError, match="before_fork"):
         client.after_fork_in_child()
     assert client.allow(buckets, "k")
+
+
+FORKS_THAT_NEST = """
+import os, sys
+
+address, kind = sys.argv[1:]
+begun = 0  # forks below the present one
+
+def fork_once():
+    global begun
+    if not begun:
+        begun = 1
+        os.fork()
+
+# the hooks of logging do not nest
+sys.unraisablehook = lambda failure: (
+    failure.object.__module__ == "logging" or sys.__unraisablehook__(failure)
+)
+if kind != "line":
+    os.register_at_fork(**{kind: fork_once})  # runs between the hooks of rate_limiter and the fork
+
+from rate_limiter.stores import connection
+
+store = connection.connect(address)
+HOOKS = (connection._before_fork, connection._after_fork_in_parent, connection._after_fork_in_child)
+
+def trace(frame, event, _):
+    # as a signal handler would run at line number `at` of the hooks
+    global lines
+    if frame.f_code not in [hook.__code__ for hook in HOOKS]:
+        return None
+    lines += event == "line"
+    if lines == at:
+        fork_once()
+    return trace
+
+def ids_after_a_fork():
+    # the connections of all processes that there are after the fork
+    global begun
+    root = os.getpid()
+    client = store.client
+    client.command("PING")
+    reads, writes = os.pipe()
+    begun = 0
+    if kind == "line":
+        sys.settrace(trace)
+    os.fork()
+    sys.settrace(None)
+    os.write(writes, b"%d " % client.command("CLIENT", "ID"))
+    try:
+        while True:
+            assert os.wait()[1] == 0
+    except ChildProcessError:
+        pass
+    if os.getpid() != root:
+        os._exit(0)
+    os.close(writes)
+    with open(reads, "rb") as file:
+        return file.read().split()
+
+at, lines, found = 0, 0, []
+while True:
+    at, lines = at + 1, 0
+    ids = ids_after_a_fork()
+    assert len(set(ids)) == len(ids), ids
+    if len(ids) == 2:
+        break
+    found.append(len(ids))
+    if kind != "line":
+        break
+print(*sorted(set(found)), len(found) > 5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed"),
+    [
+        ("before", "4 False"),
+        ("after_in_parent", "3 False"),
+        ("after_in_child", "3 False"),
+        ("line", "3 4 True"),
+    ],
+)
+def test_a_fork_within_the_hooks_of_a_fork(
+    server: RedisServer, run_python: Callable[..., str], kind: str, printed: str
+) -> None:
+    """By a hook that was registered earlier, or by a signal handler at any line of our hooks."""
+    assert run_python(FORKS_THAT_NEST, server.url, kind) == f"{printed}\n"
+
+
+MADE_AT_A_FORK = """
+import os, sys
+
+made = []
+
+def make():
+    made.append(connect(sys.argv[1]))
+    made[0].client.command("PING")
+
+os.register_at_fork(before=make)
+from rate_limiter.stores.connection import connect
+
+reads, writes = os.pipe()
+child = os.fork()
+os.write(writes, b"%d " % made[0].client.command("CLIENT", "ID"))
+if child == 0:
+    os._exit(0)
+assert os.wait()[1] == 0
+print(len(set(os.read(reads, 100).split())))
+"""
+
+
+def test_a_connection_that_a_hook_makes(
+    server: RedisServer, run_python: Callable[..., str]
+) -> None:
+    """Between the hooks and the fork; parent and child had one connection."""
+    assert run_python(MADE_AT_A_FORK, server.url) == "2\n"
 
 
 FORKED_IN_A_SIGNAL_HANDLER = """
@@ -255,6 +396,31 @@ def test_a_decision_with_tokens_that_are_no_number(tokens: float, name: str) -> 
     values = {"limit": 1.0, "remaining": 1.0} | {name: tokens}
     with pytest.raises(ValueError, match="finite"):
         _core._restore_decision(True, values["limit"], values["remaining"], 0, 0)
+
+
+@pytest.mark.parametrize("count", [-1, 2**64, 1.5, math.nan, None, "1"])
+def test_counts_that_are_none(count: Any) -> None:
+    meter = _core.Meter()
+    for counts in ((count, 0), (0, count)):
+        with pytest.raises((TypeError, OverflowError)):
+            meter.record(*counts, 5)
+    assert meter.read() == ((0,) * 16, (0,) * 16, 0)
+    client = _core.RedisClient("redis://127.0.0.1:1")
+    with pytest.raises((TypeError, OverflowError)):
+        _core.RedisBuckets(client, ((1.0, 1.0),), scripts(), b"b:", (b"",), True, count)
+
+
+@pytest.mark.parametrize("store", ["memory://", "redis://127.0.0.1:1"])
+def test_a_reset_takes_the_key_by_name(store: str) -> None:
+    limiter = RateLimiter("1/day; burst=1", store=store)
+    for made in (limiter, _core.Limiter([(1.0, 0.0)])):
+        made.allow("k")
+        made.reset(key="k")
+        assert made.allow("k")
+        with pytest.raises(TypeError):
+            made.reset("k", cost=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            made.reset()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

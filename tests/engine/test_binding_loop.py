@@ -262,3 +262,35 @@ def test_a_call_soon_that_raises_is_called_again(server: RedisServer) -> None:
     plain.run_until(future.done)
     assert (type(future.outcome), loop.pending) == (Decision, 0)
     loop.close()
+
+
+def test_a_call_soon_that_raises_takes_no_tokens(server: RedisServer) -> None:
+    plain = ActingLoop()
+    loop, buckets = connected(server, plain)
+
+    def fail() -> None:
+        raise LookupError
+
+    plain.acts["call_soon"] = fail
+    with pytest.raises(LookupError):
+        loop.hit(buckets, "k", 50)
+    assert loop.pending == 0
+    future: Any = loop.peek(buckets, "k")
+    plain.run_until(future.done)
+    assert future.outcome.remaining == 100
+    loop.close()
+
+
+def test_a_call_soon_that_calls_at_once(server: RedisServer) -> None:
+    """The turn sends the call that it was scheduled for."""
+
+    class Eager(ActingLoop):
+        def call_soon(self, callback: Any) -> object:
+            return callback()
+
+    plain = Eager()
+    loop, buckets = connected(server, plain)
+    futures: list[Any] = [loop.hit(buckets, f"k{number}") for number in range(3)]
+    plain.run_until(lambda: all(each.is_set for each in futures))
+    assert [type(each.outcome) for each in futures] == [Decision] * 3
+    loop.close()

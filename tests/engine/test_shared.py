@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,73 @@ def test_odd_files(store: str, tmp_path: Path) -> None:
         RateLimiter("5/s", store=f"shared://{tmp_path}/none/x", max_keys=100)
     with pytest.raises(OSError, match=r"No space left|File too large"):
         RateLimiter("5/s", store=store, name="vast", max_keys=2**36)
+
+
+OPENED_WITH_FEW_DESCRIPTORS = """
+import os, resource, sys
+from rate_limiter import RateLimiter
+
+limiter = RateLimiter("5/hour", store=sys.argv[1], max_keys=100)
+lowest = os.dup(0)
+os.close(lowest)
+for n in range(3):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n, before[1]))
+    try:
+        other = RateLimiter("5/hour", store=sys.argv[1], max_keys=100)
+        print(other.allow("k"), round(limiter.hit("k").remaining))
+    except OSError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+"""
+
+
+def test_a_boot_id_that_cannot_be_read(store: str, run_python: Callable[..., str]) -> None:
+    """The file that others use is refused or used, never emptied."""
+    assert run_python(OPENED_WITH_FEW_DESCRIPTORS, store).splitlines() == [
+        "[Errno 24] Too many open files, and without the boot id it is unknown whether a file in "
+        "shared memory is from before the last boot: '/proc/sys/kernel/random/boot_id'",
+        "True 3",
+        "True 1",
+    ]
+
+
+OPENED_UNDER_A_LOCK = """
+import fcntl, os, signal, sys, threading
+from rate_limiter import RateLimiter
+from rate_limiter.stores.address import shared_file
+
+store, ends = sys.argv[1:]
+RateLimiter("5/hour", store=store, max_keys=100)
+other = os.open(shared_file(store, "", "5/hour", max_keys=100), os.O_RDWR)
+fcntl.flock(other, fcntl.LOCK_EX)  # as a process that was stopped while it opened the file
+signals = []
+
+def handle(*_):
+    signals.append(None)
+    if ends == "raising" and len(signals) == 3:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+if ends == "closing":
+    threading.Timer(0.5, os.close, [other]).start()
+try:
+    print(RateLimiter("5/hour", store=store, max_keys=100).allow("k"), len(signals) > 1)
+except KeyboardInterrupt:
+    print("interrupted")
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "printed"), [("closing", "True True"), ("raising", "interrupted")]
+)
+def test_opening_while_another_process_is_stopped(
+    store: str, run_python: Callable[..., str], ends: str, printed: str
+) -> None:
+    """Other threads run during the wait, and signals are handled; one may end it."""
+    assert run_python(OPENED_UNDER_A_LOCK, store, ends) == f"{printed}\n"
 
 
 def test_another_size_or_layout_is_another_file(store: str) -> None:

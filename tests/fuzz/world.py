@@ -381,6 +381,14 @@ class World:
         if self.rng.random() < 0.3:
             gc.collect()
 
+    def overwrite(self) -> None:
+        """Change a byte of a file that limiters and meters may have mapped."""
+        for path in self.folder.iterdir():
+            if (size := path.stat().st_size) > 0:
+                with path.open("rb+") as file:
+                    file.seek(self.rng.randrange(min(size, 1 << 14)))
+                    file.write(self.rng.randbytes(1))
+
     def fail(self) -> None:
         if self.rng.random() < 0.1:
             raise Interrupt
@@ -431,6 +439,7 @@ MISCHIEF = (
     World._submit_many,
     World.forget,
     World.collect,
+    World.overwrite,
     World.fail,
     World.fork,
 )

@@ -186,11 +186,11 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *client, *limits, *scripts, *before, *after;
     int tagged;
     int dated = 0;
-    unsigned long long min_ttl_ms = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!SO!p|Kp:RedisBuckets", names,
+    uint64_t min_ttl_ms = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!SO!p|O&p:RedisBuckets", names,
                                      self->state->redis_client_type, &client, &PyTuple_Type,
                                      &limits, &PyTuple_Type, &scripts, &before, &PyTuple_Type,
-                                     &after, &tagged, &min_ttl_ms, &dated)) {
+                                     &after, &tagged, core_parse_count, &min_ttl_ms, &dated)) {
         return -1;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(limits);

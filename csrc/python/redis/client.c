@@ -68,8 +68,8 @@ static int client_wait_for(const client_object *self, rl_thread_call *call, bool
     return 0;
 }
 
-/* Return true between before_fork() and after_fork_...() of this thread, which holds the lock. */
-static bool client_is_held(const client_object *self)
+/* Return true in a thread between before_fork() and after_fork_...(), which has the client's lock. */
+static bool client_is_forking(const client_object *self)
 {
     return self->forking_thread == PyThread_get_thread_ident();
 }
@@ -78,7 +78,7 @@ static bool client_is_held(const client_object *self)
  * would wait for itself. */
 static int client_is_not_forking(const client_object *self)
 {
-    if (client_is_held(self)) {
+    if (client_is_forking(self)) {
         redis_raise(self->state, RL_FAULT_BUSY, "this thread is forking the process", NULL);
         return 0;
     }
@@ -284,39 +284,64 @@ done:
 
 /* ---- fork -------------------------------------------------------------------------------- */
 
-/* The at-fork hooks of other code run between these, and may use the client. */
+/* The at-fork hooks of other code run between these, and so do signal handlers. They may use the
+ * client, or fork: then the client stays locked, and in that child a new one is, until the hooks
+ * of the first fork have run. */
 
 static PyObject *client_before_fork(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     client_object *self = client_of(object);
-    if (!client_ready(self) || !client_is_not_forking(self)) {
+    if (!client_ready(self)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS rl_client_before_fork(self->client);
-    Py_END_ALLOW_THREADS self->forking_thread = PyThread_get_thread_ident();
+    if (!client_is_forking(self)) {
+        Py_BEGIN_ALLOW_THREADS rl_client_before_fork(self->client);
+        Py_END_ALLOW_THREADS self->forking_thread = PyThread_get_thread_ident();
+    }
+    self->forks++;
     Py_RETURN_NONE;
 }
 
-static PyObject *client_end_fork(PyObject *object, void (*after)(rl_client *))
+/* Return 1 if the last fork of this thread ends now, 0 if another one has begun before it, or -1
+ * with an exception set. */
+static int client_end_fork(client_object *self)
 {
-    client_object *self = client_of(object);
-    if (self->forking_thread != PyThread_get_thread_ident()) {
+    if (!client_is_forking(self)) {
         PyErr_SetString(PyExc_RuntimeError, "before_fork() was not called in this thread");
-        return NULL;
+        return -1;
+    }
+    if (--self->forks > 0) {
+        return 0;
     }
     self->forking_thread = 0;
-    after(self->client);
+    return 1;
+}
+
+static PyObject *client_after_fork_in_parent(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    client_object *self = client_of(object);
+    int is_last = client_end_fork(self);
+    if (is_last < 0) {
+        return NULL;
+    }
+    if (is_last) {
+        rl_client_after_fork_in_parent(self->client);
+    }
     Py_RETURN_NONE;
 }
 
-static PyObject *client_after_fork_in_parent(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *client_after_fork_in_child(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    return client_end_fork(self, rl_client_after_fork_in_parent);
-}
-
-static PyObject *client_after_fork_in_child(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    return client_end_fork(self, rl_client_after_fork_in_child);
+    client_object *self = client_of(object);
+    int is_last = client_end_fork(self);
+    if (is_last < 0) {
+        return NULL;
+    }
+    rl_client_after_fork_in_child(self->client);
+    if (!is_last) {
+        rl_client_before_fork(self->client);
+    }
+    Py_RETURN_NONE;
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -330,6 +355,16 @@ static PyObject *client_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
         client_of(self)->state = state;
     }
     return self;
+}
+
+static void client_raise_not_made(int number)
+{
+    if (number == ENOMEM) {
+        PyErr_NoMemory();
+    } else {
+        errno = number;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
 }
 
 static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -363,9 +398,10 @@ static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     self->client = rl_client_new(&self->options, self->tls);
     if (self->client == NULL) {
+        int number = errno;
         rl_tls_free(self->tls);
         self->tls = NULL;
-        PyErr_NoMemory();
+        client_raise_not_made(number);
         return -1;
     }
     return 0;
@@ -405,7 +441,7 @@ static PyObject *client_node_of(PyObject *object, PyObject *name)
     if (!PyBytes_Check(name)) {
         return PyErr_Format(PyExc_TypeError, "a key in Redis is a bytes object");
     }
-    if (!client_is_held(self)) {
+    if (!client_is_forking(self)) {
         Py_BEGIN_ALLOW_THREADS server = rl_client_server_of(self->client, PyBytes_AS_STRING(name),
                                                             (size_t)PyBytes_GET_SIZE(name));
         Py_END_ALLOW_THREADS
@@ -424,7 +460,7 @@ static PyObject *client_nodes(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (servers == NULL) {
         return PyErr_NoMemory();
     }
-    if (!client_is_held(self)) {
+    if (!client_is_forking(self)) {
         Py_BEGIN_ALLOW_THREADS n = rl_client_servers(self->client, servers);
         Py_END_ALLOW_THREADS
     }
@@ -505,7 +541,7 @@ static PyType_Slot client_slots[] = {
          "RedisClient(address)\n--\n\n"
          "Talk to a Redis, for all threads of the process over the same connections.\n\n"
          "address: str, see docs. It connects when first used. Raises ValueError that names the\n"
-         "wrong part of an address.")},
+         "wrong part of an address, and OSError when no file descriptor is left.")},
     {Py_tp_new, client_new},
     {Py_tp_init, client_init},
     {Py_tp_dealloc, client_dealloc},

@@ -91,13 +91,20 @@ static PyObject *loop_submit(PyObject *object, bucket_operation operation, PyObj
         return NULL;
     }
     /* The methods of the loop and of the cost may have closed this. */
-    call->future = PyObject_CallNoArgs(self->create_future);
-    if (call->future == NULL || loop_turn_soon(self) < 0 || !loop_is_open(self) ||
-        loop_add_call(self, call) < 0) {
+    PyObject *future = call->future = PyObject_CallNoArgs(self->create_future);
+    if (future == NULL || !loop_is_open(self) || loop_add_call(self, call) < 0) {
         redis_call_free(call);
         return NULL;
     }
-    return Py_NewRef(call->future);
+    /* From here on the loop may run the turn, which frees the call. */
+    Py_INCREF(future);
+    if (loop_turn_soon(self) < 0) {
+        loop_withdraw_call(self, future);
+        Py_CLEAR(future);
+    } else if (!loop_is_open(self)) {
+        Py_CLEAR(future);
+    }
+    return future;
 }
 
 static PyObject *loop_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs)

@@ -44,6 +44,9 @@ typedef struct loop_object {
  * 0, or -1 with an exception set and the call still the caller's. */
 int loop_add_call(loop_object *self, redis_call *call);
 
+/* Free the call of a future, if it is not sent yet. */
+void loop_withdraw_call(loop_object *self, const PyObject *future);
+
 /* Send all calls that are not sent yet, as few scripts as possible. Not when closed. */
 void loop_send_calls(loop_object *self);
 

@@ -147,6 +147,20 @@ int loop_add_call(loop_object *self, redis_call *call)
     return 0;
 }
 
+void loop_withdraw_call(loop_object *self, const PyObject *future)
+{
+    for (size_t i = 0; i < self->n_unsent; i++) {
+        redis_call *call = self->unsent[i];
+        if (call->future == future) {
+            size_t n_after = --self->n_unsent - i;
+            memmove(&self->unsent[i], &self->unsent[i + 1], n_after * sizeof call);
+            loop_take_out_call(self, call);
+            redis_call_free(call);
+            return;
+        }
+    }
+}
+
 /* The number of calls, from the first on, that go into one script. */
 static size_t loop_batch_len(redis_call **calls, size_t n)
 {

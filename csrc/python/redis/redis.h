@@ -36,6 +36,7 @@ typedef struct client_object {
     rl_tls *tls;                          /* owned; NULL: not encrypted */
     rl_client *client;                    /* owned; NULL before __init__ */
     _Atomic unsigned long forking_thread; /* from before_fork to after_fork_...; 0: none */
+    unsigned forks;                       /* of that thread, each within the hooks of the last */
 } client_object;
 
 typedef enum bucket_operation {

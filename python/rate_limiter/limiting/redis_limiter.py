@@ -200,7 +200,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         finally:
             self._wake(key)
 
-    def reset(self, key: str | bytes, /) -> None:
+    def reset(self, key: str | bytes) -> None:
         try:
             self._call("reset", key)
         finally:

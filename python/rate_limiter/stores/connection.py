@@ -51,7 +51,7 @@ class Connection:
         )
         self._loops: dict[int, _core.RedisLoop] = {}
         with _lock:
-            _all.add(self)
+            _all[id(self)] = self
 
     def loop(self) -> _core.RedisLoop:
         """Return the client for the running event loop.
@@ -162,30 +162,38 @@ def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes
 # Guards the two below. Re-entrant, because the garbage collector may run while it is held.
 _lock = threading.RLock()
 _by_address: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
-_all: weakref.WeakSet[Connection] = weakref.WeakSet()
+_all: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
 
-# A child process must not use or close the connections of its parent.
-_held: list[Connection] = []
+# A child process must not use or close the connections of its parent. A hook of other code, or a
+# signal handler, may fork while these hooks run, so forks nest.
+_forks: list[list[Connection]] = []
+
+
+def _present() -> list[Connection]:
+    return [each for ref in _all.valuerefs() if (each := ref()) is not None]
 
 
 def _before_fork() -> None:
     _lock.acquire()
-    _held.extend(_all)
-    for connection in _held:
+    held: list[Connection] = []
+    _forks.append(held)
+    for connection in _present():
         connection.client.before_fork()
+        held.append(connection)
 
 
 def _after_fork_in_parent() -> None:
-    for connection in _held:
+    for connection in _forks.pop():
         connection.client.after_fork_in_parent()
-    _held.clear()
     _lock.release()
 
 
 def _after_fork_in_child() -> None:
-    for connection in _held:
+    held = _forks.pop()
+    for connection in _present():
+        if connection not in held:  # a hook of other code has made it since then
+            connection.client.before_fork()
         connection._after_fork_in_child()
-    _held.clear()
     _lock.release()
 
 
