@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rate_limiter.checks.members import header_pairs, peer_of
 from rate_limiter.policy.client_address import example_of
 
 logger = logging.getLogger("rate_limiter")
@@ -64,8 +65,7 @@ class SetupChecks:
         self._seen += 1
         if self._seen == 1 and self._in_memory:
             _check_workers()
-        client = scope.get("client")
-        peer = client[0] if client else None
+        peer = peer_of(scope)
         if self._looks_for_proxies:
             self._check_proxies(scope, peer)
         if self._looks_for_sharing:
@@ -75,7 +75,7 @@ class SetupChecks:
         return not self.is_done
 
     def _check_proxies(self, scope: Any, peer: object) -> None:
-        for name, value in scope.get("headers", ()):
+        for name, value in header_pairs(scope):
             if name in _PROXY_HEADERS:
                 self._looks_for_proxies = False
                 logger.warning(
