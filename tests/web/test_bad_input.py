@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, TypeAlias
 
@@ -15,62 +14,23 @@ from rate_limiter.fastapi import RateLimit, SettlingMiddleware
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
 from starlette.requests import HTTPConnection
+from support.calling import asgi_app, ask_asgi, ask_wsgi, wsgi_app
 from support.flask_app import app_of
 from support.odd_requests import HEADERS, PATHS, broken, environ_of, long_headers, scope_of
 from support.tokens import HS
 
 Ask: TypeAlias = Callable[[dict[str, Any]], int]
 CLOCK = ManualClock()
-LOOP = asyncio.new_event_loop()  # making one for each request would take most of the time
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _loop() -> Iterator[None]:
-    yield
-    LOOP.close()
-
-
-async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"ok"})
-
-
-def wsgi_app(environ: Any, start_response: Any) -> Any:
-    start_response("200 OK", [])
-    return [b"ok"]
-
-
-def ask_asgi(app: Any, scope: dict[str, Any]) -> int:
-    """Return the status of an answer; 1008 for a websocket that was closed."""
-    statuses: list[int] = []
-
-    async def receive() -> Any:
-        return {"type": "websocket.connect" if scope.get("type") == "websocket" else "http.request"}
-
-    async def send(message: Any) -> None:
-        if "status" in message or "code" in message:
-            statuses.append(message.get("status") or message["code"])
-
-    LOOP.run_until_complete(app(scope, receive, send))
-    return statuses[0]
-
-
-def ask_wsgi(app: Any, environ: dict[str, Any]) -> int:
-    statuses: list[str] = []
-    body = app(environ, lambda status, headers, *error: statuses.append(status))
-    b"".join(body)
-    getattr(body, "close", lambda: None)()
-    return int(statuses[0][:3])
 
 
 def of_asgi(**options: Any) -> Ask:
     app = RateLimitMiddleware(asgi_app, clock=CLOCK, **options)
-    return lambda scope: ask_asgi(app, scope)
+    return lambda scope: ask_asgi(app, scope).status
 
 
 def of_wsgi(**options: Any) -> Ask:
     app = WsgiMiddleware(wsgi_app, clock=CLOCK, **options)
-    return lambda environ: ask_wsgi(app, environ)
+    return lambda environ: ask_wsgi(app, environ).status
 
 
 def of_fastapi(**options: Any) -> Ask:
@@ -85,7 +45,7 @@ def of_fastapi(**options: Any) -> Ask:
             status = error.status_code
         await send({"type": "http.response.start", "status": status, "headers": []})
 
-    return lambda scope: ask_asgi(SettlingMiddleware(app), scope)
+    return lambda scope: ask_asgi(SettlingMiddleware(app), scope).status
 
 
 def of_flask(**options: Any) -> Ask:
@@ -99,7 +59,7 @@ def flask_app(limiter: FlaskRateLimiter) -> Ask:
     app.config["PROPAGATE_EXCEPTIONS"] = True
     app.add_url_rule("/", "view", lambda path="": "ok")
     app.add_url_rule("/<path:path>", "view")
-    return lambda environ: ask_wsgi(app, environ)
+    return lambda environ: ask_wsgi(app, environ).status
 
 
 LIMITS = {"limits": "2/hour"}

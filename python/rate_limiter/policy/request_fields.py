@@ -72,6 +72,10 @@ class Framework:
         """Return the ASGI scope of a request."""
         return request
 
+    def answers(self, error: Exception) -> bool:
+        """Return whether the framework turns an error of a user's function into a response."""
+        return False
+
     def headers(self, request: Any, name: bytes) -> list[str]:
         """Return the unchanged values of all lines of a header."""
         return header_values(request, name)
