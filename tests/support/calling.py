@@ -25,8 +25,12 @@ def ask_asgi(app: Any, scope: dict[str, Any]) -> Answer:
     start: dict[str, Any] = {"status": 1008}
     chunks: list[bytes] = []
 
+    messages = ["websocket.connect" if scope.get("type") == "websocket" else "http.request"]
+
     async def receive() -> Any:
-        return {"type": "websocket.connect" if scope.get("type") == "websocket" else "http.request"}
+        if not messages:
+            await asyncio.Event().wait()  # the client stays
+        return {"type": messages.pop()}
 
     async def send(message: Any) -> None:
         if message["type"].endswith("response.start"):

@@ -24,7 +24,7 @@ def scope_of(headers: Any = (), **more: Any) -> dict[str, Any]:
     """Return an ASGI scope; header names and values are Latin-1."""
     return {
         "type": "http",
-        "asgi": {"version": "3.0"},
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
