@@ -205,6 +205,9 @@ static PyObject *asgi_fail(asgi_object *self, const asgi_args *args)
         return NULL;
     }
     PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
     PyObject *call[] = {(PyObject *)self, args->scope, error};
     PyObject *result = PyObject_VectorcallMethod(self->state->names[NAME_FAIL], call, 3, NULL);
     Py_XDECREF(type);
@@ -219,7 +222,7 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
     version_object *version = policy_version(self->policy);
     PyObject *result = NULL;
     if (version == NULL) {
-        return NULL;
+        return asgi_fail(self, args);
     }
     check_init(&check, version, args->scope, args->scope);
     switch (check_run(&check)) {
@@ -228,15 +231,17 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
         break;
     case CHECK_ALLOWED:
     case CHECK_DENIED:
-        if (!self->probing || asgi_probe(self, args, check.verdict) == 0) {
-            result = asgi_answer(self, args, check.record, check.verdict, check_settles(&check));
-        }
+        result = self->probing && asgi_probe(self, args, check.verdict) < 0
+                     ? asgi_fail(self, args)
+                     : asgi_answer(self, args, check.record, check.verdict, check_settles(&check));
         break;
     case CHECK_AWAIT: {
         PyObject *waiting = check_object_new(self->state, &check);
         if (waiting != NULL) {
             result = asgi_call_method(self, NAME_RESOLVE, args, args->send, waiting);
             Py_DECREF(waiting);
+        } else {
+            result = asgi_fail(self, args);
         }
         break;
     }

@@ -482,6 +482,41 @@ static check_status run_limits(check *check)
     return CHECK_GO_ON;
 }
 
+/* ---- errors ------------------------------------------------------------------------------------------ */
+
+static const char *const PARTS[] = {
+    [CHECK_BYPASS] = "bypass", [CHECK_TIER] = "tier",    [CHECK_OWN_KEY] = "key",
+    [CHECK_FIND] = "path",     [CHECK_RULE_KEY] = "key", [CHECK_COST] = "cost",
+    [CHECK_LIMITS] = "limit",
+};
+
+/* The part of the check that is under way: ("cost", its ActiveRule or None). */
+static PyObject *check_place(check *check)
+{
+    bool has_rule = check->version != NULL && check->phase >= CHECK_RULE_KEY;
+    const policy_rule *rule = has_rule ? rule_of(check) : NULL;
+    return Py_BuildValue("(sO)", PARTS[check->phase], rule != NULL ? rule->active : Py_None);
+}
+
+/* Tell the policy what raised, for its log. The exception stays set. */
+static void check_report(check *check)
+{
+    PyObject *type, *error, *traceback;
+    PyObject *owner = Py_XNewRef(check->version->owner);
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *place = owner != NULL ? check_place(check) : NULL;
+    if (place != NULL) {
+        PyObject *args[] = {owner, place, error};
+        Py_XDECREF(
+            PyObject_VectorcallMethod(check->version->state->names[NAME_FAILED], args, 3, NULL));
+    }
+    PyErr_Clear();
+    Py_XDECREF(place);
+    Py_XDECREF(owner);
+    PyErr_Restore(type, error, traceback);
+}
+
 check_status check_run(check *check)
 {
     static check_status (*const steps[])(struct check *) = {
@@ -493,6 +528,9 @@ check_status check_run(check *check)
     do {
         status = steps[check->phase](check);
     } while (status == CHECK_GO_ON);
+    if (status == CHECK_ERROR && PyErr_ExceptionMatches(PyExc_Exception)) {
+        check_report(check);
+    }
     return status;
 }
 
@@ -526,6 +564,11 @@ static PyObject *check_get_awaitable(PyObject *self, void *Py_UNUSED(closure))
 {
     PyObject *awaitable = ((check_object *)self)->check.awaitable;
     return Py_NewRef(awaitable != NULL ? awaitable : Py_None);
+}
+
+static PyObject *check_get_place(PyObject *self, void *Py_UNUSED(closure))
+{
+    return check_place(&((check_object *)self)->check);
 }
 
 static int check_traverse(PyObject *object, visitproc visit, void *arg)
@@ -563,6 +606,8 @@ static void check_dealloc(PyObject *object)
 static PyGetSetDef check_getset[] = {
     {"awaitable", check_get_awaitable, NULL,
      PyDoc_STR("What must be awaited before the check goes on."), NULL},
+    {"place", check_get_place, NULL,
+     PyDoc_STR("What is awaited, for messages: (\"cost\", its ActiveRule or None)."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -40,6 +40,7 @@ static const char *const TEXTS[NAME_COUNT] = {
     [NAME_REMOTE_ADDR] = "REMOTE_ADDR",
     [NAME_REFRESH] = "_refresh",
     [NAME_SHADOWED] = "_shadowed",
+    [NAME_FAILED] = "_failed",
     [NAME_FAIL] = "_fail",
     [NAME_WATCH] = "_watch",
     [NAME_STATUS] = "_status",

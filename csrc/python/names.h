@@ -47,6 +47,7 @@ typedef enum core_name {
     NAME_REMOTE_ADDR,
     NAME_REFRESH,
     NAME_SHADOWED,
+    NAME_FAILED,
     NAME_FAIL,
     NAME_WATCH,
     NAME_STATUS,

@@ -124,6 +124,8 @@ class PolicyVersion:
 class Check:
     @property
     def awaitable(self) -> Any: ...
+    @property
+    def place(self) -> tuple[str, Any]: ...
 
 @final
 class Verdict:

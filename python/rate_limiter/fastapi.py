@@ -95,6 +95,9 @@ RATE_LIMITED_RESPONSE: dict[str, Any] = {
 class FastApiFramework(Framework):
     """Read requests as FastAPI does: the first value of a repeated header counts."""
 
+    def answers(self, error: Exception) -> bool:
+        return isinstance(error, HTTPException)
+
     def header(self, scope: Any, name: bytes) -> str | None:
         """Return the value in ``connection.headers``."""
         values = header_values(scope, name)
@@ -257,7 +260,7 @@ class RateLimit:
         if verdict is None:
             return _untouched(self.limiter)
         if not self._checks.is_done:
-            self._checks.look(scope, verdict.key)
+            self._checks.look(scope, verdict.key, calls_key=self._policy.calls_key)
         if verdict.is_denial:
             raise _denied(connection, verdict)
         if settling is not None:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from rate_limiter.checks.arguments import check_arguments, checked_several
 from rate_limiter.checks.extras import extra_named
+from rate_limiter.checks.members import header_pairs
 from rate_limiter.checks.redaction import redacted, shown
 
 with extra_named():
@@ -136,7 +137,7 @@ class Jwt:
         return claims
 
     def _token_in(self, scope: Any) -> str | None:
-        values = [value for name, value in scope.get("headers", ()) if name == self._header]
+        values = [value for name, value in header_pairs(scope) if name == self._header]
         if len(values) != 1 or len(values[0]) > _TOKEN_MAX:
             return None  # with two tokens, the application may use the other one
         scheme, _, token = values[0].decode("latin-1").partition(" ")

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter import _core
-from rate_limiter._core import Check, ManualClock, PolicyVersion, Verdict
+from rate_limiter._core import Check, ManualClock, PolicyVersion, StoreError, Verdict
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
@@ -26,10 +26,19 @@ from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.denials import Denial
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
-from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, Source, TierSpec, shortened
+from rate_limiter.policy.keys import (
+    BypassSpec,
+    Identities,
+    KeySpec,
+    Source,
+    TierSpec,
+    calls_function,
+    shortened,
+)
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.settling import CostAfter, Finished, give_back, now, record_of
+from rate_limiter.policy.setup_checks import USER_KEYS
 from rate_limiter.stores.address import MEMORY, is_shared, redis_store
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -165,6 +174,7 @@ class Policy(_core.Policy):
 
     Attributes:
         shadow_denied: number of requests that a shadow rule would have denied.
+        calls_key: the key may come from a user's function.
     """
 
     def __init__(
@@ -188,6 +198,8 @@ class Policy(_core.Policy):
         self.style = style
         self.cost_after = cost_after
         self.shadow_denied = 0
+        self.calls_key = calls_function(key)
+        self._has_advised = False
         self._identities = identities
         self._key = identities.key(key)
         self._tier = () if tier is None else identities.tier(tier)
@@ -290,6 +302,22 @@ class Policy(_core.Policy):
         self.shadow_denied += 1
         logger.debug("the shadow rule %r would have denied a request", active.rule.name)
 
+    def _failed(self, place: tuple[str, ActiveRule | None], error: Exception) -> None:
+        """Log what a user's function raised; called by the engine.
+
+        Args:
+            place: ``"key"``, ``"cost"`` and so on, and the rule.
+            error: goes on to the framework.
+        """
+        if isinstance(error, StoreError) or self._identities.framework.answers(error):
+            return
+        part, active = place
+        rule = "" if active is None else f" of the rule {active.rule.name!r}"
+        logger.error("the %s%s raised %r", part, rule, error)
+        if part == "key" and not self._has_advised:
+            self._has_advised = True
+            logger.warning("if the key%s reads what authentication sets, %s", rule, USER_KEYS)
+
     def limiters(self) -> dict[str, RateLimiter]:
         """Return the limiters by the names of their rules."""
         return {name: one.limiter for name, one in self._active.items()}
@@ -352,7 +380,12 @@ class Policy(_core.Policy):
         """Await what a check waits for, until it ends; return its outcome."""
         outcome: Any = check
         while isinstance(outcome, Check):
-            outcome = self._resume(outcome, await outcome.awaitable)
+            try:
+                value = await outcome.awaitable
+            except Exception as error:
+                self._failed(outcome.place, error)
+                raise
+            outcome = self._resume(outcome, value)
         return outcome
 
     async def find(self, request: Any, path: str, method: str) -> list[tuple[ActiveRule, Any]]:

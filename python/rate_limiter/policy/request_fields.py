@@ -16,6 +16,8 @@ import re
 from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
+from rate_limiter.checks.members import header_pairs
+
 AUTHORIZATION = b"authorization"
 
 WEBSOCKET = "WEBSOCKET"
@@ -29,8 +31,8 @@ _SIGNED = re.compile(r"(\.?[\w+/=-]*\.[\w-]*\.)(.+)", re.ASCII)
 
 def route_path(scope: Any) -> str:
     """Return the path that an application routes by: without the path it is mounted at."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path") or ""
+    path = _text(scope.get("path"))
+    root = _text(scope.get("root_path"))
     if not root or not path.startswith(root):
         return path
     rest = path[len(root) :]
@@ -45,7 +47,7 @@ def method_of(scope: Any) -> str:
     """
     if scope.get("type") == "websocket":
         return WEBSOCKET
-    method: str = (scope.get("method") or "").upper()
+    method = _text(scope.get("method")).upper()
     return "" if method == WEBSOCKET else method
 
 
@@ -69,6 +71,10 @@ class Framework:
     def scope(self, request: Any) -> Any:
         """Return the ASGI scope of a request."""
         return request
+
+    def answers(self, error: Exception) -> bool:
+        """Return whether the framework turns an error of a user's function into a response."""
+        return False
 
     def headers(self, request: Any, name: bytes) -> list[str]:
         """Return the unchanged values of all lines of a header."""
@@ -102,9 +108,7 @@ class WsgiFramework(Framework):
 
 def environ_path(environ: Any) -> str:
     """Return the path of a WSGI environ, decoded (PEP 3333)."""
-    path = environ.get("PATH_INFO")
-    if not isinstance(path, str):
-        return ""
+    path = _text(environ.get("PATH_INFO"))
     if path.isascii():
         return path
     return path.encode("latin-1", "replace").decode("utf-8", "replace")
@@ -116,27 +120,33 @@ def scope_of_environ(environ: Any) -> dict[str, Any]:
     fields = [
         (variable.removeprefix("HTTP_"), value)
         for variable, value in environ.items()
-        if variable.startswith("HTTP_") or variable in ("CONTENT_TYPE", "CONTENT_LENGTH")
+        if (variable.startswith("HTTP_") or variable in ("CONTENT_TYPE", "CONTENT_LENGTH"))
+        and isinstance(value, str)
     ]
     return {
         "type": "http",
-        "method": str(environ.get("REQUEST_METHOD") or ""),
+        "method": _text(environ.get("REQUEST_METHOD")),
         "path": environ_path(environ),
-        "query_string": str(environ.get("QUERY_STRING") or "").encode("latin-1", "replace"),
+        "query_string": _text(environ.get("QUERY_STRING")).encode("latin-1", "replace"),
         "headers": [
             (
                 name.lower().replace("_", "-").encode("latin-1", "replace"),
-                str(value).encode("latin-1", "replace"),
+                value.encode("latin-1", "replace"),
             )
             for name, value in fields
         ],
-        "client": (address, 0) if address else None,
+        "client": (address, 0) if address and isinstance(address, str) else None,
     }
+
+
+def _text(member: object) -> str:
+    """Return a member of a request; one that is no text counts as missing."""
+    return member if isinstance(member, str) else ""
 
 
 def header_values(scope: Any, name: bytes) -> list[str]:
     """Return the unchanged values of all lines of a header."""
-    return [value.decode("latin-1") for header, value in scope.get("headers", ()) if header == name]
+    return [value.decode("latin-1") for header, value in header_pairs(scope) if header == name]
 
 
 def header_value(name: bytes, value: str) -> str:

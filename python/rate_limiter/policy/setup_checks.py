@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rate_limiter.checks.members import header_pairs, peer_of
 from rate_limiter.policy.client_address import example_of
 
 logger = logging.getLogger("rate_limiter")
@@ -22,6 +23,13 @@ SAMPLE = 1000
 _PEERS = 10  # so many addresses with one key are no coincidence
 _UNKNOWN = 100  # requests without an address
 _SERVERS = ("gunicorn", "uvicorn", "hypercorn", "granian")
+USER_KEYS = (
+    "let authentication run first: in FastAPI give the dependency, key=Depends(current_user); in "
+    "Flask use a decorator, which decides when the view is called; of middlewares, add the limit "
+    "before the one that authenticates"
+)
+"""How a key can depend on the user."""
+
 _PROXY_HEADERS = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
 
 
@@ -46,36 +54,40 @@ class SetupChecks:
         self._in_memory = in_memory
         self._looks_for_proxies = uses_address and not trusts_proxies
         self._looks_for_sharing = not shares_key
+        self._looks_for_users = True
         self.is_done = False
         self._seen = 0
         self._unknown = 0
         self._keys: set[Any] = set()
         self._peers: set[Any] = set()
 
-    def look(self, scope: Any, key: Any) -> bool:
+    def look(self, scope: Any, key: Any, *, calls_key: bool = False) -> bool:
         """Check a request; return whether to check the next one too.
 
         Args:
             scope: the ASGI scope.
             key: the client's key, None for its address.
+            calls_key: the key may come from a user's function.
         """
         if self.is_done:
             return False
         self._seen += 1
         if self._seen == 1 and self._in_memory:
             _check_workers()
-        client = scope.get("client")
-        peer = client[0] if client else None
+        peer = peer_of(scope)
         if self._looks_for_proxies:
             self._check_proxies(scope, peer)
         if self._looks_for_sharing:
             self._check_sharing(peer, peer if key is None else key)
-        more = self._looks_for_proxies or self._looks_for_sharing
+        looks_for_users = calls_key and self._looks_for_users
+        if looks_for_users:
+            self._check_user(scope, key)
+        more = self._looks_for_proxies or self._looks_for_sharing or looks_for_users
         self.is_done = self._seen >= SAMPLE or not more
         return not self.is_done
 
     def _check_proxies(self, scope: Any, peer: object) -> None:
-        for name, value in scope.get("headers", ()):
+        for name, value in header_pairs(scope):
             if name in _PROXY_HEADERS:
                 self._looks_for_proxies = False
                 logger.warning(
@@ -89,6 +101,17 @@ class SetupChecks:
                     example_of(peer or "unix"),
                 )
                 return
+
+    def _check_user(self, scope: Any, key: Any) -> None:
+        """Look for a key function that returns None for a client that logs in."""
+        is_address = isinstance(key, str) and key.startswith("ip:")
+        if is_address and any(name == b"authorization" for name, _ in header_pairs(scope)):
+            self._looks_for_users = False
+            logger.warning(
+                "a request has an Authorization header, but the function given as key returned "
+                "None, so the client's address counts. If the key is to be the user, %s",
+                USER_KEYS,
+            )
 
     def _check_sharing(self, peer: object, key: object) -> None:
         if peer is None and key in (None, "unknown", "ip:unknown"):

@@ -220,8 +220,10 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def _probe(self, scope: Scope, key: object) -> bool:
         """Look at one of the first requests; return whether to show the next one too."""
-        checks = self._limited and self._limited.checks
-        return bool(checks and checks.look(scope, key))
+        limited = self._limited
+        if limited is None or limited.checks is None:
+            return False
+        return limited.checks.look(scope, key, calls_key=limited.policy.calls_key)
 
     async def _resolve(self, scope: Scope, receive: Receive, send: Send, check: Any) -> None:
         """Await the key, the cost or the decision, and go on."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
-from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
+from werkzeug.exceptions import HTTPException, ServiceUnavailable, TooManyRequests
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.exceptions import RateLimitExceeded
@@ -36,6 +36,9 @@ class FlaskFramework(WsgiFramework):
     """Read requests as Flask does."""
 
     routes_like_werkzeug = True
+
+    def answers(self, error: Exception) -> bool:
+        return isinstance(error, HTTPException)
 
     def cookie(self, environ: Any, name: str) -> str | None:
         """Return the value in ``request.cookies``."""
@@ -212,7 +215,8 @@ def decide(
         return None
     g.rate_limit = environ[RECORD]
     if state.checks is not None and not state.checks.is_done:
-        state.checks.look(scope_of_environ(environ), verdict.key)
+        scope = scope_of_environ(environ)
+        state.checks.look(scope, verdict.key, calls_key=policy.calls_key)
     if verdict.is_denial:
         return _error(state, verdict, environ)
     if verdict.settles:

@@ -130,7 +130,8 @@ class RateLimitMiddleware:
             return self.app(environ, start_response)
         checks = self._limited.checks
         if checks is not None and not checks.is_done:
-            checks.look(scope_of_environ(environ), verdict.key)
+            scope = scope_of_environ(environ)
+            checks.look(scope, verdict.key, calls_key=self.policy.calls_key)
         if verdict.is_denial:
             return self._deny(environ, start_response, verdict)
         if verdict.settles:
