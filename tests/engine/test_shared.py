@@ -290,18 +290,18 @@ def test_a_reload_with_another_size(store: str, tmp_path: Path) -> None:
     command = ("-m", "gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", "resized:app")
     bind = ("--bind=127.0.0.1:{port}", "--keep-alive=0")
     with serve(tmp_path / "log", *command, *bind, cwd=tmp_path) as server:
-        first = httpx.get(server.url)
+        first = httpx.get(server.url, timeout=60)
 
         def is_another() -> bool:
             try:
-                return httpx.get(server.url).text != first.text
+                return httpx.get(server.url, timeout=60).text != first.text
             except httpx.TransportError:  # of the worker that ends
                 return False
 
         (tmp_path / "size").write_text("100000")
         server.process.send_signal(signal.SIGHUP)
         wait_until(is_another, "another worker answers", 60)
-        codes = [httpx.get(server.url).status_code for _ in range(5)]
+        codes = [httpx.get(server.url, timeout=60).status_code for _ in range(5)]
     assert (first.status_code, codes) == (200, [200] * 5)
 
 
