@@ -5,6 +5,7 @@
 #include <structmember.h>
 
 #define NS_PER_S 1e9
+#define NS_PER_S_WHOLE 1000000000
 #define NS_PER_MS 1000000
 
 typedef struct decision_object {
@@ -206,6 +207,15 @@ static PyObject *get_retry_after_ms(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromLongLong(ms_from_ns(value_of(self)->retry_after_ns));
 }
 
+static PyObject *get_retry_after_s(PyObject *self, void *Py_UNUSED(closure))
+{
+    int64_t ns = value_of(self)->retry_after_ns;
+    if (ns == RL_NEVER) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLongLong(ns / NS_PER_S_WHOLE + (ns % NS_PER_S_WHOLE != 0));
+}
+
 static int decision_bool(PyObject *self)
 {
     return value_of(self)->allowed;
@@ -285,6 +295,9 @@ static PyGetSetDef decision_getset[] = {
      NULL},
     {"reset_after", get_reset_after, NULL,
      PyDoc_STR("Seconds until the bucket is full (float), inf for never."), NULL},
+    {"retry_after_s", get_retry_after_s, NULL,
+     PyDoc_STR("retry_after in whole seconds, rounded up (int), None for never: fit for JSON."),
+     NULL},
     {"retry_after_ms", get_retry_after_ms, NULL,
      PyDoc_STR("retry_after in milliseconds, rounded up (int). 2**63 - 1 for never."), NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -18,6 +18,7 @@ class RateLimitExceeded(Exception):
         decision: the Decision, or None.
         key: the key, or None.
         retry_after: seconds until the same request would pass (float), inf for never.
+        retry_after_s: the same in whole seconds, rounded up (int), None for never: fit for JSON.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class RateLimitExceeded(Exception):
         self.decision = decision if isinstance(decision, Decision) else None
         self.key = key
         self.retry_after = self.decision.retry_after if self.decision is not None else 0.0
+        self.retry_after_s = self.decision.retry_after_s if self.decision is not None else 0
 
     def __str__(self) -> str:
         if self.message is not None:

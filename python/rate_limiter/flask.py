@@ -13,7 +13,6 @@ ones. Requests without a view (404) and Flask's own static files are not limited
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
     checked_paths,
+    checked_plain,
     checked_policy,
     uses_address,
 )
@@ -163,7 +163,7 @@ class FlaskRateLimiter:
         self._key = _without_scope(key, "key")
         self._cost = _without_scope(cost, "cost")
         self._identities.key(self._key)  # raise for mistakes
-        self._cost_after = _not_async(cost_after, "cost_after")
+        self._cost_after = checked_plain("cost_after", cost_after)
         self._tier: TierSpec | None = _without_scope(tier, "tier")
         if self._tier is not None:
             self._identities.tier(self._tier)
@@ -261,7 +261,7 @@ class FlaskRateLimiter:
             key=self._key if limit.key is None else _without_scope(limit.key, "key"),
             bypass=self._bypass,
             cost=_without_scope(limit.cost, "cost"),
-            cost_after=_not_async(limit.cost_after, "cost_after"),
+            cost_after=checked_plain("cost_after", limit.cost_after),
             style=self._style_of(settings),
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
@@ -512,14 +512,8 @@ def _name_of(view: Any) -> str:
 def _without_scope(spec: Any, what: str) -> Any:
     """Return `spec` with callables wrapped: Flask's have no argument and must not be async."""
     if callable(spec):
-        plain: Callable[[], Any] = _not_async(spec, what)
+        plain: Callable[[], Any] = checked_plain(what, spec)
         return lambda scope: plain()
     if isinstance(spec, Iterable) and not isinstance(spec, str):
         return [_without_scope(one, what) for one in spec]
     return spec
-
-
-def _not_async(function: Any, what: str) -> Any:
-    if inspect.iscoroutinefunction(function):
-        raise TypeError(f"{what} must be a plain function, not an async one, got {function!r}")
-    return function

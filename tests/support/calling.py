@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from typing import Any, NamedTuple
 
 # Making a loop for each request would take most of the time of a test.
 _LOOP = asyncio.new_event_loop()
+atexit.register(_LOOP.close)
 
 
 class Answer(NamedTuple):

@@ -30,6 +30,7 @@ assert_type(decision.limit, float)
 assert_type(decision.remaining, float)
 assert_type(decision.retry_after, float)
 assert_type(decision.retry_after_ms, int)
+assert_type(decision.retry_after_s, int | None)
 assert_type(decision.reset_after_ns, int)
 
 limiter.allow(5)  # type: ignore[arg-type]

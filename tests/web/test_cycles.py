@@ -25,6 +25,7 @@ from rate_limiter.middleware import (
     RateLimitMiddleware,
 )
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
+from support.path_memory import FRONTS, OPTIONS, blocks_left
 from support.redis_servers import RedisServer
 from support.tokens import HS, token
 from werkzeug.test import create_environ
@@ -317,3 +318,13 @@ def test_flask_denied(is_decorated: bool, arguments: dict[str, Any]) -> None:
         app = of_flask(FlaskRateLimiter(default_limits=DENIED, **arguments), flask_ok)
     FlaskRateLimiter(app, default_limits=ALLOWED)
     assert flask_cycles(app) <= flask_cycles(of_flask(None, flask_ok))
+
+
+# --- Memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [ALLOWED, DENIED])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("front", FRONTS)
+def test_requests_leave_no_memory(front: Any, options: dict[str, Any], limits: str) -> None:
+    assert blocks_left(front(limits=limits, **options), 1000) < 100

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import JSONResponse
 from flask import Flask, abort
-from rate_limiter import ManualClock, RateLimiter
+from rate_limiter import Decision, ManualClock, RateLimiter, RateLimitExceeded
 from rate_limiter.asgi import RateLimitMiddleware
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
@@ -151,6 +153,26 @@ def test_what_a_function_raised_keeps_its_traceback() -> None:
     with pytest.raises(KeyError) as raised:
         ask()
     assert raised.traceback[-1].name == "raising"
+
+
+def test_a_wait_without_end_fits_into_json() -> None:
+    never, soon = (
+        Decision(False, 1, limit=2, retry_after=math.inf),
+        Decision(False, retry_after=1.2),
+    )
+    assert [one.retry_after_s for one in (never, soon, Decision(True))] == [None, 2, 0]
+    assert RateLimitExceeded(never).retry_after_s is None
+
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(RateLimit("2/hour", cost=lambda request: 3))])(lambda: "ok")
+
+    @app.exception_handler(RateLimitExceeded)
+    def exceeded(request: Any, error: RateLimitExceeded) -> JSONResponse:
+        return JSONResponse({"wait_s": error.retry_after_s}, 429, getattr(error, "headers", None))
+
+    answer = ask_asgi(app, scope_of())
+    assert (answer.status, answer.body) == (429, b'{"wait_s":null}')
+    assert not answer.values("Retry-After")
 
 
 @pytest.mark.parametrize("front", FRONTS)

@@ -257,3 +257,78 @@ def test_the_application_reads_the_tightest_limit(stack: Any, limits: Any) -> No
     assert {name: record[name] for name in key} == key
     assert record["rule"] in ("default", "4/hour")
     assert not is_named or record["rule"] == "4/hour"
+
+
+def test_a_key_that_is_a_dependency() -> None:
+    calls: list[str] = []
+
+    async def current_user(request: Request) -> str:
+        user = request.headers.get("x-user", "")
+        if not user:
+            raise HTTPException(401)
+        calls.append(user)
+        return user
+
+    app = FastAPI()
+    limit = RateLimit("1/hour", key=Depends(current_user), cost=lambda connection: 1)
+
+    @app.get("/", dependencies=[Depends(limit)])
+    async def view(user: str = Depends(current_user)) -> str:
+        return user
+
+    answers = [ask_asgi(app, scope_of([("x-user", user)])) for user in ("ann", "ann", "bob", "")]
+    assert [one.status for one in answers] == [200, 429, 200, 401]
+    assert [one.body for one in answers[::2]] == [b'"ann"', b'"bob"']
+    assert calls == ["ann", "ann", "bob"]  # once for the limit and the route
+    assert answers[0].values("X-RateLimit-Remaining") == ["0"]
+
+
+def test_the_headers_of_a_dependency_are_on_the_error_of_a_later_one() -> None:
+    def refused() -> None:
+        raise HTTPException(401)
+
+    app = FastAPI(dependencies=[Depends(RateLimit("2/hour")), Depends(refused)])
+    app.get("/")(lambda: "ok")
+    answers = [ask_asgi(app, scope_of()) for _ in range(3)]
+    assert [one.status for one in answers] == [401, 401, 429]
+    assert [shown(one)[1] for one in answers] == [["1"], ["0"], ["0"]]
+
+
+OWN = [("X-RateLimit-Limit", "77"), ("X-RateLimit-Remaining", "76")]
+
+
+def own_asgi() -> Answer:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(name.lower().encode(), value.encode()) for name, value in OWN]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    return ask_asgi(RateLimitMiddleware(app, limits="9/hour"), scope_of())
+
+
+def own_wsgi() -> Answer:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", OWN)
+        return [b"ok"]
+
+    return ask_wsgi(WsgiMiddleware(app, limits="9/hour"), environ_of())
+
+
+def own_fastapi() -> Answer:
+    app = FastAPI(dependencies=[Depends(RateLimit("9/hour"))])
+    app.get("/")(lambda: JSONResponse("ok", headers=dict(OWN)))
+    return ask_asgi(app, scope_of())
+
+
+def own_flask() -> Answer:
+    app = Flask("own")
+    app.get("/")(lambda: Response("ok", headers=dict(OWN)))
+    FlaskRateLimiter(app, default_limits="9/hour")
+    return ask_wsgi(app, environ_of())
+
+
+@pytest.mark.parametrize("ask", [own_asgi, own_wsgi, own_fastapi, own_flask])
+def test_the_applications_own_headers_stay_alone(ask: Callable[[], Answer]) -> None:
+    answer = ask()
+    assert shown(answer) == (["77"], ["76"])
+    assert not answer.values("X-RateLimit-Reset")

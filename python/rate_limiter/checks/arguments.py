@@ -177,6 +177,18 @@ def checked_several(name: str, values: object, what: str, example: str) -> list[
     return list(values)
 
 
+def checked_plain(name: str, value: Any) -> Any:
+    """Return an argument for callers without an event loop.
+
+    Raises:
+        TypeError: it is an async function, or one of several is.
+    """
+    for one in value if isinstance(value, (list, tuple, set, frozenset)) else (value,):
+        if inspect.iscoroutinefunction(one):
+            raise TypeError(f"{name} must be a plain function, not an async one, got {one!r}")
+    return value
+
+
 def checked_path(name: str, value: object) -> str:
     """Return an argument after checking that it is a path.
 

@@ -228,11 +228,6 @@ def label_of(spec: object) -> str | None:
     return f"{label}:"
 
 
-def calls_function(key: KeySpec) -> bool:
-    """Return whether a key may come from a user's function."""
-    return callable(key) or (not isinstance(key, str) and any(map(callable, key)))
-
-
 def header_source(name: str, framework: Framework = ANY_FRAMEWORK) -> Callable[[Any], str | None]:
     """Return the function that reads a header; None if it is empty, missing or ambiguous."""
     wanted = name.lower().encode("latin-1")

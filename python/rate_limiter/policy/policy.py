@@ -32,7 +32,6 @@ from rate_limiter.policy.keys import (
     KeySpec,
     Source,
     TierSpec,
-    calls_function,
     shortened,
 )
 from rate_limiter.policy.rule_sources import RuleSource
@@ -198,10 +197,10 @@ class Policy(_core.Policy):
         self.style = style
         self.cost_after = cost_after
         self.shadow_denied = 0
-        self.calls_key = calls_function(key)
         self._has_advised = False
         self._identities = identities
         self._key = identities.key(key)
+        self.calls_key = any(one.of_subject for one in self._key)
         self._tier = () if tier is None else identities.tier(tier)
         self._bypass = identities.bypass(bypass or ())
         self._cost = cost

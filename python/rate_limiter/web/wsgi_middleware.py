@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter._core import Decision, ManualClock, Verdict
-from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths
+from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.policy.client_address import ClientAddress
@@ -100,9 +100,12 @@ class RateLimitMiddleware:
         setup_checks: bool = True,
         enabled: bool = True,
     ) -> None:
+        arguments = dict(locals())
+        for function in ("key", "cost", "cost_after", "tier", "bypass", "denied"):
+            checked_plain(function, arguments[function])
         self.app = app
         self._limited = limit_application(
-            RateLimitMiddleware.__init__, locals(), framework=WsgiFramework(), blocking=True
+            RateLimitMiddleware.__init__, arguments, framework=WsgiFramework(), blocking=True
         )
         self.policy: Policy = self._limited.policy
         self._enabled = enabled
