@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from rate_limiter import ManualClock
+from rate_limiter.jwt import Jwt
 from rate_limiter.policy.settling import Finished
 from rate_limiter.wsgi import RateLimitMiddleware
 from support.calling import ask_wsgi, wsgi_app
 from support.odd_requests import PEER, environ_of
 from support.servers import ROOT, serve
+from support.tokens import token
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 
 class Body:
@@ -280,3 +283,33 @@ def test_threads_of_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
         assert all(len(one.headers.get_list("X-RateLimit-Limit")) == 1 for one in answers)
         assert {one.text for one in answers if one.status_code == 200} == {"ok"}
         assert client.head("/").status_code == 429
+
+
+def test_a_token_is_verified_once_for_a_request() -> None:
+    """By the tier, the key and a bypass of one middleware, and by the next one."""
+    verified: list[str] = []
+
+    class Counting(Jwt):
+        def verify(self, token: str) -> Any:
+            verified.append(token)
+            return super().verify(token)
+
+    jwt = Counting(secret="s" * 32, algorithms=["HS256"])
+    options: dict[str, Any] = {
+        "limits": {"default": "5/hour", "pro": "9/hour"},
+        "key": "jwt:sub",
+        "tier": "jwt:plan",
+        "bypass": "jwt:role=admin",
+        "jwt": jwt,
+    }
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["rate_limiter"].key.encode()]
+
+    limited = RateLimitMiddleware(RateLimitMiddleware(app, **options), **options)
+    authorization = f"Bearer {token({'sub': 'bob', 'plan': 'pro'}, 's' * 32)}"
+    builder = EnvironBuilder(headers={"Authorization": authorization})
+    body, status, headers = run_wsgi_app(limited, builder.get_environ())
+    assert (b"".join(body), status, headers["X-RateLimit-Limit"]) == (b"jwt:sub:bob", "200 OK", "9")
+    assert len(verified) == 1

@@ -19,6 +19,8 @@ from typing import Any
 from rate_limiter.checks.members import header_pairs
 
 AUTHORIZATION = b"authorization"
+_SCOPE = "rate_limiter.scope"
+"""The key of a request's ASGI scope in its WSGI environ."""
 
 WEBSOCKET = "WEBSOCKET"
 """The method of websockets in rules; a websocket has no HTTP method."""
@@ -96,7 +98,10 @@ class WsgiFramework(Framework):
     is_wsgi = True
 
     def scope(self, request: Any) -> Any:
-        return scope_of_environ(request)
+        scope = request.get(_SCOPE)  # kept, since verified tokens are kept in it
+        if scope is None:
+            scope = request[_SCOPE] = scope_of_environ(request)
+        return scope
 
     def headers(self, request: Any, name: bytes) -> list[str]:
         variable = name.decode("latin-1").upper().replace("-", "_")
