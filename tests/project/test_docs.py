@@ -66,6 +66,10 @@ def after_fastapi(run: PageRun) -> None:
     assert client.get("/report?pages=40", headers={"X-Tenant": "a"}).status_code == 200
     assert client.get("/report?pages=61", headers={"X-Tenant": "a"}).status_code == 429
     assert client.get("/report?pages=61", headers={"X-Tenant": "b"}).status_code == 200
+    assert client.get("/state").json() == {"rule": "state", "left": 19, "key": "testclient"}
+    orders = [client.get("/orders", headers={"X-User": "ann"}) for _ in range(3)]
+    assert [answer.status_code for answer in orders] == [200, 200, 429]
+    assert client.get("/orders", headers={"X-User": "bob"}).json() == {"user": "bob"}
     answers = [client.post("/login?user=bob") for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
     assert client.get("/health").json() == {"limits": "ok"}
