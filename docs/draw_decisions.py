@@ -1,4 +1,4 @@
-"""Draw what docs/how-it-decides.md and architecture.md tell: a request, a bucket, the layers.
+"""Draw the images of docs/how-it-decides.md and architecture.md: requests, a bucket, the layers.
 
     python docs/draw_decisions.py
 
@@ -120,7 +120,7 @@ def request_drawing() -> Drawing:
     """Draw the way of a request."""
     drawing = Drawing(720, 300, "A request gets a key, a limit, a decision, and headers or a 429")
     top = 24
-    drawing.label(10, top, 128, ["request", "scope of ASGI", "or flask.request"])
+    drawing.label(10, top, 128, ["request", "ASGI scope or", "WSGI environ"])
     drawing.label(176, top, 150, ["key", "who is it from?", "ip:203.0.113.9"])
     drawing.label(364, top, 150, ["limit", "what may it do?", "100/minute, cost 1"])
     drawing.label(552, top, 158, ["decision", "one step in C", "or in one script"])
@@ -130,11 +130,51 @@ def request_drawing() -> Drawing:
     drawing.arrow((514, 229), (600, 229), (600, top + 78))
     drawing.text(557, 222, "one number", size=12.5, colour=GREY)
     drawing.label(176, 190, 150, ["429", "Retry-After", "and the headers"])
-    drawing.label(10, 190, 128, ["application", "its answer gets", "the headers"])
+    drawing.label(10, 190, 128, ["application", "its response gets", "the headers"])
     drawing.arrow((660, top + 78), (660, 150), (251, 150), (251, 190), colour=RED)
     drawing.text(440, 144, "denied", size=12.5, colour=RED)
     drawing.arrow((690, top + 78), (690, 128), (74, 128), (74, 190), colour=GREEN)
     drawing.text(300, 122, "passes", size=12.5, colour=GREEN)
+    return drawing
+
+
+def path_drawing() -> Drawing:
+    """Draw the steps of a check, and what follows from its verdict."""
+    drawing = Drawing(
+        720,
+        410,
+        "A request is checked in C, from the bypass to the limits; its record gets a verdict, and "
+        "the response the headers",
+    )
+    drawing.label(10, 10, 216, ["request", "ASGI scope or WSGI environ"])
+    drawing.arrow((60, 68), (60, 110))
+    drawing.text(72, 94, "check.c, one call", anchor="start", size=12.5, colour=GREY)
+    steps = [
+        ("bypass?", "not limited"),
+        ("tier", "free, pro"),
+        ("rule", "by path"),
+        ("key", "whose bucket"),
+        ("cost", "tokens"),
+        ("limits", "all or none"),
+    ]
+    for column, lines in enumerate(steps):
+        left = 10 + 120 * column
+        drawing.label(left, 110, 100, lines)
+        if column:
+            drawing.arrow((left - 20, 139), (left, 139))
+    drawing.arrow((660, 168), (660, 220))
+    drawing.label(560, 220, 150, ["verdict", "of one rule"])
+    drawing.arrow((560, 249), (490, 249))
+    drawing.label(310, 220, 180, ["record", "all verdicts of it"])
+    drawing.arrow((310, 249), (226, 249), colour=RED)
+    drawing.text(268, 242, "denied", size=12.5, colour=RED)
+    drawing.label(10, 220, 216, ["429 or 503", "others give tokens back"])
+    drawing.arrow((400, 278), (400, 336), colour=GREEN)
+    drawing.text(412, 312, "passes", anchor="start", size=12.5, colour=GREEN)
+    drawing.label(310, 336, 180, ["application", "reads the record"])
+    drawing.arrow((310, 365), (226, 365))
+    drawing.arrow((118, 278), (118, 336))
+    drawing.label(10, 336, 216, ["response", "gets the headers once"])
     return drawing
 
 
@@ -165,17 +205,17 @@ def layers_drawing() -> Drawing:
     layers = [
         (
             "Python",
-            "limits, rules, keys, HTTP",
-            ["ASGI, FastAPI, Flask", "python/rate_limiter"],
+            "configuration, callables",
+            ["ASGI, WSGI, FastAPI, Flask", "python/rate_limiter"],
         ),
         (
             "binding",
-            "types, errors, event loops",
+            "requests, event loops",
             ["the only files with Python.h", "csrc/python"],
         ),
         (
             "C code",
-            "arithmetic, tables, Redis",
+            "arithmetic, Redis, HTTP",
             ["does not use Python", "csrc/engine, csrc/redis, csrc/http"],
         ),
     ]
@@ -204,6 +244,7 @@ def drawings() -> dict[str, str]:
     """Return the files of docs/images by name."""
     return {
         "request.svg": str(request_drawing()),
+        "path.svg": str(path_drawing()),
         "bucket.svg": str(bucket_drawing()),
         "tokens.svg": str(tokens_chart()),
         "full_at.svg": str(full_at_chart()),
