@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter import RateLimiter
+from rate_limiter.asgi import Store
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.headers import HeaderStyle
@@ -51,10 +52,18 @@ KNOWN: dict[str, Any] = {
 OTHER_NAMES = {("HeaderStyle", "headers"): "style", ("ClientAddress", "proxy_header"): "header"}
 SECTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "RateLimiter": ("The same for `AsyncRateLimiter`.", RateLimiter),
-    "RateLimitMiddleware": ("Of every ASGI application.", RateLimitMiddleware),
+    "RateLimitMiddleware": (
+        "For every ASGI application. The middleware for "
+        "[WSGI](flask.md#before-flask-any-wsgi-application) takes the same arguments, without "
+        "`policy` and the three at the end.",
+        RateLimitMiddleware,
+    ),
     "RateLimit": ("A dependency of [FastAPI](fastapi.md).", RateLimit),
     "FlaskRateLimiter": ("The extension of [Flask](flask.md).", FlaskRateLimiter),
     "FlaskRateLimiter.limit": ("Its decorator.", FlaskRateLimiter.limit),
+    "ClientAddress": ("The value of `client=`; see [identity](identity.md).", ClientAddress),
+    "HeaderStyle": ("A value of `headers=`; see [headers](headers.md).", HeaderStyle),
+    "Store": ("A value of `store=`, for middlewares, `RateLimit` and `FlaskRateLimiter`.", Store),
     "RedisStore": (
         "Where an address alone says too little. Options of the address are in "
         "[stores](stores.md#addresses).",

@@ -165,7 +165,7 @@ def path_drawing() -> Drawing:
     drawing.arrow((660, 168), (660, 220))
     drawing.label(560, 220, 150, ["verdict", "of one rule"])
     drawing.arrow((560, 249), (490, 249))
-    drawing.label(310, 220, 180, ["record", "all verdicts of it"])
+    drawing.label(310, 220, 180, ["record", "the verdicts so far"])
     drawing.arrow((310, 249), (226, 249), colour=RED)
     drawing.text(268, 242, "denied", size=12.5, colour=RED)
     drawing.label(10, 220, 216, ["429 or 503", "others give tokens back"])
