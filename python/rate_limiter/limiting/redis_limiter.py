@@ -14,7 +14,7 @@ from time import perf_counter_ns
 from typing import Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, Meter, RedisLoop, StoreError
+from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.late_answers import wait_until_given_back
@@ -301,7 +301,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             self.store.connection.succeeded(loop, self._buckets, args[0])
         return answer
 
-    async def _take_async(self, loop: RedisLoop, key: str | bytes, cost: float) -> Decision:
+    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: float) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
         taking = asyncio.ensure_future(loop.hit(self._buckets, key, cost))
         try:
@@ -310,7 +310,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             await wait_until_given_back(taking, lambda: self._refunding(loop, key, cost))
             raise
 
-    def _refunding(self, loop: RedisLoop, key: str | bytes, cost: float) -> asyncio.Future[None]:
+    def _refunding(
+        self, loop: _core.RedisLoop, key: str | bytes, cost: float
+    ) -> asyncio.Future[None]:
         refunding = asyncio.ensure_future(loop.refund(self._buckets, key, cost))
         refunding.add_done_callback(lambda done: self._wake(key))
         return refunding
