@@ -259,6 +259,37 @@ def test_the_application_reads_the_tightest_limit(stack: Any, limits: Any) -> No
     assert not is_named or record["rule"] == "4/hour"
 
 
+FINAL = [
+    {"rules": {"default": {"limits": "9/hour", "refund": "4xx"}}},
+    {"limits": "9/hour", "cost_after": lambda finished: 0 if finished.failed else None},
+]
+
+
+@pytest.mark.parametrize("outer", FINAL, ids=["refund", "cost_after"])
+@pytest.mark.parametrize("front", ["middleware", "route", "wsgi"])
+def test_what_a_denial_gave_back_is_not_given_back_after_the_response(
+    front: str, outer: dict[str, Any]
+) -> None:
+    clock = ManualClock()
+    ask: Ask
+    middleware: Any
+    if front == "wsgi":
+        inner = WsgiMiddleware(flask_app(), limits="4/hour", clock=clock)
+        middleware = WsgiMiddleware(inner, clock=clock, **outer)
+        ask = asking_wsgi(middleware)
+    else:
+        limit = RateLimit("4/hour", clock=clock)
+        app: Any = fastapi_app(*([limit] if front == "route" else []))
+        if front == "middleware":
+            app = RateLimitMiddleware(app, limits="4/hour", clock=clock)
+        middleware = RateLimitMiddleware(app, clock=clock, **outer)
+        ask = asking_asgi(middleware)
+    policy = middleware.policy if front == "wsgi" else middleware._policy
+    (limiter,) = policy.limiters().values()
+    assert [ask("/value").status for _ in range(9)] == [200] * 4 + [429] * 5
+    assert limiter.peek("192.0.2.1").remaining == 5
+
+
 def test_a_key_that_is_a_dependency() -> None:
     calls: list[str] = []
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, Verdict
+from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits
@@ -24,7 +24,7 @@ from rate_limiter.policy.denials import Template
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy
-from rate_limiter.policy.settling import CostAfter, give_back, record_of, settle
+from rate_limiter.policy.settling import CostAfter, Finished, give_back, record_of, settle
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.asgi_messages import (
     ASGIApp,
@@ -247,11 +247,14 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, and settle the cost of the request after the response."""
-        record = record_of(scope)
-        verdicts = [one for one in record.verdicts if one.policy is self._policy] if record else []
         watch = Watch(scope, receive, send)
         watch.start()
-        await watch.run(self.app, partial(settle, verdicts))
+        await watch.run(self.app, partial(self._settle, record_of(scope)))
+
+    async def _settle(self, record: RateLimitRecord | None, finished: Finished) -> None:
+        """Settle what is still taken: a later limit that denies gives tokens back."""
+        verdicts = record.verdicts if record else ()
+        await settle([one for one in verdicts if one.policy is self._policy], finished)
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
         """Respond to a denied request; `send` adds the headers."""
