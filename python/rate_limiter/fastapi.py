@@ -263,7 +263,7 @@ class RateLimit:
             self._checks.look(scope, verdict.key, calls_key=self._policy.calls_key)
         if verdict.is_denial:
             raise _denied(connection, verdict)
-        if settling is not None:
+        if settling is not None and self._policy not in settling.policies:
             settling.policies.append(self._policy)
         return verdict.decision
 

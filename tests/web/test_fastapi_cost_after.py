@@ -91,6 +91,20 @@ def test_cost_after_of_a_route_that_raises(app: FastAPI) -> None:
     assert (finished.status, str(finished.error), finished.failed) == (None, "planned", True)
 
 
+def test_a_limit_that_counts_twice_for_a_request_settles_each_once(
+    app: FastAPI, client: TestClient
+) -> None:
+    route = settling(lambda finished: 0 if finished.failed else None)
+
+    @app.get("/{status}", dependencies=[Depends(route)])
+    async def view(status: int, request: Request) -> Response:
+        await route(request)
+        return Response(status_code=status)
+
+    assert [client.get(f"/{status}").status_code for status in (200, 404, 404)] == [200, 404, 404]
+    assert remaining(route) == 98
+
+
 def test_a_denied_request_is_not_settled(app: FastAPI, client: TestClient) -> None:
     seen: list[Finished] = []
     wide, narrow = settling(seen.append), settling(seen.append, "1/hour")

@@ -156,6 +156,27 @@ def test_a_cost_after_that_raises_does_not_touch_the_response_or_other_limits(
     assert [one.peek("127.0.0.1").remaining for one in limiters] == [6, 3, 5, 7]
 
 
+def test_a_decorator_that_counts_twice_for_a_request_settles_each_once() -> None:
+    limiter = limiter_of()
+    app = app_of(limiter)
+    shared = limiter.limit("20/minute", cost_after=lambda finished: 0 if finished.failed else None)
+    helper = shared(lambda: "ok")
+
+    @app.get("/<int:status>")
+    @shared
+    def view(status: int) -> tuple[str, int]:
+        return helper(), status
+
+    for status in (200, 200, 404, 404):
+        get(app, f"/{status}")
+    (limited,) = (
+        limiter
+        for policy in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for limiter in policy.limiters().values()
+    )
+    assert limited.peek("127.0.0.1").remaining == 16
+
+
 def test_an_async_cost_after_is_refused() -> None:
     async def cost(finished: Any) -> float:
         return 1

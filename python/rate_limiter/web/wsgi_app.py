@@ -101,7 +101,8 @@ def settle_later(environ: dict[str, Any], policy: Policy) -> None:
     settlement = environ.get(SETTLEMENT)
     if settlement is None:
         settlement = environ[SETTLEMENT] = Settlement(environ)
-    settlement.policies.append(policy)
+    if policy not in settlement.policies:  # it settles all its verdicts at once
+        settlement.policies.append(policy)
 
 
 def settle_failed(environ: dict[str, Any], error: BaseException) -> None:
