@@ -236,7 +236,8 @@ typedef struct record_object {
 } record_object;
 
 /* Return the record of a request, made if there is none, or only that of an earlier request with the
- * same dict: a new reference, or NULL with an exception set. */
+ * same dict: a new reference, or NULL with an exception set. Once a websocket is accepted, each call
+ * makes a record of its own. */
 record_object *record_of_request(const request *request);
 
 /* Add a verdict. 0, or -1 with an exception set. */

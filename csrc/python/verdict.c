@@ -249,15 +249,28 @@ static int record_publish(const request *request, record_object *record)
     return status;
 }
 
+/* 1, 0, or -1 with an exception set. */
+static int is_websocket(const request *request)
+{
+    PyObject *type = request->kind == REQUEST_ASGI ? request_get(request, NAME_TYPE) : NULL;
+    bool is_one = type != NULL && core_is_name(request->state, type, NAME_WEBSOCKET);
+    Py_XDECREF(type);
+    return type == NULL && PyErr_Occurred() ? -1 : is_one;
+}
+
 record_object *record_of_request(const request *request)
 {
     core_state *state = (core_state *)(uintptr_t)request->state;
     PyObject *found = request_get(request, NAME_RATE_LIMITER);
-    if (found != NULL && Py_TYPE(found) == state->record_type && !record_of(found)->is_answered) {
+    bool is_record = found != NULL && Py_TYPE(found) == state->record_type;
+    bool is_answered = is_record && record_of(found)->is_answered;
+    if (is_record && !is_answered) {
         return record_of(found);
     }
     Py_XDECREF(found);
-    if (PyErr_Occurred()) {
+    /* The messages of an open websocket count one by one: a denied one takes nothing back. */
+    int is_message = PyErr_Occurred() ? -1 : is_answered ? is_websocket(request) : 0;
+    if (is_message < 0) {
         return NULL;
     }
     record_object *record = record_new(state);
@@ -265,6 +278,8 @@ record_object *record_of_request(const request *request)
         PyDict_SetItem(request->scope, state->names[NAME_RATE_LIMITER], (PyObject *)record) < 0 ||
         (request->kind == REQUEST_ASGI && record_publish(request, record) < 0)) {
         Py_CLEAR(record);
+    } else {
+        record->is_answered = is_message != 0;
     }
     return record;
 }

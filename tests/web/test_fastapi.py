@@ -3,7 +3,14 @@
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
+from fastapi import (
+    APIRouter,
+    Depends,
+    FastAPI,
+    Request,
+    WebSocket,
+    WebSocketException,
+)
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
@@ -326,3 +333,27 @@ def test_one_that_is_turned_off_lets_everything_pass(app: FastAPI, client: TestC
 def test_whether_it_is_enabled_must_be_said_plainly() -> None:
     with pytest.raises(TypeError, match="enabled must be True or False, got 0"):
         limit(enabled=0)
+
+
+def test_a_denied_message_of_a_websocket_gives_no_tokens_back(
+    app: FastAPI, client: TestClient
+) -> None:
+    handshakes, messages = limit("9/hour"), limit("3/hour")
+
+    @app.websocket("/", dependencies=[Depends(handshakes)])
+    async def view(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for _ in websocket.iter_text():
+            try:
+                await messages(websocket)
+                await websocket.send_text("sent")
+            except (RateLimitExceeded, WebSocketException):
+                await websocket.send_text("wait")
+
+    with client.websocket_connect("/") as websocket:
+        answers = []
+        for _ in range(8):
+            websocket.send_text("hello")
+            answers.append(websocket.receive_text())
+    assert answers == ["sent"] * 3 + ["wait"] * 5
+    assert handshakes.limiter.peek("testclient").remaining == 8
