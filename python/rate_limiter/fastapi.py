@@ -23,7 +23,7 @@ from fastapi.dependencies.models import Dependant
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import AsgiRecorder, Decision, ManualClock, Verdict
+from rate_limiter._core import AsgiRecorder, Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
@@ -263,8 +263,9 @@ class RateLimit:
             self._checks.look(scope, verdict.key, calls_key=self._policy.calls_key)
         if verdict.is_denial:
             raise _denied(connection, verdict)
-        if settling is not None and self._policy not in settling.policies:
-            settling.policies.append(self._policy)
+        record = record_of(scope)
+        if settling is not None and record is not None:
+            settling.taken[self._policy, record] = None
         return verdict.decision
 
     def _settling(self, scope: Scope) -> "_Settling":
@@ -325,7 +326,8 @@ class _Settling:
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        self.policies: list[Policy] = []
+        # Each pair once, in order; a websocket has a record for each message.
+        self.taken: dict[tuple[Policy, RateLimitRecord], None] = {}
 
 
 class SettlingMiddleware:
@@ -347,17 +349,14 @@ class SettlingMiddleware:
             return
         settling = scope[_SETTLING] = _Settling(Watch(scope, receive, send))
         try:
-            await settling.watch.run(self.app, functools.partial(_settle, scope, settling))
+            await settling.watch.run(self.app, functools.partial(_settle, settling))
         finally:  # break the reference cycle
             del scope[_SETTLING]
 
 
-async def _settle(scope: Scope, settling: _Settling, finished: Finished) -> None:
-    record = record_of(scope)
-    for policy in settling.policies:
-        verdicts = (
-            [] if record is None else [one for one in record.verdicts if one.policy is policy]
-        )
+async def _settle(settling: _Settling, finished: Finished) -> None:
+    for policy, record in settling.taken:
+        verdicts = [one for one in record.verdicts if one.policy is policy]
         with errors_logged():
             await settle(verdicts, finished)
 

@@ -105,6 +105,24 @@ def test_a_limit_that_counts_twice_for_a_request_settles_each_once(
     assert remaining(route) == 98
 
 
+def test_the_limit_of_a_handshake_is_settled_after_limits_of_messages(
+    app: FastAPI, client: TestClient
+) -> None:
+    handshake, message = settling(lambda finished: 7), limit("9/hour")
+
+    @app.websocket("/", dependencies=[Depends(handshake)])
+    async def view(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await message(websocket)
+            await websocket.send_text(text)
+
+    with client.websocket_connect("/") as websocket:
+        websocket.send_text("hello")
+        assert websocket.receive_text() == "hello"
+    assert (remaining(handshake), remaining(message)) == (93, 8)
+
+
 def test_a_denied_request_is_not_settled(app: FastAPI, client: TestClient) -> None:
     seen: list[Finished] = []
     wide, narrow = settling(seen.append), settling(seen.append, "1/hour")
