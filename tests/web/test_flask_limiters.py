@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from rate_limiter import RateLimitExceeded
 from rate_limiter.flask import FlaskRateLimiter
 from support.flask_app import app_of, get, limiter_of, statuses
 from support.redis_servers import RedisServer
@@ -47,6 +48,21 @@ def test_what_one_limiter_denies_takes_nothing_from_another(is_first: bool) -> N
     assert statuses(app, "/", 5, headers={"X-User": "a"}) == [200, 429, 429, 429, 429]
     codes = [get(app, headers={"X-User": str(n)}).status_code for n in range(9)]
     assert codes == [200] * 8 + [429]
+
+
+def test_a_request_that_counts_several_times_keeps_what_ran() -> None:
+    limiter = limiter_of()
+    app = app_of(limiter)
+    item = limiter.limit("3/hour")(lambda: "done")
+
+    def done() -> str:
+        try:
+            return str(item())
+        except RateLimitExceeded:
+            return "denied"
+
+    app.get("/")(lambda: [done() for _ in range(8)])
+    assert get(app, "/").json == ["done"] * 3 + ["denied"] * 5
 
 
 def test_decorators_replace_the_default_limits_of_their_own_limiter() -> None:

@@ -83,6 +83,9 @@ def record_of(request: Any) -> RateLimitRecord | None:
 async def give_back(request: Any, denial: Verdict | None = None) -> None:
     """Refund what the limits of a request took, since it does not pass.
 
+    What the rule that denies took before stays taken: it let earlier work of the request run, such
+    as other items of a batch.
+
     Args:
         request: the ASGI scope or the WSGI environ.
         denial: the verdict that stays in the record.
@@ -93,7 +96,8 @@ async def give_back(request: Any, denial: Verdict | None = None) -> None:
     taken = record.verdicts
     record._keep(denial)
     for verdict in taken:
-        if verdict.allowed:
+        ran = denial is not None and verdict.active is denial.active
+        if verdict.allowed and not ran:
             with errors_logged():
                 await change_cost(verdict, 0)
 
