@@ -342,18 +342,27 @@ class Policy(_core.Policy):
         """
         try:
             verdict = self._check(request, request if subject is None else subject)
-        except Exception:
-            await give_back(request)
+        except Exception as error:
+            await self._give_back_after(error, request)
             raise
         return await self._concluded(request, verdict)
+
+    async def _give_back_after(self, error: BaseException, request: Any) -> None:
+        """Give tokens back, unless the framework answers the error, such as with a 401.
+
+        Otherwise a client could have endless answers by sending what a key function refuses.
+        """
+        is_answered = isinstance(error, Exception) and self._identities.framework.answers(error)
+        if not is_answered:
+            await give_back(request)
 
     async def _concluded(self, request: Any, outcome: Any) -> Verdict | None:
         """Await a check, and give tokens back where the request does not pass."""
         if isinstance(outcome, Check):
             try:
                 outcome = await self.finish(outcome)
-            except BaseException:
-                await give_back(request)
+            except BaseException as error:
+                await self._give_back_after(error, request)
                 raise
         verdict: Verdict | None = outcome
         if verdict is not None and verdict.is_denial:
@@ -368,8 +377,8 @@ class Policy(_core.Policy):
         """
         try:
             outcome = self._check(request, request)
-        except Exception:
-            run_now(give_back(request))
+        except Exception as error:
+            run_now(self._give_back_after(error, request))
             raise
         if isinstance(outcome, Verdict) and not outcome.is_denial:
             return outcome

@@ -96,7 +96,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             With `policy` and without `trusted_proxies`, the first element of ``X-Forwarded-For``
             is the client.
         jwt: a Jwt that verifies tokens, for ``jwt:`` in `key`, `tier`, `bypass` or a rule.
-        exempt_paths: paths that are not limited, compared with ``scope["path"]``.
+        exempt_paths: paths that are not limited, compared with the path behind ``root_path``.
         headers: ``"x-ratelimit"``, ``"ietf"``, ``"both"``, ``"off"`` or a HeaderStyle. A response
             with its own ``X-RateLimit-Limit`` keeps its ``X-RateLimit-*`` headers.
         reset, retry_jitter_s: see HeaderStyle.
