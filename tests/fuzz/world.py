@@ -39,6 +39,7 @@ PARAMETERS = {
     ),
 }
 NOT_CALLED = {"__new__", "__doc__", "__module__", "__weaklistoffset__", "__getattribute__"}
+NOT_CALLED |= {"__annotations__"}  # of the type, not of its objects
 
 
 class Gate(_core.AsgiMiddleware):
