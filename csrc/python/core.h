@@ -92,6 +92,9 @@ PyObject *decisions_new(core_state *state, const rl_decision *tightest, const rl
  * when the object is no Decision. */
 const rl_decision *decision_value(core_state *state, PyObject *decision);
 
+/* Return true if two decisions have the same fields. */
+bool decision_equals(const rl_decision *a, const rl_decision *b);
+
 /* Restore a pickled Decision: see decision_reduce. */
 PyObject *decision_restore(PyObject *module, PyObject *args);
 

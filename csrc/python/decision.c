@@ -221,6 +221,13 @@ static int decision_bool(PyObject *self)
     return value_of(self)->allowed;
 }
 
+bool decision_equals(const rl_decision *a, const rl_decision *b)
+{
+    return a->allowed == b->allowed && a->limit == b->limit && a->remaining == b->remaining &&
+           a->retry_after_ns == b->retry_after_ns && a->reset_after_ns == b->reset_after_ns &&
+           a->store_unavailable == b->store_unavailable;
+}
+
 static PyObject *decision_compare(PyObject *a, PyObject *b, int op)
 {
     if ((op != Py_EQ && op != Py_NE) || Py_TYPE(a) != Py_TYPE(b)) {
@@ -228,10 +235,7 @@ static PyObject *decision_compare(PyObject *a, PyObject *b, int op)
     }
     const rl_decision *x = value_of(a);
     const rl_decision *y = value_of(b);
-    bool equal = x->allowed == y->allowed && x->limit == y->limit && x->remaining == y->remaining &&
-                 x->retry_after_ns == y->retry_after_ns && x->reset_after_ns == y->reset_after_ns &&
-                 x->store_unavailable == y->store_unavailable;
-    return PyBool_FromLong(equal == (op == Py_EQ));
+    return PyBool_FromLong(decision_equals(x, y) == (op == Py_EQ));
 }
 
 static Py_hash_t decision_hash(PyObject *self)

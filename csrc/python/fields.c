@@ -174,18 +174,11 @@ static int states_read(core_state *state, PyObject *given, states *out)
     return status;
 }
 
-static bool is_same_decision(const rl_decision *a, const rl_decision *b)
-{
-    return a->allowed == b->allowed && a->limit == b->limit && a->remaining == b->remaining &&
-           a->retry_after_ns == b->retry_after_ns && a->reset_after_ns == b->reset_after_ns &&
-           a->store_unavailable == b->store_unavailable;
-}
-
 /* Length of the window that a decision is of; 0: of a bucket, or unknown. */
 static int64_t window_of(const states *states, const rl_decision *decision)
 {
     for (size_t i = 0; i < states->n; i++) {
-        if (is_same_decision(&states->limits[i].decision, decision)) {
+        if (decision_equals(&states->limits[i].decision, decision)) {
             return states->limits[i].window_s;
         }
     }

@@ -51,7 +51,7 @@ bool verdict_is_denial(const verdict_object *verdict)
     return !verdict->decision.allowed && !is_shadow;
 }
 
-/* A shadow rule that would have denied is not shown to anybody. */
+/* A shadow rule that would have denied is not shown. */
 static bool verdict_is_hidden(const verdict_object *verdict)
 {
     return !verdict->decision.allowed && !verdict_is_denial(verdict);
@@ -308,17 +308,10 @@ static const verdict_object *record_tightest(const record_object *self, bool wit
     return tightest;
 }
 
-static bool is_same_decision(const rl_decision *a, const rl_decision *b)
-{
-    return a->allowed == b->allowed && a->limit == b->limit && a->remaining == b->remaining &&
-           a->retry_after_ns == b->retry_after_ns && a->reset_after_ns == b->reset_after_ns &&
-           a->store_unavailable == b->store_unavailable;
-}
-
 static int64_t verdict_window_s(const verdict_object *verdict)
 {
     for (Py_ssize_t i = 0; i < Py_SIZE(verdict); i++) {
-        if (is_same_decision(&verdict->each[i], &verdict->decision)) {
+        if (decision_equals(&verdict->each[i], &verdict->decision)) {
             return verdict->rule->limits[i].window_s;
         }
     }
@@ -544,16 +537,6 @@ static PyObject *record_get_rule(PyObject *self, void *Py_UNUSED(closure))
     return name;
 }
 
-static PyObject *record_get_settles(PyObject *self, void *Py_UNUSED(closure))
-{
-    const record_object *record = record_of(self);
-    bool settles = false;
-    for (size_t i = 0; i < record->n; i++) {
-        settles = settles || verdict_settles(record->items[i]);
-    }
-    return PyBool_FromLong(settles);
-}
-
 static PyObject *record_repr(PyObject *self)
 {
     PyObject *rule = record_get_rule(self, NULL);
@@ -666,8 +649,6 @@ static PyGetSetDef record_getset[] = {
     {"key", record_get_key, NULL, PyDoc_STR("The key that the request counts for."), NULL},
     {"rule", record_get_rule, NULL, PyDoc_STR("The name of the rule of the tightest limit (str)."),
      NULL},
-    {"_settles", record_get_settles, NULL,
-     PyDoc_STR("Whether any cost can change after the response (bool)."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

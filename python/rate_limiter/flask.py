@@ -388,9 +388,7 @@ class _Limit:
 
     def policy(self, state: State) -> Policy:
         """Return the Policy under the settings of an application."""
-        settings = [
-            state.settings[name] for name in ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "HEADERS")
-        ]
+        settings = [state.settings[name] for name in _OF_LIMITS]
         for known, policy in self._made:
             if known == settings:
                 return policy

@@ -39,8 +39,6 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 FORWARDING_HEADERS = ("x-forwarded-for", "forwarded")
-UNKNOWN = "unknown"
-"""The key of a request whose peer has no address, as behind a unix socket."""
 
 _WITHOUT_PROXIES = ProxyWalk()
 _as_address = lru_cache(maxsize=4096)(ip_address)
@@ -156,11 +154,6 @@ def example_of(proxies: object) -> str:
     """Return a network for a message: what was given, where that is one."""
     is_network = isinstance(proxies, str) and parse_address(proxies.partition("/")[0])
     return str(proxies) if is_network or proxies == "unix" else "10.0.0.0/8"
-
-
-def is_in(address: Address, networks: Iterable[Network]) -> bool:
-    """Return True if an address is in one of some networks."""
-    return any(address.version == one.version and address in one for one in networks)
 
 
 def parse_network(text: object) -> Network:
