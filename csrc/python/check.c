@@ -435,7 +435,7 @@ static int add_verdict(check *check, verdict_object *verdict)
     return record_add(check->record, verdict);
 }
 
-/* Tell the policy about a request that a shadow rule would have denied. */
+/* Report a request that a shadow rule would have denied to the policy. */
 static int count_shadow(const check *check, const policy_rule *rule)
 {
     PyObject *owner = Py_XNewRef(check->version->owner);
@@ -498,7 +498,7 @@ static PyObject *check_place(check *check)
     return Py_BuildValue("(sO)", PARTS[check->phase], rule != NULL ? rule->active : Py_None);
 }
 
-/* Tell the policy what raised, for its log. The exception stays set. */
+/* Report what raised to the policy, for its log. The exception stays set. */
 static void check_report(check *check)
 {
     PyObject *type, *error, *traceback;

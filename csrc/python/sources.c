@@ -187,7 +187,7 @@ static source_status read_network(const source *source, const walk_object *walk,
     return found(Py_NewRef(Py_True), out);
 }
 
-/* Compare in a time that tells nothing about the secret but its length. */
+/* Compare in a time that depends only on the length of the secret. */
 static bool is_secret(rl_text value, PyObject *secret)
 {
     volatile unsigned char differs = 0;

@@ -12,7 +12,7 @@ typedef struct start_object {
     core_state *state;        /* borrowed from the type */
     PyObject *start_response; /* strong */
     record_object *record;    /* strong */
-    bool adds;                /* nobody else adds the fields */
+    bool adds;                /* no other StartResponse adds the fields */
 } start_object;
 
 static int add_missing(const core_state *state, PyObject *headers, const rendered *rendered)

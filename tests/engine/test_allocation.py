@@ -152,7 +152,7 @@ wsgi_policy = policy_of(Identities(framework=WsgiFramework()), blocking=True)
 
 def scope_of(path):
     return {
-        "type": "http", "method": "get", "path": path, "root_path": "/root", "headers": HEADERS,
+        "type": "http", "method": "get", "path": path, "root_path": "/base", "headers": HEADERS,
         "client": ("10.0.0.1", 5),
     }
 
@@ -191,8 +191,8 @@ calls = {
     "clock": lambda: repr(ManualClock(5)),
     "client_key": lambda: client_key("2001:db8::1"),
     "gate": lambda: gate(dict(SCOPE), None, send),
-    "rules": lambda: gate(scope_of("/root/items/7"), None, send),
-    "odd path": lambda: gate(scope_of("/root//items/../items/7/"), None, send),
+    "rules": lambda: gate(scope_of("/base/items/7"), None, send),
+    "odd path": lambda: gate(scope_of("/base//items/../items/7/"), None, send),
     "wsgi": wsgi,
 }
 for name, call in calls.items():

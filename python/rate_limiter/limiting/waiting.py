@@ -14,15 +14,15 @@ These hold at each step, in whatever thread and event loop the callers are:
 
 1. Only the first in a line takes tokens. One whose time is up may do so as well, if there are
    enough for all that are ahead.
-2. Whoever leaves a line wakes the first. So do `refund`, `reset` and `with_limits`. A wake between
-   two steps is not lost: the next sleep ends at once.
+2. A caller that leaves a line wakes the first. So do `refund`, `reset` and `with_limits`. A wake
+   between two steps is not lost: the next sleep ends at once.
 3. A caller leaves in a `finally`, twice and in two frames: an exception that a signal handler
    raises in one of them does not stop the other.
-4. A caller that cannot run, because its event loop is closed or stopped, keeps nobody from being
+4. A caller that cannot run, because its event loop is closed or stopped, keeps no other from being
    first: joining, leaving, waking and looking at the line remove it. If it runs again, it joins
    at the end.
 5. No sleep is longer than `LONGEST_SLEEP_S`, and then the caller looks again. So neither a lost
-   wake nor a reset by another process makes anyone wait for ever.
+   wake nor a reset by another process makes a caller wait without end.
 6. A forked child has empty lines and a new lock. A thread that forks while it waits joins again.
 7. A signal handler may do anything with a limiter: the lock is re-entrant, and each change of a
    line is a single operation of a deque or a dict, between which the line is consistent. A request

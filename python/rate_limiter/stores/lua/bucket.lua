@@ -4,7 +4,7 @@
 --
 -- bounded  whether each key belongs to one limit. Then a bucket that lacks more than twice its
 --          capacity was written while this server's clock was wrong: what it lacks is clamped, and
---          written anew by the next script that may write. Otherwise another limit may have written
+--          written again by the next script that may write. Otherwise another limit may have written
 --          it, with a larger capacity.
 --
 -- A bucket is one string: the time at which it is full again, in microseconds of this server's
