@@ -7,12 +7,13 @@
 /* ---- a map from (node, kind, numbers or text) to a number -------------------------------- */
 
 typedef enum edge_kind {
-    EDGE_FREE,   /* an empty place of the map */
-    EDGE_WORD,   /* from a node, by a segment, to a node */
-    EDGE_KEY,    /* by a key of clients to the two roots of their trees */
-    EDGE_METHOD, /* by a name to its number */
-    EDGE_END,    /* from a node where a path ends, by method and tier, to a rule */
-    EDGE_REST,   /* the same where a path ends or goes on */
+    EDGE_FREE,    /* an empty place of the map */
+    EDGE_WORD,    /* from a node, by a segment, to a node */
+    EDGE_KEY,     /* by a key of clients to the two roots of their trees */
+    EDGE_NETWORK, /* the same by a network, see network_label */
+    EDGE_METHOD,  /* by a name to its number */
+    EDGE_END,     /* from a node where a path ends, by method and tier, to a rule */
+    EDGE_REST,    /* the same where a path ends or goes on */
 } edge_kind;
 
 typedef struct edge {
@@ -32,6 +33,8 @@ typedef struct node {
     bool has_rest;
 } node;
 
+#define PREFIXES 129 /* lengths of networks, 0 to 128 bits */
+
 /* Nodes 0 and 1 are the roots for any key. */
 struct rl_routes {
     edge *edges; /* owned; a power of two of places, at most half of them used */
@@ -41,9 +44,11 @@ struct rl_routes {
     size_t n_nodes;
     size_t nodes_room;
     uint32_t n_methods;
-    uint32_t get;          /* the number of "GET"; 0: no rule names it */
-    size_t depth;          /* segments of the longest pattern */
-    bool has_odd_patterns; /* some pattern is not the same in all readings */
+    uint32_t get;               /* the number of "GET"; 0: no rule names it */
+    size_t depth;               /* segments of the longest pattern */
+    bool has_odd_patterns;      /* some pattern is not the same in all readings */
+    uint8_t prefixes[PREFIXES]; /* the different lengths of networks, the longest first */
+    size_t n_prefixes;
 };
 
 /* FNV-1a. The labels come from the configuration: a client cannot add any. */
@@ -330,21 +335,76 @@ static rl_route_status add_pattern(rl_routes *routes, uint32_t root, const patte
     return found->value == rule ? RL_ROUTE_OK : RL_ROUTE_ETAKEN;
 }
 
-/* The roots for a key: the first for paths without extra slashes, the next for exact ones. */
-static uint32_t add_roots(rl_routes *routes, const rl_text *key)
+/* ---- networks ---------------------------------------------------------------------------- */
+
+/* 16 bytes of the address, of which only the prefix counts, and the length of the prefix. */
+#define NETWORK_LABEL 17
+
+/* Bits of a network that contains all IPv4 addresses, which are v4-mapped. A shorter network
+ * contains none: see rl_network_contains. */
+#define V4_BITS 96
+
+/* Write the label of a network; false: the address is in no network of this length. */
+static bool network_label(const rl_address *address, unsigned prefix, char out[NETWORK_LABEL])
 {
-    if (key == NULL) {
-        return 0;
+    if (address->is_v4 && prefix < V4_BITS) {
+        return false;
     }
-    const edge wanted = {.kind = EDGE_KEY};
-    uint32_t roots = routes_follow(routes, wanted, *key);
+    memset(out, 0, NETWORK_LABEL);
+    memcpy(out, address->bytes, prefix / 8);
+    if (prefix % 8 != 0) {
+        out[prefix / 8] = (char)(address->bytes[prefix / 8] & (0xff00u >> (prefix % 8)));
+    }
+    out[NETWORK_LABEL - 1] = (char)prefix;
+    return true;
+}
+
+/* Keep the lengths in order, the longest first, each once. */
+static void add_prefix(rl_routes *routes, unsigned prefix)
+{
+    size_t at = 0;
+    while (at < routes->n_prefixes && routes->prefixes[at] > prefix) {
+        at++;
+    }
+    if (at < routes->n_prefixes && routes->prefixes[at] == prefix) {
+        return;
+    }
+    memmove(&routes->prefixes[at + 1], &routes->prefixes[at], routes->n_prefixes - at);
+    routes->prefixes[at] = (uint8_t)prefix;
+    routes->n_prefixes++;
+}
+
+bool rl_routes_use_networks(const rl_routes *routes)
+{
+    return routes->n_prefixes > 0;
+}
+
+/* ---- adding a rule ----------------------------------------------------------------------- */
+
+static uint32_t add_roots_of(rl_routes *routes, edge_kind kind, rl_text label)
+{
+    const edge wanted = {.kind = kind};
+    uint32_t roots = routes_follow(routes, wanted, label);
     if (roots == RL_ROUTE_NONE) {
         roots = add_nodes(routes, 2);
-        if (roots != RL_ROUTE_NONE && add_edge(routes, wanted, *key, roots) == NULL) {
+        if (roots != RL_ROUTE_NONE && add_edge(routes, wanted, label, roots) == NULL) {
             return RL_ROUTE_NONE;
         }
     }
     return roots;
+}
+
+/* The roots for a client: the first for paths without extra slashes, the next for exact ones. */
+static uint32_t add_roots(rl_routes *routes, const rl_route *route)
+{
+    if (route->network != NULL) {
+        char label[NETWORK_LABEL];
+        const rl_network *network = route->network;
+        network_label(&network->base, network->prefix, label);
+        add_prefix(routes, network->prefix);
+        return add_roots_of(routes, EDGE_NETWORK, (rl_text){label, sizeof label});
+    }
+    return route->key != NULL ? add_roots_of(routes, EDGE_KEY, *route->key) : 0;
 }
 
 /* Return true if all readings of a path are the same, as for "/" and the empty path. */
@@ -370,7 +430,7 @@ static bool is_plain(rl_text path)
 rl_route_status rl_routes_add(rl_routes *routes, const rl_route *route, uint32_t rule,
                               uint32_t *other)
 {
-    uint32_t roots = add_roots(routes, route->key);
+    uint32_t roots = add_roots(routes, route);
     if (roots == RL_ROUTE_NONE) {
         return RL_ROUTE_ENOMEM;
     }
@@ -506,6 +566,8 @@ typedef struct search {
     size_t n_tiers;
     uint32_t methods[3]; /* from the most specific to 0, any */
     size_t n_methods;
+    uint32_t roots[PREFIXES + 2]; /* of a key, of networks, of any */
+    size_t n_roots;
 } search;
 
 static void find_methods(search *search, rl_text method)
@@ -538,8 +600,8 @@ static uint32_t search_pick(const search *search, edge_kind kind, uint32_t node)
     return RL_ROUTE_NONE;
 }
 
-/* A node is visited once at most, so a search takes at most as many steps as there are
- * matching nodes, and is never deeper than the deepest pattern. */
+/* A node is visited once at most, so a search of a tree takes at most as many steps as there
+ * are matching nodes, and is never deeper than the deepest pattern. */
 static uint32_t search_descend(const search *search, uint32_t node_index, reading *reading,
                                size_t at)
 {
@@ -565,18 +627,37 @@ static uint32_t search_descend(const search *search, uint32_t node_index, readin
     return rule;
 }
 
-static uint32_t find_rule(const search *search, const rl_text *key, reading *reading)
+/* Find all roots of the trees for a client, the most specific first. */
+static void find_roots(search *search, const rl_request_line *request)
+{
+    const rl_routes *routes = search->routes;
+    uint32_t roots = RL_ROUTE_NONE;
+    if (request->key != NULL) {
+        roots = routes_follow(routes, (edge){.kind = EDGE_KEY}, *request->key);
+        search->n_roots += roots != RL_ROUTE_NONE;
+        search->roots[0] = roots;
+    }
+    for (size_t i = 0; request->address != NULL && i < routes->n_prefixes; i++) {
+        char label[NETWORK_LABEL];
+        if (!network_label(request->address, routes->prefixes[i], label)) {
+            break; /* all others are shorter */
+        }
+        roots = routes_follow(routes, (edge){.kind = EDGE_NETWORK}, (rl_text){label, sizeof label});
+        if (roots != RL_ROUTE_NONE) {
+            search->roots[search->n_roots++] = roots;
+        }
+    }
+    search->roots[search->n_roots++] = 0;
+}
+
+static uint32_t find_rule(const search *search, reading *reading)
 {
     uint32_t is_exact = reading->is_exact ? 1 : 0;
     uint32_t rule = RL_ROUTE_NONE;
-    if (key != NULL) {
-        const edge wanted = {.kind = EDGE_KEY};
-        uint32_t roots = routes_follow(search->routes, wanted, *key);
-        if (roots != RL_ROUTE_NONE) {
-            rule = search_descend(search, roots + is_exact, reading, 0);
-        }
+    for (size_t i = 0; rule == RL_ROUTE_NONE && i < search->n_roots; i++) {
+        rule = search_descend(search, search->roots[i] + is_exact, reading, 0);
     }
-    return rule != RL_ROUTE_NONE ? rule : search_descend(search, is_exact, reading, 0);
+    return rule;
 }
 
 static size_t add_rule(uint32_t rules[], size_t n, uint32_t rule)
@@ -593,18 +674,23 @@ static size_t add_rule(uint32_t rules[], size_t n, uint32_t rule)
 size_t rl_routes_find(const rl_routes *routes, const rl_request_line *request,
                       uint32_t rules[RL_ROUTE_READINGS])
 {
-    search search = {.routes = routes, .tiers = request->tiers, .n_tiers = request->n_tiers};
+    search search;
+    search.routes = routes;
+    search.tiers = request->tiers;
+    search.n_tiers = request->n_tiers;
+    search.n_methods = search.n_roots = 0;
     find_methods(&search, request->method);
+    find_roots(&search, request);
     size_t most = routes->depth + 1;
     reading reading;
     read_tidy(request->path, most, &reading);
-    size_t n = add_rule(rules, 0, find_rule(&search, request->key, &reading));
+    size_t n = add_rule(rules, 0, find_rule(&search, &reading));
     if (!routes->has_odd_patterns && !reading.was_nothing && is_plain(request->path)) {
         return n;
     }
     if (read_resolved(request->path, most, &reading)) {
-        n = add_rule(rules, n, find_rule(&search, request->key, &reading));
+        n = add_rule(rules, n, find_rule(&search, &reading));
     }
     read_exact(request->path, most, request->routes_like_werkzeug, &reading);
-    return add_rule(rules, n, find_rule(&search, request->key, &reading));
+    return add_rule(rules, n, find_rule(&search, &reading));
 }

@@ -2,15 +2,20 @@
  *
  * A rule may name a client's key, a path, a method and a tier. The most specific wins:
  *
- *     1. one for this key, before one for any
+ *     1. one for this key, before one for a network of the client's address (the longest first),
+ *        before one for any
  *     2. one for this path, segment by segment from the left: a word, before {one segment},
  *        before ** (any number of them)
  *     3. one for this method, before one for any
  *     4. one for this tier, the highest first, before one for any
  *
- * So rules are in trees of path segments, two for each key that is named and two for all
- * others. A look-up takes as many steps as the path has segments, at most as many as the
- * deepest pattern has, for any number of rules.
+ * A network is compared with the client's address, whatever its key is, so a client that
+ * changes its key stays in its network.
+ *
+ * So rules are in trees of path segments, two for each key or network that is named and two
+ * for all others. A look-up in a tree takes as many steps as the path has segments, at most as
+ * many as the deepest pattern has, for any number of rules. The trees of the networks of an
+ * address are found with one look-up for each length of a network that the rules name.
  *
  * A path is read in three ways, which differ only for unusual ones:
  *
@@ -46,10 +51,11 @@ typedef struct rl_routes rl_routes;
 
 /* One combination of conditions of a rule. */
 typedef struct rl_route {
-    rl_text pattern;    /* such as "/items/{id}" or "/static/{rest:path}" */
-    rl_text method;     /* in upper case; len 0: any */
-    int tier;           /* a number of the caller's; -1: any */
-    const rl_text *key; /* of the client; NULL: any */
+    rl_text pattern;           /* such as "/items/{id}" or "/static/{rest:path}" */
+    rl_text method;            /* in upper case; len 0: any */
+    int tier;                  /* a number of the caller's; -1: any */
+    const rl_text *key;        /* of the client; NULL: any */
+    const rl_network *network; /* of the client, instead of a key; NULL: any */
 } rl_route;
 
 typedef struct rl_request_line {
@@ -58,6 +64,7 @@ typedef struct rl_request_line {
     const int *tiers; /* those of the client, the highest first */
     size_t n_tiers;
     const rl_text *key;        /* NULL: the client has none */
+    const rl_address *address; /* NULL: the client has none */
     bool routes_like_werkzeug; /* else like Starlette, to which "**" may be empty */
 } rl_request_line;
 
@@ -78,6 +85,9 @@ typedef enum rl_route_status {
 /* Add a rule. After an error the routes can only be freed. */
 rl_route_status rl_routes_add(rl_routes *routes, const rl_route *route, uint32_t rule,
                               uint32_t *other);
+
+/* Return true if a rule names a network: rl_routes_find then needs the client's address. */
+bool rl_routes_use_networks(const rl_routes *routes);
 
 /* Find the different rules of all readings of a request, RL_ROUTE_NONE for a reading without
  * one. Return how many, 1 to RL_ROUTE_READINGS. */

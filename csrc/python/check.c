@@ -250,9 +250,24 @@ static int as_text(PyObject *object, core_text *owner, rl_text *out)
     return 0;
 }
 
+/* Read the client's address where a rule names a network: *address is NULL where it has none. 0, or
+ * -1 with an exception set. */
+static int read_address(const check *check, rl_address *room, const rl_address **address)
+{
+    rl_client_source source = RL_CLIENT_NONE;
+    const request request = request_of(check);
+    if (rl_routes_use_networks(routes_value(check->version->routes)) &&
+        walk_request_address(check->version->walk, &request, &source, room) < 0) {
+        return -1;
+    }
+    *address = source != RL_CLIENT_NONE ? room : NULL;
+    return 0;
+}
+
 /* 0, or -1 with an exception set. */
 static int find_rules(check *check, PyObject *path, PyObject *method)
 {
+    rl_address room;
     core_text owners[3] = {{.owner = NULL}, {.owner = NULL}, {.owner = NULL}};
     rl_text key;
     rl_request_line line = {.tiers = check->tiers,
@@ -267,6 +282,9 @@ static int find_rules(check *check, PyObject *path, PyObject *method)
         line.key = &key;
     }
     if (status == 0) {
+        status = read_address(check, &room, &line.address);
+    }
+    if (status == 0) {
         const rl_routes *routes = routes_value(check->version->routes);
         check->n_rules = rl_routes_find(routes, &line, check->rules);
     }
@@ -274,6 +292,19 @@ static int find_rules(check *check, PyObject *path, PyObject *method)
         Py_XDECREF(owners[i].owner);
     }
     return status;
+}
+
+/* A path that can be read in several ways may have several rules: one that denies decides alone. */
+static void prefer_denial(check *check)
+{
+    for (size_t i = 0; i < check->n_rules; i++) {
+        uint32_t number = check->rules[i];
+        const policy_rule *rule = number != RL_ROUTE_NONE ? &check->version->rules[number] : NULL;
+        if (rule != NULL && rule->is_deny && !rule->is_shadow) {
+            check->rules[0] = number;
+            check->n_rules = 1;
+        }
+    }
 }
 
 static check_status run_find(check *check)
@@ -293,6 +324,7 @@ static check_status run_find(check *check)
     int status = method != NULL ? find_rules(check, path, method) : -1;
     Py_XDECREF(path);
     Py_XDECREF(method);
+    prefer_denial(check);
     return status < 0 ? CHECK_ERROR : CHECK_GO_ON;
 }
 
@@ -330,7 +362,9 @@ static check_status run_rule_key(check *check)
     if (rule == NULL) {
         return end_check(check);
     }
-    if (rule->key.n == 0) {
+    if (rule->is_deny && check->own_key == NULL) { /* calls none of the user's functions */
+        check->key = client_key(check);
+    } else if (rule->key.n == 0) {
         if (check->own_key == NULL && !read_own_key(check, &status)) {
             return status;
         }
@@ -412,6 +446,15 @@ static verdict_object *hit_remote(check *check, const policy_rule *rule, double 
     return verdict;
 }
 
+static verdict_object *hit_denied(const check *check, const policy_rule *rule)
+{
+    const rl_decision denied = {.retry_after_ns = RL_NEVER, .reset_after_ns = RL_NEVER};
+    if (rule->meter != NULL) {
+        rl_meter_record(rule->meter, false, 1, 0);
+    }
+    return verdict_new(check->version, rule, check->key, 0, &denied, &denied);
+}
+
 static verdict_object *hit_local(check *check, const policy_rule *rule, double cost)
 {
     bool allowed;
@@ -458,8 +501,9 @@ static check_status run_limits(check *check)
     if (check->cost != NULL && core_parse_cost(check->cost, &cost) < 0) {
         return CHECK_ERROR;
     }
-    verdict_object *verdict = rule->limiter != NULL ? hit_local(check, rule, cost)
-                                                    : hit_remote(check, rule, cost, &status);
+    verdict_object *verdict = rule->is_deny           ? hit_denied(check, rule)
+                              : rule->limiter != NULL ? hit_local(check, rule, cost)
+                                                      : hit_remote(check, rule, cost, &status);
     if (verdict == NULL) {
         return status == CHECK_AWAIT ? CHECK_AWAIT : CHECK_ERROR;
     }

@@ -75,26 +75,45 @@ static int decider_init(const core_state *state, PyObject *limiter, PyObject *hi
     return 0;
 }
 
-/* An (active, limiter, hit_each, key, cost, limits, is_exempt, is_shadow, settles). */
-static int rule_init(const core_state *state, PyObject *description, policy_rule *out)
+static int denier_init(core_state *state, PyObject *meter, policy_rule *out)
 {
-    PyObject *active, *limiter, *hit_each, *key, *cost, *limits;
-    int is_exempt, is_shadow, settles;
+    if (out->n_limits != 0) {
+        PyErr_SetString(PyExc_ValueError, "a rule that denies has no limits");
+        return -1;
+    }
+    if (meter == Py_None) {
+        return 0;
+    }
+    out->meter = meter_value(state, meter);
+    out->measured_by = out->meter != NULL ? Py_NewRef(meter) : NULL;
+    return out->meter != NULL ? 0 : -1;
+}
+
+/* An (active, limiter, hit_each, key, cost, limits, is_exempt, is_deny, is_shadow, settles, meter). */
+static int rule_init(core_state *state, PyObject *description, policy_rule *out)
+{
+    PyObject *active, *limiter, *hit_each, *key, *cost, *limits, *meter;
+    int is_exempt, is_deny, is_shadow, settles;
     if (!PyTuple_Check(description)) {
         PyErr_SetString(PyExc_TypeError, "a rule must be a tuple");
         return -1;
     }
-    if (!PyArg_ParseTuple(description, "OOOOOO!ppp:rule", &active, &limiter, &hit_each, &key, &cost,
-                          &PyTuple_Type, &limits, &is_exempt, &is_shadow, &settles)) {
+    if (!PyArg_ParseTuple(description, "OOOOOO!ppppO:rule", &active, &limiter, &hit_each, &key,
+                          &cost, &PyTuple_Type, &limits, &is_exempt, &is_deny, &is_shadow, &settles,
+                          &meter)) {
         return -1;
     }
     out->active = Py_NewRef(active);
     out->is_exempt = is_exempt != 0;
+    out->is_deny = is_deny != 0;
     out->is_shadow = is_shadow != 0;
     out->settles = settles != 0;
     out->cost = cost != Py_None ? Py_NewRef(cost) : NULL;
     if (limits_init(limits, out) < 0 || source_chain_read(key, &out->key) < 0) {
         return -1;
+    }
+    if (out->is_deny) {
+        return denier_init(state, meter, out);
     }
     return out->is_exempt ? 0 : decider_init(state, limiter, hit_each, out);
 }
@@ -107,6 +126,7 @@ static void rule_clear(policy_rule *rule)
     source_chain_clear(&rule->key);
     Py_CLEAR(rule->cost);
     Py_CLEAR(rule->names);
+    Py_CLEAR(rule->measured_by);
     PyMem_Free(rule->limits);
     rule->limits = NULL;
     rule->n_limits = 0;

@@ -62,14 +62,30 @@ typedef struct parts {
     PyObject *pattern;
     PyObject *method;
     PyObject *key;
+    PyObject *network;
     int tier;
     uint32_t rule;
 } parts;
+
+/* Read a network. 0, or -1 with an exception set. */
+static int read_network(PyObject *object, rl_network *out)
+{
+    PyObject *owner = NULL; /* strong */
+    rl_text text;
+    int status = read_utf8("network", object, &owner, &text);
+    if (status == 0 && !rl_network_parse(text, out)) {
+        PyErr_Format(PyExc_ValueError, "expected a network such as '10.0.0.0/8', got %R", object);
+        status = -1;
+    }
+    Py_XDECREF(owner);
+    return status;
+}
 
 static int add_parts(rl_routes *routes, const parts *parts)
 {
     PyObject *owners[3] = {NULL, NULL, NULL}; /* strong */
     rl_text key;
+    rl_network network;
     rl_route route = {.tier = parts->tier};
     uint32_t other = 0;
     int status = read_utf8("pattern", parts->pattern, &owners[0], &route.pattern);
@@ -79,6 +95,10 @@ static int add_parts(rl_routes *routes, const parts *parts)
     if (status == 0 && parts->key != Py_None) {
         status = read_utf8("key", parts->key, &owners[2], &key);
         route.key = &key;
+    }
+    if (status == 0 && parts->network != Py_None) {
+        status = read_network(parts->network, &network);
+        route.network = &network;
     }
     if (status == 0) {
         rl_route_status added = rl_routes_add(routes, &route, parts->rule, &other);
@@ -93,18 +113,22 @@ static int add_parts(rl_routes *routes, const parts *parts)
     return status;
 }
 
-/* A (pattern, method, tier, key, rule). */
+/* A (pattern, method, tier, key, rule), and a network where it has one. */
 static int add_route(rl_routes *routes, PyObject *given)
 {
-    parts parts;
+    parts parts = {.network = Py_None};
     long long rule;
     if (!PyTuple_Check(given)) {
         PyErr_Format(PyExc_TypeError, "a route must be a tuple, not %.200s",
                      Py_TYPE(given)->tp_name);
         return -1;
     }
-    if (!PyArg_ParseTuple(given, "OOiOL:RuleRoutes", &parts.pattern, &parts.method, &parts.tier,
-                          &parts.key, &rule)) {
+    if (!PyArg_ParseTuple(given, "OOiOL|O:RuleRoutes", &parts.pattern, &parts.method, &parts.tier,
+                          &parts.key, &rule, &parts.network)) {
+        return -1;
+    }
+    if (parts.key != Py_None && parts.network != Py_None) {
+        PyErr_SetString(PyExc_ValueError, "a route has a key or a network, not both");
         return -1;
     }
     if (parts.tier < -1 || rule < 0 || rule >= RL_ROUTE_NONE) {
@@ -229,14 +253,17 @@ static PyObject *tuple_of(const uint32_t *rules, size_t n)
 static PyObject *routes_find(PyObject *object, PyObject *args)
 {
     PyObject *path, *method, *given, *key;
-    PyObject *owners[3] = {NULL, NULL, NULL}; /* strong */
+    PyObject *address = Py_None;
+    PyObject *owners[4] = {NULL, NULL, NULL, NULL}; /* strong */
     int like_werkzeug;
     rl_request_line line = {.key = NULL};
-    rl_text own_key;
+    rl_text own_key, address_text;
+    rl_address own_address;
     tiers tiers;
     uint32_t rules[RL_ROUTE_READINGS];
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOp:find", &path, &method, &given, &key, &like_werkzeug)) {
+    if (!PyArg_ParseTuple(args, "OOOOp|O:find", &path, &method, &given, &key, &like_werkzeug,
+                          &address)) {
         return NULL;
     }
     int status = tiers_read(given, &tiers);
@@ -250,13 +277,18 @@ static PyObject *routes_find(PyObject *object, PyObject *args)
         status = read_utf8("key", key, &owners[2], &own_key);
         line.key = &own_key;
     }
+    if (status == 0 && address != Py_None) {
+        status = read_utf8("address", address, &owners[3], &address_text);
+        bool is_address = status == 0 && rl_address_parse(address_text, &own_address);
+        line.address = is_address ? &own_address : NULL;
+    }
     if (status == 0) {
         line.tiers = tiers.numbers;
         line.n_tiers = tiers.n;
         line.routes_like_werkzeug = like_werkzeug != 0;
         result = tuple_of(rules, rl_routes_find(routes_of(object)->routes, &line, rules));
     }
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         Py_XDECREF(owners[i]);
     }
     tiers_clear(&tiers);
@@ -266,13 +298,14 @@ static PyObject *routes_find(PyObject *object, PyObject *args)
 static PyMethodDef routes_methods[] = {
     {"find", routes_find, METH_VARARGS,
      PyDoc_STR(
-         "find($self, path, method, tiers, key, like_werkzeug, /)\n--\n\n"
+         "find($self, path, method, tiers, key, like_werkzeug, address=None, /)\n--\n\n"
          "Return the rules of a request: the different ones of all readings of its path, None\n"
          "for a reading without (a tuple). The first is that of the path without extra\n"
          "slashes.\n\n"
          "path: str. method: in capital letters (str). tiers: those of the client, the\n"
          "highest first (ints). key: the client's; one that is no str has no rule.\n"
-         "like_werkzeug: the application routes as Werkzeug does, not as Starlette.")},
+         "like_werkzeug: the application routes as Werkzeug does, not as Starlette. address:\n"
+         "the client's (str); another text has no network.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -281,10 +314,11 @@ static PyType_Slot routes_slots[] = {
      PyDoc_STR(
          "RuleRoutes(routes)\n--\n\n"
          "Find the rules of requests. Immutable.\n\n"
-         "routes: tuples (pattern, method, tier, key, rule): str, str or None for any, int\n"
-         "or -1 for any, str or None for any, and the number of the rule. Raises TypeError or\n"
-         "ValueError for another value. If two rules ask for the same, the ValueError has\n"
-         "their numbers as its second and third argument.")},
+         "routes: tuples (pattern, method, tier, key, rule, network=None): str, str or None for\n"
+         "any, int or -1 for any, str or None for any, the number of the rule, and instead of a\n"
+         "key a network (str). Raises TypeError or ValueError for another value. If two rules\n"
+         "ask for the same, the ValueError has their numbers as its second and third\n"
+         "argument.")},
     {Py_tp_new, routes_tp_new},
     {Py_tp_dealloc, routes_dealloc},
     {Py_tp_methods, routes_methods},

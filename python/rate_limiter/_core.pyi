@@ -261,10 +261,21 @@ class FieldStyle:
 @final
 class RuleRoutes:
     def __new__(
-        cls, routes: Iterable[tuple[str, str | None, int, str | None, int]]
+        cls,
+        routes: Iterable[
+            tuple[str, str | None, int, str | None, int]
+            | tuple[str, str | None, int, str | None, int, str | None]
+        ],
     ) -> RuleRoutes: ...
     def find(
-        self, path: str, method: str, tiers: Iterable[int], key: object, like_werkzeug: bool, /
+        self,
+        path: str,
+        method: str,
+        tiers: Iterable[int],
+        key: object,
+        like_werkzeug: bool,
+        address: str | None = None,
+        /,
     ) -> tuple[int | None, ...]: ...
 
 class StoreError(RuntimeError):

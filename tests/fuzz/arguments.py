@@ -179,7 +179,8 @@ def _rule(world: World) -> Any:
     n = world.rng.choice((1, 1, 2))
     decision = world.one("Decision")
     hit_each = _later(world, (decision,) * (n + 1), (decision,), decision)
-    is_local = limiter is not None and world.rng.random() < 0.6
+    is_deny = world.rng.random() < 0.1
+    is_local = limiter is not None and not is_deny and world.rng.random() < 0.6
     with contextlib.suppress(Exception):
         n = len(limiter._peek_each("k", 0)) - 1 if is_local else n
     return (
@@ -188,10 +189,12 @@ def _rule(world: World) -> Any:
         hit_each,
         _sources(world),
         world.rng.choice((None, 2, 0.5, _later(world, 1, _cost(world)))),
-        tuple(("limit", 10.0, 10.0, 0) for _ in range(n)),
+        () if is_deny else tuple(("limit", 10.0, 10.0, 0) for _ in range(n)),
         world.rng.random() < 0.1,
+        is_deny,
         world.rng.random() < 0.2,
         _flag(world),
+        world.rng.choice((None, world.one("Meter"))),
     )
 
 
@@ -293,8 +296,9 @@ def _routes(world: World) -> Any:
             world.rng.choice(patterns),
             world.rng.choice((None, "GET", "HEAD", hostile.text(world.hook))),
             world.rng.choice((-1, 0, 1, Number(world.hook, 1))),
-            world.rng.choice((None, "k", hostile.text(world.hook))),
+            world.rng.choice((None, None, "k", hostile.text(world.hook))),
             i,
+            world.rng.choice((None, None, "10.0.0.0/8", "::/0", hostile.text(world.hook))),
         )
         for i in range(world.rng.choice((0, 1, 1, 3)))
     ]

@@ -525,6 +525,9 @@ def test_a_deep_pattern() -> None:
         ((b"/", None, -1, None, 0), TypeError),
         (("/", 5, -1, None, 0), TypeError),
         (("/", None, -1, b"k", 0), TypeError),
+        (("/", None, -1, None, 0, b"10.0.0.0/8"), TypeError),
+        (("/", None, -1, None, 0, "10.0.0.1/8"), ValueError),
+        (("/", None, -1, "k", 0, "10.0.0.0/8"), ValueError),
     ],
 )
 def test_wrong_routes_are_refused(route: Any, error: type[Exception]) -> None:
@@ -542,6 +545,7 @@ def test_wrong_routes_are_refused(route: Any, error: type[Exception]) -> None:
         (("/", "GET", (2**40,), None, False), ValueError),
         (("/", "GET", ("1",), None, False), TypeError),
         (("/", "GET", (), None), TypeError),
+        (("/", "GET", (), None, False, b"10.0.0.1"), TypeError),
     ],
 )
 def test_routes_check_what_is_asked(asked: Any, error: type[Exception]) -> None:

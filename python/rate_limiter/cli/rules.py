@@ -21,7 +21,7 @@ from rate_limiter.cli.common import (
     settings,
     store_of,
 )
-from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.client_address import ClientAddress, network_of
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import key_of, tiers_of
 from rate_limiter.policy.rule_sources import (
@@ -197,11 +197,11 @@ def _explain(given: argparse.Namespace) -> int:
     if not given.path.startswith("/"):
         raise UsageError(f"--path must begin with '/', got {given.path!r}")
     table = _table(given)
-    key, tiers = _client(given, table)
+    key, tiers, address = _client(given, table)
     method = given.method.upper()
     request = (given.path, method, tiers, key)
-    found = table.matches(*request)
-    counted = list(table.limiting(*request)) or found[:1]
+    found = table.matches(*request, address=address)
+    counted = list(table.limiting(*request, address=address)) or found[:1]
     found = list(dict.fromkeys([*found, *counted]))
     if given.json:
         rule = counted[0].name if counted else None
@@ -212,8 +212,8 @@ def _explain(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _client(given: argparse.Namespace, table: RuleTable) -> tuple[str, list[str]]:
-    """Return the key and the tiers of the request, as the middleware would find them."""
+def _client(given: argparse.Namespace, table: RuleTable) -> tuple[str, list[str], str | None]:
+    """Return the request's key, tiers and client address, as the middleware would find them."""
     if given.tier is not None and not table.tiers:
         raise UsageError(f"--tier has no effect: the rules in {_file(given)} name no tiers")
     found = settings()
@@ -221,12 +221,20 @@ def _client(given: argparse.Namespace, table: RuleTable) -> tuple[str, list[str]
     scope = _scope(given)
     keys = given.key or (["ip"] if found is None else found.key)
     key: str = key_of(identities, keys if len(keys) > 1 else keys[0], scope)
+    address = _address_of(identities.address, scope)
     tier = given.tier or (None if found is None else found.tier)
     if tier is None or not table.tiers:
-        return key, []
+        return key, [], address
     if ":" in tier and tier not in table.tiers:
-        return key, tiers_of(identities, tier, scope)
-    return key, tier.split(",")
+        return key, tiers_of(identities, tier, scope), address
+    return key, tier.split(","), address
+
+
+def _address_of(client: ClientAddress, scope: dict[str, Any]) -> str | None:
+    peer: str = scope["client"][0]
+    values = [value for name, value in scope["headers"] if name == client.header.encode()]
+    found = client.address(peer, values, strict=True)
+    return None if found is None else str(found)
 
 
 def _identities(given: argparse.Namespace, found: Settings | None) -> Identities:
@@ -248,7 +256,9 @@ def _print_matches(
     for rule in found:
         mark = "=>" if rule in counted else "  "
         print(f"{mark} {rule.name}: {_matches(rule)}: {_allows(rule)}")
-    if len(counted) > 1:
+    if len(found) > 1 and counted[0].deny and not counted[0].shadow and found[0] != counted[0]:
+        print(f"{counted[0].name!r} wins: the path can be read in several ways, and it denies one")
+    elif len(counted) > 1:
         names = " and ".join(repr(rule.name) for rule in counted)
         print(f"{names} count: the path can be read in several ways")
     elif found and found[0] not in counted:
@@ -259,7 +269,10 @@ def _print_matches(
 
 def _why(first: Rule, second: Rule) -> str:
     if first.keys and not second.keys:
-        return "it names the client's key"
+        is_network = all(network_of(key) for key in first.keys)
+        return f"it names the client's {'network' if is_network else 'key'}"
+    if first.keys != second.keys and any(network_of(key) for key in second.keys):
+        return "it names the client's key, or a smaller network"
     if first.paths != second.paths:
         return "its path is more specific"
     if first.methods and not second.methods:
@@ -284,6 +297,8 @@ def _matches(rule: Rule) -> str:
 def _allows(rule: Rule) -> str:
     if rule.exempt:
         return "not limited"
+    if rule.deny:
+        return "would be denied, only counts (shadow)" if rule.shadow else "denied"
     parts = ["; ".join(map(str, rule.limits))]
     if rule.cost is not None:
         parts.append(f"cost {rule.cost:g}")

@@ -14,6 +14,7 @@ The reading itself is C: see csrc/http/client_address.h.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import (
@@ -39,6 +40,10 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 FORWARDING_HEADERS = ("x-forwarded-for", "forwarded")
+
+_LIKE_NETWORK = re.compile(
+    r"\s*(?:[\d.]+|[\da-f.]*:[\da-f.:]*)(?:%\w*)?\s*/[\s\d.]*", re.ASCII | re.IGNORECASE
+)
 
 _WITHOUT_PROXIES = ProxyWalk()
 _as_address = lru_cache(maxsize=4096)(ip_address)
@@ -148,6 +153,31 @@ def without_zone(network: Network) -> str:
     """Return a network as text, without the zone that ``fe80::%eth0/64`` has."""
     address = type(network.network_address)(int(network.network_address))
     return f"{address}/{network.prefixlen}"
+
+
+def network_of(key: str) -> str | None:
+    """Return the network that a key of a rule names; None for another key.
+
+    What looks like a network has a slash behind an address: digits and dots, or hexadecimal digits
+    and colons. ``ip:`` may stand before it, as in `bypass`. Other keys may contain slashes.
+
+    Raises:
+        ValueError: it looks like a network and is none.
+    """
+    text = key.removeprefix("ip:")
+    if not _LIKE_NETWORK.fullmatch(text):
+        return None
+    try:
+        network = parse_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f"keys: {error}. A key of your own that looks like a network needs other text before it"
+        ) from None
+    base = network.network_address
+    mapped = base.ipv4_mapped if isinstance(base, IPv6Address) else None
+    if mapped is not None and network.prefixlen >= 96:
+        return f"{mapped}/{network.prefixlen - 96}"
+    return without_zone(network)
 
 
 def example_of(proxies: object) -> str:

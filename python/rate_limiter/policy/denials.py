@@ -34,10 +34,14 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Denial:
-    """A denied request: the rule and limit that denied it, its key and the decision."""
+    """A denied request: the rule and limit that denied it, its key and the decision.
+
+    Attributes:
+        limit: None for a rule that denies every request.
+    """
 
     rule: str
-    limit: Limit
+    limit: Limit | None
     key: str | bytes
     decision: Decision
     retry_after_s: int | None
@@ -46,15 +50,16 @@ class Denial:
     def fields(self) -> dict[str, Any]:
         """Return the fields of templates. Times are whole seconds, None for never."""
         decision = self.decision
-        never_full = math.isinf(decision.reset_after)
-        period_s = self.limit.period_s
+        limit = self.limit
+        never_full = limit is None or math.isinf(decision.reset_after)
+        period_s = math.inf if limit is None else limit.period_s
         return {
             "detail": DENIED_DETAIL,
             "key": self.key if isinstance(self.key, str) else self.key.decode("utf-8", "replace"),
             "limit": math.floor(decision.limit),
             "remaining": math.floor(decision.remaining),
             "reset_after": None if never_full else math.ceil(decision.reset_after),
-            "reset_at": None if never_full else reset_at_s(decision, self.limit),
+            "reset_at": None if limit is None or never_full else reset_at_s(decision, limit),
             "retry_after": self.retry_after_s,
             "rule": self.rule,
             "window": None if math.isinf(period_s) else math.ceil(period_s),

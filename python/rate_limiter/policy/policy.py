@@ -23,7 +23,7 @@ from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.observe.registry import watch
+from rate_limiter.observe.registry import meter, watch
 from rate_limiter.policy.denials import Denial
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
 from rate_limiter.policy.keys import (
@@ -152,6 +152,14 @@ class ActiveRule:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class DenyingRule:
+    """A rule that denies, which needs no limiter."""
+
+    rule: Rule
+    names: tuple[str, ...] = ()
+
+
 class Policy(_core.Policy):
     """Decide about requests by rules.
 
@@ -218,7 +226,7 @@ class Policy(_core.Policy):
 
     def _activate(self, table: RuleTable) -> None:
         """Compile rules and use them from the next request on."""
-        limited = [rule for rule in table.rules.values() if not rule.exempt]
+        limited = [rule for rule in table.rules.values() if rule.limits]
         active = {rule.name: self._active_rule(rule) for rule in limited}
         rules = list(table.rules.values())
         is_alone = len(rules) == 1 and not rules[0].has_conditions and not rules[0].exempt
@@ -255,8 +263,10 @@ class Policy(_core.Policy):
         cost: Any = self._cost if rule.cost is None else rule.cost
         key: tuple[Source, ...] = () if rule.key is None else self._identities.key(rule.key)
         settles = self.cost_after is not None or bool(rule.refund)
+        if rule.deny:
+            return self._denying(rule)
         if active is None:
-            return (None, None, None, (), None, (), True, False, False)
+            return (None, None, None, (), None, (), True, False, False, False, None)
         limits = tuple(
             (name, limit.capacity, limit.period_s, limit.window_s)
             for name, limit in zip(active.names, rule.limits, strict=True)
@@ -270,9 +280,17 @@ class Policy(_core.Policy):
             None if cost == 1 and not callable(cost) else cost,
             limits,
             False,
+            False,
             rule.shadow,
             settles,
+            None,
         )
+
+    def _denying(self, rule: Rule) -> tuple[Any, ...]:
+        dimension = None if self._dimension is None else self._dimension(rule)
+        counts = None if dimension is None else meter(dimension, shadow=rule.shadow)
+        denying = DenyingRule(rule)
+        return (denying, None, None, (), None, (), False, True, rule.shadow, False, counts)
 
     def _refresh(self) -> None:
         """Take new rules, if the source has some. The engine calls it before each check."""
@@ -296,12 +314,12 @@ class Policy(_core.Policy):
         finally:
             self._lock.release()
 
-    def _shadowed(self, active: ActiveRule) -> None:
+    def _shadowed(self, active: ActiveRule | DenyingRule) -> None:
         """Count a request that a shadow rule would have denied; called by the engine."""
         self.shadow_denied += 1
         logger.debug("the shadow rule %r would have denied a request", active.rule.name)
 
-    def _failed(self, place: tuple[str, ActiveRule | None], error: Exception) -> None:
+    def _failed(self, place: tuple[str, ActiveRule | DenyingRule | None], error: Exception) -> None:
         """Log what a user's function raised; called by the engine.
 
         Args:
@@ -396,7 +414,9 @@ class Policy(_core.Policy):
             outcome = self._resume(outcome, value)
         return outcome
 
-    async def find(self, request: Any, path: str, method: str) -> list[tuple[ActiveRule, Any]]:
+    async def find(
+        self, request: Any, path: str, method: str
+    ) -> list[tuple[ActiveRule | DenyingRule, Any]]:
         """Return the rules that limit a path and method, each with the key of the caller."""
         found = self._find(request, request, path, method)
         if isinstance(found, Check):
@@ -416,6 +436,16 @@ class Policy(_core.Policy):
         if not found:
             return {"limited": False, "rule": None, "limits": []}
         active, key = found[0]
+        shown_key = key if isinstance(key, str) else key.decode("utf-8", "replace")
+        if isinstance(active, DenyingRule):
+            rule = active.rule
+            return {
+                "limited": True,
+                "rule": rule.name,
+                "key": shown_key,
+                "allowed": rule.shadow,
+                "limits": [],
+            }
         decision, *each = await now(active.awaitable_limiter.peek_each(key, 0))
         cost: Any = self._cost if active.rule.cost is None else active.rule.cost
         if callable(cost):
@@ -423,7 +453,7 @@ class Policy(_core.Policy):
         return {
             "limited": True,
             "rule": active.rule.name,
-            "key": key if isinstance(key, str) else key.decode("utf-8", "replace"),
+            "key": shown_key,
             "allowed": active.rule.shadow or decision.remaining >= cost,
             "limits": [
                 {
@@ -443,10 +473,11 @@ def denial_of(request: Any, verdict: Verdict) -> Denial:
     """Return the values that the body of a denied response is made of."""
     record = record_of(request)
     retry_after_s = None if record is None else record._retry_after_s()
-    active: ActiveRule = verdict.active
+    active: ActiveRule | DenyingRule = verdict.active
     each = list(zip(active.names, active.rule.limits, verdict.decisions, strict=True))
     decision = verdict.decision
-    limit = next((limit for _, limit, one in each if one == decision), active.rule.limits[0])
+    tightest = [limit for _, limit, one in each if one == decision]
+    limit = next(iter(tightest or active.rule.limits), None)
     violated = tuple(name for name, _, one in each if not one.allowed)
     return Denial(active.rule.name, limit, verdict.key, decision, retry_after_s, violated)
 

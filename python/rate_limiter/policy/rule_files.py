@@ -71,6 +71,19 @@ Statuses = Annotated[
 _WITH_TOKENS = Identities(jwt=cast("Jwt", object()))
 
 
+_NOT_OF_DENIALS = (
+    "capacity",
+    "refill_rate",
+    "limits",
+    "tier",
+    "cost",
+    "key",
+    "exempt",
+    "on_store_error",
+    "refund",
+)
+
+
 class RuleModel(BaseModel):
     """One rule in a file."""
 
@@ -87,7 +100,10 @@ class RuleModel(BaseModel):
     path: Texts = Field([], description='Patterns: "/items/{id}", "/static/**".')
     methods: Texts = Field([], description='Such as ["POST"].')
     tier: Texts = Field([], description="Clients of these tiers.")
-    keys: Texts = Field([], description="Clients with these keys.")
+    keys: Texts = Field(
+        [],
+        description='Clients with these keys, or of these networks: ["203.0.113.0/24"].',
+    )
     cost: Number | None = Field(
         None, ge=0, allow_inf_nan=False, description="Tokens a request takes."
     )
@@ -95,6 +111,7 @@ class RuleModel(BaseModel):
         None, description='Who a request counts for: "ip", "header:X-API-Key", "jwt:sub", a chain.'
     )
     exempt: Flag = Field(False, description="Do not limit.")
+    deny: Flag = Field(False, description="Deny every request.")
     shadow: Flag = Field(False, description="Count, and never deny.")
     on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
         None, description="How to decide while Redis is unavailable."
@@ -132,6 +149,7 @@ class RuleModel(BaseModel):
             shadow=self.shadow,
             on_store_error=self.on_store_error,
             refund=tuple(self.refund),
+            deny=self.deny,
         )
 
     def _key(self) -> str | tuple[str, ...] | None:
@@ -146,6 +164,12 @@ class RuleModel(BaseModel):
 
     def _limits(self) -> tuple[Limit, ...]:
         pair = (self.capacity, self.refill_rate)
+        if self.deny:
+            for field in _NOT_OF_DENIALS:
+                given = getattr(self, field)
+                if given is not None and given is not False and given != []:
+                    raise ValueError(f"deny: give either deny or {field}, not both")
+            return ()
         if self.exempt:
             if self.limits is not None or pair != (None, None):
                 raise ValueError("exempt: a rule that exempts has no limits")
@@ -276,6 +300,7 @@ def as_data(table: RuleTable) -> dict[str, Any]:
             cost=rule.cost,
             key=list(rule.key) if isinstance(rule.key, tuple) else rule.key,
             exempt=rule.exempt,
+            deny=rule.deny,
             shadow=rule.shadow,
             on_store_error=rule.on_store_error,  # type: ignore[arg-type]
             refund=list(rule.refund),

@@ -2,7 +2,8 @@
 
 A rule may ask for a client's key, a path, a method and a tier. The most specific one wins:
 
-    1. one for this key, before one for any
+    1. one for this key, before one for a network of the client's address (the longest first),
+       before one for any
     2. one for this path, segment by segment from the left: a word, before {one segment}, before
        ** (any number of them), before one for any path
     3. one for this method, before one for any
@@ -11,7 +12,8 @@ A rule may ask for a client's key, a path, a method and a tier. The most specifi
 The look-up is C: see csrc/http/route.h for the trees that rules are kept in, and for the three ways
 in which a path is read. They differ only for odd paths, such as ``//health/`` or ``/a/../health``.
 The rules of all readings count, so that an odd spelling can tighten a limit and never lift one: a
-rule that exempts frees a request only when no other reading is limited.
+rule that exempts frees a request only when no other reading is limited, and a rule that denies
+decides alone.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from itertools import product
 from typing import Any, TypeAlias
 
 from rate_limiter._core import RuleRoutes
 from rate_limiter.limit import Limit
+from rate_limiter.policy.client_address import network_of, parse_address
 from rate_limiter.policy.request_fields import credentials_key
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
@@ -35,8 +39,10 @@ _STATUS = re.compile(r"[1-5](?:\d\d|xx)", re.ASCII)
 ANY_PATH = ("/**",)
 """The paths of a rule that names none."""
 
-_Route: TypeAlias = tuple[str, str | None, int, str | None, int]
-"""A pattern, a method, the rank of a tier (-1: any), a key, and the number of the rule."""
+_Route: TypeAlias = tuple[str, str | None, int, str | None, int, str | None]
+"""A pattern, a method, the rank of a tier (-1: any), a key, the number of the rule, a network."""
+
+_NOT_OF_DENIALS = ("limits", "exempt", "tiers", "cost", "key", "on_store_error", "refund")
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,17 @@ class Rule:
 
     Args:
         name: in headers, logs and Redis.
-        limits: none for a rule that exempts.
+        limits: none for a rule that exempts or denies.
         paths: patterns such as ``/items/{id}`` or ``/static/**``; none for every path.
         methods: such as ``POST``; none for every method. ``GET`` holds for ``HEAD`` too, unless
             there is one for that.
         tiers: none for every client.
-        keys: keys of clients; none for every client.
+        keys: keys of clients, or networks such as ``203.0.113.0/24``, which are compared with the
+            client's address whatever its key is; none for every client.
         cost: tokens a request takes; None for the middleware's.
         key: who a request counts for, as for the middleware; None for the middleware's.
         exempt: requests are not limited.
+        deny: requests are denied, without a limiter.
         shadow: requests are counted and never denied.
         on_store_error: as for RateLimiter; None for the middleware's.
         refund: statuses of an answer (``"5xx"``, ``"404"``) for which the cost is given back.
@@ -74,9 +82,15 @@ class Rule:
     shadow: bool = False
     on_store_error: str | None = None
     refund: tuple[str, ...] = ()
+    deny: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.limits) == self.exempt:
+        if self.deny:
+            for field_name in _NOT_OF_DENIALS:
+                given = getattr(self, field_name)
+                if given is not None and given is not False and given != ():
+                    raise ValueError(f"deny: give either deny or {field_name}, not both")
+        elif bool(self.limits) == self.exempt:
             raise ValueError(
                 "expected either limits or exempt, got both" if self.exempt else "expected limits"
             )
@@ -92,6 +106,8 @@ class Rule:
                 raise ValueError(f"refund: expected statuses like '404' or '5xx', got {status!r}")
         for path in self.paths:
             segments_of_pattern(path)
+        for key in self.keys:
+            network_of(key)
 
     @property
     def has_conditions(self) -> bool:
@@ -153,7 +169,7 @@ class RuleTable:
         rules: by name.
         tiers: all that are named, from the lowest to the highest.
         ranks: the tiers with their places, from 0 for the lowest.
-        uses_keys: whether any rule names keys.
+        uses_keys: whether any rule names keys that are no networks.
         routes: finds the numbers of the rules.
 
     Raises:
@@ -169,7 +185,8 @@ class RuleTable:
             self.rules[rule.name] = rule
         self._all = tuple(self.rules.values())
         self.tiers = tuple(dict.fromkeys(tier for rule in self._all for tier in rule.tiers))
-        self.uses_keys = any(rule.keys for rule in self._all)
+        keys = [key for rule in self._all for key in rule.keys]
+        self.uses_keys = any(network_of(key) is None for key in keys)
         self.ranks = {tier: i for i, tier in enumerate(self.tiers)}
         self.routes = self._built()
 
@@ -188,12 +205,19 @@ class RuleTable:
 
     def _routes_of(self, number: int, rule: Rule) -> Iterator[_Route]:
         """Yield all combinations of what a rule asks for."""
-        keys = [credentials_key(key) for key in rule.keys]
+        keys = [(key, network_of(key)) for key in rule.keys]
+        clients = [
+            (credentials_key(key), None) if network is None else (None, network)
+            for key, network in keys
+        ]
         ranks = [self.ranks[tier] for tier in rule.tiers]
-        for key, path, method, rank in product(
-            keys or (None,), rule.paths or ANY_PATH, rule.methods or (None,), ranks or (-1,)
+        for (key, network), path, method, rank in product(
+            clients or ((None, None),),
+            rule.paths or ANY_PATH,
+            rule.methods or (None,),
+            ranks or (-1,),
         ):
-            yield path, method, rank, key, number
+            yield path, method, rank, key, number, network
 
     def limiting(
         self,
@@ -203,12 +227,16 @@ class RuleTable:
         key: str | None = None,
         *,
         like_werkzeug: bool = False,
+        address: str | None = None,
     ) -> tuple[Rule, ...]:
         """Return the rules that limit a request: one, but for odd paths.
 
-        Arguments are those of both().
+        A rule that denies is the only one. Arguments are those of both().
         """
-        found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug)
+        found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug, address=address)
+        denying = [rule for rule in found if rule is not None and rule.deny and not rule.shadow]
+        if denying:
+            return (denying[-1],)
         return tuple([rule for rule in found if rule is not None and not rule.exempt])
 
     def both(
@@ -219,6 +247,7 @@ class RuleTable:
         key: str | None = None,
         *,
         like_werkzeug: bool = False,
+        address: str | None = None,
     ) -> tuple[Rule | None, ...]:
         """Return the different rules of all readings of a path, None for a reading without.
 
@@ -228,8 +257,9 @@ class RuleTable:
             tiers: those the client has; unknown ones count for nothing.
             key: the client's.
             like_werkzeug: the application routes as Werkzeug does, not as Starlette.
+            address: the client's, for rules that name networks.
         """
-        found = self.routes.find(path, method, self._ranks(tiers), key, like_werkzeug)
+        found = self.routes.find(path, method, self._ranks(tiers), key, like_werkzeug, address)
         return tuple([None if i is None else self._all[i] for i in found])
 
     def match(
@@ -239,19 +269,29 @@ class RuleTable:
         return self.both(path, method, tiers, key)[0]
 
     def matches(
-        self, path: str, method: str, tiers: Sequence[str] | None = None, key: str | None = None
+        self,
+        path: str,
+        method: str,
+        tiers: Sequence[str] | None = None,
+        key: str | None = None,
+        *,
+        address: str | None = None,
     ) -> list[Rule]:
-        """Return all rules that ask for a path without extra slashes, the most specific first."""
+        """Return all rules that ask for a path without extra slashes, the most specific first.
+
+        Arguments are those of both().
+        """
         segments = split_path(path)
         methods = (method, "GET", None) if method == "HEAD" else (method, None)
         ranks = (*self._ranks(tiers), -1)
         found: list[tuple[Any, Rule]] = []
         for number, rule in enumerate(self._all):
-            for pattern, one, rank, its_key, _ in self._routes_of(number, rule):
+            for pattern, one, rank, its_key, _, network in self._routes_of(number, rule):
                 order = _order(segments_of_pattern(pattern), segments)
                 asks = one in methods and rank in ranks and its_key in (key, None)
-                if order is not None and asks:
-                    place = (its_key is None, order, methods.index(one), ranks.index(rank))
+                distance = _distance(its_key, network, address)
+                if order is not None and distance is not None and asks:
+                    place = (distance, order, methods.index(one), ranks.index(rank))
                     found.append((place, rule))
         found.sort(key=lambda one: one[0])
         return list(dict.fromkeys(rule for _, rule in found))
@@ -261,6 +301,22 @@ class RuleTable:
         if not tiers or not self.ranks:
             return ()
         return sorted((self.ranks[tier] for tier in tiers if tier in self.ranks), reverse=True)
+
+
+def _distance(key: str | None, network: str | None, address: str | None) -> int | None:
+    """Return how far a client is from being named: 0 by its key, more by a network of its address.
+
+    None: the address is not in the network.
+    """
+    if key is not None:
+        return 0
+    if network is None:
+        return 1000
+    client = None if address is None else parse_address(address)
+    wanted = ip_network(network)
+    if client is None or client not in wanted:
+        return None
+    return 1 + wanted.max_prefixlen - wanted.prefixlen
 
 
 def _order(pattern: Sequence[str], segments: Sequence[str]) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rate_limiter._core import Decision, Verdict
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource, as_source
-from rate_limiter.policy.rules import Rule
+from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.seeds.buckets import bucket_limit, middleware_cost
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, first_forwarded
@@ -92,7 +93,11 @@ class DistributedTokenBucketMiddleware:
         if which not in self._wrapped:
             wrapped: ASGIApp = self.app
             for rule in reversed(rules):
-                wrapped = _LoggingMiddleware(wrapped, redis, rule)
+                if rule.deny:
+                    table = RuleTable([replace(rule, paths=(), methods=(), keys=())])
+                    wrapped = RateLimitMiddleware(wrapped, rules=table)
+                else:
+                    wrapped = _LoggingMiddleware(wrapped, redis, rule)
             self._wrapped.setdefault(which, (redis, wrapped))
         return self._wrapped[which][1]
 

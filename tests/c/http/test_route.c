@@ -14,7 +14,18 @@ static rl_route_status add(rl_routes *routes, uint32_t rule, const char *pattern
 {
     uint32_t other;
     rl_text key_text = text_of(key != NULL ? key : "");
-    rl_route route = {text_of(pattern), text_of(method), tier, key != NULL ? &key_text : NULL};
+    rl_route route = {text_of(pattern), text_of(method), tier, key != NULL ? &key_text : NULL,
+                      NULL};
+    return rl_routes_add(routes, &route, rule, &other);
+}
+
+static rl_route_status add_network(rl_routes *routes, uint32_t rule, const char *pattern,
+                                   const char *network)
+{
+    uint32_t other;
+    rl_network parsed;
+    CHECK(rl_network_parse(text_of(network), &parsed));
+    rl_route route = {text_of(pattern), text_of(""), -1, NULL, &parsed};
     return rl_routes_add(routes, &route, rule, &other);
 }
 
@@ -24,8 +35,12 @@ static const char *found(const rl_routes *routes, const char *path, const char *
 {
     static char result[RL_ROUTE_READINGS + 1];
     rl_text key_text = text_of(key != NULL ? key : "");
-    rl_request_line request = {
-        text_of(path), text_of(method), tiers, n_tiers, key != NULL ? &key_text : NULL, werkzeug};
+    rl_request_line request = {.path = text_of(path),
+                               .method = text_of(method),
+                               .tiers = tiers,
+                               .n_tiers = n_tiers,
+                               .key = key != NULL ? &key_text : NULL,
+                               .routes_like_werkzeug = werkzeug};
     uint32_t rules[RL_ROUTE_READINGS];
     size_t n = rl_routes_find(routes, &request, rules);
     for (size_t i = 0; i < n; i++) {
@@ -124,6 +139,82 @@ static void test_tiers_and_keys(void)
     rl_routes_free(routes);
 }
 
+/* Return the rule of GET from an address, as a digit, '-' for none. */
+static char rule_of_client(const rl_routes *routes, const char *path, const char *key,
+                           const char *address)
+{
+    rl_address parsed;
+    rl_text key_text = text_of(key != NULL ? key : "");
+    bool has_address = address != NULL && rl_address_parse(text_of(address), &parsed);
+    rl_request_line request = {.path = text_of(path),
+                               .method = text_of("GET"),
+                               .key = key != NULL ? &key_text : NULL,
+                               .address = has_address ? &parsed : NULL};
+    uint32_t rules[RL_ROUTE_READINGS];
+    CHECK_EQUAL(rl_routes_find(routes, &request, rules), 1);
+    return rules[0] == RL_ROUTE_NONE ? '-' : (char)('0' + rules[0]);
+}
+
+static void test_networks(void)
+{
+    rl_routes *routes = rl_routes_new();
+    CHECK(add(routes, 0, "/**", "", -1, NULL) == RL_ROUTE_OK);
+    CHECK(!rl_routes_use_networks(routes));
+    CHECK(add(routes, 1, "/**", "", -1, "203.0.113.9") == RL_ROUTE_OK);
+    CHECK(add_network(routes, 2, "/**", "203.0.113.0/24") == RL_ROUTE_OK);
+    CHECK(add_network(routes, 3, "/paid", "203.0.113.64/27") == RL_ROUTE_OK);
+    CHECK(add_network(routes, 4, "/**", "2001:db8::/33") == RL_ROUTE_OK);
+    CHECK(add_network(routes, 5, "/**", "2001:db8::7") == RL_ROUTE_OK);
+    CHECK(add_network(routes, 6, "/v6", "::/0") == RL_ROUTE_OK);
+    CHECK(rl_routes_use_networks(routes));
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, NULL), '0');
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "203.0.112.255"), '0');
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "203.0.113.0"), '2');
+    CHECK_EQUAL(rule_of_client(routes, "/", "any key", "203.0.113.255"), '2');
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "::ffff:203.0.113.1"), '2');   /* v4-mapped */
+    CHECK_EQUAL(rule_of_client(routes, "/", "203.0.113.9", "203.0.113.9"), '1'); /* a key first */
+    CHECK_EQUAL(rule_of_client(routes, "/paid", NULL, "203.0.113.65"), '3'); /* the longest first */
+    CHECK_EQUAL(rule_of_client(routes, "/x", NULL, "203.0.113.65"), '2'); /* then a shorter one */
+    CHECK_EQUAL(rule_of_client(routes, "/paid", NULL, "203.0.113.96"), '2');
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "2001:db8:7fff::1"), '4');
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "2001:db8:8000::1"), '0'); /* bit 33 */
+    CHECK_EQUAL(rule_of_client(routes, "/", NULL, "2001:db8::7"), '5');
+    CHECK_EQUAL(rule_of_client(routes, "/v6", NULL, "fe80::1"), '6');
+    CHECK_EQUAL(rule_of_client(routes, "/v6", NULL, "192.0.2.1"), '0'); /* IPv4 is not in ::/0 */
+    CHECK(add_network(routes, 7, "/**", "203.0.113.0/24") == RL_ROUTE_ETAKEN);
+    rl_routes_free(routes);
+}
+
+/* Networks of every length: each address has the longest one that contains it. */
+static void test_all_lengths(void)
+{
+    static const char address[] = "2001:db8:85a3:8d3:1319:8a2e:370:7348";
+    rl_address full;
+    rl_routes *routes = rl_routes_new();
+    CHECK(rl_address_parse(text_of(address), &full));
+    for (unsigned prefix = 0; prefix <= 128; prefix++) {
+        rl_network network = {full, prefix};
+        for (unsigned i = prefix; i < 128; i++) {
+            network.base.bytes[i / 8] &= (unsigned char)~(0x80u >> (i % 8));
+        }
+        uint32_t other;
+        rl_route route = {text_of("/**"), text_of(""), -1, NULL, &network};
+        CHECK(rl_routes_add(routes, &route, prefix, &other) == RL_ROUTE_OK);
+    }
+    for (unsigned same = 0; same <= 128; same++) { /* bits that are those of the address */
+        rl_address client = full;
+        if (same < 128) {
+            client.bytes[same / 8] ^= (unsigned char)(0x80u >> (same % 8));
+        }
+        rl_request_line request = {
+            .path = text_of("/"), .method = text_of("GET"), .address = &client};
+        uint32_t rules[RL_ROUTE_READINGS];
+        CHECK_EQUAL(rl_routes_find(routes, &request, rules), 1);
+        CHECK_EQUAL(rules[0], same);
+    }
+    rl_routes_free(routes);
+}
+
 static void test_refused(void)
 {
     static const char *const wrong[] = {
@@ -199,6 +290,9 @@ static void test_out_of_memory(void)
         for (uint32_t i = 0; i < 40 && status == RL_ROUTE_OK; i++) {
             snprintf(pattern, sizeof pattern, "/%u/{id}/**", i);
             status = add(routes, i, pattern, i % 2 == 0 ? "GET" : "POST", -1, i == 9 ? "k" : NULL);
+            if (status == RL_ROUTE_OK && i == 20) {
+                status = add_network(routes, i, "/**", "10.0.0.0/8");
+            }
         }
         bool all_done = seam_calls() <= first;
         seam_fail(0, 0);
@@ -217,6 +311,8 @@ int main(void)
     test_odd_paths();
     test_methods();
     test_tiers_and_keys();
+    test_networks();
+    test_all_lengths();
     test_refused();
     test_many_rules();
     test_long_paths();
