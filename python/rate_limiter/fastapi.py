@@ -18,18 +18,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from fastapi import FastAPI, HTTPException, WebSocketException, params, routing
-from fastapi.dependencies.models import Dependant
-from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
-
 from rate_limiter._core import AsgiRecorder, Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
-from rate_limiter.observe.registry import watch
+from rate_limiter.observe.registry import limits_are_off, watch
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
 from rate_limiter.policy.keys import Identities
@@ -48,6 +44,12 @@ from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
 from rate_limiter.web.limited_application import checked_cost, one_limiter
 from rate_limiter.web.watching import Watch
+
+with extra_named():
+    from fastapi import FastAPI, HTTPException, WebSocketException, params, routing
+    from fastapi.dependencies.models import Dependant
+    from starlette.middleware import Middleware
+    from starlette.requests import HTTPConnection
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -186,6 +188,8 @@ class RateLimit:
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
         self.enabled = enabled
+        if not enabled:
+            limits_are_off()
         storage = Storage.of(arguments | {"name": "" if store == MEMORY else name})
         is_memory = storage.store == MEMORY
         if not is_memory and not storage.name:

@@ -16,9 +16,8 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-from flask import Blueprint, Flask, current_app, has_request_context, request
 
 from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
@@ -29,9 +28,11 @@ from rate_limiter.checks.arguments import (
     checked_policy,
     uses_address,
 )
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
+from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
@@ -54,6 +55,9 @@ from rate_limiter.web.flask_request import (
     give_way,
     state_now,
 )
+
+with extra_named():
+    from flask import Blueprint, Flask, current_app, has_request_context, request
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
@@ -328,6 +332,8 @@ class FlaskRateLimiter:
         self._defaults(self._settings | {"STORE": MEMORY}, "default", is_measured=False)
 
     def _state(self, settings: dict[str, Any], name: str) -> State:
+        if not settings["ENABLED"]:
+            limits_are_off()
         defaults = self._defaults(settings, name)
         style = self._style_of(settings)
         effective = {one.lower(): settings[one] for one in _DECIDING}
@@ -490,7 +496,9 @@ def _read_settings(app: Flask) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in _CHECKS:
             known = ", ".join(prefix + one for one in _CHECKS)
-            raise ValueError(f"unknown setting {prefix}{name}; known are {known}")
+            nearest = get_close_matches(name, _CHECKS, 1)
+            hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
+            raise ValueError(f"unknown setting {prefix}{name}; known are {known}{hint}")
         try:
             _CHECKS[name](value)
         except (TypeError, ValueError) as error:

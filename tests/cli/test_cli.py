@@ -197,6 +197,9 @@ def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> 
         ("jwt", "import rate_limiter.jwt", "jwt"),
         ("prometheus_client", "import rate_limiter.metrics", "metrics"),
         ("opentelemetry", "import rate_limiter.telemetry", "otel"),
+        ("fastapi", "import rate_limiter.fastapi", "fastapi"),
+        ("flask", "import rate_limiter.flask", "flask"),
+        ("werkzeug", "import rate_limiter.flask", "flask"),
     ],
 )
 def test_the_python_api_names_a_missing_extra(

@@ -88,6 +88,14 @@ def test_a_header_cannot_talk_to_a_terminal(limits: Any, caplog: pytest.LogCaptu
 
 
 @both
+def test_a_peer_cannot_forge_a_line(limits: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ask(RateLimitMiddleware(app, **limits), 1, "peer\nERROR forged\x1b", x_forwarded_for="1.1.1.1")
+    (record,) = caplog.records
+    assert "a request from 'peer\\nERROR forged\\x1b' has" in record.message
+    assert record.message.isprintable()
+
+
+@both
 def test_a_proxy_that_is_trusted(limits: Any, caplog: pytest.LogCaptureFixture) -> None:
     gate = RateLimitMiddleware(app, trusted_proxies=["10.0.0.0/8"], **limits)
     ask(gate, 5, "10.0.0.1", x_forwarded_for="203.0.113.9")

@@ -323,6 +323,7 @@ def test_configuration_counts_before_arguments() -> None:
         ("HEADERS", "all", "RATE_LIMITER_HEADERS: headers must be one of 'x-ratelimit', 'ietf'"),
         ("ENABLED", "yes", "RATE_LIMITER_ENABLED: must be True or False, got 'yes'"),
         ("DEFAULT_LIMIT", "1/s", "unknown setting RATE_LIMITER_DEFAULT_LIMIT; known are"),
+        ("DEFAULT_LIMIT", "1/s", "RATE_LIMITER_ENABLED; did you mean RATE_LIMITER_DEFAULT_LIMITS?"),
     ],
 )
 def test_bad_configuration(name: str, value: object, message: str) -> None:

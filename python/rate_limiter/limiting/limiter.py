@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,6 +15,7 @@ from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -113,6 +115,8 @@ class RateLimiter(_core.Limiter):
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
             self._set_up_shared(limits, max_keys, clock, waiters_first, str(store), name)
+            if not name:
+                note_unnamed(self, self.place, self.limits)
             return
         if store != MEMORY:
             raise TypeError(
@@ -179,6 +183,11 @@ class RateLimiter(_core.Limiter):
         path = shared_file(store, name, limits, max_keys)
         self._set_up(limits, max_keys, clock, waiters_first, keep, path)
         self._store, self._name = store, name
+
+    @property
+    def place(self) -> Hashable:
+        """Where its buckets are in a store: equal for limiters that share them; None in memory."""
+        return self._path
 
     @property
     def decides_here(self) -> bool:

@@ -164,7 +164,7 @@ def follow_rules(source: Any, name: str) -> None:
 
 
 def limits_are_off() -> None:
-    """Show that this process does not limit, because its settings say so."""
+    """Show that a limiter of this process is switched off by `enabled`."""
     global _limits_off
     _limits_off = True
 

@@ -23,6 +23,7 @@ from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.observe.registry import meter, watch
 from rate_limiter.policy.denials import Denial
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
@@ -44,6 +45,8 @@ from rate_limiter.stores.redis_store import RedisStore
 __all__ = ["CostAfter", "Finished", "Policy", "SharedLimiter", "Storage", "run_now"]
 
 logger = logging.getLogger("rate_limiter")
+_REFUSED = (ValueError, TypeError, MemoryError, ImportError, OSError)
+"""Raised for rules that cannot be used."""
 Value = TypeVar("Value")
 
 
@@ -101,16 +104,20 @@ class Storage:
         """Return the limiter of a rule. Clients keep the usage they had under `before`."""
         if before is not None and _is_kept(before.rule, rule):
             return before.limiter
+        has_usage = before is not None and _kinds(before.rule) == _kinds(rule)
         if is_shared(self.store):
-            return RateLimiter(
+            if before is not None and has_usage:
+                return before.limiter.with_limits(rule.limits)
+            shared_limiter = RateLimiter(
                 rule.limits,
                 store=self.store,
                 name=f"{self.name}:{rule.name}",
                 max_keys=self.max_keys,
                 clock=self.clock,
             )
+            return self._noted(shared_limiter, before)
         if self.store == MEMORY:
-            if before is not None and _kinds(before.rule) == _kinds(rule):
+            if before is not None and has_usage:
                 return before.limiter.with_limits(rule.limits)
             return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
         shared = redis_store(self.store, self.on_store_error)
@@ -118,7 +125,7 @@ class Storage:
             # The same Redis and connections, another on_store_error.
             policy = rule.on_store_error
             shared = RedisStore(shared.address, shared.prefix, on_store_error=policy)
-        return RedisRateLimiter(
+        made = RedisRateLimiter(
             rule.limits,
             store=shared,
             name=f"{self.name}:{rule.name}" if self.name else rule.name,
@@ -126,6 +133,13 @@ class Storage:
             clock=self.clock,
             names_limits=False,
         )
+        return self._noted(made, before)
+
+    def _noted(self, limiter: RateLimiter, before: ActiveRule | None) -> RateLimiter:
+        """Return a limiter; warn if another application has the same rule without a name."""
+        if not self.name and before is None:
+            note_unnamed(limiter, limiter.place, limiter.limits)
+        return limiter
 
 
 def _is_kept(before: Rule, rule: Rule) -> bool:
@@ -150,6 +164,22 @@ class ActiveRule:
     limiter: RateLimiter
     awaitable_limiter: RateLimiter | AsyncRateLimiter
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Rules ready for use.
+
+    Attributes:
+        before: the rules whose usage they start from.
+        error: why they cannot be used.
+    """
+
+    table: RuleTable
+    before: dict[str, ActiveRule]
+    version: PolicyVersion | None = None
+    active: dict[str, ActiveRule] = field(default_factory=dict)
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -218,16 +248,29 @@ class Policy(_core.Policy):
         self._table: RuleTable | None = None
         self._refused: RuleTable | None = None
         self._active: dict[str, ActiveRule] = {}
+        self._prepared: _Prepared | None = None
         self._lock = threading.Lock()  # held while rules change; of the process `_lock_pid`
         self._lock_pid = os.getpid()
-        self._activate(source.current())
+        self._use_rules(self._compile(source.current()))
+        source.follow(self)
 
     # --- Rules ---
 
-    def _activate(self, table: RuleTable) -> None:
-        """Compile rules and use them from the next request on."""
+    def prepare(self, table: RuleTable) -> None:
+        """Compile rules that become current; the next request only has to switch to them.
+
+        The source calls it in the thread that has loaded them. What other threads take from a
+        limiter while its usage is copied may be missing in the new one.
+        """
+        try:
+            self._prepared = self._compile(table)
+        except Exception as error:
+            self._prepared = _Prepared(table, self._active, error=error)
+
+    def _compile(self, table: RuleTable) -> _Prepared:
+        before = self._active
         limited = [rule for rule in table.rules.values() if rule.limits]
-        active = {rule.name: self._active_rule(rule) for rule in limited}
+        active = {rule.name: self._active_rule(rule, before.get(rule.name)) for rule in limited}
         rules = list(table.rules.values())
         is_alone = len(rules) == 1 and not rules[0].has_conditions and not rules[0].exempt
         version = PolicyVersion(
@@ -245,13 +288,19 @@ class Policy(_core.Policy):
             routes_like_werkzeug=self._identities.framework.routes_like_werkzeug,
             uses_keys=table.uses_keys,
         )
-        self._table, self._active = table, active
-        self._use(version, not self.source.is_fixed)
+        return _Prepared(table, before, version, active)
 
-    def _active_rule(self, rule: Rule) -> ActiveRule:
+    def _use_rules(self, prepared: _Prepared) -> None:
+        if prepared.error is not None:
+            raise prepared.error
+        assert prepared.version is not None
+        self._table, self._active = prepared.table, prepared.active
+        self._use(prepared.version, not self.source.is_fixed)
+
+    def _active_rule(self, rule: Rule, before: ActiveRule | None) -> ActiveRule:
         if rule.cost is None and not callable(self._cost):
             check_cost(self._cost, rule.limits)
-        limiter = self.storage.limiter(rule, self._active.get(rule.name))
+        limiter = self.storage.limiter(rule, before)
         if self._dimension is not None:
             watch(limiter, self._dimension(rule), shadow=rule.shadow)
         waits = limiter.is_remote and not self._blocking
@@ -305,8 +354,12 @@ class Policy(_core.Policy):
             return
         try:
             if table is not self._table:
-                self._activate(table)
-        except (ValueError, TypeError, MemoryError, ImportError, OSError) as error:
+                prepared, self._prepared = self._prepared, None
+                is_of_these = prepared is not None and prepared.table is table
+                if prepared is None or not is_of_these or prepared.before is not self._active:
+                    prepared = self._compile(table)
+                self._use_rules(prepared)
+        except _REFUSED as error:
             self._refused = table
             self.source.refused += 1
             self.source.last_error = str(error)

@@ -11,10 +11,11 @@ import logging
 import os
 import threading
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rate_limiter.checks.arguments import checked_seconds, checked_text
 from rate_limiter.checks.redaction import redacted, shown
@@ -54,6 +55,12 @@ return nil
 """
 
 
+class Follower(Protocol):
+    """What uses the rules of a source."""
+
+    def prepare(self, table: RuleTable) -> None: ...
+
+
 class RuleSource:
     """A source of rules that never change; subclasses reload them.
 
@@ -81,6 +88,12 @@ class RuleSource:
         """Return the current rules; a new object after each change."""
         return self._table
 
+    def follow(self, follower: Follower) -> None:
+        """Call ``follower.prepare()`` with new rules before they are current.
+
+        It is called by the thread that loads them, and not kept alive.
+        """
+
     def health(self) -> dict[str, Any]:
         """Return the rule status.
 
@@ -100,13 +113,15 @@ class ReloadedRules(RuleSource):
     """Rules that are loaded again when they change.
 
     A request starts a thread that checks for changes if the last check is `check_every_s` old. It
-    does not wait for the thread, so it and those that come meanwhile use the rules before.
+    does not wait for the thread, so it and those that come meanwhile use the rules before. The
+    thread compiles new rules for all policies that follow, so requests do not wait for that either.
     """
 
     def __init__(self, table: RuleTable, what: str, check_every_s: float) -> None:
         super().__init__(table)
         self._what = what  # in logs and metrics
         self._check_every_s = check_every_s
+        self._followers: list[weakref.ref[Follower]] = []
         self._busy_pid = 0  # the process in which a thread is checking
         self._next_s = time.monotonic() + check_every_s
         follow_rules(self, what)
@@ -146,7 +161,15 @@ class ReloadedRules(RuleSource):
             RulesError, StoreError: they cannot be used.
         """
 
+    def follow(self, follower: Follower) -> None:
+        alive = [one for one in self._followers if one() is not None]
+        self._followers = [*alive, weakref.ref(follower)]
+
     def _take(self, table: RuleTable) -> None:
+        for one in self._followers:
+            follower = one()
+            if follower is not None:
+                follower.prepare(table)
         self._table = table
         self.loaded += 1
         self.last_error = None

@@ -95,7 +95,7 @@ class SetupChecks:
                     "your proxy, all its clients share one limit. Name it or its network, such as "
                     "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
                     "and nothing is wrong",
-                    peer,
+                    peer if peer is None or str(peer).isprintable() else ascii(peer),
                     name.decode("latin-1"),
                     value[:100].decode("latin-1"),
                     example_of(peer or "unix"),

@@ -19,6 +19,7 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checke
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
 from rate_limiter.policy.headers import HeaderStyle
@@ -157,6 +158,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         dimension_label: str = "default",
     ) -> None:
         arguments = dict(locals())
+        if not enabled:
+            limits_are_off()
         self._policy: Policy | None = None
         self._limited: LimitedApplication | None = None
         self._gateway: Any = None  # with `policy`: the application of an API gateway

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, g, jsonify, request
-from werkzeug.exceptions import HTTPException, ServiceUnavailable, TooManyRequests
-
 from rate_limiter._core import Decision, Verdict
+from rate_limiter.checks.extras import extra_named
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.policy.denials import Answer, DenialRenderer
 from rate_limiter.policy.headers import DENIED_DETAIL
@@ -25,6 +23,10 @@ from rate_limiter.policy.settling import RECORD, change_cost, record_of
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.answers import DENIED, NO_STORE
 from rate_limiter.web.wsgi_app import RecordingApp, is_preflight, settle_failed, settle_later
+
+with extra_named():
+    from flask import Flask, Request, Response, current_app, g, jsonify, request
+    from werkzeug.exceptions import HTTPException, ServiceUnavailable, TooManyRequests
 
 EXTENSION = "rate_limiter"
 LIMITS = "_rate_limiter_limits"  # on what a decorator limits: a tuple of decorators

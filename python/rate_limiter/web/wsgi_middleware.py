@@ -14,6 +14,7 @@ from rate_limiter._core import Decision, ManualClock, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
 from rate_limiter.policy.headers import HeaderStyle
@@ -109,6 +110,8 @@ class RateLimitMiddleware:
         )
         self.policy: Policy = self._limited.policy
         self._enabled = enabled
+        if not enabled:
+            limits_are_off()
         self._cors = self.policy.style.cors
         self._status_path = status_path
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)

@@ -1,0 +1,109 @@
+"""Limiters that share buckets in a store without a name: one warning in a process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rate_limiter import AsyncRateLimiter, RateLimiter
+from rate_limiter.limiting import sharing
+from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
+from support.servers import free_port
+
+TEXT = "without a name share their buckets"
+RULES = {"default": {"limits": "1/hour"}}
+
+
+@pytest.fixture(autouse=True)
+def not_reported_yet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(sharing, "_is_reported", False)
+    caplog.set_level(logging.WARNING, "rate_limiter")
+
+
+@pytest.fixture(params=["redis", "shared"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return (
+        f"redis://localhost:{free_port()}" if request.param == "redis" else f"shared://{tmp_path}/b"
+    )
+
+
+def by_limits(store: str, **more: Any) -> Any:
+    return RateLimitMiddleware(None, limits="1/hour", store=store, **more)  # type: ignore[arg-type]
+
+
+def by_rules(store: str, **more: Any) -> Any:
+    return RateLimitMiddleware(None, rules=RULES, store=store, **more)  # type: ignore[arg-type]
+
+
+def by_wsgi(store: str, **more: Any) -> Any:
+    return WsgiMiddleware(None, rules=RULES, store=store, **more)  # type: ignore[arg-type]
+
+
+def by_limiter(store: str, **more: Any) -> Any:
+    return RateLimiter("1/hour", store=store, **more)
+
+
+def by_async_limiter(store: str, **more: Any) -> Any:
+    return AsyncRateLimiter("1/hour", store=store, **more)
+
+
+MAKERS = pytest.mark.parametrize(
+    "make", [by_limits, by_rules, by_wsgi, by_limiter, by_async_limiter]
+)
+
+
+@MAKERS
+def test_two_without_a_name_are_reported_once(
+    make: Callable[..., Any], store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make(store)
+    assert TEXT not in caplog.text
+    others = [make(store), make(store)]
+    assert caplog.text.count(TEXT) == 1
+    assert "the limits '1/hour'" in caplog.text
+    assert "give each a name=" in caplog.text
+    assert [first, *others]
+
+
+@MAKERS
+def test_names_are_not_reported(
+    make: Callable[..., Any], store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = [make(store, name="a"), make(store, name="a"), make(store, name="b"), make(store)]
+    assert len(made) == 4
+    assert TEXT not in caplog.text
+
+
+def test_others_are_not_reported(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    limiter = RateLimiter("1/hour", store=store)
+    made = [limiter, RateLimiter("2/hour", store=store), limiter.with_limits("1/hour")]
+    made += [RateLimiter("1/hour"), RateLimiter("1/hour")]
+    assert len(made) == 5
+    assert TEXT not in caplog.text
+
+
+def test_one_that_is_gone_is_not_reported(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        RateLimiter("1/hour", store=store)
+    assert TEXT not in caplog.text
+
+
+def test_a_reload_is_not_reported(
+    store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rate_limiter.policy.rule_sources import FileRules
+
+    file = tmp_path / "rules.json"
+    file.write_text('{"default": {"limits": "1/hour"}}')
+    source = FileRules(file)
+    app: Any = RateLimitMiddleware(None, rules=source, store=store)  # type: ignore[arg-type]
+    before = app.governor.limiters()
+    file.write_text('{"default": {"limits": "2/hour"}}')
+    source.reload()
+    app.governor._refresh()
+    assert app.governor.limiters() != before
+    assert TEXT not in caplog.text
