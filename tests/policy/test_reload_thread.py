@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rate_limiter import ManualClock
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, Storage
+from rate_limiter.policy.policy import Policy, Storage, rules_of_limits
 from rate_limiter.policy.rule_sources import FileRules, RuleSource
 from rate_limiter.policy.rules import RuleTable
 
@@ -120,9 +122,6 @@ def test_rules_that_cannot_be_used_are_refused_as_before(
 
 
 def test_a_policy_is_not_kept_alive_by_its_source(tmp_path: Path) -> None:
-    import gc
-    import weakref
-
     file = tmp_path / "rules.json"
     file.write_text(rules("5/hour"))
     source = FileRules(file)
@@ -135,8 +134,6 @@ def test_a_policy_is_not_kept_alive_by_its_source(tmp_path: Path) -> None:
 
 
 def test_a_source_of_a_user_needs_no_thread() -> None:
-    from rate_limiter.policy.policy import rules_of_limits
-
     class Changing(RuleSource):
         def current(self) -> RuleTable:
             return self._table
@@ -162,3 +159,23 @@ def test_clients_keep_what_they_have_used(kind: str, tmp_path: Path) -> None:
     verdict = policy.decide_now(dict(SCOPE))
     assert verdict is not None
     assert (verdict.decision.limit, verdict.remaining) == (20, 15)
+
+
+def test_the_old_limiters_are_freed_by_another_thread(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text(rules("5/hour"))
+    source = FileRules(file)
+    policy = Policy(source, Storage(), Identities())
+    freed: list[str] = []
+
+    def note(_: Any) -> None:
+        freed.append(threading.current_thread().name)
+
+    gone = weakref.ref(policy.limiters()["default"], note)
+    file.write_text(rules("7/hour"))
+    source.reload()
+    assert limit(policy) == 7
+    while not freed:
+        time.sleep(0.01)
+    assert gone() is None
+    assert freed == ["rate_limiter rules"]

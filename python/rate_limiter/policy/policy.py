@@ -9,6 +9,7 @@ they await something, so `run_now` can run them without an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -249,6 +250,7 @@ class Policy(_core.Policy):
         self._refused: RuleTable | None = None
         self._active: dict[str, ActiveRule] = {}
         self._prepared: _Prepared | None = None
+        self._version: PolicyVersion | None = None
         self._lock = threading.Lock()  # held while rules change; of the process `_lock_pid`
         self._lock_pid = os.getpid()
         self._use_rules(self._compile(source.current()))
@@ -295,6 +297,7 @@ class Policy(_core.Policy):
             raise prepared.error
         assert prepared.version is not None
         self._table, self._active = prepared.table, prepared.active
+        self._version = prepared.version
         self._use(prepared.version, not self.source.is_fixed)
 
     def _active_rule(self, rule: Rule, before: ActiveRule | None) -> ActiveRule:
@@ -345,15 +348,18 @@ class Policy(_core.Policy):
         """Take new rules, if the source has some. The engine calls it before each check."""
         table = self.source.current()
         if table is not self._table and table is not self._refused:
-            self._change(table)
+            _free_elsewhere(self._change(table))
 
-    def _change(self, table: RuleTable) -> None:
+    def _change(self, table: RuleTable) -> list[Any]:
+        """Switch to new rules; return what was used before."""
+        before: list[Any] = []
         if self._lock_pid != os.getpid():  # a fork may have copied a held lock
             self._lock, self._lock_pid = threading.Lock(), os.getpid()
         if not self._lock.acquire(blocking=False):
-            return
+            return before
         try:
             if table is not self._table:
+                before += (self._version, self._active)
                 prepared, self._prepared = self._prepared, None
                 is_of_these = prepared is not None and prepared.table is table
                 if prepared is None or not is_of_these or prepared.before is not self._active:
@@ -366,6 +372,7 @@ class Policy(_core.Policy):
             logger.error("new rules cannot be used, so the old ones stay: %s", error)
         finally:
             self._lock.release()
+        return before
 
     def _shadowed(self, active: ActiveRule | DenyingRule) -> None:
         """Count a request that a shadow rule would have denied; called by the engine."""
@@ -520,6 +527,14 @@ class Policy(_core.Policy):
                 for name, limit, one in zip(active.names, active.rule.limits, each, strict=True)
             ],
         }
+
+
+def _free_elsewhere(garbage: list[Any]) -> None:
+    """Free objects in a thread: thousands of limiters would delay the requests of an event loop."""
+    if garbage:
+        thread = threading.Thread(target=garbage.clear, name="rate_limiter rules", daemon=True)
+        with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter ends
+            thread.start()
 
 
 def denial_of(request: Any, verdict: Verdict) -> Denial:
