@@ -57,9 +57,9 @@ class Decision:
     def __ne__(self, other: object, /) -> bool: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 
-@final
+@disjoint_base
 class ManualClock:
-    def __new__(cls, now_ns: int = 0) -> ManualClock: ...
+    def __new__(cls, now_ns: int = 0) -> Self: ...
     @property
     def now_ns(self) -> int: ...
     def advance(self, seconds: float, /) -> None: ...
@@ -73,7 +73,7 @@ class Limiter:
         limits: Sequence[tuple[float, float] | tuple[float, int, bool]],
         *,
         max_keys: int = 1000000,
-        clock: str | ManualClock = "monotonic",
+        clock: str | ManualClock | Callable[[], float] = "monotonic",
         keep: Limiter | None = None,
         path: str | None = None,
         waiters_first: bool = False,

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from flask import Blueprint, Flask, current_app, has_request_context, request
 
-from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
+    checked_clock,
     checked_paths,
     checked_plain,
     checked_policy,
     uses_address,
 )
 from rate_limiter.limit import Limits, as_limits
+from rate_limiter.limiting.clocks import Clock, named_clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.policy.client_address import ClientAddress
@@ -113,7 +114,8 @@ class FlaskRateLimiter:
 
     The application's configuration overrides these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
     ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
-    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``. An argument that has no effect in
+    ``RATE_LIMITER_CLOCK`` (also as a text, ``"package.module:name"``), ``RATE_LIMITER_HEADERS``
+    and ``RATE_LIMITER_ENABLED``. An argument that has no effect in
     combination with the others, or with these, is an error.
 
     Raises:
@@ -149,7 +151,7 @@ class FlaskRateLimiter:
         store: object = DEFAULT_STORE,
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
     ) -> None:
         # A decorator can have its own key, which may use arguments that this key does not.
         left_out = ("self", "app", "key")
@@ -175,7 +177,6 @@ class FlaskRateLimiter:
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         storage = Storage.of(self._arguments)
-        self._clock = storage.clock
         self._names: dict[str, int] = {}
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
@@ -183,6 +184,7 @@ class FlaskRateLimiter:
             "STORE": storage.store,
             "ON_STORE_ERROR": storage.on_store_error,
             "MAX_KEYS": storage.max_keys,
+            "CLOCK": storage.clock,
             "HEADERS": headers,
             "ENABLED": enabled,
         }
@@ -315,7 +317,7 @@ class FlaskRateLimiter:
             name=name,
             on_store_error=settings["ON_STORE_ERROR"],
             max_keys=settings["MAX_KEYS"],
-            clock=self._clock,
+            clock=settings["CLOCK"],
         )
 
     def _check_settings(self) -> None:
@@ -465,7 +467,7 @@ def _check_limits(limits: object) -> None:
 _DECIDING = ("DEFAULT_LIMITS", "RULES", "STORE", "HEADERS")
 """Settings that can leave an argument without effect."""
 
-_OF_LIMITS = ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "HEADERS")
+_OF_LIMITS = ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "CLOCK", "HEADERS")
 """Settings that a decorator's limit depends on."""
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -474,6 +476,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "STORE": check_store,
     "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
+    "CLOCK": lambda clock: checked_clock("the value", clock),
     "HEADERS": _check_headers,
     "ENABLED": _check_enabled,
 }
@@ -492,6 +495,8 @@ def _read_settings(app: Flask) -> dict[str, Any]:
             known = ", ".join(prefix + one for one in _CHECKS)
             raise ValueError(f"unknown setting {prefix}{name}; known are {known}")
         try:
+            if name == "CLOCK":
+                value = settings[name] = named_clock(value)
             _CHECKS[name](value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{prefix}{name}: {error}") from error

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
@@ -35,7 +36,7 @@ class AsyncRateLimiter:
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         self._use(

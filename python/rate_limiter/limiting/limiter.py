@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limiting.clocks import Clock, ManualClock
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -54,8 +55,9 @@ class RateLimiter(_core.Limiter):
             same limits in the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"``
             (StoreError). It needs `store`; a RedisStore has its own setting.
         max_keys: about how many keys may be in use at once; memory use grows with the keys in use.
-        clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
-            ManualClock.
+        clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds), a ManualClock
+            or a callable that returns seconds, such as ``time.time``. One that is set back refills
+            nothing. A Redis goes by the clock of its server, so these two are refused with it.
         waiters_first: whether `allow`, `hit` and `allow_many` leave the tokens to the callers of
             this process that wait in `acquire` for the same key. They are denied unless there are
             enough tokens for those as well.
@@ -107,7 +109,7 @@ class RateLimiter(_core.Limiter):
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
@@ -122,7 +124,7 @@ class RateLimiter(_core.Limiter):
         _count_made(self)
 
     @classmethod
-    def in_memory(cls, limits: Limits, max_keys: int, clock: str | ManualClock) -> RateLimiter:
+    def in_memory(cls, limits: Limits, max_keys: int, clock: Clock) -> RateLimiter:
         """Return a limiter in memory for one of many rules.
 
         The warning about limiters made in a request handler ignores it: rules that are reloaded
@@ -136,7 +138,7 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool = False,
         keep: RateLimiter | None = None,
         path: str | None = None,
@@ -156,6 +158,8 @@ class RateLimiter(_core.Limiter):
         self._clock = clock
         self._max_keys = max_keys
         self._lines = Lines() if path is None else Lines.of(path)
+        if isinstance(clock, ManualClock):
+            clock._wake_when_moved(self._lines)
         _core.Limiter.__init__(
             self,
             [limit.for_engine for limit in self.limits],
@@ -170,7 +174,7 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         store: str,
         name: str,
@@ -223,7 +227,7 @@ class RateLimiter(_core.Limiter):
         return made
 
     @property
-    def _settings(self) -> tuple[int, str | ManualClock, bool, str, str]:
+    def _settings(self) -> tuple[int, Clock, bool, str, str]:
         """The arguments of _set_up_shared() but for the limits."""
         return (self._max_keys, self._clock, self.waiters_first, self._store, self._name)
 

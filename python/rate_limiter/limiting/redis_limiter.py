@@ -14,9 +14,11 @@ from time import perf_counter_ns
 from typing import Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, Meter, StoreError
+from rate_limiter._core import Decision, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.late_answers import wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
@@ -88,7 +90,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
         exact_prefix: str | None = None,
         names_limits: bool = True,
@@ -108,8 +110,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             )
         if self.store.connection.client.kind == "cluster" and len(as_limits(limits)) > 1:
             _check_hash_tag(self.store.prefix)
-        if isinstance(clock, ManualClock):
-            raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
+        if not isinstance(clock, str):
+            raise ValueError(
+                f"clock={shown(clock)} cannot be used with store={shown(store)}, which goes by the "
+                "clock of its server: leave clock out, or keep the limits in memory"
+            )
         exact = exact_prefix is not None
         endings = (
             _ending(i, limit, exact=exact, names_limits=names_limits)
@@ -124,7 +129,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         keys: _Keys,
         keep: RateLimiter | None = None,
