@@ -14,6 +14,7 @@ from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
+from rate_limiter.stores.connection import running_loop
 
 
 class AsyncRateLimiter:
@@ -136,6 +137,7 @@ class AsyncRateLimiter:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:
             return self._limiter.inspect(key)
+        running_loop()
         return await asyncio.to_thread(self._limiter.inspect, key)
 
     async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:

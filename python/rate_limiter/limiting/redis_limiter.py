@@ -7,6 +7,7 @@ the same limits in process memory, for the time that Redis is unavailable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
 from rate_limiter.limiting.late_answers import wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
@@ -233,19 +235,47 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return [self._call_unmeasured("allow", key, *args[1:]) for key in args[0]]
             if method != "take" and (denial := self._behind_waiters(*args)) is not None:
                 return _as_answer(method, denial)
+        hub = current_hub()
+        source: Source = self._client if hub is None else self.store.connection.loop(hub)
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
                 keys, *cost = args
                 return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
-            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+            if not self.store.connection.permits(source, self._buckets, args[0]):
                 return self._fallback(method, args, None)
         try:
-            answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+            if hub is None:
+                answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+            else:
+                answer = self._wait_in_hub(hub, method, *args)
         except Exception as error:
-            return self._after_error(self._client, method, args, error)
+            return self._after_error(source, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(self._client, self._buckets, args[0])
+            self.store.connection.succeeded(source, self._buckets, args[0])
         return answer
+
+    def _wait_in_hub(self, hub: HubLoop, method: str, *args: Any) -> Any:
+        """Return the answer of Redis, for which only this greenlet waits."""
+        # A RedisLoop returns what the loop makes.
+        loop: Any = self.store.connection.loop(hub)
+        if method == "allow_many":
+            keys, *cost = args
+            futures = [loop.allow(self._buckets, key, *cost) for key in checked_keys(keys)]
+            return [one.wait() for one in futures]
+        future: HubFuture = getattr(loop, _IN_REDIS.get(method, method))(self._buckets, *args)
+        try:
+            return future.wait()
+        except BaseException:
+            if method == "take" and not future.done():  # killed, or a timeout of the greenlet
+                future.then(lambda taken: self._give_back(loop, taken, *args))
+            raise
+
+    def _give_back(self, loop: Any, taken: Any, key: str | bytes, cost: float) -> None:
+        if not taken:  # denied, or an error
+            return
+        with contextlib.suppress(StoreError, RuntimeError):  # such as a closed connection
+            refunding: HubFuture = loop.refund(self._buckets, key, cost)
+            refunding.then(lambda done: self._wake(key))
 
     def _has_several_nodes(self, method: str) -> bool:
         return method == "allow_many" and self.store.connection.is_cluster
@@ -273,13 +303,13 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return None if decisions[0] else decisions
 
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
+        loop = self.store.connection.loop()
         if self.waiters_first and method in _DECISIONS:
             if method == "allow_many":
                 each = (("allow", key, *args[1:]) for key in checked_keys(args[0]))
                 return await asyncio.gather(*(self._call_async_unmeasured(*one) for one in each))
             if method != "take" and (denial := await self._behind_waiters_async(*args)) is not None:
                 return _as_answer(method, denial)
-        loop = self.store.connection.loop()
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
                 keys, *cost = args

@@ -51,6 +51,7 @@ from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.clocks import longest_sleep_s, now_s
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.stores.connection import running_loop
 
 LONGEST_SLEEP_S = 60.0
 """Longest time until the first in a line tries again."""
@@ -151,7 +152,7 @@ class TaskWaiter(Waiter):
 
     def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
         super().__init__(limiter, key, cost)
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._woken = asyncio.Event()
 
     def can_run(self) -> bool:
