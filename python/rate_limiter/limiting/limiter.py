@@ -39,6 +39,7 @@ MADE_OFTEN = 100
 """Limiters with the same limits that are made and thrown away before a warning is logged."""
 _PACKAGE = Path(__file__).parent.parent
 _made: dict[tuple[Limit, ...], _Made] = {}
+_in_use: weakref.WeakValueDictionary[int, RateLimiter] = weakref.WeakValueDictionary()
 
 
 class RateLimiter(_core.Limiter):
@@ -175,6 +176,7 @@ class RateLimiter(_core.Limiter):
             path=path,
             waiters_first=waiters_first and not self.is_remote,
         )
+        _in_use[id(self)] = self
 
     def _set_up_shared(
         self,
@@ -425,6 +427,11 @@ class RateLimiter(_core.Limiter):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
+
+
+def limiters_in_use() -> list[RateLimiter]:
+    """Return all limiters of this process, those of rules, routes and decorators included."""
+    return [each for ref in _in_use.valuerefs() if (each := ref()) is not None]
 
 
 def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tuple[bytes, float]:
