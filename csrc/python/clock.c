@@ -1,4 +1,4 @@
-/* clock.c -- ManualClock: a clock that tests move by hand. */
+/* clock.c -- ManualClock, a clock that tests move by hand, and callables as clocks. */
 #include "python/core.h"
 
 #include <math.h>
@@ -15,6 +15,29 @@ typedef struct clock_object {
 int64_t clock_now_ns(PyObject *clock)
 {
     return atomic_load(&((clock_object *)clock)->now_ns);
+}
+
+int clock_call_ns(PyObject *clock, int64_t *now_ns)
+{
+    PyObject *seconds = PyObject_CallNoArgs(clock);
+    if (seconds == NULL) {
+        return -1;
+    }
+    bool is_number = PyFloat_Check(seconds) || (PyLong_Check(seconds) && !PyBool_Check(seconds));
+    double value = is_number ? PyFloat_AsDouble(seconds) : -1;
+    if (!is_number) {
+        PyErr_Format(PyExc_TypeError,
+                     "the clock %R must return seconds as a float or an int, got %R", clock,
+                     seconds);
+    } else if (!(value >= 0 && value <= (double)NS_MAX / 1e9)) {
+        PyErr_Clear(); /* an int may be too large for a float */
+        PyErr_Format(PyExc_ValueError, "the clock %R must return seconds within 0 and %lld, got %R",
+                     clock, (long long)(NS_MAX / 1000000000), seconds);
+    } else {
+        *now_ns = llround(value * 1e9);
+    }
+    Py_DECREF(seconds);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 static int clock_in_range(long long ns)
@@ -140,6 +163,6 @@ static PyType_Slot clock_slots[] = {
 PyType_Spec clock_spec = {
     .name = "rate_limiter._core.ManualClock",
     .basicsize = sizeof(clock_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = clock_slots,
 };

@@ -149,8 +149,17 @@ int64_t clock_now_ns(PyObject *clock);
 #define CORE_COARSE_CLOCK CLOCK_MONOTONIC_RAW_APPROX
 #endif
 
+/* Call a callable that returns the time in seconds. 0, or -1 with an exception set: that of the
+ * callable, or TypeError or ValueError that shows what it returned. */
+int clock_call_ns(PyObject *clock, int64_t *now_ns);
+
 /* The clock that a limiter reads. */
-typedef enum clock_kind { CLOCK_KIND_MONOTONIC, CLOCK_KIND_COARSE, CLOCK_KIND_MANUAL } clock_kind;
+typedef enum clock_kind {
+    CLOCK_KIND_MONOTONIC,
+    CLOCK_KIND_COARSE,
+    CLOCK_KIND_MANUAL,
+    CLOCK_KIND_CALLABLE,
+} clock_kind;
 
 /* The C half of an in-memory rate limiter. Immutable, except for the table and for the meter,
  * which is set once. */
@@ -164,7 +173,7 @@ typedef struct limiter_object {
     bool has_windows;                  /* among the limits; they follow the wall clock */
     bool waiters_first;                /* ask the Python half whether others wait for the key */
     clock_kind clock_kind;
-    PyObject *clock;                 /* strong; NULL unless manual */
+    PyObject *clock;                 /* strong; NULL unless manual or a callable */
     _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
     _Atomic(rl_meter *) meter;       /* of measured_by; NULL: not measured */
 } limiter_object;
@@ -177,8 +186,9 @@ static inline limiter_object *limiter_of(PyObject *self)
 /* Return 1 if it was initialised, else 0 with an exception set. */
 int limiter_ready(const limiter_object *self);
 
-/* The time by its clock. The wall clock is read only where a window needs it. */
-rl_time limiter_now(const limiter_object *self);
+/* Read the time by its clock, which may call Python. The wall clock is read only where a window
+ * needs it. 0, or -1 with an exception set. */
+int limiter_now(const limiter_object *self, rl_time *now);
 
 extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 

@@ -9,10 +9,12 @@ static int limiter_set_clock(limiter_object *self, PyObject *clock)
         self->clock_kind = CLOCK_KIND_MONOTONIC;
         return 0;
     }
-    if (Py_TYPE(clock) == self->state->clock_type) {
-        self->clock_kind = CLOCK_KIND_MANUAL;
+    if (PyObject_TypeCheck(clock, self->state->clock_type) || PyCallable_Check(clock)) {
+        bool is_manual = PyObject_TypeCheck(clock, self->state->clock_type);
+        rl_time now;
+        self->clock_kind = is_manual ? CLOCK_KIND_MANUAL : CLOCK_KIND_CALLABLE;
         self->clock = Py_NewRef(clock);
-        return 0;
+        return limiter_now(self, &now); /* a callable that returns no time fails here */
     }
     if (PyUnicode_Check(clock) && PyUnicode_CompareWithASCIIString(clock, "monotonic") == 0) {
         self->clock_kind = CLOCK_KIND_MONOTONIC;
@@ -25,8 +27,8 @@ static int limiter_set_clock(limiter_object *self, PyObject *clock)
     }
 #endif
     PyErr_Format(PyExc_ValueError,
-                 "clock must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
-                 "got %R",
+                 "clock must be 'monotonic', 'coarse' (where the system has one), a ManualClock or "
+                 "a callable that returns seconds, got %R",
                  clock);
     return -1;
 }
@@ -158,7 +160,11 @@ static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *k
         return -1;
     }
     do {
-        rl_time now = limiter_now(self);
+        rl_time now;
+        if (limiter_now(self, &now) < 0) {
+            Py_DECREF(name);
+            return -1;
+        }
         Py_BEGIN_ALLOW_THREADS status =
             rl_shared_open(PyBytes_AS_STRING(name), self->limits, self->n_limits, max_keys, kept,
                            now, &self->table);
@@ -174,8 +180,12 @@ static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *k
 static int limiter_make_table(limiter_object *self, size_t max_keys, PyObject *keep)
 {
     rl_secret secret;
+    rl_time now;
+    if (limiter_now(self, &now) < 0) {
+        return -1;
+    }
     if (keep != Py_None) {
-        self->table = rl_table_renew(limiter_of(keep)->table, self->limits, limiter_now(self));
+        self->table = rl_table_renew(limiter_of(keep)->table, self->limits, now);
     } else if (rl_secret_init(&secret) != RL_OK) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
@@ -269,9 +279,15 @@ static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int limiter_clear(PyObject *self)
+/* A callable may refer to its limiter. A method that runs after this, such as in a finalizer, reads
+ * another clock. A meter holds no references, and methods need it to the end. */
+static int limiter_clear(PyObject *object)
 {
-    (void)self; /* a clock and a meter hold no references, and methods need them to the end */
+    limiter_object *self = limiter_of(object);
+    if (self->clock_kind == CLOCK_KIND_CALLABLE || self->clock_kind == CLOCK_KIND_MANUAL) {
+        self->clock_kind = CLOCK_KIND_MONOTONIC;
+        Py_CLEAR(self->clock);
+    }
     return 0;
 }
 
@@ -295,7 +311,8 @@ static PyType_Slot limiter_slots[] = {
          "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
          "(count, window_s, sliding) of a window.\n"
          "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
-         "'coarse' or a ManualClock, which windows use as the wall clock. keep: a Limiter\n"
+         "'coarse', or a ManualClock or a callable that returns seconds (float or int >= 0),\n"
+         "which windows use as the wall clock. keep: a Limiter\n"
          "whose keys this one starts with, instead of max_keys; with a path, if the file is new.\n"
          "path: a file that holds the table, shared by all processes of this host.\n"
          "waiters_first: allow() and hit() call _behind_waiters(key, cost) of a subclass first,\n"

@@ -20,13 +20,25 @@ static int64_t system_ns(clockid_t clock)
 #define COARSE_WALL_CLOCK CLOCK_REALTIME
 #endif
 
-rl_time limiter_now(const limiter_object *self)
+/* The time by a clock that is an object. */
+static int limiter_now_by_object(const limiter_object *self, rl_time *now)
+{
+    int64_t now_ns = 0;
+    if (self->clock_kind == CLOCK_KIND_MANUAL) {
+        now_ns = clock_now_ns(self->clock);
+    } else if (clock_call_ns(self->clock, &now_ns) < 0) {
+        return -1;
+    }
+    *now = (rl_time){now_ns, now_ns};
+    return 0;
+}
+
+int limiter_now(const limiter_object *self, rl_time *now)
 {
     clockid_t steady = CLOCK_MONOTONIC;
     clockid_t wall = CLOCK_REALTIME;
-    if (self->clock_kind == CLOCK_KIND_MANUAL) {
-        int64_t now_ns = clock_now_ns(self->clock);
-        return (rl_time){now_ns, now_ns};
+    if (self->clock != NULL) {
+        return limiter_now_by_object(self, now);
     }
 #ifdef CORE_COARSE_CLOCK
     if (self->clock_kind == CLOCK_KIND_COARSE) {
@@ -34,7 +46,8 @@ rl_time limiter_now(const limiter_object *self)
         wall = COARSE_WALL_CLOCK;
     }
 #endif
-    return (rl_time){system_ns(steady), self->has_windows ? system_ns(wall) : 0};
+    *now = (rl_time){system_ns(steady), self->has_windows ? system_ns(wall) : 0};
+    return 0;
 }
 
 /* ---- arguments ------------------------------------------------------------- */
@@ -92,21 +105,25 @@ static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
     return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
 }
 
-/* Decide as rl_table_take(), and record the decision if a meter is set. */
-static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
-                              bool *allowed, rl_decision *out, rl_decision *each)
+/* Decide as rl_table_take(), and record the decision if a meter is set. 0, or -1 with an exception
+ * set and nothing taken. */
+static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
+                        rl_decision *out, rl_decision *each)
 {
-    rl_time now = limiter_now(self);
-    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
-    if (meter == NULL) {
-        return rl_table_take(self->table, key, costs, now, allowed, out, each);
+    rl_time now;
+    if (limiter_now(self, &now) < 0) {
+        return -1;
     }
-    int64_t from_ns = limiter_began_ns(self, now);
-    rl_status status = rl_table_take(self->table, key, costs, now, allowed, out, each);
-    if (status == RL_OK) {
+    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
+    if (rl_table_take(self->table, key, costs, now, allowed, out, each) != RL_OK) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (meter != NULL) {
         rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
     }
-    return status;
+    return 0;
 }
 
 /* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
@@ -174,11 +191,7 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
     if (PyErr_Occurred()) {
         return -1;
     }
-    if (limiter_take(self, hash, costs, allowed, out, each) != RL_OK) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    return 0;
+    return limiter_take(self, hash, costs, allowed, out, each);
 }
 
 static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -234,12 +247,13 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
                               PyObject *kwnames)
 {
     limiter_call call;
+    rl_time now;
     rl_decision decision;
-    if (read_limiter_call("peek", object, args, nargs, kwnames, NULL, &call) < 0) {
+    if (read_limiter_call("peek", object, args, nargs, kwnames, NULL, &call) < 0 ||
+        limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
-    rl_table_peek(call.limiter->table, call.key, call.costs, limiter_now(call.limiter), &decision,
-                  NULL);
+    rl_table_peek(call.limiter->table, call.key, call.costs, now, &decision, NULL);
     return decision_new(call.limiter->state, &decision);
 }
 
@@ -253,8 +267,8 @@ static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_
     if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &decision, NULL) != RL_OK) {
-        return PyErr_NoMemory();
+    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &decision, NULL) < 0) {
+        return NULL;
     }
     return decision_new(call.limiter->state, &decision);
 }
@@ -275,8 +289,8 @@ static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ss
     if (denial != NULL || PyErr_Occurred()) {
         return denial;
     }
-    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &tightest, each) != RL_OK) {
-        return PyErr_NoMemory();
+    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &tightest, each) < 0) {
+        return NULL;
     }
     return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
 }
@@ -285,13 +299,14 @@ static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_s
                                    PyObject *kwnames)
 {
     limiter_call call;
+    rl_time now;
     rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_limiter_call("peek_each", object, args, nargs, kwnames, NULL, &call) < 0) {
+    if (read_limiter_call("peek_each", object, args, nargs, kwnames, NULL, &call) < 0 ||
+        limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
-    rl_table_peek(call.limiter->table, call.key, call.costs, limiter_now(call.limiter), &tightest,
-                  each);
+    rl_table_peek(call.limiter->table, call.key, call.costs, now, &tightest, each);
     return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
 }
 
@@ -299,10 +314,12 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
                                 PyObject *kwnames)
 {
     limiter_call call;
-    if (read_limiter_call("refund", object, args, nargs, kwnames, rl_limit_refund, &call) < 0) {
+    rl_time now;
+    if (read_limiter_call("refund", object, args, nargs, kwnames, rl_limit_refund, &call) < 0 ||
+        limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
-    rl_table_refund(call.limiter->table, call.key, call.costs, limiter_now(call.limiter));
+    rl_table_refund(call.limiter->table, call.key, call.costs, now);
     Py_RETURN_NONE;
 }
 
@@ -310,12 +327,13 @@ static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssiz
                                 PyObject *kwnames)
 {
     limiter_call call;
+    rl_time now;
     rl_decision decision;
-    if (read_limiter_call("charge", object, args, nargs, kwnames, rl_limit_charge, &call) < 0) {
+    if (read_limiter_call("charge", object, args, nargs, kwnames, rl_limit_charge, &call) < 0 ||
+        limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
-    if (rl_table_charge(call.limiter->table, call.key, call.costs, limiter_now(call.limiter),
-                        &decision) != RL_OK) {
+    if (rl_table_charge(call.limiter->table, call.key, call.costs, now, &decision) != RL_OK) {
         return PyErr_NoMemory();
     }
     return decision_new(call.limiter->state, &decision);
@@ -341,6 +359,16 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_reset_all(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    limiter_object *self = limiter_of(object);
+    if (!limiter_ready(self)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS rl_table_reset_all(self->table);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
 /* All keys are hashed before the first decision, so that a bad key in the middle
  * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
 static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
@@ -363,9 +391,9 @@ static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
 static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    rl_time now = {0};
     rl_key *hashes = limiter_hash_keys(self, keys);
-    PyObject *result = hashes == NULL ? NULL : PyList_New(n);
-    rl_time now = limiter_now(self);
+    PyObject *result = hashes == NULL || limiter_now(self, &now) < 0 ? NULL : PyList_New(n);
     rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
     uint64_t n_allowed = 0;
@@ -481,8 +509,15 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     }
     rl_table_stats stats = {0};
     size_t next = 0;
-    while (rl_table_sweep_part(self->table, limiter_now(self), SLOTS_AT_ONCE, &next, &stats)) {
+    rl_time now;
+    if (limiter_now(self, &now) < 0) {
+        return NULL;
+    }
+    while (rl_table_sweep_part(self->table, now, SLOTS_AT_ONCE, &next, &stats)) {
         let_threads_run();
+        if (limiter_now(self, &now) < 0) {
+            return NULL;
+        }
     }
     return stats_as_dict(stats);
 }
@@ -532,6 +567,8 @@ PyMethodDef limiter_methods[] = {
                "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", CORE_FAST(limiter_reset),
      PyDoc_STR("reset($self, /, key)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+    {"_reset_all", limiter_reset_all, METH_NOARGS,
+     PyDoc_STR("_reset_all($self, /)\n--\n\nMake the buckets of all keys full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"

@@ -7,10 +7,11 @@ if limiter.allow("user:42"):
     ...
 """
 
-from rate_limiter._core import Decision, ManualClock, StoreError
+from rate_limiter._core import Decision, StoreError
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.clocks import ManualClock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 from rate_limiter.seeds.gateway.policy import RateLimitPolicy

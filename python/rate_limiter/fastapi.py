@@ -18,11 +18,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from rate_limiter._core import AsgiRecorder, Decision, ManualClock, RateLimitRecord, Verdict
+from rate_limiter._core import AsgiRecorder, Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import limits_are_off, watch
@@ -180,7 +181,7 @@ class RateLimit:
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         enabled: bool = True,
     ) -> None:
         arguments = {"denied": None} | locals()

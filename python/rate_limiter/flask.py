@@ -19,10 +19,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
+    checked_clock,
     checked_paths,
     checked_plain,
     checked_policy,
@@ -30,6 +30,7 @@ from rate_limiter.checks.arguments import (
 )
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.limit import Limits, as_limits
+from rate_limiter.limiting.clocks import Clock, named_clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import limits_are_off
@@ -117,7 +118,8 @@ class FlaskRateLimiter:
 
     The application's configuration overrides these arguments: ``RATE_LIMITER_DEFAULT_LIMITS``,
     ``RATE_LIMITER_STORE``, ``RATE_LIMITER_ON_STORE_ERROR``, ``RATE_LIMITER_MAX_KEYS``,
-    ``RATE_LIMITER_HEADERS`` and ``RATE_LIMITER_ENABLED``. An argument that has no effect in
+    ``RATE_LIMITER_CLOCK`` (also as a text, ``"package.module:name"``), ``RATE_LIMITER_HEADERS``
+    and ``RATE_LIMITER_ENABLED``. An argument that has no effect in
     combination with the others, or with these, is an error.
 
     Raises:
@@ -153,7 +155,7 @@ class FlaskRateLimiter:
         store: object = DEFAULT_STORE,
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
     ) -> None:
         # A decorator can have its own key, which may use arguments that this key does not.
         left_out = ("self", "app", "key")
@@ -179,7 +181,6 @@ class FlaskRateLimiter:
         self._status_path = status_path
         self._metrics = checked_metrics(metrics)
         storage = Storage.of(self._arguments)
-        self._clock = storage.clock
         self._names: dict[str, int] = {}
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
@@ -187,6 +188,7 @@ class FlaskRateLimiter:
             "STORE": storage.store,
             "ON_STORE_ERROR": storage.on_store_error,
             "MAX_KEYS": storage.max_keys,
+            "CLOCK": storage.clock,
             "HEADERS": headers,
             "ENABLED": enabled,
         }
@@ -319,7 +321,7 @@ class FlaskRateLimiter:
             name=name,
             on_store_error=settings["ON_STORE_ERROR"],
             max_keys=settings["MAX_KEYS"],
-            clock=self._clock,
+            clock=settings["CLOCK"],
         )
 
     def _check_settings(self) -> None:
@@ -471,7 +473,7 @@ def _check_limits(limits: object) -> None:
 _DECIDING = ("DEFAULT_LIMITS", "RULES", "STORE", "HEADERS")
 """Settings that can leave an argument without effect."""
 
-_OF_LIMITS = ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "HEADERS")
+_OF_LIMITS = ("STORE", "ON_STORE_ERROR", "MAX_KEYS", "CLOCK", "HEADERS")
 """Settings that a decorator's limit depends on."""
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -480,6 +482,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "STORE": check_store,
     "ON_STORE_ERROR": checked_policy,
     "MAX_KEYS": _check_max_keys,
+    "CLOCK": lambda clock: checked_clock("the value", clock),
     "HEADERS": _check_headers,
     "ENABLED": _check_enabled,
 }
@@ -500,6 +503,8 @@ def _read_settings(app: Flask) -> dict[str, Any]:
             hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
             raise ValueError(f"unknown setting {prefix}{name}; known are {known}{hint}")
         try:
+            if name == "CLOCK":
+                value = settings[name] = named_clock(value)
             _CHECKS[name](value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{prefix}{name}: {error}") from error

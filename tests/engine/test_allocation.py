@@ -180,6 +180,7 @@ calls = {
     "charge": lambda: limiter.charge("\\ud800", 0.001),
     "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),
     "window": lambda: Limiter([(20, 60, True)], clock=clock, max_keys=10).hit("k"),
+    "callable": lambda: Limiter(pairs, clock=lambda: 1.5, max_keys=10).hit("k"),
     "allow_many": lambda: limiter.allow_many(keys, 0.001),
     "stats": limiter.stats,
     "Limiter": lambda: Limiter(pairs, clock=clock, max_keys=10),

@@ -1,4 +1,8 @@
-"""The state machine of `acquire` under 10,000 random interleavings, with a clock set by hand."""
+"""The state machine of `acquire` under 10,000 random interleavings, with a clock set by hand.
+
+In half of them it is a ManualClock, which wakes those who wait when it is moved. In the others it
+stands for the clock of the system, whose time passes without that.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
-from rate_limiter import ManualClock, RateLimiter, RateLimitExceeded
-from rate_limiter.limiting import waiting
+from rate_limiter import ManualClock, RateLimiter, RateLimitExceeded, _core
+from rate_limiter.limiting import clocks, waiting
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, Step, Waiter, wait_steps
 
 CAPACITY = 4
@@ -108,7 +112,7 @@ class World:
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        self.clock = ManualClock(10**9)
+        self.clock = random.choice((ManualClock, _core.ManualClock))(10**9)
         self.limiter = RateLimiter.in_memory(LIMITS, 10, self.clock)
         self.loops = [Loop(), Loop()]
         self.callers: list[Caller] = []
@@ -254,7 +258,7 @@ class World:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock of the deadlines; `monotonic` is replaced for each world."""
     fake = SimpleNamespace(monotonic=None)
-    monkeypatch.setattr(waiting, "time", fake)
+    monkeypatch.setattr(clocks, "time", fake)
     return fake
 
 

@@ -230,8 +230,19 @@ def _of(name: str) -> Callable[[World], Any]:
     return lambda world: world.one(name)
 
 
+def _seconds(world: World) -> Any:
+    """Return a callable as a clock, which may do mischief or return no time."""
+
+    def seconds() -> Any:
+        world.hook.maybe()
+        return world.rng.choice((1, 1.5, 1e9, world.rng.random(), -1, None, float("nan")))
+
+    return seconds
+
+
 def _clock(world: World) -> Any:
-    return world.rng.choice(("monotonic", "coarse", world.one("ManualClock"), "wrong"))
+    made = (world.one("ManualClock"), _seconds(world))
+    return world.rng.choice(("monotonic", "coarse", *made, "wrong"))
 
 
 def server_of(world: World) -> Any:

@@ -1,5 +1,7 @@
 """Types of the public names. Checked by mypy --strict, never executed."""
 
+import time
+
 from rate_limiter import (
     AsyncRateLimiter,
     AsyncTokenBucketRateLimiter,
@@ -32,6 +34,12 @@ assert_type(decision.retry_after, float)
 assert_type(decision.retry_after_ms, int)
 assert_type(decision.retry_after_s, int | None)
 assert_type(decision.reset_after_ns, int)
+
+RateLimiter("1/s", clock=time.time)
+RateLimiter("1/s", clock=lambda: 5)
+RateLimiter("1/s", clock="coarse")
+RateLimiter("1/s", clock="sundial")  # type: ignore[arg-type]
+RateLimiter("1/s", clock=lambda: "5")  # type: ignore[arg-type, return-value]
 
 limiter.allow(5)  # type: ignore[arg-type]
 limiter.allow("k", "1")  # type: ignore[arg-type]

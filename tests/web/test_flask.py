@@ -1,12 +1,14 @@
 """FlaskRateLimiter: default limits, decorators, blueprints, classes, configuration."""
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, abort, g, request
 from flask.views import MethodView
-from rate_limiter import RateLimitExceeded
+from rate_limiter import ManualClock, RateLimitExceeded
 from rate_limiter.flask import FlaskRateLimitExceeded
 from support.flask_app import app_of, get, limiter_of, statuses
 from werkzeug.exceptions import TooManyRequests
@@ -307,6 +309,34 @@ def test_configuration_counts_before_arguments() -> None:
     assert statuses(app, "/", 2) == [200, 429]
 
 
+def now_in_module() -> float:
+    return NOW[0]
+
+
+NOW = [0.0]
+
+
+@pytest.mark.parametrize(
+    "clock", [ManualClock(), now_in_module, "test_flask_clock:now"], ids=["manual", "call", "text"]
+)
+def test_clock_of_the_configuration(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("test_flask_clock")
+    module.now = now_in_module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    limiter = limiter_of(default_limits="1/minute")
+    app = app_of(limiter, RATE_LIMITER_CLOCK=clock)
+    app.get("/")(lambda: "ok")
+    app.get("/decorated", endpoint="decorated")(limiter.limit("2/minute")(lambda: "ok"))
+    assert statuses(app, "/", 2) == [200, 429]
+    assert statuses(app, "/decorated", 3) == [200, 200, 429]
+    if isinstance(clock, ManualClock):
+        clock.advance(60)
+    else:
+        NOW[0] += 60
+    assert statuses(app, "/", 2) == [200, 429]
+    assert statuses(app, "/decorated", 3) == [200, 200, 429]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -320,6 +350,11 @@ def test_configuration_counts_before_arguments() -> None:
         ("STORE", "redis://h:x", "RATE_LIMITER_STORE: the address of the store is wrong: the port"),
         ("ON_STORE_ERROR", "pass", "RATE_LIMITER_ON_STORE_ERROR: on_store_error must be one of"),
         ("MAX_KEYS", 0, "RATE_LIMITER_MAX_KEYS: must be a whole number from 1 on, got 0"),
+        ("CLOCK", "sundial", "RATE_LIMITER_CLOCK: the value must be 'monotonic', 'coarse'"),
+        ("CLOCK", 5, "RATE_LIMITER_CLOCK: the value must be 'monotonic', .* got 5"),
+        ("CLOCK", "time:sundial", "RATE_LIMITER_CLOCK: 'time:sundial' cannot be imported: module"),
+        ("CLOCK", "no.module:now", "RATE_LIMITER_CLOCK: 'no.module:now' cannot be imported: No"),
+        ("CLOCK", ":now", "RATE_LIMITER_CLOCK: ':now' cannot be imported: Empty module name"),
         ("HEADERS", "all", "RATE_LIMITER_HEADERS: headers must be one of 'x-ratelimit', 'ietf'"),
         ("ENABLED", "yes", "RATE_LIMITER_ENABLED: must be True or False, got 'yes'"),
         ("DEFAULT_LIMIT", "1/s", "unknown setting RATE_LIMITER_DEFAULT_LIMIT; known are"),

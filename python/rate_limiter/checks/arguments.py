@@ -236,17 +236,25 @@ def _check_secret(name: str, value: object) -> None:
         raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
-def _check_clock(name: str, value: object) -> None:
-    if value not in ("monotonic", "coarse") and not isinstance(value, ManualClock):
+def checked_clock(name: str, value: object) -> None:
+    """Check an argument that is a clock. The engine calls a callable later, and checks the result.
+
+    Raises:
+        TypeError, ValueError: the value is something else.
+    """
+    checked_plain(name, value)
+    if isinstance(value, ManualClock) or callable(value):
+        return
+    if not isinstance(value, str) or value not in ("monotonic", "coarse"):
         raise ValueError(
-            f"{name} must be 'monotonic', 'coarse' (where the system has one) or a ManualClock, "
-            f"got {shown(value)}"
+            f"{name} must be 'monotonic', 'coarse' (where the system has one), a ManualClock or a "
+            f"callable that returns seconds, got {shown(value)}"
         )
 
 
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "api_key_header": _check_header,
-    "clock": _check_clock,
+    "clock": checked_clock,
     "cors": checked_switch,
     "cost": _check_cost,
     "cost_after": _check_callable,

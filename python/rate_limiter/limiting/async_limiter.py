@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
-from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
+from rate_limiter.stores.connection import running_loop
 
 
 class AsyncRateLimiter:
@@ -35,7 +37,7 @@ class AsyncRateLimiter:
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         self._use(
@@ -121,20 +123,27 @@ class AsyncRateLimiter:
             finally:
                 self._limiter._wake(key)
 
-    async def reset(self, key: str | bytes) -> None:
-        """Make the bucket of `key` full. See RateLimiter.reset."""
+    async def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make the buckets of a key, of a prefix, or of all keys full. See RateLimiter.reset."""
         if self._call_redis is None:
-            self._limiter.reset(key)
+            self._limiter.reset(key, prefix=prefix)
+        elif key is EVERY or prefix is not EVERY:
+            await asyncio.to_thread(self._limiter.reset, key, prefix=prefix)
         else:
             try:
                 await self._call_redis("reset", key)
             finally:
                 self._limiter._wake(key)
 
+    async def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        """Return the keys in Redis that begin with a prefix. See RateLimiter.keys."""
+        return await asyncio.to_thread(self._limiter.keys, prefix)
+
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:
             return self._limiter.inspect(key)
+        running_loop()
         return await asyncio.to_thread(self._limiter.inspect, key)
 
     async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:

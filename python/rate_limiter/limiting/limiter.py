@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limiting.clocks import Clock, ManualClock
 from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
@@ -30,10 +31,17 @@ from rate_limiter.stores.bucket_info import BucketInfo
 
 logger = logging.getLogger("rate_limiter")
 
+EVERY: Any = object()
+"""The default of reset(): None is no key, so that a missing one never resets all."""
+NO_KEYS = (
+    "a limiter in memory stores hashes of keys, so keys cannot be listed or found by a prefix: use "
+    "a Redis, reset one key, or call reset() for all"
+)
 MADE_OFTEN = 100
 """Limiters with the same limits that are made and thrown away before a warning is logged."""
 _PACKAGE = Path(__file__).parent.parent
 _made: dict[tuple[Limit, ...], _Made] = {}
+_in_use: weakref.WeakValueDictionary[int, RateLimiter] = weakref.WeakValueDictionary()
 
 
 class RateLimiter(_core.Limiter):
@@ -56,8 +64,9 @@ class RateLimiter(_core.Limiter):
             same limits in the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"``
             (StoreError). It needs `store`; a RedisStore has its own setting.
         max_keys: about how many keys may be in use at once; memory use grows with the keys in use.
-        clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds) or a
-            ManualClock.
+        clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds), a ManualClock
+            or a callable that returns seconds, such as ``time.time``. One that is set back refills
+            nothing. A Redis goes by the clock of its server, so these two are refused with it.
         waiters_first: whether `allow`, `hit` and `allow_many` leave the tokens to the callers of
             this process that wait in `acquire` for the same key. They are denied unless there are
             enough tokens for those as well.
@@ -109,7 +118,7 @@ class RateLimiter(_core.Limiter):
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
@@ -126,7 +135,7 @@ class RateLimiter(_core.Limiter):
         _count_made(self)
 
     @classmethod
-    def in_memory(cls, limits: Limits, max_keys: int, clock: str | ManualClock) -> RateLimiter:
+    def in_memory(cls, limits: Limits, max_keys: int, clock: Clock) -> RateLimiter:
         """Return a limiter in memory for one of many rules.
 
         The warning about limiters made in a request handler ignores it: rules that are reloaded
@@ -140,7 +149,7 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool = False,
         keep: RateLimiter | None = None,
         path: str | None = None,
@@ -160,6 +169,8 @@ class RateLimiter(_core.Limiter):
         self._clock = clock
         self._max_keys = max_keys
         self._lines = Lines() if path is None else Lines.of(path)
+        if isinstance(clock, ManualClock):
+            clock._wake_when_moved(self._lines)
         _core.Limiter.__init__(
             self,
             [limit.for_engine for limit in self.limits],
@@ -169,12 +180,13 @@ class RateLimiter(_core.Limiter):
             path=path,
             waiters_first=waiters_first and not self.is_remote,
         )
+        _in_use[id(self)] = self
 
     def _set_up_shared(
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         store: str,
         name: str,
@@ -188,6 +200,11 @@ class RateLimiter(_core.Limiter):
     def place(self) -> Hashable:
         """Where its buckets are in a store: equal for limiters that share them; None in memory."""
         return self._path
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its buckets are in the memory of this process alone."""
+        return not self.is_remote and self._path is None
 
     @property
     def decides_here(self) -> bool:
@@ -232,7 +249,7 @@ class RateLimiter(_core.Limiter):
         return made
 
     @property
-    def _settings(self) -> tuple[int, str | ManualClock, bool, str, str]:
+    def _settings(self) -> tuple[int, Clock, bool, str, str]:
         """The arguments of _set_up_shared() but for the limits."""
         return (self._max_keys, self._clock, self.waiters_first, self._store, self._name)
 
@@ -360,16 +377,57 @@ class RateLimiter(_core.Limiter):
         finally:
             self._wake(key)
 
-    def reset(self, key: str | bytes) -> None:
-        """Make the bucket of `key` full.
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make the buckets of a key full, of all keys that begin with a prefix, or of all keys.
+
+        Without arguments it is all keys of this limiter: in shared memory those of all processes,
+        in Redis those under the name and the limits of this limiter.
+
+        Args:
+            key: str or bytes.
+            prefix: for a Redis, not empty. Redis has the SHA-256 of keys of more than 200 bytes, so
+                a prefix does not match those.
 
         Raises:
-            TypeError: a bad key.
+            TypeError: a bad key, or both arguments.
+            ValueError: the prefix is empty, or the limiter is not in Redis.
+            StoreError: Redis gave no answer to a search, which scans the whole database.
         """
-        try:
-            super().reset(key)
-        finally:
-            self._wake(key)
+        if prefix is not EVERY:
+            if key is not EVERY:
+                raise TypeError("give a key or a prefix, not both")
+            self._reset_many(checked_prefix(prefix))
+        elif key is EVERY:
+            self._reset_many(b"")
+        else:
+            try:
+                self._reset_key(key)
+            finally:
+                self._wake(key)
+            return
+        self._lines.wake_all()
+
+    def _reset_key(self, key: str | bytes) -> None:
+        super().reset(key)
+
+    def _reset_many(self, prefix: bytes) -> None:
+        """Make the buckets of all keys with a prefix full; of all keys for an empty one."""
+        if prefix:
+            raise ValueError(NO_KEYS)
+        self._reset_all()
+
+    def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        """Return the keys in Redis that begin with a prefix, sorted: those with buckets not full.
+
+        Keys of more than 200 bytes are there as ``"sha256:..."``, which `reset` and `inspect` take
+        as well. A key that is not UTF-8 is bytes.
+
+        Raises:
+            TypeError: a bad prefix.
+            ValueError: the limiter is not in Redis.
+            StoreError: Redis gave no answer to the search, which scans the whole database.
+        """
+        raise ValueError(NO_KEYS)
 
     def _wake(self, key: str | bytes) -> None:
         """Wake the first that waits for a key, for which there may be tokens."""
@@ -380,6 +438,11 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
+def limiters_in_use() -> list[RateLimiter]:
+    """Return all limiters of this process, those of rules, routes and decorators included."""
+    return [each for ref in _in_use.valuerefs() if (each := ref()) is not None]
+
+
 def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tuple[bytes, float]:
     """Return the key and the cost for a Waiter.
 
@@ -388,6 +451,19 @@ def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tupl
     """
     _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
     return line_key(key), float(cost)
+
+
+def checked_prefix(prefix: object) -> bytes:
+    """Return the prefix of keys as bytes.
+
+    Raises:
+        TypeError, ValueError: it is no text, or empty.
+    """
+    if not isinstance(prefix, (str, bytes)):
+        raise TypeError(f"prefix must be str or bytes, not {type(prefix).__name__}")
+    if not prefix:
+        raise ValueError("prefix must not be empty; reset() without arguments resets all keys")
+    return line_key(prefix)
 
 
 def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> RateLimiter:

@@ -7,6 +7,7 @@ the same limits in process memory, for the time that Redis is unavailable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
@@ -14,11 +15,14 @@ from time import perf_counter_ns
 from typing import Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, Meter, StoreError
+from rate_limiter._core import Decision, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
+from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
+from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
 from rate_limiter.limiting.late_answers import wait_until_given_back
-from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
 from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
@@ -27,6 +31,7 @@ from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.stores.searching import remove_keys, search, search_exact, sorted_keys
 
 _IN_MEMORY = {"take": "_take", "hit_each": "_hit_each", "peek_each": "_peek_each"}
 _IN_REDIS = {"take": "hit"}
@@ -89,7 +94,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
         exact_prefix: str | None = None,
         names_limits: bool = True,
@@ -109,8 +114,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             )
         if self.store.connection.client.kind == "cluster" and len(as_limits(limits)) > 1:
             _check_hash_tag(self.store.prefix)
-        if isinstance(clock, ManualClock):
-            raise ValueError("a store in Redis goes by the clock of its server, not a ManualClock")
+        if not isinstance(clock, str):
+            raise ValueError(
+                f"clock={shown(clock)} cannot be used with store={shown(store)}, which goes by the "
+                "clock of its server: leave clock out, or keep the limits in memory"
+            )
         exact = exact_prefix is not None
         endings = (
             _ending(i, limit, exact=exact, names_limits=names_limits)
@@ -132,7 +140,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         keys: _Keys,
         keep: RateLimiter | None = None,
@@ -208,11 +216,26 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         finally:
             self._wake(key)
 
-    def reset(self, key: str | bytes) -> None:
-        try:
-            self._call("reset", key)
-        finally:
-            self._wake(key)
+    def _reset_key(self, key: str | bytes) -> None:
+        self._call("reset", key)
+
+    def _reset_many(self, prefix: bytes) -> None:
+        remove_keys(self.store.connection, self.search(prefix))
+        if not prefix:
+            self._reset_all()  # the fallback
+
+    def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        start = checked_prefix(prefix) if prefix or not isinstance(prefix, (str, bytes)) else b""
+        return sorted_keys(self.search(start).values())
+
+    def search(self, prefix: bytes) -> dict[bytes, bytes]:
+        """Return the keys in Redis of all clients whose keys begin with a prefix, and those."""
+        keys = self._keys
+        before = keys.before.encode()
+        if keys.is_exact:
+            return search_exact(self.store.connection, before, prefix)
+        endings = [ending.encode() for ending in keys.endings]
+        return search(self.store.connection, before, prefix, endings)
 
     def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):
@@ -236,19 +259,47 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return [self._call_unmeasured("allow", key, *args[1:]) for key in args[0]]
             if method != "take" and (denial := self._behind_waiters(*args)) is not None:
                 return _as_answer(method, denial)
+        hub = current_hub()
+        source: Source = self._client if hub is None else self.store.connection.loop(hub)
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
                 keys, *cost = args
                 return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
-            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+            if not self.store.connection.permits(source, self._buckets, args[0]):
                 return self._fallback(method, args, None)
         try:
-            answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+            if hub is None:
+                answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+            else:
+                answer = self._wait_in_hub(hub, method, *args)
         except Exception as error:
-            return self._after_error(self._client, method, args, error)
+            return self._after_error(source, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(self._client, self._buckets, args[0])
+            self.store.connection.succeeded(source, self._buckets, args[0])
         return answer
+
+    def _wait_in_hub(self, hub: HubLoop, method: str, *args: Any) -> Any:
+        """Return the answer of Redis, for which only this greenlet waits."""
+        # A RedisLoop returns what the loop makes.
+        loop: Any = self.store.connection.loop(hub)
+        if method == "allow_many":
+            keys, *cost = args
+            futures = [loop.allow(self._buckets, key, *cost) for key in checked_keys(keys)]
+            return [one.wait() for one in futures]
+        future: HubFuture = getattr(loop, _IN_REDIS.get(method, method))(self._buckets, *args)
+        try:
+            return future.wait()
+        except BaseException:
+            if method == "take" and not future.done():  # killed, or a timeout of the greenlet
+                future.then(lambda taken: self._give_back(loop, taken, *args))
+            raise
+
+    def _give_back(self, loop: Any, taken: Any, key: str | bytes, cost: float) -> None:
+        if not taken:  # denied, or an error
+            return
+        with contextlib.suppress(StoreError, RuntimeError):  # such as a closed connection
+            refunding: HubFuture = loop.refund(self._buckets, key, cost)
+            refunding.then(lambda done: self._wake(key))
 
     def _has_several_nodes(self, method: str) -> bool:
         return method == "allow_many" and self.store.connection.is_cluster
@@ -276,13 +327,13 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return None if decisions[0] else decisions
 
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
+        loop = self.store.connection.loop()
         if self.waiters_first and method in _DECISIONS:
             if method == "allow_many":
                 each = (("allow", key, *args[1:]) for key in checked_keys(args[0]))
                 return await asyncio.gather(*(self._call_async_unmeasured(*one) for one in each))
             if method != "take" and (denial := await self._behind_waiters_async(*args)) is not None:
                 return _as_answer(method, denial)
-        loop = self.store.connection.loop()
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
                 keys, *cost = args

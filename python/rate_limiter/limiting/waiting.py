@@ -27,6 +27,7 @@ These hold at each step, in whatever thread and event loop the callers are:
 7. A signal handler may do anything with a limiter: the lock is re-entrant, and each change of a
    line is a single operation of a deque or a dict, between which the line is consistent. A request
    that others in its thread wait for, such as one in a handler, joins ahead of them.
+8. With a ManualClock, callers wait for the time of that clock. Each move of it wakes all of them.
 
 A caller may be in two lines while `with_limits` moves it; it then leaves both.
 """
@@ -38,7 +39,6 @@ import contextlib
 import math
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Generator
@@ -49,7 +49,9 @@ from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import checked_whole
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
+from rate_limiter.limiting.clocks import longest_sleep_s, now_s
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.stores.connection import running_loop
 
 LONGEST_SLEEP_S = 60.0
 """Longest time until the first in a line tries again."""
@@ -65,6 +67,7 @@ class HasLines(Protocol):
     """A limiter, or something else whose callers wait for each other."""
 
     _lines: Lines
+    _clock: Any
     limits: tuple[Limit, ...]
 
 
@@ -85,6 +88,10 @@ class Waiter:
         self.cost = cost
         self.thread = threading.get_ident()
         self.joined: list[Lines] = []
+
+    def now_s(self) -> float:
+        """Return the time of its deadline, in seconds."""
+        return now_s(self.limiter._clock)
 
     def can_run(self) -> bool:
         """Return True if the caller can continue when it is woken."""
@@ -145,7 +152,7 @@ class TaskWaiter(Waiter):
 
     def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
         super().__init__(limiter, key, cost)
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._woken = asyncio.Event()
 
     def can_run(self) -> bool:
@@ -230,6 +237,15 @@ class Lines:
             first = self.first(key)
             if first is not None:
                 first.wake()
+
+    def wake_all(self) -> None:
+        """Wake all that wait for any key."""
+        if not self._lines:
+            return
+        with _lock:
+            for line in tuple(self._lines.values()):
+                for waiter in tuple(line):
+                    waiter.wake()
 
     def costs(self, key: bytes, until: Waiter | None = None) -> list[float]:
         """Return the costs of those who wait for a key, or of those ahead of one of them."""
@@ -370,9 +386,9 @@ class Patience:
         """Whether the caller waits as long as it takes."""
         return self.timeout in (None, math.inf) and self.max_waiting is None
 
-    def deadline_s(self) -> float:
-        """Return the time of the end, by `time.monotonic`, if the wait begins now."""
-        return math.inf if self.timeout is None else time.monotonic() + self.timeout
+    def deadline_s(self, now_s: float) -> float:
+        """Return the time of the end if the wait begins now."""
+        return math.inf if self.timeout is None else now_s + self.timeout
 
     def forbids(self, waiting: int) -> bool:
         """Return True if the caller may not wait after so many others."""
@@ -397,7 +413,7 @@ def wait_steps(waiter: Waiter, key: str | bytes, patience: Patience) -> Steps:
         RateLimitExceeded: the request cannot pass in time, or never; with a Decision that denies
             it and whose `retry_after` counts those ahead.
     """
-    deadline_s = patience.deadline_s()
+    deadline_s = patience.deadline_s(waiter.now_s())
     try:
         waiter.join()
         decision = yield from _join_steps(waiter, patience, deadline_s)
@@ -421,7 +437,7 @@ def _join_steps(
     wait_s = decision.retry_after
     if decision:
         return None
-    is_hopeless = math.isinf(wait_s) or time.monotonic() + wait_s > deadline_s
+    is_hopeless = math.isinf(wait_s) or waiter.now_s() + wait_s > deadline_s
     return decision if is_hopeless or patience.forbids(len(ahead)) else None
 
 
@@ -429,14 +445,15 @@ def _turn_steps(
     waiter: Waiter, patience: Patience, deadline_s: float
 ) -> Generator[Step, Any, Decision | None]:
     """Return a decision, or None after a sleep."""
-    left_s = deadline_s - time.monotonic()
-    sleep_s = min(left_s, LONGEST_SLEEP_BEHIND_S)
+    left_s = deadline_s - waiter.now_s()
+    clock = waiter.limiter._clock
+    sleep_s = min(longest_sleep_s(clock, left_s), LONGEST_SLEEP_BEHIND_S)
     if waiter.is_first():
         decision: Decision = yield Ask("_take", waiter.cost)
         wait_s = decision.retry_after
         if decision or math.isinf(wait_s) or wait_s > left_s or patience.forbids(0):
             return decision
-        sleep_s = min(wait_s, LONGEST_SLEEP_S)
+        sleep_s = min(longest_sleep_s(clock, wait_s), LONGEST_SLEEP_S)
     elif left_s <= 0:
         return (yield from _last_steps(waiter))
     yield Sleep(sleep_s)

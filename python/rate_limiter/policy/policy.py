@@ -19,9 +19,10 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter import _core
-from rate_limiter._core import Check, ManualClock, PolicyVersion, StoreError, Verdict
+from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.limiting.sharing import note_unnamed
@@ -80,7 +81,7 @@ class Storage:
     name: str = ""
     on_store_error: str = "memory"
     max_keys: int = 1_000_000
-    clock: str | ManualClock = "monotonic"
+    clock: Clock = "monotonic"
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Storage:

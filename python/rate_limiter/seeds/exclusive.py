@@ -13,6 +13,7 @@ class Exclusive:
     """Let one task at a time into a block, in the order of their arrival."""
 
     limits: tuple[Limit, ...] = ()  # a waiter here has no limits
+    _clock = "monotonic"
 
     def __init__(self) -> None:
         self._lines = Lines()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from functools import cache
 from importlib.resources import files
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rate_limiter import _core
 from rate_limiter.stores.breaker import Breaker
@@ -53,13 +54,17 @@ class Connection:
         with _lock:
             _all[id(self)] = self
 
-    def loop(self) -> _core.RedisLoop:
-        """Return the client for the running event loop.
+    def loop(self, running: Any = None) -> _core.RedisLoop:
+        """Return the client for an event loop.
+
+        Args:
+            running: the loop; None for the asyncio loop that is running.
 
         Raises:
             RuntimeError: no event loop is running.
         """
-        running = asyncio.get_running_loop()
+        if running is None:
+            running = running_loop()
         known = self._loops.get(id(running))
         if known is not None and known.loop is running:
             return known
@@ -115,11 +120,33 @@ class Connection:
         self.client.after_fork_in_child()
         for each in self._loops.values():
             each.after_fork_in_child()
+            forget = getattr(each.loop, "after_fork_in_child", None)
+            if forget is not None:
+                forget()
         self._loops.clear()
 
     def __del__(self) -> None:
         if hasattr(self, "_loops"):
             self.close()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running asyncio loop.
+
+    Raises:
+        RuntimeError: there is none; for a task of trio the text says what to do.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        if trio is None or not trio.lowlevel.in_trio_run():
+            raise
+    raise RuntimeError(
+        "AsyncRateLimiter awaits on an asyncio event loop, and this is a task of trio: use "
+        "RateLimiter in a thread, as in trio.to_thread.run_sync(limiter.hit, key), or run the "
+        "application on asyncio"
+    ) from None
 
 
 def connect(address: str) -> Connection:

@@ -14,10 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
+from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
@@ -150,7 +151,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         setup_checks: bool = True,
         enabled: bool = True,
         api_key_header: str = "x-api-key",

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rate_limiter._core import Decision, ManualClock, Verdict
+from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
 from rate_limiter.limit import Limits
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
@@ -97,7 +98,7 @@ class RateLimitMiddleware:
         name: str = "",
         on_store_error: str = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         setup_checks: bool = True,
         enabled: bool = True,
     ) -> None:
