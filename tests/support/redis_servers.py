@@ -81,6 +81,7 @@ class RedisServer:
                 "ssl_certfile": str(self.tls.certificate("client")),
                 "ssl_keyfile": str(self.tls.key("client")),
             }
+        settings = {"protocol": 2, **settings}  # which servers before Redis 6 have too
         return redis.Redis(
             "127.0.0.1", self.port, password=self.password, socket_timeout=5, **settings
         )
