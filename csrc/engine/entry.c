@@ -59,22 +59,27 @@ rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, co
 
 /* ---- windows -------------------------------------------------------------------- */
 
-static rl_window fixed_at(const rl_moment *moment, size_t i, const uint64_t *words)
+/* Sets *is_ahead if the state was counted before the clock was set back. */
+static rl_window fixed_at(const rl_moment *moment, size_t i, const uint64_t *words, bool *is_ahead)
 {
+    const rl_limit *limit = &moment->set->limits[i];
     rl_window kept = {0};
     if (words != NULL) {
         kept = rl_window_load(words + moment->set->first_word[i]);
     }
-    return rl_window_at(&moment->set->limits[i], kept, moment->now.wall_ns);
+    *is_ahead |= rl_window_is_ahead(limit, kept, moment->now.wall_ns);
+    return rl_window_at(limit, kept, moment->now.wall_ns);
 }
 
-static rl_sliding sliding_at(const rl_moment *moment, size_t i, const uint64_t *words)
+static rl_sliding sliding_at(const rl_moment *moment, size_t i, const uint64_t *words,
+                             bool *is_ahead)
 {
     const rl_limit *limit = &moment->set->limits[i];
     rl_sliding kept = {.current = {.n_lumps = 0}};
     if (words != NULL) {
         kept = rl_sliding_load(limit, words + moment->set->first_word[i]);
     }
+    *is_ahead |= rl_sliding_is_ahead(&kept, moment->now.wall_ns);
     return rl_sliding_at(limit, &kept, moment->now.wall_ns);
 }
 
@@ -83,10 +88,10 @@ void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *wor
     const rl_limit *limit = &moment->set->limits[i];
     rl_any_window *window = &found->windows[i];
     if (limit->kind == RL_SLIDING_WINDOW) {
-        window->sliding = sliding_at(moment, i, words);
+        window->sliding = sliding_at(moment, i, words, &found->is_ahead);
         found->deficits[i] = rl_sliding_used(limit, &window->sliding, moment->now.wall_ns);
     } else {
-        window->fixed = fixed_at(moment, i, words);
+        window->fixed = fixed_at(moment, i, words, &found->is_ahead);
         found->deficits[i] = window->fixed.count;
     }
 }
@@ -126,11 +131,12 @@ void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, 
 bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words)
 {
     const rl_limit *limit = &moment->set->limits[i];
+    bool is_ahead = false;
     if (limit->kind == RL_SLIDING_WINDOW) {
-        rl_sliding sliding = sliding_at(moment, i, words);
+        rl_sliding sliding = sliding_at(moment, i, words, &is_ahead);
         return rl_sliding_used(limit, &sliding, moment->now.wall_ns) == 0;
     }
-    return fixed_at(moment, i, words).count == 0;
+    return fixed_at(moment, i, words, &is_ahead).count == 0;
 }
 
 /* ---- converting to another set -------------------------------------------------- */

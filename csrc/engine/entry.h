@@ -43,6 +43,7 @@ typedef union rl_any_window {
 typedef struct rl_found {
     uint64_t deficits[RL_LIMITS_MAX];
     rl_any_window windows[RL_LIMITS_MAX]; /* only for limits that are windows */
+    bool is_ahead; /* a window was counted before the clock was set back: write it */
 } rl_found;
 
 /* Copy 1 to RL_LIMITS_MAX limits. */
@@ -106,6 +107,7 @@ bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *
 static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words, rl_found *found)
 {
     const rl_limit_set *set = moment->set;
+    found->is_ahead = false;
     for (size_t i = 0; i < set->n; i++) {
         if (rl_is_window(&set->limits[i])) {
             rl_entry_read_window(moment, i, words, found);

@@ -128,10 +128,9 @@ typedef struct shared_request {
     rl_time now;
 } shared_request;
 
-static bool shared_is_as_large(const rl_table *one, const rl_table *other)
+static bool shared_has_as_many_lines(const rl_table *one, const rl_table *other)
 {
-    return one->shard_bits == other->shard_bits && one->lines_max == other->lines_max &&
-           one->line_words == other->line_words;
+    return one->shard_bits == other->shard_bits && one->lines_max == other->lines_max;
 }
 
 /* Make the table in an empty file: the locks of the shards, and everything else, start as 0. */
@@ -274,7 +273,7 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     rl_table_plan(table, limits, n_limits, max_keys);
     shared_request request = {.path = path, .table = table, .from = from, .now = now};
     rl_shared_status status = RL_SHARED_EOTHER;
-    if (from == NULL || shared_is_as_large(table, from)) {
+    if (from == NULL || shared_has_as_many_lines(table, from)) {
         status = shared_describe(table, &request.wanted);
     }
     if (status == RL_SHARED_OK) {

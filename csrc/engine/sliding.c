@@ -154,6 +154,24 @@ static rl_sliding all_now(const rl_limit *limit, const rl_sliding *kept, int64_t
     return sliding;
 }
 
+/* Let no request of a run have come after now. */
+static void run_clamp(rl_run *run, int64_t now_ns)
+{
+    for (unsigned i = 0; i < run->n_times; i++) {
+        run->times_ns[i] = run->times_ns[i] < now_ns ? run->times_ns[i] : now_ns;
+    }
+}
+
+static bool run_is_ahead(const rl_run *run, int64_t wall_ns)
+{
+    return run->n_lumps != 0 && run_last_ns(run) > wall_ns + RL_CLOCK_SLACK_NS;
+}
+
+bool rl_sliding_is_ahead(const rl_sliding *kept, int64_t wall_ns)
+{
+    return run_is_ahead(&kept->current, wall_ns) || run_is_ahead(&kept->previous, wall_ns);
+}
+
 rl_sliding rl_sliding_at(const rl_limit *limit, const rl_sliding *kept, int64_t wall_ns)
 {
     rl_sliding sliding = none_of(limit);
@@ -167,7 +185,12 @@ rl_sliding rl_sliding_at(const rl_limit *limit, const rl_sliding *kept, int64_t 
         return all_now(limit, kept, wall_ns);
     }
     if (age == 0) {
-        return *kept;
+        sliding = *kept;
+        if (rl_sliding_is_ahead(kept, wall_ns)) {
+            run_clamp(&sliding.previous, wall_ns);
+            run_clamp(&sliding.current, wall_ns);
+        }
+        return sliding;
     }
     if (age == 1) {
         sliding.previous = kept->current;

@@ -66,9 +66,14 @@ static inline size_t rl_sliding_words(const rl_limit *limit)
     return 2 * rl_sliding_times(limit) + 2;
 }
 
-/* Return the runs of the present window and the one before it. A clock that stepped back to
- * an earlier window frees nothing: all counted requests then count as of now. */
+/* Return the runs of the present window and the one before it. A clock that was set back frees
+ * nothing, but no request counts for longer than a window: those that would come later came now.
+ * If the clock is in an earlier window, all counted requests came now. */
 rl_sliding rl_sliding_at(const rl_limit *limit, const rl_sliding *kept, int64_t wall_ns);
+
+/* Return true if the newest request came before the clock was set back. The runs must be written,
+ * as with rl_window_is_ahead. */
+bool rl_sliding_is_ahead(const rl_sliding *kept, int64_t wall_ns);
 
 /* Return how much of the limit is used; `sliding` is the present one, here and below. */
 uint64_t rl_sliding_used(const rl_limit *limit, const rl_sliding *sliding, int64_t wall_ns);

@@ -67,6 +67,8 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
         /* The tag is written last: if the process dies before, the place stays free. */
         atomic_signal_fence(memory_order_seq_cst);
         table_occupy(shard, entry, tag);
+    } else if (found->is_ahead && *entry.tag == tag) {
+        rl_entry_write(&moment->at, found, entry.words);
     }
     *allowed = pass;
     return RL_OK;

@@ -20,6 +20,9 @@
 #define RL_WINDOW_WORDS 2
 #define RL_WINDOW_COUNT_MAX 2e9    /* requests in a window */
 #define RL_WINDOW_S_MAX 1000000000 /* 31 years */
+/* Processes read the clock at slightly different times; a state that is further ahead was written
+ * before the clock was set back. */
+#define RL_CLOCK_SLACK_NS INT64_C(100000000)
 
 /* The count of the present window. */
 typedef struct rl_window {
@@ -35,6 +38,13 @@ rl_status rl_window_init(rl_limit *limit, bool sliding, double count, int64_t wi
 /* Return the present window, with the count of a stored one that still matters. A clock
  * that stepped back to an earlier window frees nothing: the count moves with it. */
 rl_window rl_window_at(const rl_limit *limit, rl_window kept, int64_t wall_ns);
+
+/* Return true if a window was counted before the clock was set back. rl_window_at moves its count
+ * to the present window. It must be written, also after a denial, or it would move again. */
+static inline bool rl_window_is_ahead(const rl_limit *limit, rl_window kept, int64_t wall_ns)
+{
+    return kept.count != 0 && kept.number > (wall_ns + RL_CLOCK_SLACK_NS) / limit->window_ns;
+}
 
 /* Return the window with `cost` more, or less. A count stays below twice
  * RL_WINDOW_COUNT_MAX. */

@@ -38,18 +38,16 @@ static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_
     if (count_slots(reply, from) == 0) {
         return false;
     }
+    rl_node_index index;
     rl_nodes_clear_slots(topology);
+    rl_nodes_index(topology, &index);
     for (size_t i = 0; i < reply->elements; i++) {
         rl_slot_range range;
         int at = -1;
         if (rl_cluster_range(reply->element[i], from, &range)) {
-            at = rl_nodes_find(topology, &range.master);
+            at = rl_nodes_use(topology, &index, &range.master);
         }
-        if (at < 0) {
-            continue;
-        }
-        topology->nodes[at].used = true;
-        for (int slot = range.first; slot <= range.last; slot++) {
+        for (int slot = range.first; at >= 0 && slot <= range.last; slot++) {
             topology->slots[slot] = (uint16_t)at;
         }
     }

@@ -39,26 +39,83 @@ void rl_nodes_free(rl_topology *topology)
 
 /* ---- the map ------------------------------------------------------------------- */
 
+static bool node_is(const rl_node *node, const rl_server *server)
+{
+    return node->server.port == server->port && strcmp(node->server.host, server->host) == 0;
+}
+
+/* Make a node at the first free place from `from` on. -1: there is none. */
+static int node_make(rl_topology *topology, size_t from, const rl_server *server)
+{
+    size_t i = from;
+    while (i < topology->n_nodes && (topology->nodes[i].used || topology->nodes[i].redis != NULL)) {
+        i++;
+    }
+    if (i == RL_NODES_MAX) {
+        return -1;
+    }
+    topology->n_nodes += i == topology->n_nodes;
+    topology->nodes[i] = (rl_node){.server = *server, .used = true};
+    return (int)i;
+}
+
 int rl_nodes_find(rl_topology *topology, const rl_server *server)
 {
-    int unused = -1;
     for (size_t i = 0; i < topology->n_nodes; i++) {
-        const rl_node *each = &topology->nodes[i];
-        if (each->server.port == server->port && strcmp(each->server.host, server->host) == 0) {
+        if (node_is(&topology->nodes[i], server)) {
             return (int)i;
         }
-        if (!each->used && each->redis == NULL && unused < 0) {
-            unused = (int)i;
+    }
+    return node_make(topology, 0, server);
+}
+
+/* FNV-1a */
+static size_t node_first_place(const rl_server *server)
+{
+    uint32_t hash = 2166136261u ^ server->port;
+    for (const char *at = server->host; *at != 0; at++) {
+        hash = (hash ^ (unsigned char)*at) * 16777619u;
+    }
+    return (hash ^ hash >> 16) % RL_NODE_PLACES;
+}
+
+/* Return the place of a server, or the empty one for it: at most half of them are taken, by the
+ * present nodes and by one new node in the stead of each. */
+static size_t node_place(const rl_topology *topology, const rl_node_index *index,
+                         const rl_server *server)
+{
+    size_t place = node_first_place(server);
+    while (index->places[place] != 0 &&
+           !node_is(&topology->nodes[index->places[place] - 1], server)) {
+        place = (place + 1) % RL_NODE_PLACES;
+    }
+    return place;
+}
+
+void rl_nodes_index(const rl_topology *topology, rl_node_index *index)
+{
+    memset(index, 0, sizeof *index);
+    for (size_t i = 0; i < topology->n_nodes; i++) {
+        size_t place = node_place(topology, index, &topology->nodes[i].server);
+        if (index->places[place] == 0) {
+            index->places[place] = (uint16_t)(i + 1);
         }
     }
-    if (unused < 0) {
-        if (topology->n_nodes == RL_NODES_MAX) {
-            return -1;
-        }
-        unused = (int)topology->n_nodes++;
+}
+
+int rl_nodes_use(rl_topology *topology, rl_node_index *index, const rl_server *server)
+{
+    size_t place = node_place(topology, index, server);
+    int at = (int)index->places[place] - 1;
+    if (at < 0) {
+        at = node_make(topology, index->first_free, server);
+        index->first_free = at < 0 ? RL_NODES_MAX : (size_t)at + 1;
+        index->places[place] = (uint16_t)(at + 1);
     }
-    topology->nodes[unused] = (rl_node){.server = *server, .used = true};
-    return unused;
+    if (at >= 0) {
+        topology->nodes[at].used = true;
+    }
+    return at;
 }
 
 int rl_nodes_route(const rl_topology *topology, const rl_call *call)

@@ -19,6 +19,21 @@ void rl_nodes_free(rl_topology *topology);
 /* Return the index of a server's node, a new one where there is none. -1: no room. */
 int rl_nodes_find(rl_topology *topology, const rl_server *server);
 
+#define RL_NODE_PLACES ((size_t)4 * RL_NODES_MAX)
+
+/* The nodes by a hash of their servers, for the many searches of one map. */
+typedef struct rl_node_index {
+    uint16_t places[RL_NODE_PLACES]; /* 0: empty, else 1 + the index of a node */
+    size_t first_free;               /* no node before it is free */
+} rl_node_index;
+
+/* Make the index of the present nodes. */
+void rl_nodes_index(const rl_topology *topology, rl_node_index *index);
+
+/* Do what rl_nodes_find does, and mark the node as used. Until the last search no connection may
+ * be closed. */
+int rl_nodes_use(rl_topology *topology, rl_node_index *index, const rl_server *server);
+
 /* Return the index of the node that serves a call. -1: not known yet. */
 int rl_nodes_route(const rl_topology *topology, const rl_call *call);
 

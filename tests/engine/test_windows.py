@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -232,6 +236,30 @@ def test_a_debt_survives_a_step_of_the_clock() -> None:
     limiter.charge("k", 2.0**52)
     clock.set_ns(NS - 20)
     assert not limiter.peek("k")
+
+
+@pytest.mark.parametrize("store", ["memory", "shared"])
+@pytest.mark.parametrize("make", [Limit.fixed_window, Limit.sliding_window])
+@pytest.mark.parametrize("count", [3, 20])
+@pytest.mark.parametrize("back_s", [50, 60, 7 * 86400])
+def test_a_clock_that_is_set_back_locks_out_for_one_window(
+    tmp_path: Path, store: str, make: Callable[[int, int], Limit], count: int, back_s: int
+) -> None:
+    if store == "shared" and sys.platform != "linux":
+        pytest.skip("shared memory needs Linux")
+    clock = ManualClock(1_800_000_055 * NS)  # 55 s into a minute
+    where: dict[str, Any] = {"store": f"shared://{tmp_path}/file"} if store == "shared" else {}
+    limiter = RateLimiter(make(count, 60), clock=clock, max_keys=100, **where)
+    assert limiter.hit("k", count)
+    clock.set_ns(clock.now_ns - back_s * NS)
+    first = limiter.hit("k")
+    assert not first
+    assert first.retry_after <= 60
+    for step_s in (1.0, first.retry_after / 2):
+        clock.advance(step_s)
+        assert not limiter.hit("k")
+    clock.advance(first.retry_after - 1 - first.retry_after / 2)
+    assert limiter.hit("k", count)
 
 
 def test_counts_are_plain_numbers() -> None:

@@ -395,6 +395,7 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "cost": _cost,
     "dated": _flag,
     "decision": _of("Decision"),
+    "denied": _number,
     "elapsed_ns": _number,
     "exempt_paths": lambda world: frozenset(("/health", hostile.text(world.hook))),
     "fd": lambda world: world.rng.choice((*range(3, 20), hostile.number(world.hook))),

@@ -16,7 +16,7 @@ from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.stores.breaker import FAILURES_TO_OPEN, Breaker
 from support.fake_cluster import ASKING, allowing, cluster_url, fake_cluster, slots_reply
 from support.redis_asking import ALLOWED, is_back, limiter_on
-from support.redis_servers import RedisCluster, redis_cluster, wait_until
+from support.redis_servers import PATIENT, RedisCluster, redis_cluster, wait_until
 
 # --- A real cluster, one of whose masters is silent and gets no successor ---
 
@@ -338,3 +338,43 @@ def _slot(name: bytes) -> int:
         for _ in range(8):
             crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
     return crc % 16384
+
+
+# --- Large maps ---
+
+
+def one_slot_each(host: Callable[[int], tuple[str, int]]) -> bytes:
+    """Return an answer to CLUSTER SLOTS in which each slot is a range of its own."""
+    entry = b"*3\r\n:%d\r\n:%d\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n"
+    masters = [(slot, *host(slot)) for slot in range(16384)]
+    ranges = [entry % (slot, slot, len(h), h.encode(), port) for slot, h, port in masters]
+    return b"*16384\r\n" + b"".join(ranges)
+
+
+def test_a_map_of_more_hosts_than_fit() -> None:
+    with fake_cluster(1) as (node,):
+        node.slots = lambda: one_slot_each(lambda slot: (f"host-{slot}", 7000 + slot % 3))
+        limiter = limiter_on(cluster_url(node, query="timeout=0.2"))
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                limiter.hit("k")
+        names = limiter.store.connection.client.nodes()
+        expected = [f"host-{slot}:{7000 + slot % 3}" for slot in range(512)]
+        assert names == (*expected, "slots without a node")
+
+
+def test_maps_with_other_hosts_follow_each_other() -> None:
+    with fake_cluster(3) as nodes:
+        ports = [node.server.port for node in nodes]
+        for first, second in ((0, 1), (1, 2), (2, 0)):
+            nodes[0].slots = lambda a=first, b=second: one_slot_each(
+                lambda slot: ("127.0.0.1", ports[(a, b)[slot % 2]])
+            )
+            limiter = limiter_on(cluster_url(nodes[0], query=f"{PATIENT}&client_name=c{first}"))
+            for node in nodes:
+                node.commands.clear()
+            for i in range(60):
+                assert limiter.hit(f"k{i}")
+            asked = [node.commands.count(b"EVALSHA") for node in nodes]
+            even = sum(_slot(limiter.redis_keys(f"k{i}")[0]) % 2 == 0 for i in range(60))
+            assert (asked[first], asked[second], sum(asked)) == (even, 60 - even, 60)

@@ -7,12 +7,14 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter, StoreError
+from rate_limiter.stores import breaker as breaker_module
 from rate_limiter.stores.breaker import Breaker
 from rate_limiter.stores.inspection import find_keys
 from rate_limiter.stores.redis_store import RedisStore
@@ -87,6 +89,44 @@ def test_a_refused_login_is_logged_in_an_outage(caplog: pytest.LogCaptureFixture
     for text in ("host:1: Connection refused", *["host:1: WRONGPASS invalid password"] * 2):
         breaker.failed(error_of("connect", text))
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+def test_a_node_that_comes_and_goes_is_logged_a_few_times_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], time=time.time)
+    monkeypatch.setattr(breaker_module, "time", clock)
+    breaker = Breaker("Redis", has_nodes=True)
+
+    def fail(node: str) -> None:
+        error = error_of("connect", "Connection refused")
+        error.node = node
+        breaker.failed(error)
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    for _ in range(100):
+        fail("a:1")
+        breaker.succeeded("a:1")
+        now_s[0] += 0.1
+    found = lines()
+    assert ["failed" in line for line in found] == [True, False] * breaker_module.OUTAGES_LOGGED
+    assert not any("not logged" in line for line in found)
+    fail("b:1")  # another node is logged on its own
+    breaker.succeeded("b:1")
+    assert len(lines()) == 2
+    for _ in range(200):  # one that lasts is logged late, and its end too
+        fail("a:1")
+        now_s[0] += 1
+    breaker.succeeded("a:1")
+    failed, again = lines()
+    assert failed.endswith("refused (97 short outages before were not logged)")
+    assert again.endswith("200 failures")
+    assert breaker.health()["failed_nodes"] == ()
 
 
 def refusing(key: bytes, error: Callable[[], str | None]) -> Handler:

@@ -220,6 +220,40 @@ def test_a_server_clock_set_back_frees_nothing(server: RedisServer, client: redi
     assert int(last) < later
 
 
+@pytest.mark.parametrize("limit", [Limit.fixed_window(5, 2), Limit.sliding_window(5, 2)])
+@pytest.mark.parametrize("ahead_s", [1, 86400 * 365])
+def test_a_server_clock_set_back_locks_out_for_one_window(
+    server: RedisServer, client: redis.Redis, limit: Limit, ahead_s: int
+) -> None:
+    limiter = limiter_of(server, limit)
+    (name,) = limiter.redis_keys("k")
+    later_us = int((client.time()[0] + ahead_s + 2) * 1_000_000)
+    is_fixed = limit.algorithm == "fixed_window"
+    value = f"{later_us // 2_000_000}/5/0" if is_fixed else f"5*1@{','.join([str(later_us)] * 5)}"
+    client.set(name, value)
+    first = limiter.hit("k")
+    assert not first
+    assert 0 < first.retry_after <= 2
+    time.sleep(first.retry_after / 2)
+    second = limiter.hit("k")
+    assert second or second.retry_after <= first.retry_after / 2
+    time.sleep(second.retry_after)
+    assert second or limiter.hit("k", 5)
+
+
+def test_a_time_later_in_the_window_is_now(server: RedisServer, client: redis.Redis) -> None:
+    limiter = limiter_of(server, Limit.sliding_window(20, 300 * DAY_S))
+    (name,) = limiter.redis_keys("k")
+    now_us = int(client.time()[0] * 1_000_000)
+    window_us = 300 * DAY_S * 1_000_000
+    last_us = now_us - now_us % window_us + window_us - 1
+    client.set(name, f"20*1@{now_us - 1000},{last_us}")
+    assert limiter.hit("k").retry_after <= 300 * DAY_S
+    n, *times = re.split("[@,]", client.get(name))
+    assert n == "20*1"
+    assert int(times[1]) < now_us + DAY_S * 1_000_000
+
+
 # --- Agreement ---
 
 kinds = st.sampled_from(

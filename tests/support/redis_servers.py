@@ -1,7 +1,8 @@
 """Real Redis servers for tests: alone, watched by sentinels, as a cluster, and with TLS.
 
 Each is a context manager that gives a server which answers, on free loopback ports, and stops it
-by process id. RATE_LIMITER_TEST_SERVER names another program than redis-server (Valkey's).
+by process id. They run redis-server, or the program in RATE_LIMITER_TEST_SERVER, such as Valkey's
+or an older one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class RedisServer:
     options: list[str] = field(default_factory=list)
     password: str | None = None
     tls: TlsFiles | None = None
+    program: str = PROGRAM
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,6 +81,7 @@ class RedisServer:
                 "ssl_certfile": str(self.tls.certificate("client")),
                 "ssl_keyfile": str(self.tls.key("client")),
             }
+        settings = {"protocol": 2, **settings}  # which servers before Redis 6 have too
         return redis.Redis(
             "127.0.0.1", self.port, password=self.password, socket_timeout=5, **settings
         )
@@ -87,7 +90,7 @@ class RedisServer:
         """Start it, and wait until it answers."""
         where = ["--tls-port", str(self.port), "--port", "0"] if self.tls is not None else []
         where = where or ["--port", str(self.port)]
-        command = [PROGRAM, *where, "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command = [self.program, *where, "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--appendonly", "no", "--unixsocket", str(self.socket_path)]
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -238,6 +241,13 @@ class SentinelGroup:
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         return f"redis+sentinel://{hosts}/mymaster/0"
 
+    def sees_all(self, sentinel: RedisServer) -> bool:
+        """Return True if a sentinel has found the replicas and the other sentinels."""
+        with contextlib.closing(sentinel.admin()) as client:
+            master = client.sentinel_master("mymaster")
+        found = (master["num-slaves"], master["num-other-sentinels"])
+        return bool(found == (len(self.servers) - 1, len(self.sentinels) - 1))
+
     def master_port(self) -> int:
         """Return the port of the current master, from the first sentinel that replies."""
         for each in self.sentinels:
@@ -257,22 +267,26 @@ class SentinelGroup:
 
 
 @contextlib.contextmanager
-def sentinel_group(folder: Path) -> Iterator[SentinelGroup]:
-    """Run one master, two replicas and three sentinels until the block ends."""
+def sentinel_group(
+    folder: Path, replicas: int = 2, sentinels_n: int = 3, program: str = PROGRAM
+) -> Iterator[SentinelGroup]:
+    """Run one master, its replicas and sentinels until the block ends."""
     fast = ["--repl-diskless-sync-delay", "0"]
-    servers = [RedisServer(folder, free_port(), list(fast)) for _ in range(3)]
+    servers = [
+        RedisServer(folder, free_port(), list(fast), program=program) for _ in range(1 + replicas)
+    ]
     sentinels: list[RedisServer] = []
     try:
         servers[0].start()
         for replica in servers[1:]:
             replica.options += ["--replicaof", "127.0.0.1", str(servers[0].port)]
             replica.start()
-        for _ in range(3):
-            sentinel = _sentinel(folder, servers[0].port)
+        for _ in range(sentinels_n):
+            sentinel = _sentinel(folder, servers[0].port, min(2, sentinels_n), program)
             sentinels.append(sentinel)
             sentinel.start()
         group = SentinelGroup(servers, sentinels)
-        wait_until(lambda: all(map(_sees_all, sentinels)), "the sentinels see each other")
+        wait_until(lambda: all(map(group.sees_all, sentinels)), "the sentinels see each other")
         yield group
     finally:
         for each in servers + sentinels:
@@ -283,28 +297,22 @@ class _Sentinel(RedisServer):
     def start(self) -> None:
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, str(self.folder / f"sentinel-{self.port}.conf"), "--sentinel"],
+                [self.program, str(self.folder / f"sentinel-{self.port}.conf"), "--sentinel"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         wait_until(self._answers, f"the sentinel on port {self.port} answers")
 
 
-def _sentinel(folder: Path, master_port: int) -> RedisServer:
+def _sentinel(folder: Path, master_port: int, quorum: int, program: str) -> RedisServer:
     port = free_port()
     (folder / f"sentinel-{port}.conf").write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
-        f"sentinel monitor mymaster 127.0.0.1 {master_port} 2\n"
+        f"sentinel monitor mymaster 127.0.0.1 {master_port} {quorum}\n"
         "sentinel down-after-milliseconds mymaster 500\n"
         "sentinel failover-timeout mymaster 3000\n"
     )
-    return _Sentinel(folder, port)
-
-
-def _sees_all(sentinel: RedisServer) -> bool:
-    with contextlib.closing(sentinel.admin()) as client:
-        master_state = client.sentinel_master("mymaster")
-        return bool(master_state["num-slaves"] == 2 and master_state["num-other-sentinels"] == 2)
+    return _Sentinel(folder, port, program=program)
 
 
 # --- Cluster ---
@@ -312,7 +320,7 @@ def _sees_all(sentinel: RedisServer) -> bool:
 
 @dataclass
 class RedisCluster:
-    """Three masters with a replica each."""
+    """Three masters, with a replica each or with none."""
 
     nodes: list[RedisServer]
 
@@ -369,23 +377,25 @@ def _slots(node: RedisServer) -> list[list[Any]]:
         return reply
 
 
-def _is_whole(node: RedisServer) -> bool:
+def _is_whole(node: RedisServer, n_nodes: int) -> bool:
     with contextlib.closing(node.admin()) as client:
         info = client.execute_command("CLUSTER INFO")
         nodes = client.execute_command("CLUSTER NODES")
     known = info["cluster_known_nodes"] if isinstance(info, dict) else "0"
     state = info["cluster_state"] if isinstance(info, dict) else ""
     replicas = sum("slave" in entry["flags"] for entry in nodes.values())
-    return state == "ok" and known == "6" and replicas == 3
+    return state == "ok" and known == str(n_nodes) and replicas == n_nodes - 3
 
 
 @contextlib.contextmanager
-def redis_cluster(folder: Path) -> Iterator[RedisCluster]:
+def redis_cluster(
+    folder: Path, with_replicas: bool = True, program: str = PROGRAM
+) -> Iterator[RedisCluster]:
     """Run three masters and three replicas until the block ends."""
     nodes: list[RedisServer] = []
     try:
-        for _ in range(6):
-            node = RedisServer(folder, free_port())
+        for _ in range(6 if with_replicas else 3):
+            node = RedisServer(folder, free_port(), program=program)
             node.options += ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
             node.options += ["--cluster-config-file", f"nodes-{node.port}.conf"]
             node.options += ["--repl-diskless-sync-delay", "0"]
@@ -399,13 +409,15 @@ def redis_cluster(folder: Path) -> Iterator[RedisCluster]:
             cluster.command(node, "CLUSTER SET-CONFIG-EPOCH", i + 1)
         for node in nodes[1:]:
             cluster.command(node, "CLUSTER MEET", "127.0.0.1", nodes[0].port)
-        for replica, master in zip(nodes[3:], nodes[:3], strict=True):
+        for replica, master in zip(nodes[3:], nodes, strict=False):
             name = cluster.name(master)
             wait_until(
                 lambda r=replica, n=name: cluster.command(r, "CLUSTER REPLICATE", n),
                 "a replica knows its master",
             )
-        wait_until(lambda: all(map(_is_whole, nodes)), "the cluster is whole")
+        wait_until(
+            lambda: all(_is_whole(node, len(nodes)) for node in nodes), "the cluster is whole"
+        )
         yield cluster
     finally:
         for each in nodes:

@@ -87,7 +87,7 @@ bool redis_batch_decided(const redis_batch *batch, size_t i)
 PyObject *redis_batch_result(const redis_batch *batch, size_t i)
 {
     const redis_call *call = batch->calls[i];
-    const buckets_object *buckets = call->buckets;
+    buckets_object *buckets = call->buckets;
     const redisReply *reply = batch->call.reply;
     if (batch->call.fault != RL_FAULT_NONE) {
         return redis_raise_fault(buckets->state, &batch->call);
@@ -99,6 +99,7 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
                            "the script's answer is not a decision", &batch->call.server);
     }
     bool allowed = reply->element[2 * i]->integer == 1;
+    redis_buckets_count(buckets, call->operation, allowed);
     if (call->operation == BUCKET_ALLOW) {
         return PyBool_FromLong(allowed);
     }

@@ -79,6 +79,40 @@ char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_tex
     return put_bytes(out, PyBytes_AS_STRING(after), (size_t)PyBytes_GET_SIZE(after));
 }
 
+/* ---- counts ------------------------------------------------------------------------------ */
+
+static void buckets_add_counts(buckets_object *self, uint64_t allowed, uint64_t denied)
+{
+    atomic_fetch_add_explicit(&self->n_allowed, allowed, memory_order_relaxed);
+    atomic_fetch_add_explicit(&self->n_denied, denied, memory_order_relaxed);
+}
+
+void redis_buckets_count(buckets_object *self, bucket_operation operation, bool allowed)
+{
+    if (operation == BUCKET_ALLOW || operation == BUCKET_HIT || operation == BUCKET_HIT_EACH) {
+        buckets_add_counts(self, allowed, !allowed);
+    }
+}
+
+static PyObject *buckets_count(PyObject *self, PyObject *args)
+{
+    uint64_t allowed, denied;
+    if (!PyArg_ParseTuple(args, "O&O&:count", core_parse_count, &allowed, core_parse_count,
+                          &denied)) {
+        return NULL;
+    }
+    buckets_add_counts(buckets_of(self), allowed, denied);
+    Py_RETURN_NONE;
+}
+
+static PyObject *buckets_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    buckets_object *self = buckets_of(object);
+    uint64_t allowed = atomic_load_explicit(&self->n_allowed, memory_order_relaxed);
+    uint64_t denied = atomic_load_explicit(&self->n_denied, memory_order_relaxed);
+    return Py_BuildValue("KK", (unsigned long long)allowed, (unsigned long long)denied);
+}
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static PyObject *buckets_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
@@ -270,6 +304,12 @@ static PyMethodDef buckets_methods[] = {
     {"keys", buckets_keys, METH_O,
      PyDoc_STR("keys($self, key, /)\n--\n\n"
                "Return the keys in Redis of a client key, one for each limit (tuple of bytes).")},
+    {"count", buckets_count, METH_VARARGS,
+     PyDoc_STR("count($self, allowed, denied, /)\n--\n\n"
+               "Add decisions that were made without Redis to the counts.")},
+    {"counts", buckets_counts, METH_NOARGS,
+     PyDoc_STR("counts($self, /)\n--\n\n"
+               "Return how many decisions that take tokens have allowed and denied (two ints).")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -170,7 +170,11 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
 {
     double tokens = 1;
     core_text text;
-    if ((cost != NULL && core_parse_cost(cost, &tokens) < 0) || core_parse_key(key, &text) < 0) {
+    if (core_parse_key(key, &text) < 0) {
+        return NULL;
+    }
+    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
+        Py_XDECREF(text.owner);
         return NULL;
     }
     size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
@@ -315,6 +319,7 @@ PyObject *redis_call_result(redis_call *call)
         return redis_raise(self->state, RL_FAULT_PROTOCOL, "the script's answer is not a decision",
                            &done->server);
     }
+    redis_buckets_count(call->buckets, call->operation, allowed);
     switch (call->operation) {
     case BUCKET_ALLOW:
         return PyBool_FromLong(allowed);

@@ -61,7 +61,7 @@ typedef struct redis_limit {
     char min_ttl_ms[NUMBER_SIZE];
 } redis_limit;
 
-/* Immutable after __init__. */
+/* Immutable after __init__, but for the counts. */
 typedef struct buckets_object {
     PyObject_HEAD
     core_state *state;            /* borrowed from the type */
@@ -71,9 +71,11 @@ typedef struct buckets_object {
     size_t n_limits;
     size_t n_windows; /* of the limits */
     redis_limit limits[RL_TABLE_LIMITS_MAX];
-    PyObject *before; /* strong; bytes before a client key, */
-    PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
-    bool tagged;      /* put the client key between braces, and escape those in it */
+    PyObject *before;           /* strong; bytes before a client key, */
+    PyObject *after;            /* strong; and a tuple of bytes after it, for each limit */
+    bool tagged;                /* put the client key between braces, and escape those in it */
+    _Atomic uint64_t n_allowed; /* decisions that take tokens: allow, hit and hit_each */
+    _Atomic uint64_t n_denied;
 } buckets_object;
 
 /* One decision under way, followed by the room for its texts. */
@@ -92,6 +94,9 @@ size_t redis_buckets_key_room(const buckets_object *self, size_t len);
 
 /* Write the key in Redis of limit number `i`; return its end. */
 char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out);
+
+/* Count a decision if the operation takes tokens. */
+void redis_buckets_count(buckets_object *self, bucket_operation operation, bool allowed);
 
 /* Raise StoreError about a server; NULL: about none. Return NULL. */
 PyObject *redis_raise(core_state *state, rl_fault fault, const char *message,

@@ -155,9 +155,9 @@ class AsyncRateLimiter:
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
-        return (
-            cast("list[bool]", await self._call_redis("allow_many", given, cost)) if given else []
-        )
+        if not given:
+            return self._limiter.allow_many(given, cost)
+        return cast("list[bool]", await self._call_redis("allow_many", given, cost))
 
     def with_limits(self, limits: Limits) -> AsyncRateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.

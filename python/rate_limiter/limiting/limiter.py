@@ -220,7 +220,8 @@ class RateLimiter(_core.Limiter):
 
         In memory the two limiters are independent from then on. In shared memory as well: the
         first process that calls this for certain limits copies the usage, and the others find it.
-        In Redis both use the same buckets.
+        In Redis both use the same buckets. Only there, a bucket that is never refilled starts full
+        if its capacity differs.
 
         Args:
             limits: as many as before, of the same kinds in the same order.

@@ -169,6 +169,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         made.store = self.store
         keys = self._keys.renewed(self.limits, limits)
         made._set_up_redis(limits, self._max_keys, self._clock, self.waiters_first, keys, keep=self)
+        made._buckets.count(*self._buckets.counts())
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -243,7 +244,20 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
-        return cast("list[bool]", self._call("allow_many", given, cost)) if given else []
+        if not given:  # no node, but the cost may be wrong
+            return _core.Limiter.allow_many(self, given, cost)
+        return cast("list[bool]", self._call("allow_many", given, cost))
+
+    def stats(self) -> dict[str, int]:
+        """Return counts as RateLimiter.stats does.
+
+        ``allowed`` and ``denied`` count the decisions of this limiter in this process, with or
+        without Redis. The other numbers describe the memory of this process, which decides while
+        Redis is unavailable: the keys in Redis cannot be counted without a scan.
+        """
+        allowed, denied = self._buckets.counts()
+        stats = super().stats()
+        return stats | {"allowed": stats["allowed"] + allowed, "denied": stats["denied"] + denied}
 
     def _call(self, method: str, *args: Any) -> Any:
         if self._meter is None or method not in _DECISIONS:
@@ -407,6 +421,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         if method in ("refund", "reset"):
             return None
         allowed = policy == "allow"
+        if method in _DECISIONS:
+            n = len(args[0]) if method == "allow_many" else 1
+            self._buckets.count(n * allowed, n * (not allowed))
         if method == "allow":
             return allowed
         if method == "allow_many":

@@ -8,7 +8,9 @@ Each node of a cluster has a circuit of its own, so that keys of the other nodes
 All other stores have one, for the node ``""``. In a cluster that circuit stands for the time in
 which no node is known.
 
-Each change between working and degraded is logged once. A refused login is logged again every
+An outage is logged once when it begins and once when it ends. Of a server that fails and answers
+again many times a minute, a few outages are logged, and the next line has the number of those left
+out. One that lasts until the next minute is logged then. A refused login is logged again every
 minute, because it needs another configuration. Errors about one request (see store_errors.py) do
 not change the state and are logged once a minute. All errors are counted.
 """
@@ -31,6 +33,8 @@ FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
 REPEAT_LOG_PAUSE_S = 60.0
+OUTAGES_LOGGED = 3
+"""Outages of a server that are logged in REPEAT_LOG_PAUSE_S; each takes two lines."""
 
 _IN_MEMORY = "in memory, or as on_store_error says"
 
@@ -40,6 +44,7 @@ class _Circuit:
 
     def __init__(self) -> None:
         self.failures = 0  # in a row
+        self.is_logged = False
         self.since_s = time.time()
         self._pause_s = FIRST_PAUSE_S
         self._probe_at_s = 0.0
@@ -65,6 +70,34 @@ class _Circuit:
         self._probe_at_s = 0.0
 
 
+class _LogBudget:
+    """The outages of one server that may be logged. Guarded by the lock of its breaker."""
+
+    def __init__(self) -> None:
+        self.left_out = 0  # since the last line
+        self._logged = 0
+        self._ends_at_s = -math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it can be forgotten."""
+        return not self.left_out and time.monotonic() >= self._ends_at_s
+
+    def permits(self) -> bool:
+        """Return True if an outage may be logged now."""
+        now_s = time.monotonic()
+        if now_s >= self._ends_at_s:
+            self._ends_at_s = now_s + REPEAT_LOG_PAUSE_S
+            self._logged = 0
+        self._logged += self._logged <= OUTAGES_LOGGED
+        return self._logged <= OUTAGES_LOGGED
+
+    def take_left_out(self) -> str:
+        """Return the end of a line, with the number of outages left out before it."""
+        n, self.left_out = self.left_out, 0
+        return f" ({n} short outages before were not logged)" if n else ""
+
+
 class Breaker:
     """Track the health of a store. Safe to share between threads.
 
@@ -85,6 +118,7 @@ class Breaker:
         # Re-entrant, because a signal handler may use the store.
         self._lock = threading.RLock()
         self._failing: dict[str, _Circuit] = {}
+        self._log_budgets: dict[str, _LogBudget] = {}
         self._log_refusal_at_s = -math.inf
         self._since_s = time.time()
         self._log_request_at_s = -math.inf
@@ -119,13 +153,19 @@ class Breaker:
                 if name in (node, "") or (known and name not in known)
             ]
             self._update()
-        for name, circuit in ended:
+            logged = [
+                (name, circuit, self._log_budget(name).take_left_out())
+                for name, circuit in ended
+                if self._is_logged(name, circuit)
+            ]
+        for name, circuit, left_out in logged:
             logger.warning(
-                "%s %s, after %.1f s and %d failures",
+                "%s %s, after %.1f s and %d failures%s",
                 self._name(name),
                 "answers again" if name in (node, "") else "has no keys any more",
                 time.time() - circuit.since_s,
                 circuit.failures,
+                left_out,
             )
 
     def failed(self, error: StoreError) -> None:
@@ -162,25 +202,41 @@ class Breaker:
 
     def _node_failed(self, node: str, message: str, *, is_refusal: bool) -> None:
         with self._lock:
-            is_new = node not in self._failing
-            self._failing.setdefault(node, _Circuit()).add_failure()
+            circuit = self._failing.setdefault(node, _Circuit())
+            circuit.add_failure()
             self.last_failure = message
             self._update()
             now_s = time.monotonic()
             is_repeated = is_refusal and now_s >= self._log_refusal_at_s
+            budget = self._log_budget(node)
+            is_new = not circuit.is_logged and budget.permits()
             if not is_new and not is_repeated:
                 return
+            circuit.is_logged = True
             if is_refusal:
                 self._log_refusal_at_s = now_s + REPEAT_LOG_PAUSE_S
+            left_out = budget.take_left_out()
         logger.log(
             logging.ERROR if is_refusal else logging.WARNING,
-            "%s %s. Until it answers, %s decided %s: %s",
+            "%s %s. Until it answers, %s decided %s: %s%s",
             self._name(node),
             "refuses the user, the password or the database" if is_refusal else "failed",
             "requests for its keys are" if node else "requests are",
             _IN_MEMORY,
             _escaped(message),
+            left_out,
         )
+
+    def _log_budget(self, node: str) -> _LogBudget:
+        for name in [name for name, budget in self._log_budgets.items() if budget.is_over]:
+            del self._log_budgets[name]
+        return self._log_budgets.setdefault(node, _LogBudget())
+
+    def _is_logged(self, node: str, circuit: _Circuit) -> bool:
+        """Return True if the end of an outage is logged, as its beginning was."""
+        if not circuit.is_logged:
+            self._log_budget(node).left_out += 1
+        return circuit.is_logged
 
     def _update(self) -> None:
         if self.is_working is bool(self._failing):

@@ -198,6 +198,33 @@ static void test_wall_clock_set_back(bool sliding)
     rl_table_free(table);
 }
 
+/* A clock that is set back while a client has used its limit locks the client out for one window,
+ * however often it tries. */
+static void test_full_when_set_back(bool sliding, int64_t by_s)
+{
+    rl_limit limit = window_of(sliding, 3, 60);
+    rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
+    rl_key key = rl_table_key(table, "k", 1);
+    uint64_t costs[] = {1};
+    bool allowed = true;
+    rl_decision decision;
+    int64_t wall_ns = NOON_NS + 50 * NS_PER_S;
+    for (int i = 0; i < 3; i++) {
+        rl_table_take(table, key, costs, at(wall_ns), &allowed, NULL, NULL);
+        CHECK(allowed);
+    }
+    int64_t back_ns = wall_ns - by_s * NS_PER_S;
+    int64_t ends_ns =
+        sliding ? back_ns + limit.window_ns : back_ns + limit.window_ns - back_ns % limit.window_ns;
+    for (wall_ns = back_ns; wall_ns < ends_ns; wall_ns += NS_PER_S) {
+        rl_table_take(table, key, costs, at(wall_ns), &allowed, &decision, NULL);
+        CHECK(!allowed && decision.retry_after_ns == ends_ns - wall_ns);
+    }
+    rl_table_take(table, key, costs, at(ends_ns), &allowed, &decision, NULL);
+    CHECK(allowed && decision.remaining == 2);
+    rl_table_free(table);
+}
+
 static void test_what_has_ended_is_freed(void)
 {
     rl_limit limits[2] = {window_of(false, 5, 10), window_of(true, 5, 10)};
@@ -372,6 +399,9 @@ int main(void)
         test_one_by_one(sliding, 9, 13);
         test_one_by_one(sliding, 100, 86400);
         test_wall_clock_set_back(sliding);
+        test_full_when_set_back(sliding, 40);
+        test_full_when_set_back(sliding, 60);
+        test_full_when_set_back(sliding, 86400);
     }
     test_fixed_window_edges();
     test_what_has_ended_is_freed();

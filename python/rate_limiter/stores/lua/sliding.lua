@@ -158,9 +158,24 @@ local function runs_in(value, length)
   return newer and {nil, newer}
 end
 
+-- Servers have slightly different clocks. A time that is further ahead was
+-- written before this clock was set back.
+local slack_us = 100000
+
+local function run_is_ahead(run)
+  return run and run_last(run) > now_us + slack_us
+end
+
+-- Let no request of a run, or of nil, have come after now.
+local function run_clamp(run)
+  for i, time in ipairs(run and run.times or {}) do
+    run.times[i] = min(time, now_us)
+  end
+end
+
 local sliding = {}
 
--- Set previous and current of a window by the value in Redis. Return nil if it is none.
+-- Set previous, current and is_ahead of a window by the value in Redis. Return nil if it is none.
 function sliding.read(window, value)
   local runs = value and runs_in(value, window.length_us) or {}
   if value and not runs[1] and not runs[2] and not match(value, '^%d+/0/0$') then
@@ -171,8 +186,13 @@ function sliding.read(window, value)
     older, newer = nil, older
   end
   local age = newer and window.number - floor(run_last(newer) / window.length_us)
+  window.is_ahead = run_is_ahead(older) or run_is_ahead(newer)
   if age == 0 then
     window.previous, window.current = older, newer
+    if window.is_ahead then
+      run_clamp(older)
+      run_clamp(newer)
+    end
   elseif age == 1 then
     window.previous = newer
   elseif age and age < 0 then -- this clock was set back, which must free nothing

@@ -67,7 +67,7 @@ local function deficit_of(i, scale)
   windows[i] = window
   local value = call('GET', window.key)
   if window.is_sliding then
-    return sliding.read(window, value) and sliding.used(window)
+    return sliding.read(window, value) and sliding.used(window), window.is_ahead
   elseif value then
     local number, count = match(value, '^(%d+)/(%d+)/%d+$')
     if scale == -3 then
@@ -78,8 +78,9 @@ local function deficit_of(i, scale)
     end
     -- A later number: this clock was set back, which must free nothing.
     window.count = window.number <= number + 0 and count_of(count) or 0
+    window.is_ahead = number + 0 > floor((now_us + slack_us) / length_us)
   end
-  return window.count
+  return window.count, window.is_ahead
 end
 
 local function write_fixed(window, scale, more)
@@ -99,7 +100,7 @@ end
 local function write_sliding(window, more)
   if more > 0 then
     sliding.add(window, more)
-  else
+  elseif more < 0 then
     sliding.subtract(window, -more)
   end
   local value, counts_us = sliding.value(window)
