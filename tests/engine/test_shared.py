@@ -248,7 +248,7 @@ def test_everything_takes_it(store: str, caplog: pytest.LogCaptureFixture) -> No
         app.get("/route", dependencies=[Depends(limit)])(lambda: "ok")
         app.get("/")(lambda: "ok")
         rules = {"default": {"limits": "3/hour"}}
-        app.add_middleware(RateLimitMiddleware, rules=rules, store=store, max_keys=100)
+        app.add_middleware(RateLimitMiddleware, rules=rules, store=store, name="all", max_keys=100)
         return app
 
     clients = [TestClient(fastapi_app()) for _ in range(2)]

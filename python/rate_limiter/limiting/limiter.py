@@ -16,7 +16,6 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, ManualClock
-from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -124,8 +123,6 @@ class RateLimiter(_core.Limiter):
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):
             self._set_up_shared(limits, max_keys, clock, waiters_first, str(store), name)
-            if not name:
-                note_unnamed(self, self.place, self.limits)
             return
         if store != MEMORY:
             raise TypeError(

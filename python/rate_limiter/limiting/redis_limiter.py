@@ -23,7 +23,6 @@ from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
 from rate_limiter.limiting.late_answers import wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
-from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
 from rate_limiter.stores.address import redis_store
@@ -128,8 +127,6 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         bounded = names_limits and not exact
         keys = _Keys(before, tuple(endings), exact, math.ceil(min_ttl_s * 1000), bounded)
         self._set_up_redis(limits, max_keys, clock, waiters_first, keys)
-        if not name and not exact:
-            note_unnamed(self, self.place, self.limits)
 
     @property
     def place(self) -> Hashable:

@@ -1,4 +1,4 @@
-"""Warn once about limiters that share buckets in a store without a name.
+"""Warn once about applications whose limits share buckets in a store without a name.
 
 Limiters with a name share buckets on purpose. In memory limiters share nothing, so a program may
 count each request twice as soon as it gets a store.
@@ -24,7 +24,7 @@ _is_reported = False
 
 
 def note_unnamed(limiter: RateLimiter, place: Hashable, limits: Iterable[Limit]) -> None:
-    """Warn, once per process, if another limiter in use without a name has the same buckets.
+    """Warn, once per process, if the limiter of another application has the same buckets.
 
     Args:
         limiter: it is not kept alive.
@@ -38,8 +38,8 @@ def note_unnamed(limiter: RateLimiter, place: Hashable, limits: Iterable[Limit])
             return
         _is_reported = True
     logger.warning(
-        "two limiters with the limits '%s' and without a name share their buckets in one store, so "
-        "a request that passes both counts twice: give each a name=, or both the same one if they "
-        "are to share",
+        "two applications with the limits '%s' and without a name share their buckets in one "
+        "store, so a request that passes both counts twice: give each a name=, or both the same "
+        "one if they are to share",
         "; ".join(map(str, limits)),
     )

@@ -40,7 +40,7 @@ _GAUGES = {
         "{process}",
         "Processes that count alone because PROMETHEUS_MULTIPROC_DIR cannot be used.",
     ),
-    "disabled": ("{process}", "Processes that do not limit: RATE_LIMITER_ENABLED=false."),
+    "disabled": ("{process}", "Processes in which a limiter is switched off."),
     "rules_info": ("{process}", "Processes that use a version of rules."),
     "rules_stale": (
         "{process}",

@@ -69,7 +69,7 @@ _READINGS = {
     ),
     "disabled": (
         "rate_limiter_disabled",
-        "Processes that do not limit: RATE_LIMITER_ENABLED=false.",
+        "Processes in which a limiter is switched off.",
     ),
     "rules_info": ("rate_limiter_rules_info", "Processes that use a version of rules."),
     "rules_stale": (

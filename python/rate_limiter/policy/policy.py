@@ -93,7 +93,7 @@ class Storage:
 
     def new_limiter(self, limits: Limits) -> RateLimiter:
         """Return a RateLimiter with these arguments."""
-        return RateLimiter(
+        made = RateLimiter(
             limits,
             store=self.store,
             name=self.name,
@@ -101,6 +101,7 @@ class Storage:
             max_keys=self.max_keys,
             clock=self.clock,
         )
+        return self._noted(made, None)
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule. Clients keep the usage they had under `before`."""
@@ -139,7 +140,7 @@ class Storage:
 
     def _noted(self, limiter: RateLimiter, before: ActiveRule | None) -> RateLimiter:
         """Return a limiter; warn if another application has the same rule without a name."""
-        if not self.name and before is None:
+        if not self.name and before is None and limiter.place is not None:
             note_unnamed(limiter, limiter.place, limiter.limits)
         return limiter
 

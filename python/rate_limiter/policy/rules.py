@@ -236,7 +236,7 @@ class RuleTable:
         found = self.both(path, method, tiers, key, like_werkzeug=like_werkzeug, address=address)
         denying = [rule for rule in found if rule is not None and rule.deny and not rule.shadow]
         if denying:
-            return (denying[-1],)
+            return (denying[0],)
         return tuple([rule for rule in found if rule is not None and not rule.exempt])
 
     def both(
