@@ -167,6 +167,27 @@ void rl_table_reset(rl_table *table, rl_key key)
     rl_shard_unlock(table, shard, ticket);
 }
 
+static void table_empty_shard(const rl_table *table, shard *shard)
+{
+    uint32_t n_lines = line_count(table, shard);
+    for (uint32_t i = 0; i < n_lines; i++) {
+        uint64_t *line = line_at(table, shard_lines(table, shard), i);
+        memset(line, 0, RL_LINE_SLOTS * sizeof *line); /* the tags */
+    }
+    shard->used = 0;
+    while (rl_shard_shrink(table, shard)) {}
+}
+
+void rl_table_reset_all(rl_table *table)
+{
+    for (size_t i = 0; i < rl_table_shards(table); i++) {
+        shard *shard = &table->shards[i];
+        uint64_t ticket = rl_shard_lock(table, shard);
+        table_empty_shard(table, shard);
+        rl_shard_unlock(table, shard, ticket);
+    }
+}
+
 bool rl_table_is_shared(const rl_table *table)
 {
     return table->mapping != NULL;

@@ -94,6 +94,9 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
 /* Make the buckets of `key` full. */
 void rl_table_reset(rl_table *table, rl_key key);
 
+/* Make all buckets full, shard by shard, and give memory back. Counts of decisions stay. */
+void rl_table_reset_all(rl_table *table);
+
 /* Count all entries, those that have become full since the last sweep included. Takes each
  * lock for a moment. */
 rl_table_stats rl_table_count(rl_table *table);

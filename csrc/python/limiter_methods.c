@@ -341,6 +341,16 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_reset_all(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    limiter_object *self = limiter_of(object);
+    if (!limiter_ready(self)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS rl_table_reset_all(self->table);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
 /* All keys are hashed before the first decision, so that a bad key in the middle
  * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
 static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
@@ -532,6 +542,8 @@ PyMethodDef limiter_methods[] = {
                "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", CORE_FAST(limiter_reset),
      PyDoc_STR("reset($self, /, key)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+    {"_reset_all", limiter_reset_all, METH_NOARGS,
+     PyDoc_STR("_reset_all($self, /)\n--\n\nMake the buckets of all keys full.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"

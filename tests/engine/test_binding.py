@@ -419,8 +419,8 @@ def test_a_reset_takes_the_key_by_name(store: str) -> None:
         assert made.allow("k")
         with pytest.raises(TypeError):
             made.reset("k", cost=1)  # type: ignore[call-arg]
-        with pytest.raises(TypeError):
-            made.reset()  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        _core.Limiter([(1.0, 0.0)]).reset()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,15 @@ static int client_ready(const client_object *self)
     return 1;
 }
 
+/* Run a command. `near`: the first of `args` is a key that is not sent, and selects the node. */
 static PyObject *client_run_command(client_object *self, PyObject *const *args, Py_ssize_t nargs,
-                                    const char **texts, size_t *lens)
+                                    bool near, const char **texts, size_t *lens)
 {
-    rl_thread_call call = {.call = {.arguments = {(int)nargs, texts, lens}, .key = nargs > 1}};
+    rl_thread_call call = {.call = {.arguments = {(int)(nargs - near), texts, lens},
+                                    .key = near ? (int)nargs - 1 : nargs > 1}};
     for (Py_ssize_t i = 0; i < nargs; i++) {
         core_text text;
-        if (core_parse_key(args[i], &text) < 0) {
+        if (core_parse_key(args[near ? (i + 1) % nargs : i], &text) < 0) {
             return NULL;
         }
         texts[i] = text.data;
@@ -133,15 +135,16 @@ static PyObject *client_run_command(client_object *self, PyObject *const *args, 
     return result;
 }
 
-static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *client_any_command(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                                    bool near)
 {
     client_object *self = client_of(object);
     if (!client_ready(self)) {
         return NULL;
     }
-    if (nargs < 1 || nargs > COMMAND_ARGUMENTS_MAX) {
+    if (nargs < 1 + near || nargs - near > COMMAND_ARGUMENTS_MAX) {
         return PyErr_Format(PyExc_TypeError, "a command has 1 to %d words, got %zd",
-                            COMMAND_ARGUMENTS_MAX, nargs);
+                            COMMAND_ARGUMENTS_MAX, nargs - near);
     }
     const char **texts = PyMem_New(const char *, (size_t)nargs);
     size_t *lens = PyMem_New(size_t, (size_t)nargs);
@@ -149,11 +152,21 @@ static PyObject *client_command(PyObject *object, PyObject *const *args, Py_ssiz
     if (texts == NULL || lens == NULL) {
         PyErr_NoMemory();
     } else {
-        result = client_run_command(self, args, nargs, texts, lens);
+        result = client_run_command(self, args, nargs, near, texts, lens);
     }
     PyMem_Free(texts);
     PyMem_Free(lens);
     return result;
+}
+
+static PyObject *client_command(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return client_any_command(self, args, nargs, false);
+}
+
+static PyObject *client_command_near(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return client_any_command(self, args, nargs, true);
 }
 
 /* ---- decisions ------------------------------------------------------------------------- */
@@ -526,6 +539,9 @@ static PyMethodDef client_methods[] = {
      PyDoc_STR("command($self, /, *words)\n--\n\n"
                "Run a command whose first argument is its key; return its answer.\n\n"
                "Words are str or bytes. Raises StoreError, also if the answer is an error.")},
+    {"command_near", FAST_ONLY(client_command_near),
+     PyDoc_STR("command_near($self, key, /, *words)\n--\n\n"
+               "Run a command on the node that serves a key in Redis. As command() else.")},
     {"before_fork", client_before_fork, METH_NOARGS,
      PyDoc_STR("before_fork($self, /)\n--\n\nStop all connections until the process has forked.")},
     {"after_fork_in_parent", client_after_fork_in_parent, METH_NOARGS,

@@ -1,4 +1,4 @@
-"""The commands rate-limiter inspect and rate-limiter reset for a client's buckets in Redis."""
+"""The commands rate-limiter inspect, reset and list, for clients' buckets in Redis."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Connection
 from rate_limiter.stores.inspection import find_keys, inspect_key, limit_in, reset_key
 from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.stores.searching import remove_keys, search, sorted_keys
 
 INSPECT_EXAMPLES = """\
   rate-limiter inspect user:42 --store redis://localhost:6379/0
@@ -35,25 +36,48 @@ INSPECT_EXAMPLES = """\
 RESET_EXAMPLES = """\
   rate-limiter reset user:42 --store redis://localhost:6379/0
   rate-limiter reset user:42 --limit "100/minute" --name api
+  rate-limiter reset 'tenant1:*'
+  rate-limiter reset --all --limit "100/minute" --name api
   rate-limiter reset --raw rate_limit:203.0.113.7
 """
+LIST_EXAMPLES = """\
+  rate-limiter list --store redis://localhost:6379/0
+  rate-limiter list 'tenant1:*'
+  rate-limiter list --limit "100/minute" --name api --json
+"""
+
+
+INSPECT = """\
+Show the buckets of a client in Redis, under any name and limit.
+With --limit only the bucket of that limit, which needs no search."""
+RESET = """\
+Fill the buckets of a client in Redis, of all whose keys begin with a text, or of all, under any
+name and limit. With --limit only the buckets of that limit."""
+LIST = """\
+List the keys of the clients that have buckets in Redis which are not full, under any name and
+limit, or only those that begin with a text. Keys of more than 200 bytes are stored, and shown, as
+"sha256:..."."""
 
 
 def add_parser(actions: Any) -> None:
     """Add the commands to the program."""
-    for name, run, help_text, text, examples in (
-        ("inspect", _inspect, "show a client's buckets", "Show the buckets", INSPECT_EXAMPLES),
-        ("reset", _reset, "make a client's buckets full", "Fill the buckets", RESET_EXAMPLES),
+    for name, run, help_text, description, examples in (
+        ("inspect", _inspect, "show a client's buckets", INSPECT, INSPECT_EXAMPLES),
+        ("reset", _reset, "make buckets of clients full", RESET, RESET_EXAMPLES),
+        ("list", _list, "list the clients that have buckets", LIST, LIST_EXAMPLES),
     ):
         parser = actions.add_parser(
-            name,
-            help=help_text,
-            description=f"{text} of a client in Redis, under any name and limit.\n"
-            "With --limit only the bucket of that limit, which needs no search.",
-            epilog=epilog(examples),
+            name, help=help_text, description=description, epilog=epilog(examples)
         )
         parser.set_defaults(run=run)
-        parser.add_argument("key", metavar="KEY", help="the client's key, as the limiter gets it")
+        key_help = "the client's key, as the limiter gets it"
+        if name == "inspect":
+            parser.add_argument("key", metavar="KEY", help=key_help)
+        else:
+            more = "; with * at the end: all that begin so"
+            parser.add_argument("key", metavar="KEY", nargs="?", help=key_help + more)
+        if name == "reset":
+            parser.add_argument("--all", action="store_true", help="instead of KEY: all clients")
         add_store(parser)
         parser.add_argument(
             "--limit", metavar="LIMIT", type=parsed(Limit.parse), help='such as "100/minute"'
@@ -62,7 +86,8 @@ def add_parser(actions: Any) -> None:
             "--name", default="", help="the name of the limiter, with --limit (none)"
         )
         parser.add_argument("--prefix", default=PREFIX, help=f"of keys in Redis ({PREFIX})")
-        parser.add_argument("--raw", action="store_true", help="KEY is the whole key in Redis")
+        if name != "list":
+            parser.add_argument("--raw", action="store_true", help="KEY is the whole key in Redis")
         add_json(parser)
 
 
@@ -82,15 +107,51 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _reset(given: argparse.Namespace) -> int:
+    if given.all == (given.key is not None):
+        raise UsageError("give either KEY or --all")
     address = store_of(given)
     connection = connected(address)
-    keys = _keys(given, address, connection)
-    removed = sum(reset_key(connection, key, given.limit or limit_in(key)) for key in keys)
+    if given.all or (given.key.endswith("*") and not given.raw):
+        removed = remove_keys(connection, _search(given, address, connection))
+    else:
+        keys = _keys(given, address, connection)
+        removed = sum(reset_key(connection, key, given.limit or limit_in(key)) for key in keys)
     if given.json:
         print_json({"removed": removed})
     else:
         print(f"{removed} removed")
     return DONE
+
+
+def _list(given: argparse.Namespace) -> int:
+    address = store_of(given)
+    found = _search(given, address, connected(address)).values()
+    texts = [
+        one if isinstance(one, str) else one.decode("utf-8", "backslashreplace")
+        for one in sorted_keys(found)
+    ]
+    if given.json:
+        print_json(texts)
+    else:
+        for text in texts:
+            print("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))
+    return DONE
+
+
+def _search(given: argparse.Namespace, address: str, connection: Connection) -> dict[bytes, bytes]:
+    """Return the keys in Redis of the clients that are meant, and the keys of those."""
+    if given.name and given.limit is None:
+        raise UsageError("--name goes with --limit")
+    if getattr(given, "raw", False):
+        raise UsageError("--raw goes with KEY, a whole key")
+    key = (given.key or "*").encode("utf-8", "surrogateescape")
+    prefix, is_prefix = key.removesuffix(b"*"), key.endswith(b"*")
+    if given.limit is not None:
+        store = RedisStore(address, given.prefix)
+        found = RedisRateLimiter(given.limit, store=store, name=given.name).search(prefix)
+    else:
+        found = search(connection, f"{given.prefix}:".encode(), prefix, None)
+    return {one: client for one, client in found.items() if is_prefix or client == prefix}
 
 
 def _keys(given: argparse.Namespace, address: str, connection: Connection) -> list[bytes]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Limit, Limits
-from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
@@ -121,15 +121,21 @@ class AsyncRateLimiter:
             finally:
                 self._limiter._wake(key)
 
-    async def reset(self, key: str | bytes) -> None:
-        """Make the bucket of `key` full. See RateLimiter.reset."""
+    async def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make the buckets of a key, of a prefix, or of all keys full. See RateLimiter.reset."""
         if self._call_redis is None:
-            self._limiter.reset(key)
+            self._limiter.reset(key, prefix=prefix)
+        elif key is EVERY or prefix is not EVERY:
+            await asyncio.to_thread(self._limiter.reset, key, prefix=prefix)
         else:
             try:
                 await self._call_redis("reset", key)
             finally:
                 self._limiter._wake(key)
+
+    async def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        """Return the keys in Redis that begin with a prefix. See RateLimiter.keys."""
+        return await asyncio.to_thread(self._limiter.keys, prefix)
 
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""

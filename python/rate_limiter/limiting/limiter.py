@@ -28,6 +28,12 @@ from rate_limiter.stores.bucket_info import BucketInfo
 
 logger = logging.getLogger("rate_limiter")
 
+EVERY: Any = object()
+"""The default of reset(): None is no key, so that a missing one never resets all."""
+NO_KEYS = (
+    "a limiter in memory stores hashes of keys, so keys cannot be listed or found by a prefix: use "
+    "a Redis, reset one key, or call reset() for all"
+)
 MADE_OFTEN = 100
 """Limiters with the same limits that are made and thrown away before a warning is logged."""
 _PACKAGE = Path(__file__).parent.parent
@@ -179,6 +185,11 @@ class RateLimiter(_core.Limiter):
         path = shared_file(store, name, limits, max_keys)
         self._set_up(limits, max_keys, clock, waiters_first, keep, path)
         self._store, self._name = store, name
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its buckets are in the memory of this process alone."""
+        return not self.is_remote and self._path is None
 
     @property
     def decides_here(self) -> bool:
@@ -351,16 +362,57 @@ class RateLimiter(_core.Limiter):
         finally:
             self._wake(key)
 
-    def reset(self, key: str | bytes) -> None:
-        """Make the bucket of `key` full.
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make the buckets of a key full, of all keys that begin with a prefix, or of all keys.
+
+        Without arguments it is all keys of this limiter: in shared memory those of all processes,
+        in Redis those under the name and the limits of this limiter.
+
+        Args:
+            key: str or bytes.
+            prefix: for a Redis, not empty. Redis has the SHA-256 of keys of more than 200 bytes, so
+                a prefix does not match those.
 
         Raises:
-            TypeError: a bad key.
+            TypeError: a bad key, or both arguments.
+            ValueError: the prefix is empty, or the limiter is not in Redis.
+            StoreError: Redis gave no answer to a search, which scans the whole database.
         """
-        try:
-            super().reset(key)
-        finally:
-            self._wake(key)
+        if prefix is not EVERY:
+            if key is not EVERY:
+                raise TypeError("give a key or a prefix, not both")
+            self._reset_many(checked_prefix(prefix))
+        elif key is EVERY:
+            self._reset_many(b"")
+        else:
+            try:
+                self._reset_key(key)
+            finally:
+                self._wake(key)
+            return
+        self._lines.wake_all()
+
+    def _reset_key(self, key: str | bytes) -> None:
+        super().reset(key)
+
+    def _reset_many(self, prefix: bytes) -> None:
+        """Make the buckets of all keys with a prefix full; of all keys for an empty one."""
+        if prefix:
+            raise ValueError(NO_KEYS)
+        self._reset_all()
+
+    def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        """Return the keys in Redis that begin with a prefix, sorted: those with buckets not full.
+
+        Keys of more than 200 bytes are there as ``"sha256:..."``, which `reset` and `inspect` take
+        as well. A key that is not UTF-8 is bytes.
+
+        Raises:
+            TypeError: a bad prefix.
+            ValueError: the limiter is not in Redis.
+            StoreError: Redis gave no answer to the search, which scans the whole database.
+        """
+        raise ValueError(NO_KEYS)
 
     def _wake(self, key: str | bytes) -> None:
         """Wake the first that waits for a key, for which there may be tokens."""
@@ -379,6 +431,19 @@ def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tupl
     """
     _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
     return line_key(key), float(cost)
+
+
+def checked_prefix(prefix: object) -> bytes:
+    """Return the prefix of keys as bytes.
+
+    Raises:
+        TypeError, ValueError: it is no text, or empty.
+    """
+    if not isinstance(prefix, (str, bytes)):
+        raise TypeError(f"prefix must be str or bytes, not {type(prefix).__name__}")
+    if not prefix:
+        raise ValueError("prefix must not be empty; reset() without arguments resets all keys")
+    return line_key(prefix)
 
 
 def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> RateLimiter:

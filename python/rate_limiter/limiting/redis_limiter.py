@@ -18,7 +18,7 @@ from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.late_answers import wait_until_given_back
-from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
 from rate_limiter.stores.address import redis_store
@@ -26,6 +26,7 @@ from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
+from rate_limiter.stores.searching import remove_keys, search, search_exact, sorted_keys
 
 _IN_MEMORY = {"take": "_take", "hit_each": "_hit_each", "peek_each": "_peek_each"}
 _IN_REDIS = {"take": "hit"}
@@ -200,11 +201,26 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         finally:
             self._wake(key)
 
-    def reset(self, key: str | bytes) -> None:
-        try:
-            self._call("reset", key)
-        finally:
-            self._wake(key)
+    def _reset_key(self, key: str | bytes) -> None:
+        self._call("reset", key)
+
+    def _reset_many(self, prefix: bytes) -> None:
+        remove_keys(self.store.connection, self.search(prefix))
+        if not prefix:
+            self._reset_all()  # the fallback
+
+    def keys(self, prefix: str | bytes = "") -> list[str | bytes]:
+        start = checked_prefix(prefix) if prefix or not isinstance(prefix, (str, bytes)) else b""
+        return sorted_keys(self.search(start).values())
+
+    def search(self, prefix: bytes) -> dict[bytes, bytes]:
+        """Return the keys in Redis of all clients whose keys begin with a prefix, and those."""
+        keys = self._keys
+        before = keys.before.encode()
+        if keys.is_exact:
+            return search_exact(self.store.connection, before, prefix)
+        endings = [ending.encode() for ending in keys.endings]
+        return search(self.store.connection, before, prefix, endings)
 
     def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):

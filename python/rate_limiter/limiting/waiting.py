@@ -231,6 +231,11 @@ class Lines:
             if first is not None:
                 first.wake()
 
+    def wake_all(self) -> None:
+        """Wake the first in each line."""
+        for key in tuple(self._lines):
+            self.wake(key)
+
     def costs(self, key: bytes, until: Waiter | None = None) -> list[float]:
         """Return the costs of those who wait for a key, or of those ahead of one of them."""
         costs = []

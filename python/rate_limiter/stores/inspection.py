@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
-from typing import Any
 
 from rate_limiter import _core
 from rate_limiter.limit import Limit
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Connection, scripts
+from rate_limiter.stores.searching import DATE, escaped, scan
 
-_GLOB = re.compile(rb"([*?\[\]\\^])")
-# The key of a fixed window ends with the start of the window.
-_DATE = re.compile(rb":\d{4}-\d\d-\d\d-\d\d:\d\d(:\d\d)?\Z", re.ASCII)
 _WINDOW = re.compile(rb"\d+/\d+/\d+|\d+\*\d+@[\d,]+( \d+\*\d+@[\d,]+)?", re.ASCII)
 _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
@@ -35,13 +31,13 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     name = key.decode("utf-8", "replace")
     if limit is not None:
         decision = client.peek(
-            _buckets(client, key, limit), _DATE.sub(b"", key) if limit.is_window else key, 0
+            _buckets(client, key, limit), DATE.sub(b"", key) if limit.is_window else key, 0
         )
         return BucketInfo(name, limit, decision.remaining, decision.reset_after, expires_s)
     value = client.command("GET", key)
     if value is None:
         return BucketInfo(name, None, None, 0.0, None)
-    if _DATE.search(key) or _WINDOW.fullmatch(value):
+    if DATE.search(key) or _WINDOW.fullmatch(value):
         # A window whose limit is not known counts until it expires.
         return BucketInfo(name, None, None, expires_s or 0.0, expires_s)
     stored = _STORED.fullmatch(value)
@@ -59,7 +55,7 @@ def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
         StoreError: Redis gave no answer.
     """
     client = connection.client
-    if limit is None or not limit.is_window or _DATE.search(key):
+    if limit is None or not limit.is_window or DATE.search(key):
         removed: int = client.command("DEL", key)
         return removed
     used = inspect_key(connection, key, limit).tokens != limit.capacity
@@ -70,7 +66,7 @@ def reset_key(connection: Connection, key: bytes, limit: Limit | None) -> int:
 def _buckets(client: _core.RedisClient, key: bytes, limit: Limit) -> _core.RedisBuckets:
     """Return buckets that use `key` unchanged, with or without a date at its end."""
     source = scripts(with_windows=limit.is_window)
-    is_dated = bool(_DATE.search(key))
+    is_dated = bool(DATE.search(key))
     return _core.RedisBuckets(client, (limit.for_engine,), source, b"", (b"",), False, 0, is_dated)
 
 
@@ -88,25 +84,15 @@ def find_keys(connection: Connection, key: str, prefix: str) -> list[bytes]:
 
     Raises:
         StoreError: Redis gave no answer.
-        ValueError: the Redis is a cluster, which cannot be searched.
     """
-    if connection.client.kind == "cluster":
-        raise ValueError("the keys of a cluster cannot be searched: give the limit, or a raw key")
     (tag,) = _tagged_buckets(connection.client).keys(key)
-    pattern = _GLOB.sub(rb"\\\1", f"{prefix}:".encode()) + b"*" + _GLOB.sub(rb"\\\1", tag) + b":*"
-    found: list[bytes] = []
-    cursor: Any = b"0"
-    while True:
-        cursor, some = connection.client.command("SCAN", cursor, "MATCH", pattern, "COUNT", "1000")
-        found += some
-        if cursor == b"0":
-            return sorted(set(found))
-        time.sleep(0)
+    pattern = escaped(f"{prefix}:".encode()) + b"*" + escaped(tag) + b":*"
+    return sorted(set(scan(connection, pattern)))
 
 
 def limit_in(key: bytes) -> Limit | None:
     """Return the limit in the name of a key, None if it contains none."""
-    text = _DATE.sub(b"", key).decode("utf-8", "replace").rpartition("}:")[2]
+    text = DATE.sub(b"", key).decode("utf-8", "replace").rpartition("}:")[2]
     text = text.removesuffix(SLIDING_LAYOUT)
     try:
         return Limit.parse(text)

@@ -315,6 +315,28 @@ static void test_denied_newcomer_leaves_no_trace(void)
     rl_table_free(table);
 }
 
+static void test_reset_of_all(void)
+{
+    rl_limit limit = limit_of(2, 0);
+    uint64_t cost = rl_limit_cost(&limit, 2);
+    rl_table *table = rl_table_new(&limit, 1, 10000, SECRET);
+    bool allowed;
+    for (size_t i = 0; i < 3000; i++) {
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
+    }
+    rl_table_reset_all(table);
+    CHECK_EQUAL(rl_table_count(table).keys, 0);
+    CHECK_EQUAL(rl_table_count(table).slots, 0);
+    CHECK_EQUAL(rl_table_count(table).allowed, 3000);
+    for (size_t i = 0; i < 3000; i++) {
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
+        CHECK(allowed);
+    }
+    rl_table_free(table);
+}
+
 static void test_zero_tag(void)
 {
     rl_limit limit = limit_of(2, 0);
@@ -435,6 +457,7 @@ int main(void)
     test_flood_mints_nothing(1, 1);
     test_newcomer_inherits_the_least_debt();
     test_denied_newcomer_leaves_no_trace();
+    test_reset_of_all();
     test_zero_tag();
     test_idle_beyond_the_wrap();
     test_idle_around_the_wrap();
