@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
@@ -96,6 +96,13 @@ class Storage:
             max_keys=self.max_keys,
             clock=self.clock,
         )
+
+    def named_limiter(self, limits: Limits, name: str) -> RateLimiter:
+        """Return a RateLimiter of another name, below the name of this object."""
+        if self.store == MEMORY:
+            return RateLimiter.in_memory(limits, self.max_keys, self.clock)
+        below = f"{self.name}:{name}" if self.name else name
+        return replace(self, name=below).new_limiter(limits)
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule. Clients keep the usage they had under `before`."""

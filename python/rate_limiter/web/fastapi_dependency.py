@@ -1,29 +1,16 @@
-"""RateLimit: a limit for one FastAPI route, for a router, or for an application.
-
-    @app.post("/upload", dependencies=[Depends(RateLimit("5/minute", cost=3))])
-
-A dependency can neither add to the documented responses of its route, nor see the response that
-is sent. So importing this module extends two methods of FastAPI:
-
-- `openapi`: documents the 429 of each route that depends on a RateLimit, unless the route
-  documents one itself;
-- `build_middleware_stack`: adds the headers to every response, and settles `cost_after`.
-"""
+"""RateLimit: the dependency of FastAPI that limits a route, and what settles its cost."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of RateLimit.__call__.
 
-import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from fastapi import FastAPI, HTTPException, WebSocketException, params, routing
-from fastapi.dependencies.models import Dependant
-from starlette.middleware import Middleware
+from fastapi import HTTPException, WebSocketException, params
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import AsgiRecorder, Decision, ManualClock, RateLimitRecord, Verdict
+from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
@@ -57,39 +44,6 @@ Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
 
 _SETTLING = "rate_limiter.settling"
 """The key of the _Settling of a request, which SettlingMiddleware sets."""
-
-RATE_LIMITED_RESPONSE: dict[str, Any] = {
-    "description": "Rate limit exceeded",
-    "headers": {
-        "Retry-After": {
-            "description": "Seconds until the same request would pass.",
-            "schema": {"type": "integer", "minimum": 1},
-        },
-        "X-RateLimit-Limit": {
-            "description": "Requests allowed at once.",
-            "schema": {"type": "integer"},
-        },
-        "X-RateLimit-Remaining": {
-            "description": "Requests left.",
-            "schema": {"type": "integer", "minimum": 0},
-        },
-        "X-RateLimit-Reset": {
-            "description": "Seconds until the limit resets.",
-            "schema": {"type": "integer", "minimum": 0},
-        },
-    },
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {"detail": {"type": "string"}},
-                "required": ["detail"],
-            },
-            "example": {"detail": DENIED_DETAIL},
-        }
-    },
-}
-"""The description of the 429 in the OpenAPI document."""
 
 
 class FastApiFramework(Framework):
@@ -154,7 +108,8 @@ class RateLimit:
         TypeError, ValueError: an argument is invalid; the message names it.
     """
 
-    _any_settles: ClassVar[bool] = False  # some RateLimit has cost_after
+    any_settles: ClassVar[bool] = False
+    """Whether some RateLimit has cost_after."""
 
     def __init__(
         self,
@@ -185,44 +140,65 @@ class RateLimit:
         if limiter is None:  # headers show the name with any store
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
-        self.enabled = enabled
         storage = Storage.of(arguments | {"name": "" if store == MEMORY else name})
-        is_memory = storage.store == MEMORY
-        if not is_memory and not storage.name:
+        if storage.store != MEMORY and not storage.name:
             raise ValueError(
                 "with a shared store, a RateLimit needs a name, which identifies its buckets in "
                 "all processes: RateLimit(..., name='upload')"
             )
-        self.limiter = one_limiter(limits, limiter, storage)
-        metrics = checked_metrics(metrics)
+        self._set_up(one_limiter(limits, limiter, storage), arguments, name)
+
+    def _set_up(self, limiter: RateLimiter, given: Mapping[str, Any], name: str) -> None:
+        """Limit by a limiter.
+
+        Args:
+            limiter: has the buckets.
+            given: the arguments of __init__, which were checked.
+            name: the name of the limit in headers.
+        """
+        key, cost = given["key"], given["cost"]
+        self.limiter = limiter
+        self.enabled = given["enabled"]
+        metrics = checked_metrics(given["metrics"])
         if metrics is not None:
-            watch(self.limiter, metrics)
-        address = ClientAddress.of(arguments)
+            watch(limiter, metrics)
+        address = ClientAddress.of(given)
         self._checks = SetupChecks(
-            in_memory=is_memory and not self.limiter.is_remote,
+            in_memory=limiter.is_in_memory,
             uses_address=not callable(key) and uses_address(key),
             trusts_proxies=address.reads_header,
             shares_key=key == "all",
         )
-        self._settles = cost_after is not None
-        RateLimit._any_settles |= self._settles
-        checked_cost(cost, self.limiter)
+        self._settles = given["cost_after"] is not None
+        RateLimit.any_settles |= self._settles
+        checked_cost(cost, limiter)
         self._takes_key = isinstance(key, params.Depends)
         self.__signature__ = _signature(key if self._takes_key else None)
         if isinstance(key, params.Depends):
             key, cost = _second, _of_first(cost)
-        several = self.limiter.limits
+        several = limiter.limits
         names = tuple(map(str, several))
         self._policy = Policy(
             RuleSource(RuleTable([Rule(name or "; ".join(names), several)])),
-            SharedLimiter(self.limiter),
-            Identities(address, jwt, framework=FastApiFramework()),
+            SharedLimiter(limiter),
+            Identities(address, given["jwt"], framework=FastApiFramework()),
             key=key,
             cost=cost,
-            cost_after=cost_after,
-            style=HeaderStyle.of(arguments),
+            cost_after=given["cost_after"],
+            style=HeaderStyle.of(given),
             names=(name,) if name and len(names) == 1 else names,
         )
+
+    @classmethod
+    def of(cls, limiter: RateLimiter, given: Mapping[str, Any], name: str) -> "RateLimit":
+        """Return a RateLimit with a limiter and arguments that were checked."""
+        made = cls.__new__(cls)
+        made._set_up(limiter, given, name)
+        return made
+
+    def limits_route(self, place: Any) -> bool:
+        """Return whether it limits a route that depends on it; it always does."""
+        return True
 
     @property
     def dependency(self) -> Any:
@@ -252,13 +228,13 @@ class RateLimit:
             WebSocketException: denied, on a server that cannot send a 429 to a websocket.
         """
         if not self.enabled:
-            return _untouched(self.limiter)
+            return untouched(self.limiter)
         scope = connection.scope
         settling = self._settling(scope) if self._settles else None
         subject = (connection, key) if self._takes_key else connection
         verdict = await self._policy.decide(scope, subject)
         if verdict is None:
-            return _untouched(self.limiter)
+            return untouched(self.limiter)
         if not self._checks.is_done:
             self._checks.look(scope, verdict.key, calls_key=self._policy.calls_key)
         if verdict.is_denial:
@@ -292,7 +268,7 @@ def _denied(connection: HTTPConnection, verdict: Verdict) -> Exception:
     return RateLimitHTTPException(verdict.decision, verdict.key, headers)
 
 
-def _untouched(limiter: RateLimiter) -> Decision:
+def untouched(limiter: RateLimiter) -> Decision:
     """Return the Decision of a request that took no tokens from a full bucket."""
     capacity = min(limit.capacity for limit in limiter.limits)
     return Decision(True, capacity, limit=capacity)
@@ -359,64 +335,3 @@ async def _settle(settling: _Settling, finished: Finished) -> None:
         verdicts = [one for one in record.verdicts if one.policy is policy]
         with errors_logged():
             await settle(verdicts, finished)
-
-
-def _recording(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIApp]:
-    @functools.wraps(build)
-    def recording(app: FastAPI) -> ASGIApp:
-        classes: list[object] = [middleware.cls for middleware in app.user_middleware]
-        if RateLimit._any_settles and SettlingMiddleware not in classes:
-            app.user_middleware.insert(0, Middleware(SettlingMiddleware))
-        return AsgiRecorder(build(app))
-
-    return recording
-
-
-FastAPI.build_middleware_stack = _recording(FastAPI.build_middleware_stack)  # type: ignore[method-assign,assignment]
-
-
-# --- OpenAPI -------------------------------------------------------------------------------------
-
-
-def document_limits(document: dict[str, Any], routes: Iterable[Any]) -> None:
-    """Describe the 429 of every route that depends on a RateLimit.
-
-    ``app.openapi()`` does it automatically. If your application builds its OpenAPI document in
-    another way, call this with the document and ``app.routes``. Routes that document a 429 keep
-    their description.
-    """
-    for route in _route_contexts(routes):
-        dependant = getattr(route, "dependant", None)
-        if dependant is None or not _is_limited(dependant):
-            continue
-        operations = document["paths"].get(getattr(route, "path_format", None), {})
-        for method in getattr(route, "methods", ()):
-            responses = operations.get(method.lower(), {}).get("responses")
-            if responses is not None and "4XX" not in responses:
-                responses.setdefault("429", copy.deepcopy(RATE_LIMITED_RESPONSE))
-
-
-def _route_contexts(routes: Iterable[Any]) -> Iterable[Any]:
-    """Return all routes, including those that newer versions keep in included routers."""
-    iterate = getattr(routing, "iter_route_contexts", None)
-    contexts: Iterable[Any] = routes if iterate is None else iterate(routes)
-    return contexts
-
-
-def _is_limited(dependant: Dependant) -> bool:
-    return isinstance(dependant.call, RateLimit) or any(map(_is_limited, dependant.dependencies))
-
-
-def _extended(openapi: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI], dict[str, Any]]:
-    @functools.wraps(openapi)
-    def extended(app: FastAPI) -> dict[str, Any]:
-        before = app.openapi_schema
-        document = openapi(app)
-        if document is not before:  # newer versions rebuild it after adding routes
-            document_limits(document, app.routes)
-        return document
-
-    return extended
-
-
-FastAPI.openapi = _extended(FastAPI.openapi)  # type: ignore[method-assign,assignment]
