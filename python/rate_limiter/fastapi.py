@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 
 from rate_limiter._core import AsgiRecorder
 from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denied_requests import DeniedRequest
 from rate_limiter.policy.headers import DENIED_DETAIL, HeaderStyle
 from rate_limiter.policy.policy import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp
@@ -36,6 +37,7 @@ from rate_limiter.web.fastapi_routes import contexts_of, is_limited
 __all__ = [
     "RATE_LIMITED_RESPONSE",
     "ClientAddress",
+    "DeniedRequest",
     "HeaderStyle",
     "RateLimit",
     "RateLimitHTTPException",

@@ -189,7 +189,8 @@ def checked_plain(name: str, value: Any) -> Any:
         TypeError: it is an async function, or one of several is.
     """
     for one in value if isinstance(value, (list, tuple, set, frozenset)) else (value,):
-        if inspect.iscoroutinefunction(one):
+        called = vars(type(one)).get("__call__")  # of an object that is called
+        if inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(called):
             raise TypeError(f"{name} must be a plain function, not an async one, got {one!r}")
     return value
 
@@ -264,6 +265,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_keys": checked_whole,
     "name": checked_text,
     "on_store_error": lambda name, value: checked_policy(value),
+    "on_denied": _check_callable,
     "prefix": checked_text,
     "proxy_header": checked_text,
     "public_key": _check_secret,

@@ -21,10 +21,11 @@ from rate_limiter import _core
 from rate_limiter._core import Check, ManualClock, PolicyVersion, StoreError, Verdict
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.denials import Denial
+from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
 from rate_limiter.policy.keys import (
     BypassSpec,
@@ -177,8 +178,10 @@ class Policy(_core.Policy):
         blocking: there is no event loop, so calls to a store block.
         dimension: returns the name that the decisions of a rule have in metrics; None: they are
             not measured.
+        on_denied: gets a DeniedRequest for each request that is denied; None: no function does.
 
     Attributes:
+        denied: reports denied requests.
         shadow_denied: number of requests that a shadow rule would have denied.
         calls_key: the key may come from a user's function.
     """
@@ -198,6 +201,7 @@ class Policy(_core.Policy):
         names: tuple[str, ...] | None = None,
         blocking: bool = False,
         dimension: Callable[[Rule], str] | None = None,
+        on_denied: OnDenied | None = None,
     ) -> None:
         self.source = source
         self.storage = storage
@@ -205,6 +209,7 @@ class Policy(_core.Policy):
         self.cost_after = cost_after
         self.shadow_denied = 0
         self._has_advised = False
+        self.denied = DeniedRequests(on_denied, identities.framework, blocking=blocking)
         self._identities = identities
         self._key = identities.key(key)
         self.calls_key = any(one.of_subject for one in self._key)
@@ -328,6 +333,11 @@ class Policy(_core.Policy):
         """Return the limiters by the names of their rules."""
         return {name: one.limiter for name, one in self._active.items()}
 
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all rules full, see RateLimiter.reset."""
+        for limiter in dict.fromkeys(self.limiters().values()):
+            limiter.reset(key, prefix=prefix)
+
     def active(self, rule: ActiveRule) -> ActiveRule:
         """Return the rule of this name in the current version, else the given one."""
         return self._active.get(rule.rule.name, rule)
@@ -374,6 +384,7 @@ class Policy(_core.Policy):
         verdict: Verdict | None = outcome
         if verdict is not None and verdict.is_denial:
             await give_back(request, verdict)
+            await self.denied.report(request, verdict)
         return verdict
 
     def decide_now(self, request: Any) -> Verdict | None:

@@ -14,10 +14,11 @@ from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import Policy, SharedLimiter, Storage
@@ -98,6 +99,7 @@ class RateLimit:
         headers, reset, retry_jitter_s: as for RateLimitMiddleware.
         cors: let scripts of other origins read the headers.
         client, trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
+        on_denied: as for RateLimitMiddleware.
         metrics: the name of its decisions in metrics, such as ``"upload"``.
         name: the name of the limit in headers. Required with a shared store, where it identifies
             the buckets of this object.
@@ -128,6 +130,7 @@ class RateLimit:
         proxy_header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: "Jwt | None" = None,
+        on_denied: OnDenied | None = None,
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
@@ -187,6 +190,7 @@ class RateLimit:
             cost_after=given["cost_after"],
             style=HeaderStyle.of(given),
             names=(name,) if name and len(names) == 1 else names,
+            on_denied=given["on_denied"],
         )
 
     @classmethod
@@ -199,6 +203,13 @@ class RateLimit:
     def limits_route(self, place: Any) -> bool:
         """Return whether it limits a route that depends on it; it always does."""
         return True
+
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets full: see RateLimiter.reset.
+
+        With a Redis this blocks: call it in a ``def`` route or by ``asyncio.to_thread``.
+        """
+        self.limiter.reset(key, prefix=prefix)
 
     @property
     def dependency(self) -> Any:

@@ -14,9 +14,10 @@ from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, defaults_of
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, Limits, as_limits
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.policy import Storage
 from rate_limiter.policy.settling import CostAfter
@@ -50,6 +51,7 @@ class RateLimitOptions(TypedDict, total=False):
     proxy_header: str
     ipv6_prefix: int
     jwt: Jwt | None
+    on_denied: OnDenied | None
     metrics: str | None
     store: object
     on_store_error: str
@@ -181,17 +183,13 @@ class RateLimits:
             setattr(target, _EXEMPT, (*getattr(target, _EXEMPT, ()), self))
         return target
 
-    def reset(self, key: str | bytes | None = None) -> None:
-        """Make the buckets of a key full in all limits, or without a key all buckets.
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all limits full: see RateLimiter.reset.
 
-        With a Redis this blocks: call it in a ``def`` route, not in an ``async def`` one.
-
-        Raises:
-            TypeError: a bad key.
-            StoreError: Redis gave no answer.
+        With a Redis this blocks: call it in a ``def`` route or by ``asyncio.to_thread``.
         """
         for limiter in self.limiters():
-            limiter.reset() if key is None else limiter.reset(key)
+            limiter.reset(key, prefix=prefix)
 
     def limiters(self) -> list[RateLimiter]:
         """Return the limiters of all routes of the applications, each once."""

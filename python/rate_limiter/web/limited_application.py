@@ -100,6 +100,7 @@ def limit_application(
         style=style,
         blocking=blocking,
         dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
+        on_denied=given["on_denied"],
     )
     more = ("tier", "cost_after", "status_path", "bypass")
     return LimitedApplication(
