@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from flask import Blueprint, Flask, current_app, has_request_context, request
 
-from rate_limiter._core import ManualClock
 from rate_limiter.checks.arguments import (
     DEFAULT_STORE,
     check_arguments,
@@ -29,6 +28,7 @@ from rate_limiter.checks.arguments import (
     checked_policy,
     uses_address,
 )
+from rate_limiter.checks.words import Clock, HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
@@ -142,11 +142,11 @@ class FlaskRateLimiter:
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | None = None,
@@ -157,9 +157,9 @@ class FlaskRateLimiter:
         setup_checks: bool = True,
         enabled: bool = True,
         store: object = DEFAULT_STORE,
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
     ) -> None:
         # A decorator can have its own key, which may use arguments that this key does not.
         left_out = ("self", "app", "key")

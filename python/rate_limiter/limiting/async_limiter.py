@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
+from rate_limiter.checks.words import Clock, OnStoreError
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
@@ -33,9 +34,9 @@ class AsyncRateLimiter:
         *,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         self._use(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import Clock, OnStoreError
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
@@ -111,9 +112,9 @@ class RateLimiter(_core.Limiter):
         *,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
@@ -128,7 +129,7 @@ class RateLimiter(_core.Limiter):
         _count_made(self)
 
     @classmethod
-    def in_memory(cls, limits: Limits, max_keys: int, clock: str | ManualClock) -> RateLimiter:
+    def in_memory(cls, limits: Limits, max_keys: int, clock: Clock) -> RateLimiter:
         """Return a limiter in memory for one of many rules.
 
         The warning about limiters made in a request handler ignores it: rules that are reloaded
@@ -142,7 +143,7 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool = False,
         keep: RateLimiter | None = None,
         path: str | None = None,
@@ -176,7 +177,7 @@ class RateLimiter(_core.Limiter):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         store: str,
         name: str,
@@ -234,7 +235,7 @@ class RateLimiter(_core.Limiter):
         return made
 
     @property
-    def _settings(self) -> tuple[int, str | ManualClock, bool, str, str]:
+    def _settings(self) -> tuple[int, Clock, bool, str, str]:
         """The arguments of _set_up_shared() but for the limits."""
         return (self._max_keys, self._clock, self.waiters_first, self._store, self._name)
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
+from rate_limiter.checks.words import Clock, OnStoreError
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.late_answers import wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
@@ -87,9 +88,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         *,
         store: object,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         waiters_first: bool = False,
         exact_prefix: str | None = None,
         names_limits: bool = True,
@@ -125,7 +126,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self,
         limits: Limits,
         max_keys: int,
-        clock: str | ManualClock,
+        clock: Clock,
         waiters_first: bool,
         keys: _Keys,
         keep: RateLimiter | None = None,

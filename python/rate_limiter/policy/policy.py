@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter import _core
-from rate_limiter._core import Check, ManualClock, PolicyVersion, StoreError, Verdict
+from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
+from rate_limiter.checks.words import Clock, OnStoreError
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -75,9 +76,9 @@ class Storage:
 
     store: object = field(default=MEMORY, repr=False)  # may hold a password
     name: str = ""
-    on_store_error: str = "memory"
+    on_store_error: OnStoreError = "memory"
     max_keys: int = 1_000_000
-    clock: str | ManualClock = "monotonic"
+    clock: Clock = "monotonic"
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Storage:

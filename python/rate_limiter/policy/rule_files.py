@@ -277,7 +277,7 @@ def as_data(table: RuleTable) -> dict[str, Any]:
             key=list(rule.key) if isinstance(rule.key, tuple) else rule.key,
             exempt=rule.exempt,
             shadow=rule.shadow,
-            on_store_error=rule.on_store_error,  # type: ignore[arg-type]
+            on_store_error=rule.on_store_error,
             refund=list(rule.refund),
         )
         plain[rule.name] = model.model_dump(exclude_defaults=True)

@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
+from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import Clock, HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.policy.client_address import ClientAddress
@@ -137,12 +138,12 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] | None = None,
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | Denied | None = None,
@@ -151,9 +152,9 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         setup_checks: bool = True,
         enabled: bool = True,
         api_key_header: str = "x-api-key",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from fastapi import HTTPException, WebSocketException, params
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import Decision, ManualClock, RateLimitRecord, Verdict
+from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
+from rate_limiter.checks.words import Clock, HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -121,22 +122,22 @@ class RateLimit:
         key: Any = "ip",
         cost: float | Cost = 1,
         cost_after: CostAfter | None = None,
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: "Jwt | None" = None,
         on_denied: OnDenied | None = None,
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         enabled: bool = True,
     ) -> None:
         arguments = {"denied": None} | locals()

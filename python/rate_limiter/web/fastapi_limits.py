@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from fastapi import APIRouter, Depends, FastAPI, params
 from starlette.requests import HTTPConnection
 
-from rate_limiter._core import Decision, ManualClock
+from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, defaults_of
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import Clock, HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
@@ -42,21 +43,21 @@ class RateLimitOptions(TypedDict, total=False):
     key: Any
     cost: float | Cost
     cost_after: CostAfter | None
-    headers: str | HeaderStyle
-    reset: str
+    headers: HeaderWord | HeaderStyle
+    reset: ResetWord
     retry_jitter_s: float
     cors: bool
     client: ClientAddress | None
     trusted_proxies: Iterable[str]
-    proxy_header: str
+    proxy_header: ProxyHeader
     ipv6_prefix: int
     jwt: Jwt | None
     on_denied: OnDenied | None
     metrics: str | None
     store: object
-    on_store_error: str
+    on_store_error: OnStoreError
     max_keys: int
-    clock: str | ManualClock
+    clock: Clock
     enabled: bool
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rate_limiter._core import Decision, ManualClock, Verdict
+from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
+from rate_limiter.checks.words import Clock, HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.policy.client_address import ClientAddress
@@ -83,12 +84,12 @@ class RateLimitMiddleware:
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] = (),
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | Denied | None = None,
@@ -97,9 +98,9 @@ class RateLimitMiddleware:
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
-        clock: str | ManualClock = "monotonic",
+        clock: Clock = "monotonic",
         setup_checks: bool = True,
         enabled: bool = True,
     ) -> None:
