@@ -12,7 +12,6 @@ from rate_limiter.checks.words import Clock, OnStoreError
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
-from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
 
 
@@ -73,8 +72,8 @@ class AsyncRateLimiter:
 
     @property
     def store(self) -> Any:
-        """The RedisStore, or ``"memory://"``."""
-        return getattr(self._limiter, "store", MEMORY)
+        """The store, see RateLimiter.store."""
+        return self._limiter.store
 
     async def allow(self, key: str | bytes, cost: float = 1) -> bool:
         """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""

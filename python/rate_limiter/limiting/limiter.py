@@ -188,6 +188,11 @@ class RateLimiter(_core.Limiter):
         self._store, self._name = store, name
 
     @property
+    def store(self) -> Any:
+        """The RedisStore; for shared memory and the memory of this process the address."""
+        return self._store or MEMORY
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether its buckets are in the memory of this process alone."""
         return not self.is_remote and self._path is None
