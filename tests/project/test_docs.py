@@ -308,8 +308,8 @@ def test_the_figures_of_the_drawings() -> None:
     assert len(requests) == 35
     assert requests[34].allowed
     assert (
-        f"Of the 14 requests at once, {at_once} pass, from the saved tokens. Of the 20 that follow, "
-        f"{after} pass"
+        f"Of the 14 requests at once, {at_once} pass, from the saved tokens. Of the 20 that "
+        f"follow, {after} pass"
     ) in " ".join(page_text("how-it-decides").split())
 
 
