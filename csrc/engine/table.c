@@ -180,14 +180,13 @@ static void table_empty_shard(const rl_table *table, shard *shard)
     while (rl_shard_shrink(table, shard)) {}
 }
 
-void rl_table_reset_all(rl_table *table)
+bool rl_table_reset_part(rl_table *table, size_t *next)
 {
-    for (size_t i = 0; i < rl_table_shards(table); i++) {
-        shard *shard = &table->shards[i];
-        uint64_t ticket = rl_shard_lock(table, shard);
-        table_empty_shard(table, shard);
-        rl_shard_unlock(table, shard, ticket);
-    }
+    shard *shard = &table->shards[(*next)++];
+    uint64_t ticket = rl_shard_lock(table, shard);
+    table_empty_shard(table, shard);
+    rl_shard_unlock(table, shard, ticket);
+    return *next < rl_table_shards(table);
 }
 
 bool rl_table_is_shared(const rl_table *table)

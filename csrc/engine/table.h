@@ -94,8 +94,9 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
 /* Make the buckets of `key` full. */
 void rl_table_reset(rl_table *table, rl_key key);
 
-/* Make all buckets full, shard by shard, and give memory back. Counts of decisions stay. */
-void rl_table_reset_all(rl_table *table);
+/* Make the buckets of one shard full and give its memory back. Begin with *next = 0, and call until
+ * it returns false: then all buckets have been reset. Counts of decisions stay. */
+bool rl_table_reset_part(rl_table *table, size_t *next);
 
 /* Count all entries, those that have become full since the last sweep included. Takes each
  * lock for a moment. */

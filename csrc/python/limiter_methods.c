@@ -359,16 +359,6 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
     Py_RETURN_NONE;
 }
 
-static PyObject *limiter_reset_all(PyObject *object, PyObject *Py_UNUSED(none))
-{
-    limiter_object *self = limiter_of(object);
-    if (!limiter_ready(self)) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS rl_table_reset_all(self->table);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
-}
-
 /* All keys are hashed before the first decision, so that a bad key in the middle
  * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
 static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
@@ -520,6 +510,20 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
         }
     }
     return stats_as_dict(stats);
+}
+
+/* In parts, as limiter_stats. */
+static PyObject *limiter_reset_all(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    limiter_object *self = limiter_of(object);
+    if (!limiter_ready(self)) {
+        return NULL;
+    }
+    size_t next = 0;
+    while (rl_table_reset_part(self->table, &next)) {
+        let_threads_run();
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *limiter_counts(PyObject *object, PyObject *Py_UNUSED(ignored))

@@ -7,35 +7,65 @@ if limiter.allow("user:42"):
     ...
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from rate_limiter._core import Decision, StoreError
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.clocks import ManualClock
 from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
-from rate_limiter.seeds.gateway.policy import RateLimitPolicy
-from rate_limiter.seeds.pluggable.config import RateLimitConfig
-from rate_limiter.seeds.pluggable.token_bucket import TokenBucketRateLimiter
-from rate_limiter.seeds.pluggable.token_bucket_async import AsyncTokenBucketRateLimiter
-from rate_limiter.seeds.quickstart import RateLimiterMiddleware, TokenBucket
+
+if TYPE_CHECKING:
+    from rate_limiter.asgi import RateLimitMiddleware
+    from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter as TokenBucketLimiter
+    from rate_limiter.seeds.gateway.policy import RateLimitPolicy as RateLimitPolicy
+    from rate_limiter.seeds.pluggable.config import RateLimitConfig as RateLimitConfig
+    from rate_limiter.seeds.pluggable.token_bucket import (
+        TokenBucketRateLimiter as TokenBucketRateLimiter,
+    )
+    from rate_limiter.seeds.pluggable.token_bucket_async import (
+        AsyncTokenBucketRateLimiter as AsyncTokenBucketRateLimiter,
+    )
+    from rate_limiter.seeds.quickstart import RateLimiterMiddleware as RateLimiterMiddleware
+    from rate_limiter.seeds.quickstart import TokenBucket as TokenBucket
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncRateLimiter",
-    "AsyncTokenBucketRateLimiter",
     "Decision",
     "Limit",
     "ManualClock",
-    "RateLimitConfig",
     "RateLimitExceeded",
-    "RateLimitPolicy",
+    "RateLimitMiddleware",
     "RateLimiter",
-    "RateLimiterMiddleware",
     "StoreError",
-    "TokenBucket",
-    "TokenBucketLimiter",
-    "TokenBucketRateLimiter",
     "__version__",
 ]
+
+# Imported when they are first used. All but the first are the demos' names: programs written for
+# the demos import them, and new ones should not, so neither dir() nor the reference lists them.
+_LAZY = {
+    "RateLimitMiddleware": "rate_limiter.asgi",
+    "AsyncTokenBucketRateLimiter": "rate_limiter.seeds.pluggable.token_bucket_async",
+    "RateLimitConfig": "rate_limiter.seeds.pluggable.config",
+    "RateLimitPolicy": "rate_limiter.seeds.gateway.policy",
+    "RateLimiterMiddleware": "rate_limiter.seeds.quickstart",
+    "TokenBucket": "rate_limiter.seeds.quickstart",
+    "TokenBucketLimiter": "rate_limiter.seeds.gateway.limiter",
+    "TokenBucketRateLimiter": "rate_limiter.seeds.pluggable.token_bucket",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used, see PEP 562."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names without those of the demos."""
+    return sorted({*globals(), *__all__})

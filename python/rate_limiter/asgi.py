@@ -6,6 +6,7 @@ app.add_middleware(RateLimitMiddleware, limits="100/minute")
 """
 
 from rate_limiter.policy.client_address import ClientAddress
+from rate_limiter.policy.denied_requests import DeniedRequest
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.policy import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 __all__ = [
     "ASGIApp",
     "ClientAddress",
+    "DeniedRequest",
     "HeaderStyle",
     "Message",
     "RateLimitMiddleware",

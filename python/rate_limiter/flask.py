@@ -29,13 +29,15 @@ from rate_limiter.checks.arguments import (
     uses_address,
 )
 from rate_limiter.checks.extras import extra_named
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, named_clock
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
+from rate_limiter.policy.denied_requests import DeniedRequest, OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
 from rate_limiter.policy.policy import ActiveRule, Policy, Storage, rules_of_limits
@@ -63,7 +65,14 @@ with extra_named():
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
-__all__ = ["ClientAddress", "FlaskRateLimitExceeded", "FlaskRateLimiter", "HeaderStyle", "Store"]
+__all__ = [
+    "ClientAddress",
+    "DeniedRequest",
+    "FlaskRateLimitExceeded",
+    "FlaskRateLimiter",
+    "HeaderStyle",
+    "Store",
+]
 
 Store = Storage
 
@@ -104,6 +113,7 @@ class FlaskRateLimiter:
         reset, retry_jitter_s: see HeaderStyle.
         cors: see HeaderStyle. True also exempts preflight requests from the limits.
         denied: ``"json"``, ``"problem"`` or a template; see docs/headers.md.
+        on_denied: as for RateLimitMiddleware, and not async; for all limits.
         exempt_paths: paths that are not limited, compared with ``request.path``.
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of decisions by the default limits in metrics, such as ``"web"``; the
@@ -139,21 +149,22 @@ class FlaskRateLimiter:
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | None = None,
+        on_denied: OnDenied | None = None,
         exempt_paths: Iterable[str] = (),
         status_path: str | None = None,
         metrics: str | None = None,
         setup_checks: bool = True,
         enabled: bool = True,
         store: object = DEFAULT_STORE,
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
     ) -> None:
@@ -170,6 +181,9 @@ class FlaskRateLimiter:
         self._cost = _without_scope(cost, "cost")
         self._identities.key(self._key)  # raise for mistakes
         self._cost_after = checked_plain("cost_after", cost_after)
+        self._on_denied: OnDenied | None = checked_plain("on_denied", on_denied)
+        self._limits: list[_Limit] = []  # of the decorators
+        self._states: list[State] = []  # of the applications
         self._tier: TierSpec | None = _without_scope(tier, "tier")
         if self._tier is not None:
             self._identities.tier(self._tier)
@@ -211,6 +225,7 @@ class FlaskRateLimiter:
         name = f"{app.name}:{len(states) + 1}" if states else app.name
         state = self._state(settings, name)
         attached(app).states.append(state)
+        self._states.append(state)
 
     def limit(
         self,
@@ -245,6 +260,7 @@ class FlaskRateLimiter:
             if not callable(view) and not isinstance(view, Blueprint):
                 raise TypeError(f"expected a view, a MethodView or a Blueprint, got {view!r}")
             limit.take_name_of(view)
+            self._limits.append(limit)
             limited = view if isinstance(view, Blueprint) else limit.wrapped(view)
             setattr(limited, LIMITS, (limit, *getattr(view, LIMITS, ())))
             return limited
@@ -255,6 +271,15 @@ class FlaskRateLimiter:
         """Exempt a view, a MethodView or a blueprint from this limiter. Use it as a decorator."""
         setattr(view, EXEMPT, (self, *getattr(view, EXEMPT, ())))
         return view
+
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all limits full, in all applications: see RateLimiter.reset."""
+        policies = [state.defaults for state in self._states]
+        for limit in self._limits:
+            policies += [limit.policy(state) for state in self._states] + limit.policies()
+        for policy in dict.fromkeys(policies):
+            if policy is not None:
+                policy.reset(key, prefix=prefix)
 
     def _policy(self, limit: _Limit, settings: dict[str, Any]) -> Policy:
         """Return the Policy of a decorator; one without a name only checks the arguments."""
@@ -271,6 +296,7 @@ class FlaskRateLimiter:
             style=self._style_of(settings),
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
+            on_denied=self._on_denied,
         )
 
     def _unique(self, name: str) -> str:
@@ -309,6 +335,7 @@ class FlaskRateLimiter:
             style=self._style_of(settings),
             blocking=True,
             dimension=dimension if is_measured else None,
+            on_denied=self._on_denied,
         )
 
     def _style_of(self, settings: dict[str, Any]) -> HeaderStyle:
@@ -407,6 +434,10 @@ class _Limit:
             made = self.owner._policy(self, state.settings)
             self._made.append((settings, made))
             return made
+
+    def policies(self) -> list[Policy]:
+        """Return the policies that were made."""
+        return [made for _, made in self._made]
 
     def limiters(self) -> dict[str, RateLimiter]:
         """Return the limiters by the names of their rules."""

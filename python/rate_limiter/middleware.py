@@ -1,23 +1,41 @@
-"""ASGI middleware, and the classes of the token-bucket middleware and distributed demos.
+"""ASGI middleware.
 
 from rate_limiter.middleware import RateLimitMiddleware
 
 app.add_middleware(RateLimitMiddleware, limits="100/minute")
 """
 
-from rate_limiter.seeds.distributed import DistributedTokenBucketMiddleware
-from rate_limiter.seeds.quickstart import RateLimiterMiddleware
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, client_of, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
+if TYPE_CHECKING:
+    from rate_limiter.seeds.distributed import (
+        DistributedTokenBucketMiddleware as DistributedTokenBucketMiddleware,
+    )
+    from rate_limiter.seeds.quickstart import RateLimiterMiddleware as RateLimiterMiddleware
+
 __all__ = [
     "ASGIApp",
-    "DistributedTokenBucketMiddleware",
     "RateLimitMiddleware",
-    "RateLimiterMiddleware",
     "Receive",
     "Scope",
     "Send",
     "client_of",
     "first_forwarded",
 ]
+
+# Names of demos, for programs that were written for these: see rate_limiter/__init__.py.
+_LAZY = {
+    "DistributedTokenBucketMiddleware": "rate_limiter.seeds.distributed",
+    "RateLimiterMiddleware": "rate_limiter.seeds.quickstart",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of a demo when it is first used, see PEP 562."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

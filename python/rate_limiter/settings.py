@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.redaction import Hidden, dumped, hidden_address
+from rate_limiter.checks.words import ProxyHeader
 from rate_limiter.limit import Limit
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.stores.address import MEMORY
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 logger = logging.getLogger("rate_limiter")
+
+
+def _in_lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _words(value: object) -> object:
@@ -119,7 +124,7 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_TRUSTED_PROXIES",
         description="Networks of trusted proxies.",
     )
-    proxy_header: str = Field(
+    proxy_header: Annotated[ProxyHeader, BeforeValidator(_in_lower_case)] = Field(
         default="x-forwarded-for",
         validation_alias="RATE_LIMITER_PROXY_HEADER",
         description="Header set by the proxies: x-forwarded-for or forwarded.",

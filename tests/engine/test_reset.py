@@ -110,3 +110,12 @@ def test_threads_reset_and_take() -> None:
         one.join(60)
     limiter.reset()
     assert limiter.stats()["keys"] == 0
+
+
+def test_the_store_of_a_limiter(store: str) -> None:
+    limiter = RateLimiter("1/hour", store=store)
+    assert limiter.store == AsyncRateLimiter.of(limiter).store == store
+    assert RateLimiter("1/hour").store == "memory://"
+    remote = RateLimiter("1/hour", store="redis://127.0.0.1:1")
+    assert remote.store is AsyncRateLimiter.of(remote).store
+    assert remote.store.on_store_error == "memory"

@@ -113,6 +113,7 @@ BESIDE_POLICY: dict[str, Any] = {
     "retry_jitter_s": 5,
     "cors": True,
     "denied": "problem",
+    "on_denied": print,
     "status_path": "/me",
     "metrics": "api",
     "store": REDIS,

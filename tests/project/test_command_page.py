@@ -94,7 +94,7 @@ def test_every_console_line_of_the_page(
             if line == "echo $?":
                 assert printed.strip() == str(status)
                 continue
-            if "inspect" in line:
+            if "inspect" in line or "list" in line:
                 bucket = RateLimiter("100/minute", store=server.url, on_store_error="raise")
                 bucket.reset("user:42")
                 bucket.hit("user:42", 63)

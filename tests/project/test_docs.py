@@ -56,7 +56,7 @@ def before_under_attack(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def after_fastapi(run: PageRun) -> None:
     """The routes that the page adds to its first application do what it says."""
-    client = TestClient(run.apps[0])
+    client = TestClient(run.apps[2])  # after two of RateLimits
     assert client.get("/search").headers["X-RateLimit-Limit"] == "10"
     assert client.get("/suggest").headers["X-RateLimit-Remaining"] == "8"
     assert [client.post("/upload").status_code for _ in range(2)] == [200, 429]

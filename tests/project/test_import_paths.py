@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 
 import pytest
 from support.servers import ROOT
@@ -13,14 +14,28 @@ PATHS = {
         *("AsyncRateLimiter", "AsyncTokenBucketRateLimiter", "Decision", "Limit", "ManualClock"),
         *("RateLimitConfig", "RateLimitExceeded", "RateLimitPolicy", "RateLimiter", "StoreError"),
         *("RateLimiterMiddleware", "TokenBucket", "TokenBucketLimiter", "TokenBucketRateLimiter"),
+        "RateLimitMiddleware",
     ),
-    "rate_limiter.asgi": ("ClientAddress", "HeaderStyle", "RateLimitMiddleware", "Store"),
-    "rate_limiter.wsgi": ("ClientAddress", "HeaderStyle", "RateLimitMiddleware", "Store"),
+    "rate_limiter.asgi": (
+        "ClientAddress",
+        "DeniedRequest",
+        "HeaderStyle",
+        "RateLimitMiddleware",
+        "Store",
+    ),
+    "rate_limiter.wsgi": (
+        "ClientAddress",
+        "DeniedRequest",
+        "HeaderStyle",
+        "RateLimitMiddleware",
+        "Store",
+    ),
     "rate_limiter.bucket_info": ("BucketInfo",),
     "rate_limiter.config": ("RateLimitConfig", "RateLimitPolicy"),
     "rate_limiter.exceptions": ("RateLimitExceeded",),
     "rate_limiter.fastapi": (
         *("RATE_LIMITED_RESPONSE", "RateLimit", "RateLimitHTTPException", "document_limits"),
+        *("DeniedRequest", "RateLimits", "SettlingMiddleware"),
     ),
     "rate_limiter.flask": ("FlaskRateLimitExceeded", "FlaskRateLimiter"),
     "rate_limiter.governor": ("Finished",),
@@ -64,6 +79,42 @@ def test_a_path_names_what_it_named(path: str) -> None:
     module = importlib.import_module(path)
     for name in PATHS[path]:
         assert getattr(module, name) is not None, name
+
+
+DEMO_NAMES = {
+    "rate_limiter": {
+        *("AsyncTokenBucketRateLimiter", "RateLimitConfig", "RateLimitPolicy", "TokenBucket"),
+        *("RateLimiterMiddleware", "TokenBucketLimiter", "TokenBucketRateLimiter"),
+    },
+    "rate_limiter.middleware": {"DistributedTokenBucketMiddleware", "RateLimiterMiddleware"},
+}
+
+
+@pytest.mark.parametrize("path", DEMO_NAMES)
+def test_names_of_demos_are_importable_and_not_offered(path: str) -> None:
+    module = importlib.import_module(path)
+    for name in DEMO_NAMES[path]:
+        assert getattr(module, name).__name__ == name
+    assert DEMO_NAMES[path].isdisjoint(dir(module))
+    assert DEMO_NAMES[path].isdisjoint(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'Limiter'"):
+        module.Limiter  # noqa: B018
+
+
+def test_names_are_imported_when_they_are_used(run_python: Callable[..., str]) -> None:
+    program = """
+import sys
+import rate_limiter
+before = set(sys.modules)
+assert not {name for name in before if "seeds" in name or "rate_limiter.web" in name}
+assert not before & {"starlette", "fastapi", "flask"}
+from rate_limiter import RateLimitMiddleware
+from rate_limiter.asgi import RateLimitMiddleware as same
+assert RateLimitMiddleware is same
+assert not set(sys.modules) & {"starlette", "fastapi", "flask"}
+"""
+    assert run_python(program) == ""
 
 
 def test_every_path_of_the_pages_is_listed() -> None:

@@ -13,6 +13,9 @@ from rate_limiter import (
     RateLimitExceeded,
     TokenBucketRateLimiter,
 )
+from rate_limiter.asgi import ClientAddress, DeniedRequest, HeaderStyle, Store
+from rate_limiter.fastapi import RateLimit, RateLimits
+from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.memory_store import InMemoryStore
 from rate_limiter.memory_store_async import AsyncInMemoryStore
 from typing_extensions import assert_type
@@ -40,6 +43,46 @@ RateLimiter("1/s", clock=lambda: 5)
 RateLimiter("1/s", clock="coarse")
 RateLimiter("1/s", clock="sundial")  # type: ignore[arg-type]
 RateLimiter("1/s", clock=lambda: "5")  # type: ignore[arg-type, return-value]
+assert_type(limiter.keys(prefix="tenant:"), list[str | bytes])
+limiter.reset()
+limiter.reset("k")
+limiter.reset(prefix="tenant:")
+limiter.reset(None)  # type: ignore[arg-type]
+
+RateLimiter("1/s", store="redis://a", on_store_error="denies")  # type: ignore[arg-type]
+AsyncRateLimiter("1/s", store="redis://a", on_store_error="deny")
+RateLimiter("1/s", clock="wall")  # type: ignore[arg-type]
+Store("redis://a", on_store_error="denies")  # type: ignore[arg-type]
+HeaderStyle("x")  # type: ignore[arg-type]
+HeaderStyle("both", reset="epoch")
+ClientAddress(["10.0.0.0/8"], header="x-real-ip")  # type: ignore[arg-type]
+
+limits = RateLimits(default="5/minute", key="header:X-API-Key", headers="both")
+limits("5/minute", cost=3, on_store_error="deny")
+limits("5/minute", costs=3)  # type: ignore[call-arg]
+limits("5/minute", reset="later")  # type: ignore[arg-type]
+
+
+@limits.exempt
+def exempted(number: int) -> str:
+    return str(number)
+
+
+assert_type(exempted(5), str)
+
+
+def note(denied: DeniedRequest) -> None:
+    assert_type(denied.decision, Decision)
+    assert_type(denied.path, str)
+
+
+async def note_later(denied: DeniedRequest) -> None: ...
+
+
+RateLimits(on_denied=note)
+FlaskRateLimiter(on_denied=note)
+RateLimit("5/minute", on_denied=note_later)
+RateLimit("5/minute", on_denied=5)  # type: ignore[arg-type]
 
 limiter.allow(5)  # type: ignore[arg-type]
 limiter.allow("k", "1")  # type: ignore[arg-type]

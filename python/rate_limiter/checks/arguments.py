@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -54,23 +54,27 @@ class NoEffectError(TypeError):
         self.argument = argument
 
 
-def check_arguments(function: Callable[..., Any], values: Values) -> None:
+def check_arguments(
+    function: Callable[..., Any], values: Values, *, inherited: Container[str] = ()
+) -> None:
     """Check the arguments that `function` was called with.
 
     Args:
         function: the function, whose signature has the names and the defaults.
         values: the arguments, such as ``dict(locals())`` at the start of the function. Missing
             arguments are not checked.
+        inherited: names of arguments that were given for several functions, so that they need not
+            have an effect here.
 
     Raises:
         TypeError, ValueError: an argument is wrong or has no effect.
     """
-    for name, default in _defaults(function).items():
+    for name, default in defaults_of(function).items():
         if name not in values or _is_same(values[name], default):
             continue
         if name in _CHECKS:
             _CHECKS[name](name, values[name])
-        if values[name] not in _EMPTY:
+        if name not in inherited and values[name] not in _EMPTY:
             _check_effect(name, values)
 
 
@@ -82,7 +86,8 @@ def _check_effect(name: str, values: Values) -> None:
 
 
 @lru_cache(maxsize=64)
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a function's parameters by their names."""
     return {
         one.name: one.default
         for one in inspect.signature(function).parameters.values()
@@ -184,7 +189,8 @@ def checked_plain(name: str, value: Any) -> Any:
         TypeError: it is an async function, or one of several is.
     """
     for one in value if isinstance(value, (list, tuple, set, frozenset)) else (value,):
-        if inspect.iscoroutinefunction(one):
+        called = vars(type(one)).get("__call__")  # of an object that is called
+        if inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(called):
             raise TypeError(f"{name} must be a plain function, not an async one, got {one!r}")
     return value
 
@@ -267,6 +273,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_keys": checked_whole,
     "name": checked_text,
     "on_store_error": lambda name, value: checked_policy(value),
+    "on_denied": _check_callable,
     "prefix": checked_text,
     "proxy_header": checked_text,
     "public_key": _check_secret,

@@ -51,12 +51,11 @@ INSPECT = """\
 Show the buckets of a client in Redis, under any name and limit.
 With --limit only the bucket of that limit, which needs no search."""
 RESET = """\
-Fill the buckets of a client in Redis, of all whose keys begin with a text, or of all, under any
+Fill the buckets in Redis of one client, of all clients with a prefix, or of all clients, under any
 name and limit. With --limit only the buckets of that limit."""
 LIST = """\
-List the keys of the clients that have buckets in Redis which are not full, under any name and
-limit, or only those that begin with a text. Keys of more than 200 bytes are stored, and shown, as
-"sha256:..."."""
+List the keys of clients whose buckets in Redis are not full, under any name and limit. Give a
+prefix to list fewer. Keys of more than 200 bytes are stored and listed as "sha256:..."."""
 
 
 def add_parser(actions: Any) -> None:
@@ -74,7 +73,7 @@ def add_parser(actions: Any) -> None:
         if name == "inspect":
             parser.add_argument("key", metavar="KEY", help=key_help)
         else:
-            more = "; with * at the end: all that begin so"
+            more = "; with * at the end: a prefix"
             parser.add_argument("key", metavar="KEY", nargs="?", help=key_help + more)
         if name == "reset":
             parser.add_argument("--all", action="store_true", help="instead of KEY: all clients")

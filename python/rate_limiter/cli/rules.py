@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rate_limiter.checks.words import ProxyHeader
 from rate_limiter.cli.common import (
     DONE,
     UsageError,
@@ -241,8 +242,8 @@ def _identities(given: argparse.Namespace, found: Settings | None) -> Identities
     if found is None:
         return Identities(ClientAddress(given.trusted_proxy))
     proxies = given.trusted_proxy or found.trusted_proxies
-    header = {"header": found.proxy_header} if proxies else {}
-    address = ClientAddress(proxies, ipv6_prefix=found.ipv6_prefix, **header)
+    header: ProxyHeader = found.proxy_header if proxies else "x-forwarded-for"
+    address = ClientAddress(proxies, header=header, ipv6_prefix=found.ipv6_prefix)
     return Identities(address, found.jwt(), blocking=True)
 
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limit, Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
-from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import running_loop
 
@@ -35,7 +35,7 @@ class AsyncRateLimiter:
         *,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,
@@ -74,8 +74,8 @@ class AsyncRateLimiter:
 
     @property
     def store(self) -> Any:
-        """The RedisStore, or ``"memory://"``."""
-        return getattr(self._limiter, "store", MEMORY)
+        """The store, see RateLimiter.store."""
+        return self._limiter.store
 
     async def allow(self, key: str | bytes, cost: float = 1) -> bool:
         """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""

@@ -14,6 +14,7 @@ from rate_limiter import _core
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, ManualClock
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
@@ -115,7 +116,7 @@ class RateLimiter(_core.Limiter):
         *,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,
@@ -197,6 +198,11 @@ class RateLimiter(_core.Limiter):
     def place(self) -> Hashable:
         """Where its buckets are in a store: equal for limiters that share them; None in memory."""
         return self._path
+
+    @property
+    def store(self) -> Any:
+        """The RedisStore; for shared memory and the memory of this process the address."""
+        return self._store or MEMORY
 
     @property
     def is_in_memory(self) -> bool:

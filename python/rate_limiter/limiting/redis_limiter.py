@@ -18,6 +18,7 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
@@ -91,7 +92,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         *,
         store: object,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,

@@ -273,9 +273,9 @@ def _own_readings() -> list[Reading]:
                 total = _evicted_active.get(followed.dimension, 0)
                 _evicted_active[followed.dimension] = total + more
             followed.evicted_active = evicted
-            store = getattr(limiter, "store", None)
-            if store is not None:
-                connections[id(store.connection)] = store.connection
+            connection = getattr(getattr(limiter, "store", None), "connection", None)
+            if connection is not None:
+                connections[id(connection)] = connection
         for dimension, total in _evicted_active.items():
             found.append(Reading("evicted_active", {"dimension": dimension}, total))
         for source, name in list(_rules.items()):

@@ -35,6 +35,7 @@ from rate_limiter.checks.arguments import (
     checked_whole,
 )
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import ProxyHeader
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -69,7 +70,7 @@ class ClientAddress:
         self,
         trusted_proxies: Iterable[str] = (),
         *,
-        header: str = "x-forwarded-for",
+        header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
     ) -> None:
         networks = checked_several(

@@ -14,6 +14,7 @@ from typing import Any
 
 from rate_limiter._core import Decision, FieldStyle
 from rate_limiter.checks.arguments import NoEffectError, checked_seconds, checked_switch
+from rate_limiter.checks.words import HeaderWord, ResetWord
 from rate_limiter.limit import Limit
 
 DENIED_DETAIL = "Rate limit exceeded. Please try again later."
@@ -68,8 +69,8 @@ class HeaderStyle:
         TypeError, ValueError: an argument is not one of these.
     """
 
-    style: str = "x-ratelimit"
-    reset: str = "seconds"
+    style: HeaderWord = "x-ratelimit"
+    reset: ResetWord = "seconds"
     retry_jitter_s: float = 0
     cors: bool = False
 

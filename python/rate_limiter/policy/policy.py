@@ -14,20 +14,22 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter import _core
 from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.clocks import Clock
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.observe.registry import meter, watch
 from rate_limiter.policy.denials import Denial
+from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
 from rate_limiter.policy.keys import (
     BypassSpec,
@@ -79,7 +81,7 @@ class Storage:
 
     store: object = field(default=MEMORY, repr=False)  # may hold a password
     name: str = ""
-    on_store_error: str = "memory"
+    on_store_error: OnStoreError = "memory"
     max_keys: int = 1_000_000
     clock: Clock = "monotonic"
 
@@ -102,6 +104,13 @@ class Storage:
             clock=self.clock,
         )
         return self._noted(made, None)
+
+    def named_limiter(self, limits: Limits, name: str) -> RateLimiter:
+        """Return a RateLimiter of another name, below the name of this object."""
+        if self.store == MEMORY:
+            return RateLimiter.in_memory(limits, self.max_keys, self.clock)
+        below = f"{self.name}:{name}" if self.name else name
+        return replace(self, name=below).new_limiter(limits)
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule. Clients keep the usage they had under `before`."""
@@ -211,8 +220,10 @@ class Policy(_core.Policy):
         blocking: there is no event loop, so calls to a store block.
         dimension: returns the name that the decisions of a rule have in metrics; None: they are
             not measured.
+        on_denied: gets a DeniedRequest for each request that is denied; None: no function does.
 
     Attributes:
+        denied: reports denied requests.
         shadow_denied: number of requests that a shadow rule would have denied.
         calls_key: the key may come from a user's function.
     """
@@ -232,6 +243,7 @@ class Policy(_core.Policy):
         names: tuple[str, ...] | None = None,
         blocking: bool = False,
         dimension: Callable[[Rule], str] | None = None,
+        on_denied: OnDenied | None = None,
     ) -> None:
         self.source = source
         self.storage = storage
@@ -239,6 +251,7 @@ class Policy(_core.Policy):
         self.cost_after = cost_after
         self.shadow_denied = 0
         self._has_advised = False
+        self.denied = DeniedRequests(on_denied, identities.framework, blocking=blocking)
         self._identities = identities
         self._key = identities.key(key)
         self.calls_key = any(one.of_subject for one in self._key)
@@ -401,6 +414,11 @@ class Policy(_core.Policy):
         """Return the limiters by the names of their rules."""
         return {name: one.limiter for name, one in self._active.items()}
 
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all rules full, see RateLimiter.reset."""
+        for limiter in dict.fromkeys(self.limiters().values()):
+            limiter.reset(key, prefix=prefix)
+
     def active(self, rule: ActiveRule) -> ActiveRule:
         """Return the rule of this name in the current version, else the given one."""
         return self._active.get(rule.rule.name, rule)
@@ -447,6 +465,7 @@ class Policy(_core.Policy):
         verdict: Verdict | None = outcome
         if verdict is not None and verdict.is_denial:
             await give_back(request, verdict)
+            await self.denied.report(request, verdict)
         return verdict
 
     def decide_now(self, request: Any) -> Verdict | None:

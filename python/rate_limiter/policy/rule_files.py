@@ -302,7 +302,7 @@ def as_data(table: RuleTable) -> dict[str, Any]:
             exempt=rule.exempt,
             deny=rule.deny,
             shadow=rule.shadow,
-            on_store_error=rule.on_store_error,  # type: ignore[arg-type]
+            on_store_error=rule.on_store_error,
             refund=list(rule.refund),
         )
         plain[rule.name] = model.model_dump(exclude_defaults=True)

@@ -26,6 +26,7 @@ from itertools import product
 from typing import Any, TypeAlias
 
 from rate_limiter._core import RuleRoutes
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limit
 from rate_limiter.policy.client_address import network_of, parse_address
 from rate_limiter.policy.request_fields import credentials_key
@@ -80,7 +81,7 @@ class Rule:
     key: Any = None
     exempt: bool = False
     shadow: bool = False
-    on_store_error: str | None = None
+    on_store_error: OnStoreError | None = None
     refund: tuple[str, ...] = ()
     deny: bool = False
 

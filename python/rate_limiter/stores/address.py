@@ -7,6 +7,7 @@ from hashlib import sha256
 from rate_limiter import _core
 from rate_limiter.checks.arguments import NoEffectError
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -18,7 +19,7 @@ PREFIX = "rl"
 """Default prefix of the keys in Redis."""
 
 
-def redis_store(store: object, on_store_error: str, prefix: str = PREFIX) -> RedisStore:
+def redis_store(store: object, on_store_error: OnStoreError, prefix: str = PREFIX) -> RedisStore:
     """Return a RedisStore as it is, or a new one for an address or a client.
 
     Raises:

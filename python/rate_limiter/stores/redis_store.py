@@ -9,6 +9,7 @@ from typing import Any
 from rate_limiter._core import StoreError
 from rate_limiter.checks.arguments import checked_policy, checked_text
 from rate_limiter.checks.redaction import hidden_address
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limit
 from rate_limiter.stores.bucket_state import BucketState, checked_state
 from rate_limiter.stores.connection import Connection, connect
@@ -44,7 +45,7 @@ class RedisStore:
         redis_client: object = "redis://localhost:6379/0",
         prefix: str = "ratelimit",
         *,
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
     ) -> None:
         self.prefix = checked_text("prefix", prefix)
         self.on_store_error = checked_policy(on_store_error)
@@ -143,5 +144,7 @@ class RedisStore:
         return f"{type(self).__name__}({', '.join(self.connection.client.servers)!r})"
 
 
-def _remade(kind: type[RedisStore], address: str, prefix: str, on_store_error: str) -> RedisStore:
+def _remade(
+    kind: type[RedisStore], address: str, prefix: str, on_store_error: OnStoreError
+) -> RedisStore:
     return kind(address, prefix, on_store_error=on_store_error)

@@ -17,12 +17,14 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
+from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy
@@ -106,6 +108,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
             callable, sync or async, that gets the scope and the Decision and returns an ASGI
             application, such as a Starlette response. The headers are added to it.
+        on_denied: a callable, sync or async, that gets a DeniedRequest for each request that is
+            denied, before the response. What it raises is logged once. Shadow rules deny nothing.
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of its decisions in metrics, such as ``"api"``; with rules or tiers, the
             name of each is added, as in ``"api.default"``. See docs/metrics.md.
@@ -136,20 +140,21 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] | None = None,
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | Denied | None = None,
+        on_denied: OnDenied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         setup_checks: bool = True,
@@ -213,6 +218,34 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         """The Policy that decides by rules, tiers and so on; None for plain limits."""
         return self._policy if self._limited and self._limited.shows_policy else None
 
+    @classmethod
+    def of(cls, app: Any) -> RateLimitMiddleware:
+        """Return the middleware of a Starlette or FastAPI application, the outermost of several.
+
+        Raises:
+            LookupError: it has none, or has handled no request and no lifespan event yet.
+        """
+        layer = getattr(app, "middleware_stack", app)
+        while layer is not None and not isinstance(layer, cls):
+            layer = getattr(layer, "app", None)
+        if layer is None:
+            raise LookupError(
+                f"{app!r} has no RateLimitMiddleware; an application makes it when it starts"
+            )
+        return layer
+
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all limits full: see RateLimiter.reset.
+
+        With a Redis this blocks: call it in a ``def`` route or by ``asyncio.to_thread``.
+
+        Raises:
+            TypeError: the middleware has a `policy`; or as RateLimiter.reset.
+        """
+        if self._limited is None:
+            raise TypeError("a middleware with policy has no limits of its own to reset")
+        self._limited.policy.reset(key, prefix=prefix)
+
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self(scope, receive, send)
 
@@ -263,6 +296,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
     async def _deny(self, scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
         """Respond to a denied request; `send` adds the headers."""
         await give_back(scope, verdict)
+        if self._policy is not None:
+            await self._policy.denied.report(scope, verdict)
         if self._gateway is not None:
             await self._gateway.deny(scope, receive, send, verdict.decision)
         elif await turned_away(scope, receive, send):

@@ -100,6 +100,7 @@ def limit_application(
         style=style,
         blocking=blocking,
         dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
+        on_denied=given["on_denied"],
     )
     more = ("tier", "cost_after", "status_path", "bypass")
     return LimitedApplication(
@@ -161,14 +162,21 @@ def one_limiter(
     Raises:
         TypeError: both or neither are given, or `limiter` is not a RateLimiter.
     """
+    checked_limiter(limits, limiter)
+    return storage.new_limiter(limits) if limiter is None else limiter  # type: ignore[arg-type]
+
+
+def checked_limiter(limits: object, limiter: object) -> None:
+    """Check that one of the two is given.
+
+    Raises:
+        TypeError: both or neither are, or `limiter` is not a RateLimiter.
+    """
     if (limits is None) == (limiter is None):
         raise TypeError("give either limits or limiter")
-    if limits is not None:
-        return storage.new_limiter(limits)
-    if not isinstance(limiter, RateLimiter):
+    if limiter is not None and not isinstance(limiter, RateLimiter):
         with_policy = ", which goes with policy" if hasattr(limiter, "check") else ""
         raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
-    return limiter
 
 
 def checked_cost(cost: Any, limiter: RateLimiter) -> Any:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
-from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
+from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy, run_now
@@ -62,6 +64,7 @@ class RateLimitMiddleware:
         denied: the response to a denied request: ``"json"``, ``"problem"``, a template, or a
             callable that gets the environ and the Decision and returns a WSGI application, such as
             a Werkzeug response. The headers are added to it.
+        on_denied: as there, and not async.
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as there.
 
@@ -83,27 +86,28 @@ class RateLimitMiddleware:
         bypass: BypassSpec = (),
         client: ClientAddress | None = None,
         trusted_proxies: Iterable[str] = (),
-        proxy_header: str = "x-forwarded-for",
+        proxy_header: ProxyHeader = "x-forwarded-for",
         ipv6_prefix: int = 64,
         jwt: Jwt | None = None,
         exempt_paths: Iterable[str] = (),
-        headers: str | HeaderStyle = "x-ratelimit",
-        reset: str = "seconds",
+        headers: HeaderWord | HeaderStyle = "x-ratelimit",
+        reset: ResetWord = "seconds",
         retry_jitter_s: float = 0,
         cors: bool = False,
         denied: Template | Denied | None = None,
+        on_denied: OnDenied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
         store: object = DEFAULT_STORE,
         name: str = "",
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         setup_checks: bool = True,
         enabled: bool = True,
     ) -> None:
         arguments = dict(locals())
-        for function in ("key", "cost", "cost_after", "tier", "bypass", "denied"):
+        for function in ("key", "cost", "cost_after", "tier", "bypass", "denied", "on_denied"):
             checked_plain(function, arguments[function])
         self.app = app
         self._limited = limit_application(
@@ -118,6 +122,10 @@ class RateLimitMiddleware:
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._reads_path = bool(self._exempt_paths) or status_path is not None
         self._recording = RecordingApp(self._decide)
+
+    def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
+        """Make buckets of all limits full: see RateLimiter.reset."""
+        self.policy.reset(key, prefix=prefix)
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if not self._enabled or (self._cors and is_preflight(environ)):

@@ -325,7 +325,8 @@ static void test_reset_of_all(void)
         CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
                     RL_OK);
     }
-    rl_table_reset_all(table);
+    size_t next = 0;
+    while (rl_table_reset_part(table, &next)) {}
     CHECK_EQUAL(rl_table_count(table).keys, 0);
     CHECK_EQUAL(rl_table_count(table).slots, 0);
     CHECK_EQUAL(rl_table_count(table).allowed, 3000);

@@ -6,6 +6,7 @@ import asyncio
 from functools import cached_property
 from typing import Any
 
+from rate_limiter.checks.words import OnStoreError
 from rate_limiter.seeds.pluggable.interfaces import BucketState, IAsyncRateLimitStore
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -29,7 +30,7 @@ class AsyncRedisStore(IAsyncRateLimitStore):
         redis_url: object = "redis://localhost",
         prefix: str = "ratelimit",
         *,
-        on_store_error: str = "memory",
+        on_store_error: OnStoreError = "memory",
     ) -> None:
         self.store = RedisStore(redis_url, prefix, on_store_error=on_store_error)
         self.prefix = self.store.prefix
