@@ -70,6 +70,43 @@ int core_parse_cost(PyObject *cost, double *tokens)
     return 0;
 }
 
+/* Name the whole tuple in the error about one of its numbers. Return -1. */
+static int refuse_costs(PyObject *costs)
+{
+    bool is_value = PyErr_ExceptionMatches(PyExc_ValueError);
+    if (is_value || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        PyErr_Format(is_value ? PyExc_ValueError : PyExc_TypeError,
+                     "cost must be a finite number >= 0, or a tuple of them, got %R", costs);
+    }
+    return -1;
+}
+
+int core_parse_costs(PyObject *cost, size_t n, double *tokens)
+{
+    if (cost == NULL || !PyTuple_Check(cost)) {
+        double same = 1;
+        if (cost != NULL && core_parse_cost(cost, &same) < 0) {
+            return -1;
+        }
+        for (size_t i = 0; i < n; i++) {
+            tokens[i] = same;
+        }
+        return 0;
+    }
+    if (PyTuple_GET_SIZE(cost) != (Py_ssize_t)n) {
+        PyErr_Format(PyExc_ValueError,
+                     "cost must have one number for each limit, %zu in all, got %R", n, cost);
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (core_parse_cost(PyTuple_GET_ITEM(cost, (Py_ssize_t)i), &tokens[i]) < 0) {
+            return refuse_costs(cost);
+        }
+    }
+    return 0;
+}
+
 int core_parse_count(PyObject *count, void *out)
 {
     PyObject *number = PyNumber_Index(count);

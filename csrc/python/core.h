@@ -116,6 +116,10 @@ int core_parse_key(PyObject *key, core_text *out);
 /* Read a cost in tokens: a finite number >= 0. 0, or -1 with an exception set. */
 int core_parse_cost(PyObject *cost, double *tokens);
 
+/* Read a cost for each of `n` limits into `tokens`: one number for all, or a tuple with a number for
+ * each. NULL: 1 for all. 0, or -1 with an exception set. */
+int core_parse_costs(PyObject *cost, size_t n, double *tokens);
+
 /* Read a count, an int from 0 to 2**64 - 1, into a uint64_t: for "O&" of PyArg_Parse. 1, or 0 with an
  * exception set. */
 int core_parse_count(PyObject *count, void *out);

@@ -52,17 +52,17 @@ static int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *o
 
 typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
 
-/* Convert tokens (NULL: 1) to the units of each limit. Return `units`, or NULL with an
+/* Convert a cost (NULL: 1) to the units of each limit. Return `units`, or NULL with an
  * exception set. */
 static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
                                      cost_converter convert, uint64_t *units)
 {
-    double tokens = 1;
-    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
+    double tokens[RL_TABLE_LIMITS_MAX];
+    if (core_parse_costs(cost, self->n_limits, tokens) < 0) {
         return NULL;
     }
     for (size_t i = 0; i < self->n_limits; i++) {
-        units[i] = convert(&self->limits[i], tokens);
+        units[i] = convert(&self->limits[i], tokens[i]);
     }
     return units;
 }
@@ -499,7 +499,7 @@ PyMethodDef limiter_methods[] = {
                "Take `cost` tokens from the bucket of `key`; return whether that was allowed.\n\n"
                "Args:\n"
                "    key: str (hashed as UTF-8) or bytes.\n"
-               "    cost: tokens, a finite number >= 0.\n\n"
+               "    cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.\n\n"
                "Raises:\n"
                "    TypeError, ValueError: a bad key or cost.\n"
                "    MemoryError: there is no memory for a new key.")},

@@ -193,6 +193,8 @@ class Limit(_Values):
 
 
 Limits: TypeAlias = str | Limit | Iterable[str | Limit]
+Cost: TypeAlias = float | tuple[float, ...]
+"""Tokens of a request: one number for all limits, or a tuple with a number for each."""
 """One limit or several, each as a Limit or a text."""
 
 

@@ -168,9 +168,9 @@ static uint64_t call_units(const redis_limit *limit, double tokens, bucket_opera
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
                            PyObject *cost)
 {
-    double tokens = 1;
+    double tokens[RL_TABLE_LIMITS_MAX];
     core_text text;
-    if ((cost != NULL && core_parse_cost(cost, &tokens) < 0) || core_parse_key(key, &text) < 0) {
+    if (core_parse_costs(cost, buckets->n_limits, tokens) < 0 || core_parse_key(key, &text) < 0) {
         return NULL;
     }
     size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
@@ -186,7 +186,7 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     call->buckets = (buckets_object *)Py_NewRef(buckets);
     call->operation = operation;
     for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = call_units(&buckets->limits[i], tokens, operation);
+        call->costs[i] = call_units(&buckets->limits[i], tokens[i], operation);
     }
     call_fill(call, &text);
     Py_XDECREF(text.owner);

@@ -13,7 +13,8 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
-from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limit import Cost, Limit, Limits, as_limits
+from rate_limiter.limiting.reservation import Reservation
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -245,7 +246,7 @@ class RateLimiter(_core.Limiter):
     def acquire(
         self,
         key: str | bytes,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         max_waiting: int | None = None,
@@ -262,7 +263,7 @@ class RateLimiter(_core.Limiter):
 
         Args:
             key: str or bytes.
-            cost: tokens, a finite number >= 0.
+            cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.
             timeout: maximum wait in seconds; None waits as long as it takes.
             max_waiting: number of callers that may wait for the key. If so many wait already, and
                 this one would have to wait, it is refused at once. None for any number.
@@ -294,7 +295,38 @@ class RateLimiter(_core.Limiter):
             finally:
                 waiter.leave()  # again: a signal handler may have raised an exception in close()
 
-    def _behind_waiters(self, key: str | bytes, cost: float = 1, /) -> tuple[Decision, ...] | None:
+    def reserve(
+        self,
+        key: str | bytes,
+        cost: Cost = 1,
+        timeout: float | None = 0,
+        *,
+        max_waiting: int | None = None,
+    ) -> Reservation:
+        """Return a block for work whose cost is known only when it is done.
+
+        ``with limiter.reserve(key, cost=(1, 2000)) as reservation:`` takes the cost when it begins.
+        ``reservation.settle((1, used))`` in the block replaces it by what was used: the rest is
+        given back, or charged. Without it the reserved cost stands. An exception in the block,
+        before settle(), gives everything back.
+
+        Args:
+            key: str or bytes.
+            cost: tokens to take, a finite number >= 0; or a tuple of them, one for each limit.
+            timeout: how long the beginning of the block waits for the tokens, in seconds: 0 does
+                not wait, None waits as long as it takes.
+            max_waiting: as for acquire().
+
+        Returns:
+            A Reservation, which `with` begins. It raises RateLimitExceeded as acquire() does.
+
+        Raises:
+            TypeError, ValueError: a bad key, cost, timeout or max_waiting.
+        """
+        tokens = checked_request(self, key, cost)[1]
+        return Reservation(self, key, tokens, Patience(timeout, max_waiting))
+
+    def _behind_waiters(self, key: str | bytes, cost: Cost = 1, /) -> tuple[Decision, ...] | None:
         """Return the denial of a request that would overtake waiters, and one for each limit."""
         name, tokens = checked_request(self, key, cost)
         costs = [*self._lines.costs(name), tokens]
@@ -318,15 +350,15 @@ class RateLimiter(_core.Limiter):
             for limit, bucket in zip(self.limits, each, strict=True)
         )
 
-    def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision, followed by one for each limit."""
         return self._hit_each(key, cost)
 
-    def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision, followed by one for each limit."""
         return self._peek_each(key, cost)
 
-    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens even if the bucket has fewer, such as when the cost is known late.
 
         Missing tokens become a debt of at most one capacity, which is refilled before the next
@@ -340,7 +372,7 @@ class RateLimiter(_core.Limiter):
         """
         return super().charge(key, cost)
 
-    def refund(self, key: str | bytes, cost: float = 1) -> None:
+    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         """Give `cost` tokens back to the bucket of `key`, up to its capacity.
 
         Raises:
@@ -371,14 +403,17 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
-def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tuple[bytes, float]:
-    """Return the key and the cost for a Waiter.
+def checked_request(
+    limiter: RateLimiter, key: str | bytes, cost: Cost
+) -> tuple[bytes, tuple[float, ...]]:
+    """Return the key and the cost of each limit for a Waiter.
 
     Raises:
         TypeError, ValueError: one of them is wrong.
     """
     _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
-    return line_key(key), float(cost)
+    each = cost if isinstance(cost, tuple) else (cost,) * len(limiter.limits)
+    return line_key(key), tuple(map(float, each))
 
 
 def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> RateLimiter:

@@ -16,8 +16,8 @@ from typing import Any, cast
 from rate_limiter import _core
 from rate_limiter._core import Decision, ManualClock, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
-from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
-from rate_limiter.limiting.late_answers import wait_until_given_back
+from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Cost, Limit, Limits, as_limits
+from rate_limiter.limiting.late_answers import kept, wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
@@ -32,6 +32,9 @@ _IN_REDIS = {"take": "hit"}
 _OF_EACH = ("hit_each", "peek_each")
 
 _DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
+
+_KEPT = ("charge", "refund")
+"""Methods that are called to the end, even if their task is cancelled."""
 
 DENIED_RETRY_S = 1.0
 """Seconds until a request that was denied because the store is unavailable may try again."""
@@ -173,28 +176,28 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Blocking ----------------------------------------------------------------------------
 
-    def allow(self, key: str | bytes, cost: float = 1) -> bool:
+    def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
         return cast(bool, self._call("allow", key, cost))
 
-    def hit(self, key: str | bytes, cost: float = 1) -> Decision:
+    def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("hit", key, cost))
 
-    def peek(self, key: str | bytes, cost: float = 1) -> Decision:
+    def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("peek", key, cost))
 
-    def _take(self, key: str | bytes, cost: float = 1) -> Decision:
+    def _take(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("take", key, cost))
 
-    def _hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def _hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._call("hit_each", key, cost))
 
-    def _peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def _peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._call("peek_each", key, cost))
 
-    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("charge", key, cost))
 
-    def refund(self, key: str | bytes, cost: float = 1) -> None:
+    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         try:
             self._call("refund", key, cost)
         finally:
@@ -206,7 +209,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         finally:
             self._wake(key)
 
-    def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
+    def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
@@ -257,7 +260,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     async def _behind_waiters_async(
-        self, key: str | bytes, cost: float = 1
+        self, key: str | bytes, cost: Cost = 1
     ) -> tuple[Decision, ...] | None:
         name, tokens = checked_request(self, key, cost)
         costs = [*self._lines.costs(name), tokens]
@@ -293,6 +296,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 )
             elif method == "take":
                 answer = await self._take_async(loop, *args)
+            elif method in _KEPT:
+                answer = await kept(getattr(loop, method)(self._buckets, *args))
             else:
                 answer = await getattr(loop, method)(self._buckets, *args)
         except Exception as error:
@@ -301,7 +306,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             self.store.connection.succeeded(loop, self._buckets, args[0])
         return answer
 
-    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: float) -> Decision:
+    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: Cost) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
         taking = asyncio.ensure_future(loop.hit(self._buckets, key, cost))
         try:
@@ -311,7 +316,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             raise
 
     def _refunding(
-        self, loop: _core.RedisLoop, key: str | bytes, cost: float
+        self, loop: _core.RedisLoop, key: str | bytes, cost: Cost
     ) -> asyncio.Future[None]:
         refunding = asyncio.ensure_future(loop.refund(self._buckets, key, cost))
         refunding.add_done_callback(lambda done: self._wake(key))

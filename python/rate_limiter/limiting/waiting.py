@@ -74,12 +74,12 @@ class Waiter:
     Args:
         limiter: the limiter that decides. `with_limits` replaces it.
         key: the key, as the engine uses it.
-        cost: tokens.
+        cost: tokens, one number for each limit.
     """
 
     blocks_thread: ClassVar[bool]
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
         self.limiter = limiter
         self.key = key
         self.cost = cost
@@ -120,7 +120,7 @@ class ThreadWaiter(Waiter):
 
     blocks_thread = True
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
         super().__init__(limiter, key, cost)
         # Not an Event, which stays locked if a signal handler raises an exception in it.
         self._asleep = threading.Lock()
@@ -143,7 +143,7 @@ class TaskWaiter(Waiter):
 
     blocks_thread = False
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
         super().__init__(limiter, key, cost)
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
@@ -231,7 +231,7 @@ class Lines:
             if first is not None:
                 first.wake()
 
-    def costs(self, key: bytes, until: Waiter | None = None) -> list[float]:
+    def costs(self, key: bytes, until: Waiter | None = None) -> list[tuple[float, ...]]:
         """Return the costs of those who wait for a key, or of those ahead of one of them."""
         costs = []
         with _lock:
@@ -337,7 +337,7 @@ class Ask:
     """A step of `wait_steps`: call a method of the waiter's limiter and send back the result."""
 
     method: Literal["_take", "_peek_each"]
-    cost: float
+    cost: tuple[float, ...]
 
 
 Step: TypeAlias = Sleep | Ask
@@ -455,7 +455,7 @@ def _last_steps(waiter: Waiter) -> Generator[Step, Any, Decision]:
             return taken
 
 
-def _look_steps(waiter: Waiter, ahead: list[float]) -> Generator[Step, Any, Decision]:
+def _look_steps(waiter: Waiter, ahead: list[tuple[float, ...]]) -> Generator[Step, Any, Decision]:
     """Return what would be decided if all those ahead were served first."""
     costs = [*ahead, waiter.cost]
     limits = waiter.limiter.limits
