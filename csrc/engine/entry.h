@@ -75,6 +75,19 @@ static inline bool rl_decision_tells_more(const rl_decision *one, const rl_decis
                         : one->retry_after_ns > other->retry_after_ns;
 }
 
+/* Make a decision about a key that is blocked for so long a denial. */
+static inline void rl_decision_block(rl_decision *decision, int64_t left_ns)
+{
+    decision->allowed = false;
+    decision->remaining = 0;
+    if (decision->retry_after_ns < left_ns) {
+        decision->retry_after_ns = left_ns;
+    }
+    if (decision->reset_after_ns < left_ns) {
+        decision->reset_after_ns = left_ns;
+    }
+}
+
 static inline rl_moment rl_moment_at(const rl_limit_set *set, rl_time now)
 {
     rl_moment moment;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "engine/blocks.h"
 #include "engine/file.h"
 #include "engine/shard.h"
 
@@ -37,6 +38,7 @@ typedef struct header {
     uint64_t n_limits;
     limit_mark limits[RL_LIMITS_MAX];
     rl_secret secret;
+    _Atomic int64_t blocked_until_ns; /* changes later, see engine/blocks.h */
 } header;
 
 _Static_assert(sizeof(header) <= PAGE, "the header has a page");
@@ -47,9 +49,16 @@ static size_t shards_bytes(const rl_table *plan)
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
+/* The shards and the lines of a table, or of its blocks, in whole pages. */
+static size_t part_bytes(const rl_table *plan)
+{
+    size_t lines = rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return shards_bytes(plan) + (lines + PAGE - 1) / PAGE * PAGE;
+}
+
 static size_t file_bytes(const rl_table *plan)
 {
-    return PAGE + shards_bytes(plan) + rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return PAGE + part_bytes(plan) + part_bytes(atomic_load(&plan->blocks));
 }
 
 /* A host's clock restarts when it boots, so the counts must restart as well. */
@@ -92,13 +101,22 @@ static bool shared_is_same(const header *found, const header *wanted)
            memcmp(found->limits, wanted->limits, sizeof found->limits) == 0;
 }
 
+static void point_part_into(rl_table *table, char *base)
+{
+    table->shards = (shard *)(void *)base;
+    table->region = (uint64_t *)(void *)(base + shards_bytes(table));
+}
+
 static void point_into(rl_table *table, void *mapping, size_t bytes)
 {
     char *base = mapping;
+    rl_table *blocks = atomic_load(&table->blocks);
     table->mapping = mapping;
     table->mapping_bytes = bytes;
-    table->shards = (shard *)(void *)(base + PAGE);
-    table->region = (uint64_t *)(void *)(base + PAGE + shards_bytes(table));
+    table->blocked_until_ns = &((header *)mapping)->blocked_until_ns;
+    point_part_into(table, base + PAGE);
+    point_part_into(blocks, base + PAGE + part_bytes(table));
+    blocks->secret = table->secret;
 }
 
 static void shared_unmap(rl_table *table)
@@ -268,10 +286,15 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
 {
     *out = NULL;
     rl_table *table = rl_alloc_zeroed(sizeof *table);
-    if (table == NULL) {
+    rl_table *blocks = rl_alloc_zeroed(sizeof *blocks);
+    if (table == NULL || blocks == NULL) {
+        rl_free(table);
+        rl_free(blocks);
         return RL_SHARED_ENOMEM;
     }
     rl_table_plan(table, limits, n_limits, max_keys);
+    rl_blocks_plan(blocks, max_keys);
+    atomic_store(&table->blocks, blocks);
     shared_request request = {.path = path, .table = table, .from = from, .now = now};
     rl_shared_status status = RL_SHARED_EOTHER;
     if (from == NULL || shared_is_as_large(table, from)) {
@@ -283,6 +306,7 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     if (status == RL_SHARED_OK) {
         *out = table;
     } else {
+        rl_free(blocks);
         rl_free(table);
     }
     return status;

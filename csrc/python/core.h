@@ -116,6 +116,10 @@ int core_parse_key(PyObject *key, core_text *out);
 /* Read a cost in tokens: a finite number >= 0. 0, or -1 with an exception set. */
 int core_parse_cost(PyObject *cost, double *tokens);
 
+/* Read a time in seconds, a finite number >= 0, as nanoseconds, rounded up; 100 years at most. 0, or -1
+ * with an exception set. */
+int core_parse_block(PyObject *seconds, int64_t *ns);
+
 /* Read a cost for each of `n` limits into `tokens`: one number for all, or a tuple with a number for
  * each. NULL: 1 for all. 0, or -1 with an exception set. */
 int core_parse_costs(PyObject *cost, size_t n, double *tokens);
@@ -133,6 +137,10 @@ typedef struct core_key_cost {
 /* Read them; `first` is the name of the first one. 0, or -1 with an exception set. */
 int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
                         Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
+
+/* The same of the arguments (first, second), of which the second one may be missing. */
+int core_parse_pair(const char *function, const char *first, const char *second,
+                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 

@@ -341,6 +341,30 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_block(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    core_key_cost given;
+    rl_key hash;
+    int64_t block_ns;
+    if (core_parse_pair("block", "key", "seconds", args, nargs, kwnames, &given) < 0) {
+        return NULL;
+    }
+    if (given.cost == NULL) {
+        PyErr_SetString(PyExc_TypeError, "block() missing required argument 'seconds'");
+        return NULL;
+    }
+    if (!limiter_ready(self) || limiter_hash_key(self, given.key, &hash) < 0 ||
+        core_parse_block(given.cost, &block_ns) < 0) {
+        return NULL;
+    }
+    if (rl_table_block(self->table, hash, block_ns, limiter_now(self)) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    Py_RETURN_NONE;
+}
+
 /* All keys are hashed before the first decision, so that a bad key in the middle
  * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
 static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
@@ -531,7 +555,13 @@ PyMethodDef limiter_methods[] = {
      PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
                "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", CORE_FAST(limiter_reset),
-     PyDoc_STR("reset($self, /, key)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+     PyDoc_STR("reset($self, /, key)\n--\n\n"
+               "Make the bucket of `key` (str or bytes) full, and unblock it.")},
+    {"block", CORE_FAST(limiter_block),
+     PyDoc_STR("block($self, /, key, seconds)\n--\n\n"
+               "Deny all requests for `key` in the next `seconds`, whatever its bucket has.\n\n"
+               "A block that ends later stays. Raises TypeError or ValueError for a bad key or\n"
+               "time, MemoryError if there is no memory for the block.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"

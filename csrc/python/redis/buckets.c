@@ -280,7 +280,7 @@ static PyType_Slot buckets_slots[] = {
          "             dated=False)\n--\n\n"
          "Keep the buckets of some limits in Redis.\n\n"
          "limits: a tuple of limits, as in Limiter. scripts: the texts of take, peek, refund,\n"
-         "charge, take_many and reset (bytes). before, after: bytes around a client key;\n"
+         "charge, take_many, reset and block (bytes). before, after: bytes around a client key;\n"
          "`after` has one for each limit. tagged: put the client key between braces and\n"
          "escape those in it. min_ttl_ms: shortest time to keep a bucket. dated: end the key\n"
          "of a fixed window with the start of the window. Raises ValueError for a value out\n"

@@ -117,6 +117,8 @@ static const rl_script *call_script(const buckets_object *self, bucket_operation
         return &self->scripts[SCRIPT_CHARGE];
     case BUCKET_REFUND:
         return &self->scripts[SCRIPT_REFUND];
+    case BUCKET_BLOCK:
+        return &self->scripts[SCRIPT_BLOCK];
     case BUCKET_RESET:
         return self->n_windows != 0 ? &self->scripts[SCRIPT_RESET] : NULL;
     default:
@@ -165,12 +167,34 @@ static uint64_t call_units(const redis_limit *limit, double tokens, bucket_opera
     }
 }
 
+/* Set the costs of a call, in units of each limit. 0, or -1 with an exception set. */
+static int call_read_costs(const buckets_object *buckets, bucket_operation operation,
+                           PyObject *cost, uint64_t *units)
+{
+    double tokens[RL_TABLE_LIMITS_MAX];
+    int64_t block_ns;
+    if (operation == BUCKET_BLOCK) {
+        if (core_parse_block(cost, &block_ns) < 0) {
+            return -1;
+        }
+        units[0] = ((uint64_t)block_ns + 999) / 1000;
+        return 0;
+    }
+    if (core_parse_costs(cost, buckets->n_limits, tokens) < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < buckets->n_limits; i++) {
+        units[i] = call_units(&buckets->limits[i], tokens[i], operation);
+    }
+    return 0;
+}
+
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
                            PyObject *cost)
 {
-    double tokens[RL_TABLE_LIMITS_MAX];
+    uint64_t costs[RL_TABLE_LIMITS_MAX] = {0};
     core_text text;
-    if (core_parse_costs(cost, buckets->n_limits, tokens) < 0 || core_parse_key(key, &text) < 0) {
+    if (call_read_costs(buckets, operation, cost, costs) < 0 || core_parse_key(key, &text) < 0) {
         return NULL;
     }
     size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
@@ -185,9 +209,7 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     memset(call, 0, sizeof *call);
     call->buckets = (buckets_object *)Py_NewRef(buckets);
     call->operation = operation;
-    for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = call_units(&buckets->limits[i], tokens[i], operation);
-    }
+    memcpy(call->costs, costs, sizeof costs);
     call_fill(call, &text);
     Py_XDECREF(text.owner);
     return call;
@@ -218,11 +240,23 @@ static size_t call_n_extra(const buckets_object *self)
     return 2 * self->n_windows;
 }
 
-/* Check an answer: {1 or 0, a number for each limit, extra numbers}, all of them whole. */
+/* The count of numbers in an answer: {1 or 0, a number for each limit, extra numbers}. */
+static size_t call_n_numbers(const buckets_object *self)
+{
+    return 1 + self->n_limits + call_n_extra(self);
+}
+
+/* Return true if the numbers of blocks follow, one for each limit. */
+static bool call_has_blocks(const buckets_object *self, const redisReply *reply)
+{
+    return reply->elements == call_n_numbers(self) + self->n_limits;
+}
+
+/* Check an answer, whose numbers are all whole. Only denials have blocks. */
 static bool call_is_answer(const buckets_object *self, const redisReply *reply)
 {
     if (reply->type != REDIS_REPLY_ARRAY ||
-        reply->elements != 1 + self->n_limits + call_n_extra(self)) {
+        (reply->elements != call_n_numbers(self) && !call_has_blocks(self, reply))) {
         return false;
     }
     for (size_t i = 0; i < reply->elements; i++) {
@@ -287,6 +321,24 @@ static bool call_read_each(const redis_call *call, rl_decision *each, bool *allo
     return true;
 }
 
+/* Deny what is blocked. All limits are of one client, which is blocked as a whole. */
+static void call_apply_blocks(const redis_call *call, rl_decision *each)
+{
+    const buckets_object *self = call->buckets;
+    const redisReply *reply = call->thread.call.reply;
+    uint64_t left_us = 0;
+    if (!call_has_blocks(self, reply)) {
+        return;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        uint64_t one_us = number_at(reply, call_n_numbers(self) + i);
+        left_us = one_us > left_us ? one_us : left_us;
+    }
+    for (size_t i = 0; left_us > 0 && i < self->n_limits; i++) {
+        rl_decision_block(&each[i], us_to_ns(left_us));
+    }
+}
+
 static const rl_decision *tightest_of(const rl_decision *each, size_t n)
 {
     const rl_decision *tightest = each;
@@ -307,11 +359,14 @@ PyObject *redis_call_result(redis_call *call)
     if (done->fault != RL_FAULT_NONE) {
         return redis_raise_fault(self->state, done);
     }
-    if (call->operation == BUCKET_RESET) {
+    if (call->operation == BUCKET_RESET || call->operation == BUCKET_BLOCK) {
         Py_RETURN_NONE;
     }
-    if (!call_read_each(call, each, &allowed) ||
-        tightest_of(each, self->n_limits)->allowed != allowed) {
+    bool is_answer = call_read_each(call, each, &allowed);
+    if (is_answer) {
+        call_apply_blocks(call, each);
+    }
+    if (!is_answer || tightest_of(each, self->n_limits)->allowed != allowed) {
         return redis_raise(self->state, RL_FAULT_PROTOCOL, "the script's answer is not a decision",
                            &done->server);
     }

@@ -25,6 +25,7 @@ enum {
     SCRIPT_CHARGE,
     SCRIPT_TAKE_MANY,
     SCRIPT_RESET,
+    SCRIPT_BLOCK,
     N_SCRIPTS
 };
 #define NUMBER_SIZE 24
@@ -48,6 +49,7 @@ typedef enum bucket_operation {
     BUCKET_CHARGE,
     BUCKET_REFUND,
     BUCKET_RESET,
+    BUCKET_BLOCK, /* the cost is a time in seconds */
 } bucket_operation;
 
 /* A limit as the scripts take it. */

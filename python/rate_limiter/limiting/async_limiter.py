@@ -132,6 +132,13 @@ class AsyncRateLimiter:
             finally:
                 self._limiter._wake(key)
 
+    async def block(self, key: str | bytes, seconds: float) -> None:
+        """Deny all requests for `key` in the next `seconds`. See RateLimiter.block."""
+        if self._call_redis is None:
+            self._limiter.block(key, seconds)
+        else:
+            await self._call_redis("block", key, seconds)
+
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:

@@ -15,7 +15,7 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.reservation import Reservation
-from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
     Patience,
@@ -384,7 +384,7 @@ class RateLimiter(_core.Limiter):
             self._wake(key)
 
     def reset(self, key: str | bytes) -> None:
-        """Make the bucket of `key` full.
+        """Make the bucket of `key` full, and unblock it.
 
         Raises:
             TypeError: a bad key.
@@ -393,6 +393,23 @@ class RateLimiter(_core.Limiter):
             super().reset(key)
         finally:
             self._wake(key)
+
+    def block(self, key: str | bytes, seconds: float) -> None:
+        """Deny all requests for `key` in the next `seconds`, whatever its bucket has.
+
+        ``retry_after`` of the denials is the time that is left, or more if the bucket needs longer.
+        The bucket goes on as before: it is refilled, and charge() and refund() change it. A block
+        that ends later stays; reset() ends it.
+
+        Args:
+            key: str or bytes.
+            seconds: a finite number >= 0. More than 100 years count as 100 years.
+
+        Raises:
+            TypeError, ValueError: a bad key or time.
+            MemoryError: there is no memory for the block.
+        """
+        super().block(key, seconds)
 
     def _wake(self, key: str | bytes) -> None:
         """Wake the first that waits for a key, for which there may be tokens."""
@@ -412,8 +429,7 @@ def checked_request(
         TypeError, ValueError: one of them is wrong.
     """
     _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
-    each = cost if isinstance(cost, tuple) else (cost,) * len(limiter.limits)
-    return line_key(key), tuple(map(float, each))
+    return line_key(key), tuple(map(float, costs_of(limiter.limits, cost)))
 
 
 def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> RateLimiter:

@@ -33,7 +33,7 @@ _OF_EACH = ("hit_each", "peek_each")
 
 _DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
 
-_KEPT = ("charge", "refund")
+_KEPT = ("charge", "refund", "block")
 """Methods that are called to the end, even if their task is cancelled."""
 
 DENIED_RETRY_S = 1.0
@@ -209,6 +209,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         finally:
             self._wake(key)
 
+    def block(self, key: str | bytes, seconds: float) -> None:
+        self._call("block", key, seconds)
+
     def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):
             raise TypeError(
@@ -350,7 +353,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             raise error if error is not None else self._unavailable()
         if policy == "memory":
             return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *args)
-        if method in ("refund", "reset"):
+        if method in ("refund", "reset", "block"):
             return None
         allowed = policy == "allow"
         if method == "allow":

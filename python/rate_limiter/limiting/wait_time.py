@@ -6,10 +6,15 @@ import math
 from collections.abc import Sequence
 
 from rate_limiter._core import Decision
-from rate_limiter.limit import FIXED_WINDOW, Limit
+from rate_limiter.limit import FIXED_WINDOW, Cost, Limit
 
 _SHORTEST_S = 1e-9
 """The shortest wait: a denied request never has a `retry_after` of 0."""
+
+
+def costs_of(limits: Sequence[Limit], cost: Cost) -> tuple[float, ...]:
+    """Return the cost of each limit."""
+    return cost if isinstance(cost, tuple) else (cost,) * len(limits)
 
 
 def cost_to_peek(limits: Sequence[Limit], costs: Sequence[tuple[float, ...]]) -> tuple[float, ...]:

@@ -48,8 +48,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import checked_whole
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.limit import Limit
-from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limit import Cost, Limit
+from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 
 LONGEST_SLEEP_S = 60.0
 """Longest time until the first in a line tries again."""
@@ -74,17 +74,22 @@ class Waiter:
     Args:
         limiter: the limiter that decides. `with_limits` replaces it.
         key: the key, as the engine uses it.
-        cost: tokens, one number for each limit.
+        cost: tokens.
     """
 
     blocks_thread: ClassVar[bool]
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         self.limiter = limiter
         self.key = key
         self.cost = cost
         self.thread = threading.get_ident()
         self.joined: list[Lines] = []
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """The tokens for each limit."""
+        return costs_of(self.limiter.limits, self.cost)
 
     def can_run(self) -> bool:
         """Return True if the caller can continue when it is woken."""
@@ -120,7 +125,7 @@ class ThreadWaiter(Waiter):
 
     blocks_thread = True
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         super().__init__(limiter, key, cost)
         # Not an Event, which stays locked if a signal handler raises an exception in it.
         self._asleep = threading.Lock()
@@ -143,7 +148,7 @@ class TaskWaiter(Waiter):
 
     blocks_thread = False
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: tuple[float, ...] = ()) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         super().__init__(limiter, key, cost)
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
@@ -239,7 +244,7 @@ class Lines:
                 if each is until:
                     break
                 if each.can_run():
-                    costs.append(each.cost)
+                    costs.append(each.costs)
         return costs
 
     def hand_over(self, before: HasLines, after: HasLines) -> None:
@@ -337,7 +342,7 @@ class Ask:
     """A step of `wait_steps`: call a method of the waiter's limiter and send back the result."""
 
     method: Literal["_take", "_peek_each"]
-    cost: tuple[float, ...]
+    cost: Cost
 
 
 Step: TypeAlias = Sleep | Ask
@@ -457,7 +462,7 @@ def _last_steps(waiter: Waiter) -> Generator[Step, Any, Decision]:
 
 def _look_steps(waiter: Waiter, ahead: list[tuple[float, ...]]) -> Generator[Step, Any, Decision]:
     """Return what would be decided if all those ahead were served first."""
-    costs = [*ahead, waiter.cost]
+    costs = [*ahead, waiter.costs]
     limits = waiter.limiter.limits
     each = yield Ask("_peek_each", cost_to_peek(limits, costs))
     return decisions_behind(limits, each[1:], costs)[0]
