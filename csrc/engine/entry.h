@@ -17,6 +17,9 @@
 
 #define RL_LIMITS_MAX 8
 
+/* At most so many words in an entry. */
+#define RL_ENTRY_WORDS_MAX (RL_LIMITS_MAX * (2 * RL_RUN_TIMES_MAX + 4))
+
 /* The limits of a table. Immutable after rl_limit_set_init. */
 typedef struct rl_limit_set {
     size_t n;

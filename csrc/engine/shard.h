@@ -1,6 +1,6 @@
 /* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
- * Private to table.c, shard.c, shared.c and blocks.c. Every function here is called with the
+ * Private to table.c, shard.c, shared.c, blocks.c and together.c. Every function here is called with the
  * shard's lock held.
  *
  * The shards of a file are not trusted: other processes, and bytes that were overwritten, may
@@ -42,6 +42,7 @@ struct rl_table {
     size_t mapping_bytes;
     void (*unmap)(rl_table *table); /* ends the mapping; NULL for none */
     rl_secret secret;
+    uint64_t order;     /* of a file: random, for the order of locks, see engine/together.c */
     size_t line_words;  /* eight tags, then the words of each slot in order */
     uint32_t lines_min; /* of one shard */
     uint32_t lines_max; /* lines_min * 2^i */

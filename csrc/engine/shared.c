@@ -27,7 +27,7 @@ typedef struct limit_mark {
     int64_t kind;
 } limit_mark;
 
-/* At the beginning of a file. All but the secret must be equal when it is opened again. */
+/* At the beginning of a file. All but the secret and what follows must be equal when it is opened again. */
 typedef struct header {
     _Atomic uint64_t magic; /* written last */
     char boot_id[BOOT_ID_SIZE];
@@ -38,6 +38,7 @@ typedef struct header {
     uint64_t n_limits;
     limit_mark limits[RL_LIMITS_MAX];
     rl_secret secret;
+    uint64_t order;                   /* random */
     _Atomic int64_t blocked_until_ns; /* changes later, see engine/blocks.h */
 } header;
 
@@ -161,7 +162,13 @@ static rl_shared_status shared_fill(int fd, shared_request *request)
     } else if (rl_secret_init(&table->secret) != RL_OK) {
         return RL_SHARED_ERANDOM;
     }
+    rl_secret order;
+    if (rl_secret_init(&order) != RL_OK) {
+        return RL_SHARED_ERANDOM;
+    }
+    table->order = order.k0;
     request->wanted.secret = table->secret;
+    request->wanted.order = table->order;
     if (rl_file_reserve(fd, file_bytes(table)) != 0) {
         return RL_SHARED_ESYSTEM;
     }
@@ -253,6 +260,7 @@ static rl_shared_status shared_use(int fd, shared_request *request, bool *again)
         return shared_make(fd, request);
     case FOUND_TABLE:
         table->secret = found.secret;
+        table->order = found.order;
         return shared_map(fd, table);
     case FOUND_OLD:
         *again = true;

@@ -194,6 +194,14 @@ rl_time limiter_now(const limiter_object *self);
 
 extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 
+/* Read a key and a cost (NULL: 1) of a limiter. The costs of each limit are in `room`, or those of
+ * the limiter. 0, or -1 with an exception set. */
+int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
+                         uint64_t *room, const uint64_t **costs);
+
+/* take_all(requests): see together.c. */
+PyObject *core_take_all(PyObject *module, PyObject *requests);
+
 /* Decide for a key (str or bytes) at a cost in tokens (NULL: 1), at the time of the
  * limiter's clock. *out, the decision of the tightest limit, and `each`, one of each limit, may be
  * NULL. 0, or -1 with an exception set and nothing taken. */

@@ -84,6 +84,16 @@ int limiter_ready(const limiter_object *self)
     return 1;
 }
 
+int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
+                         uint64_t *room, const uint64_t **costs)
+{
+    if (!limiter_ready(self) || limiter_hash_key(self, key, hash) < 0) {
+        return -1;
+    }
+    *costs = limiter_cost_units(self, cost, room);
+    return *costs == NULL ? -1 : 0;
+}
+
 /* ---- decisions ------------------------------------------------------------- */
 
 /* When a measured decision began. The time of the limiter saves reading a clock again. */

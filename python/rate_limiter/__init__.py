@@ -11,6 +11,7 @@ from rate_limiter._core import Decision, ManualClock, StoreError
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.limiting.hit_all import Decisions, hit_all, hit_all_async
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 from rate_limiter.seeds.gateway.policy import RateLimitPolicy
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncRateLimiter",
     "AsyncTokenBucketRateLimiter",
     "Decision",
+    "Decisions",
     "Limit",
     "ManualClock",
     "RateLimitConfig",
@@ -37,4 +39,6 @@ __all__ = [
     "TokenBucketLimiter",
     "TokenBucketRateLimiter",
     "__version__",
+    "hit_all",
+    "hit_all_async",
 ]

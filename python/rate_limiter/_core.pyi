@@ -10,6 +10,9 @@ MAX_LIMITS: Final[int]
 MAX_REFILL_RATE: Final[float]
 
 def client_key(address: str | None, /) -> str: ...
+def take_all(
+    requests: tuple[tuple[Limiter, str | bytes, float | tuple[float, ...]], ...], /
+) -> tuple[Decision, ...]: ...
 def _restore_decision(*args: Any) -> Decision: ...
 
 @final
@@ -320,6 +323,13 @@ class RedisClient:
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> None: ...
     def reset(self, buckets: RedisBuckets, key: str | bytes, /) -> None: ...
+    def hit_all(
+        self,
+        buckets: RedisBuckets,
+        keys: tuple[str | bytes, ...],
+        cost: float | tuple[float, ...] = 1,
+        /,
+    ) -> tuple[Decision, ...]: ...
     def block(self, buckets: RedisBuckets, key: str | bytes, seconds: float, /) -> None: ...
     def allow_many(
         self,
@@ -349,6 +359,10 @@ class RedisBuckets:
         dated: bool = False,
     ) -> None: ...
     def keys(self, key: str | bytes, /) -> tuple[bytes, ...]: ...
+    @classmethod
+    def join(
+        cls, parts: tuple[RedisBuckets, ...], scripts: tuple[bytes, ...], /
+    ) -> RedisBuckets: ...
 
 @final
 class RedisLoop:
@@ -379,6 +393,13 @@ class RedisLoop:
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> Awaitable[None]: ...
     def reset(self, buckets: RedisBuckets, key: str | bytes, /) -> Awaitable[None]: ...
+    def hit_all(
+        self,
+        buckets: RedisBuckets,
+        keys: tuple[str | bytes, ...],
+        cost: float | tuple[float, ...] = 1,
+        /,
+    ) -> Awaitable[tuple[Decision, ...]]: ...
     def block(
         self, buckets: RedisBuckets, key: str | bytes, seconds: float, /
     ) -> Awaitable[None]: ...

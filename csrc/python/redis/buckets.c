@@ -54,13 +54,41 @@ static char *put_tagged(char *out, const char *key, size_t len)
     return out;
 }
 
-size_t redis_buckets_key_room(const buckets_object *self, size_t len)
+/* Return the buckets that a limit belongs to, with its number among theirs and its client key. */
+static const buckets_object *part_of_limit(const buckets_object *self, size_t *i,
+                                           const core_text **keys)
+{
+    if (self->parts == NULL) {
+        return self;
+    }
+    size_t part = self->part_of[*i], first = *i;
+    while (first > 0 && self->part_of[first - 1] == part) {
+        first--;
+    }
+    *i -= first;
+    *keys += part;
+    return buckets_of(PyTuple_GET_ITEM(self->parts, (Py_ssize_t)part));
+}
+
+static size_t own_key_room(const buckets_object *self, size_t len)
 {
     size_t widest = self->tagged ? 3 + (len > PLAIN_KEY_MAX ? 7 + HEX_SIZE : 3 * len) : len;
     size_t room = 0;
     for (size_t i = 0; i < self->n_limits; i++) {
         room += (size_t)PyBytes_GET_SIZE(self->before) + widest +
                 (size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM(self->after, (Py_ssize_t)i));
+    }
+    return room;
+}
+
+size_t redis_buckets_key_room(const buckets_object *self, const core_text *keys)
+{
+    if (self->parts == NULL) {
+        return own_key_room(self, keys->len);
+    }
+    size_t room = 0;
+    for (size_t i = 0; i < redis_buckets_n_parts(self); i++) {
+        room += own_key_room(buckets_of(PyTuple_GET_ITEM(self->parts, (Py_ssize_t)i)), keys[i].len);
     }
     return room;
 }
@@ -73,6 +101,7 @@ static char *put_bytes(char *out, const char *data, size_t len)
 
 char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out)
 {
+    self = part_of_limit(self, &i, &key);
     PyObject *after = PyTuple_GET_ITEM(self->after, (Py_ssize_t)i); /* borrowed */
     out = put_bytes(out, PyBytes_AS_STRING(self->before), (size_t)PyBytes_GET_SIZE(self->before));
     out = self->tagged ? put_tagged(out, key->data, key->len) : put_bytes(out, key->data, key->len);
@@ -231,11 +260,12 @@ static PyObject *buckets_keys(PyObject *object, PyObject *key)
 {
     const buckets_object *self = buckets_of(object);
     core_text text;
-    if (self->client == NULL || core_parse_key(key, &text) < 0) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_RuntimeError, "not initialised");
+    if (self->client == NULL || self->parts != NULL || core_parse_key(key, &text) < 0) {
+        return PyErr_Occurred() ? NULL
+                                : PyErr_Format(PyExc_RuntimeError, "not initialised, or joined");
     }
     PyObject *keys = PyTuple_New((Py_ssize_t)self->n_limits);
-    char *room = PyMem_Malloc(redis_buckets_key_room(self, text.len) + 1);
+    char *room = PyMem_Malloc(redis_buckets_key_room(self, &text) + 1);
     if (keys == NULL || room == NULL) {
         PyErr_NoMemory();
         Py_CLEAR(keys);
@@ -254,6 +284,59 @@ static PyObject *buckets_keys(PyObject *object, PyObject *key)
     return keys;
 }
 
+/* Check the parts of joined buckets, and count their limits. 0, or -1 with an exception set. */
+static int buckets_check_parts(PyTypeObject *type, PyObject *parts, PyObject *scripts,
+                               Py_ssize_t *n_limits)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(parts);
+    *n_limits = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *part = PyTuple_GET_ITEM(parts, i); /* borrowed */
+        if (Py_TYPE(part) != type || buckets_of(part)->client == NULL ||
+            buckets_of(part)->parts != NULL ||
+            buckets_of(part)->client != buckets_of(PyTuple_GET_ITEM(parts, 0))->client) {
+            PyErr_SetString(PyExc_TypeError, "expected a tuple of RedisBuckets of one client");
+            return -1;
+        }
+        *n_limits += (Py_ssize_t)buckets_of(part)->n_limits;
+    }
+    if (*n_limits < 1 || *n_limits > RL_TABLE_LIMITS_MAX ||
+        PyTuple_GET_SIZE(scripts) != N_SCRIPTS) {
+        PyErr_Format(PyExc_ValueError, "expected 1 to %d limits in all, got %zd",
+                     RL_TABLE_LIMITS_MAX, *n_limits);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *buckets_join(PyObject *type, PyObject *args)
+{
+    PyObject *parts, *scripts;
+    Py_ssize_t n_limits;
+    if (!PyArg_ParseTuple(args, "O!O!:join", &PyTuple_Type, &parts, &PyTuple_Type, &scripts) ||
+        buckets_check_parts((PyTypeObject *)type, parts, scripts, &n_limits) < 0) {
+        return NULL;
+    }
+    PyObject *object = buckets_new((PyTypeObject *)type, NULL, NULL);
+    if (object == NULL || buckets_set_scripts(buckets_of(object), scripts) < 0) {
+        Py_XDECREF(object);
+        return NULL;
+    }
+    buckets_object *self = buckets_of(object);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parts); i++) {
+        const buckets_object *part = buckets_of(PyTuple_GET_ITEM(parts, i));
+        for (size_t j = 0; j < part->n_limits; j++) {
+            self->part_of[self->n_limits] = (uint8_t)i;
+            self->limits[self->n_limits++] = part->limits[j];
+        }
+        self->n_windows += part->n_windows;
+    }
+    self->sources = Py_NewRef(scripts);
+    self->parts = Py_NewRef(parts);
+    self->client = (client_object *)Py_NewRef(buckets_of(PyTuple_GET_ITEM(parts, 0))->client);
+    return object;
+}
+
 static void buckets_dealloc(PyObject *object)
 {
     buckets_object *self = buckets_of(object);
@@ -262,6 +345,7 @@ static void buckets_dealloc(PyObject *object)
     Py_XDECREF(self->sources);
     Py_XDECREF(self->before);
     Py_XDECREF(self->after);
+    Py_XDECREF(self->parts);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -270,6 +354,9 @@ static PyMethodDef buckets_methods[] = {
     {"keys", buckets_keys, METH_O,
      PyDoc_STR("keys($self, key, /)\n--\n\n"
                "Return the keys in Redis of a client key, one for each limit (tuple of bytes).")},
+    {"join", buckets_join, METH_VARARGS | METH_CLASS,
+     PyDoc_STR("join($type, parts, scripts, /)\n--\n\n"
+               "Return buckets of several limiters, for hit_all() of the same client.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -220,6 +220,11 @@ static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t 
     return client_decide(self, BUCKET_RESET, args, nargs);
 }
 
+static PyObject *client_hit_all(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return client_decide(self, BUCKET_HIT_ALL, args, nargs);
+}
+
 static PyObject *client_block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3) {
@@ -520,6 +525,10 @@ static PyMethodDef client_methods[] = {
                "Give `cost` tokens back, up to the capacity. As allow().")},
     {"reset", FAST_ONLY(client_reset),
      PyDoc_STR("reset($self, buckets, key, /)\n--\n\nMake the buckets of `key` full. As allow().")},
+    {"hit_all", FAST_ONLY(client_hit_all),
+     PyDoc_STR("hit_all($self, buckets, keys, cost, /)\n--\n\n"
+               "Take the costs of all parts of joined buckets, or of none; return a tuple\n"
+               "with a Decision of each part. `cost` has a number for each limit. As allow().")},
     {"block", FAST_ONLY(client_block),
      PyDoc_STR("block($self, buckets, key, seconds, /)\n--\n\n"
                "Deny all requests for `key` in the next `seconds`. As allow().")},

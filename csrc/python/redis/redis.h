@@ -49,7 +49,8 @@ typedef enum bucket_operation {
     BUCKET_CHARGE,
     BUCKET_REFUND,
     BUCKET_RESET,
-    BUCKET_BLOCK, /* the cost is a time in seconds */
+    BUCKET_HIT_ALL, /* of joined buckets: a Decision of each part */
+    BUCKET_BLOCK,   /* the cost is a time in seconds */
 } bucket_operation;
 
 /* A limit as the scripts take it. */
@@ -76,7 +77,16 @@ typedef struct buckets_object {
     PyObject *before; /* strong; bytes before a client key, */
     PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
     bool tagged;      /* put the client key between braces, and escape those in it */
+    PyObject
+        *parts; /* strong; a tuple of RedisBuckets that this one joins, each with a client key of
+                       * its own; NULL: none. Then `before` and `after` are NULL */
+    uint8_t part_of[RL_TABLE_LIMITS_MAX]; /* of each limit */
 } buckets_object;
+
+static inline size_t redis_buckets_n_parts(const buckets_object *self)
+{
+    return self->parts != NULL ? (size_t)PyTuple_GET_SIZE(self->parts) : 1;
+}
 
 /* One decision under way, followed by the room for its texts. */
 typedef struct redis_call {
@@ -84,16 +94,18 @@ typedef struct redis_call {
     buckets_object *buckets; /* strong */
     bucket_operation operation;
     uint64_t costs[RL_TABLE_LIMITS_MAX];
-    PyObject *future;                   /* strong; NULL unless of a loop */
-    bool alone;                         /* a batch could not decide it */
-    struct redis_call *previous, *next; /* of a loop */
+    size_t n_keys; /* different ones: limits of joined buckets may share a key, and then its cost */
+    uint8_t key_of[RL_TABLE_LIMITS_MAX]; /* of each limit */
+    PyObject *future;                    /* strong; NULL unless of a loop */
+    bool alone;                          /* a batch could not decide it */
+    struct redis_call *previous, *next;  /* of a loop */
 } redis_call;
 
-/* Return the size of the keys in Redis of a client key of `len` bytes. */
-size_t redis_buckets_key_room(const buckets_object *self, size_t len);
+/* Return the size of the keys in Redis of client keys, one for each part. */
+size_t redis_buckets_key_room(const buckets_object *self, const core_text *keys);
 
 /* Write the key in Redis of limit number `i`; return its end. */
-char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out);
+char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *keys, char *out);
 
 /* Raise StoreError about a server; NULL: about none. Return NULL. */
 PyObject *redis_raise(core_state *state, rl_fault fault, const char *message,

@@ -238,14 +238,19 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             if self._has_several_nodes(method):
                 keys, *cost = args
                 return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
-            if not self.store.connection.permits(self._client, self._buckets, args[0]):
+            if not self.store.connection.permits(
+                self._client, self._buckets, _key_of(method, args)
+            ):
                 return self._fallback(method, args, None)
         try:
-            answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+            if method == "hit_all":
+                answer: Any = self._client.hit_all(args[2], args[0], args[1])
+            else:
+                answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
         except Exception as error:
             return self._after_error(self._client, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(self._client, self._buckets, args[0])
+            self.store.connection.succeeded(self._client, self._buckets, _key_of(method, args))
         return answer
 
     def _has_several_nodes(self, method: str) -> bool:
@@ -288,7 +293,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                     self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
                 )
                 return list(await asyncio.gather(*calls))
-            if not self.store.connection.permits(loop, self._buckets, args[0]):
+            if not self.store.connection.permits(loop, self._buckets, _key_of(method, args)):
                 return self._fallback(method, args, None)
         try:
             answer: Any
@@ -297,6 +302,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 answer = await asyncio.gather(
                     *(loop.allow(self._buckets, key, *cost) for key in checked_keys(keys))
                 )
+            elif method == "hit_all":
+                answer = await loop.hit_all(args[2], args[0], args[1])
             elif method == "take":
                 answer = await self._take_async(loop, *args)
             elif method in _KEPT:
@@ -306,7 +313,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         except Exception as error:
             return self._after_error(loop, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(loop, self._buckets, args[0])
+            self.store.connection.succeeded(loop, self._buckets, _key_of(method, args))
         return answer
 
     async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: Cost) -> Decision:
@@ -340,7 +347,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
             if not self._has_several_nodes(method):
-                self.store.connection.give_back_probe(source, self._buckets, args[0])
+                self.store.connection.give_back_probe(source, self._buckets, _key_of(method, args))
             raise error
         self._breaker.failed(error)
         return self._fallback(method, args, error)
@@ -351,6 +358,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         policy = self.store.on_store_error
         if policy == "raise":
             raise error if error is not None else self._unavailable()
+        if method == "hit_all":
+            return self._fallback_of_all(*args)
         if policy == "memory":
             return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *args)
         if method in ("refund", "reset", "block"):
@@ -363,6 +372,23 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         each = [self._undecided(allowed or method == "charge", one) for one in self.limits]
         return (each[0], *each) if method in _OF_EACH else each[0]
 
+    def _fallback_of_all(
+        self,
+        keys: tuple[str | bytes, ...],
+        costs: tuple[float, ...],
+        _: _core.RedisBuckets,
+        limiters: tuple[RedisRateLimiter, ...],
+    ) -> tuple[Decision, ...]:
+        policy = self.store.on_store_error
+        if policy != "memory":
+            return tuple(one._undecided(policy == "allow", one.limits[0]) for one in limiters)
+        requests, first = [], 0
+        for limiter, key in zip(limiters, keys, strict=True):
+            end = first + len(limiter.limits)
+            requests.append((limiter, key, costs[first:end]))
+            first = end
+        return _core.take_all(tuple(requests))
+
     def _undecided(self, allowed: bool, limit: Limit) -> Decision:
         if allowed:
             return Decision(True, limit.capacity, limit=limit.capacity, store_unavailable=True)
@@ -374,6 +400,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
+
+
+def _key_of(method: str, args: tuple[Any, ...]) -> str | bytes:
+    """Return the key of a call, by which its node is found."""
+    return cast("str | bytes", args[0][0] if method == "hit_all" else args[0])
 
 
 def _remade_redis(
