@@ -19,6 +19,8 @@ _EXTRAS = {
     "yarl": "load",
     "rich": "load",
     "matplotlib": "plot",
+    "httpx": "httpx",
+    "requests": "requests",
 }
 """The extra for each library."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from rate_limiter._core import Decision, ManualClock
@@ -11,6 +11,7 @@ from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.limit import Cost, Limit, Limits
 from rate_limiter.limiting.limiter import RateLimiter, checked_request
 from rate_limiter.limiting.reservation import AsyncReservation
+from rate_limiter.limiting.slots import AsyncSlot, CallKey, P, R, limited
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.stores.bucket_info import BucketInfo
@@ -213,6 +214,22 @@ class AsyncRateLimiter:
         """
         tokens = checked_request(self._limiter, key, cost)[1]
         return AsyncReservation(self, key, tokens, Patience(timeout, max_waiting))
+
+    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> AsyncSlot:
+        """Return a block that waits for its turn: ``async with limiter.slot("api"):``.
+
+        See RateLimiter.slot.
+        """
+        return AsyncSlot(self, key, cost, timeout)
+
+    def limited(
+        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator: each call of the function waits for its turn.
+
+        See RateLimiter.limited.
+        """
+        return limited(self._limiter, self, key, cost, timeout)
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys, memory and decisions. See RateLimiter.stats."""

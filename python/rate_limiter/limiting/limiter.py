@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +16,7 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.reservation import Reservation
+from rate_limiter.limiting.slots import CallKey, P, R, Slot, limited
 from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -325,6 +327,33 @@ class RateLimiter(_core.Limiter):
         """
         tokens = checked_request(self, key, cost)[1]
         return Reservation(self, key, tokens, Patience(timeout, max_waiting))
+
+    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> Slot:
+        """Return a block that waits for its turn: ``with limiter.slot("api"):``.
+
+        The block begins as acquire() returns, and raises what acquire() raises. The tokens stay
+        taken when it ends. Arguments are those of acquire().
+        """
+        return Slot(self, key, cost, timeout)
+
+    def limited(
+        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator: each call of the function waits for its turn, as with acquire().
+
+        Functions block their thread; coroutine functions are awaited.
+
+        Args:
+            key: str, bytes, or a function that returns the key. It gets the arguments of the call.
+            cost, timeout: as for acquire().
+
+        Raises:
+            TypeError, ValueError: a bad key, cost or timeout, or the function is a generator.
+            RateLimitExceeded: from a call that cannot pass within `timeout`.
+        """
+        from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+
+        return limited(self, AsyncRateLimiter.of(self), key, cost, timeout)
 
     def _behind_waiters(self, key: str | bytes, cost: Cost = 1, /) -> tuple[Decision, ...] | None:
         """Return the denial of a request that would overtake waiters, and one for each limit."""
