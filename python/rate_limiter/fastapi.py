@@ -26,6 +26,7 @@ from starlette.requests import HTTPConnection
 from rate_limiter._core import AsgiRecorder, Decision, ManualClock, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
-Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
+Cost: TypeAlias = Callable[[HTTPConnection], Tokens | Awaitable[Tokens]]
 
 _SETTLING = "rate_limiter.settling"
 """The key of the _Settling of a request, which SettlingMiddleware sets."""
@@ -136,7 +137,8 @@ class RateLimit:
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket). ``Depends(current_user)`` limits by what that dependency returns; FastAPI
             calls it once for the limit and the route.
-        cost: tokens a request takes: a number, or a callable, sync or async, that gets the
+        cost: tokens a request takes: a number, a tuple with one for each limit, or a callable,
+            sync or async, that gets the
             HTTPConnection.
         cost_after: a callable, sync or async, that gets a Finished when the response has been sent
             and returns the final cost. The difference is refunded or charged; None changes
@@ -162,7 +164,7 @@ class RateLimit:
         *,
         limiter: RateLimiter | None = None,
         key: Any = "ip",
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         headers: str | HeaderStyle = "x-ratelimit",
         reset: str = "seconds",
