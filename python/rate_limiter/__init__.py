@@ -13,6 +13,7 @@ from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.hit_all import Decisions, hit_all, hit_all_async
 from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.reservation import AsyncReservation, Reservation
 from rate_limiter.seeds.gateway.limiter import TokenBucketLimiter
 from rate_limiter.seeds.gateway.policy import RateLimitPolicy
 from rate_limiter.seeds.pluggable.config import RateLimitConfig
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncRateLimiter",
+    "AsyncReservation",
     "AsyncTokenBucketRateLimiter",
     "Decision",
     "Decisions",
@@ -34,6 +36,7 @@ __all__ = [
     "RateLimitPolicy",
     "RateLimiter",
     "RateLimiterMiddleware",
+    "Reservation",
     "StoreError",
     "TokenBucket",
     "TokenBucketLimiter",

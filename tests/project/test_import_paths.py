@@ -12,6 +12,7 @@ PATHS = {
     "rate_limiter": (
         *("AsyncRateLimiter", "AsyncTokenBucketRateLimiter", "Decision", "Limit", "ManualClock"),
         *("RateLimitConfig", "RateLimitExceeded", "RateLimitPolicy", "RateLimiter", "StoreError"),
+        *("AsyncReservation", "Decisions", "Reservation", "hit_all", "hit_all_async"),
         *("RateLimiterMiddleware", "TokenBucket", "TokenBucketLimiter", "TokenBucketRateLimiter"),
     ),
     "rate_limiter.asgi": ("ClientAddress", "HeaderStyle", "RateLimitMiddleware", "Store"),
@@ -25,6 +26,7 @@ PATHS = {
     "rate_limiter.flask": ("FlaskRateLimitExceeded", "FlaskRateLimiter"),
     "rate_limiter.governor": ("Finished",),
     "rate_limiter.headers": ("HeaderStyle", "header_values"),
+    "rate_limiter.httpx": ("AsyncRateLimitTransport", "RateLimitTransport"),
     "rate_limiter.interfaces": (
         *("BucketState", "IAsyncRateLimitStore", "IRateLimitStore", "IRateLimiter"),
     ),
@@ -43,6 +45,7 @@ PATHS = {
     "rate_limiter.redis_limiter": ("RedisRateLimiter",),
     "rate_limiter.redis_store": ("RedisStore",),
     "rate_limiter.redis_store_async": ("AsyncRedisStore",),
+    "rate_limiter.requests": ("RateLimitAdapter",),
     "rate_limiter.rule_source": ("FileRules", "RedisRules", "RuleSource", "as_source"),
     "rate_limiter.rule_table": ("Rule", "RuleTable"),
     "rate_limiter.rules": (
