@@ -327,7 +327,7 @@ class RedisClient:
         self,
         buckets: RedisBuckets,
         keys: tuple[str | bytes, ...],
-        cost: float | tuple[float, ...] = 1,
+        cost: float | tuple[float, ...],
         /,
     ) -> tuple[Decision, ...]: ...
     def block(self, buckets: RedisBuckets, key: str | bytes, seconds: float, /) -> None: ...
@@ -397,7 +397,7 @@ class RedisLoop:
         self,
         buckets: RedisBuckets,
         keys: tuple[str | bytes, ...],
-        cost: float | tuple[float, ...] = 1,
+        cost: float | tuple[float, ...],
         /,
     ) -> Awaitable[tuple[Decision, ...]]: ...
     def block(
