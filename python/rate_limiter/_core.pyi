@@ -359,9 +359,8 @@ class RedisBuckets:
         dated: bool = False,
     ) -> None: ...
     def keys(self, key: str | bytes, /) -> tuple[bytes, ...]: ...
-    @classmethod
     def join(
-        cls, parts: tuple[RedisBuckets, ...], scripts: tuple[bytes, ...], /
+        self, others: tuple[RedisBuckets, ...], scripts: tuple[bytes, ...], /
     ) -> RedisBuckets: ...
 
 @final

@@ -138,8 +138,7 @@ class RateLimit:
             WebSocket). ``Depends(current_user)`` limits by what that dependency returns; FastAPI
             calls it once for the limit and the route.
         cost: tokens a request takes: a number, a tuple with one for each limit, or a callable,
-            sync or async, that gets the
-            HTTPConnection.
+            sync or async, that gets the HTTPConnection.
         cost_after: a callable, sync or async, that gets a Finished when the response has been sent
             and returns the final cost. The difference is refunded or charged; None changes
             nothing.

@@ -84,8 +84,7 @@ class FlaskRateLimiter:
             or a callable without arguments, not async, that returns str or bytes. If none is
             present, the address counts, so omitting a header does not lift a limit.
         cost: tokens that a request takes from the default limits: a number, a tuple with one for
-            each limit, or a callable without
-            arguments.
+            each limit, or a callable without arguments.
         cost_after: a callable, not async, that gets a Finished when the response has been sent
             and returns the final cost; the difference is refunded or charged. For default limits
             and rules. `request` and `g` are as the view left them, but resources that the

@@ -178,7 +178,7 @@ calls = {
     "hit_each": lambda: limiter._hit_each("k", 0.001),
     "peek_each": lambda: limiter._peek_each("k", 0.001),
     "charge": lambda: limiter.charge("\\ud800", 0.001),
-    "costs": lambda: limiter.hit("k", (0.001,) * len(pairs)),
+    "costs": lambda: limiter.hit("k", (0.001, 0.001)),
     "block": lambda: limiter.block("\\ud800", 0.001),
     "take_all": lambda: take_all(((limiter, "a", 0.001), (limiter, "\\ud800", 0.001))),
     "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),

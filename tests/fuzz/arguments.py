@@ -396,7 +396,7 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "meter": _of("Meter"),
     "min_ttl_ms": _number,
     "now_ns": _number,
-    "parts": lambda world: tuple(
+    "others": lambda world: tuple(
         world.one("RedisBuckets") for _ in range(world.rng.choice((0, 1, 1, 2)))
     ),
     "path": _path,

@@ -309,17 +309,37 @@ static int buckets_check_parts(PyTypeObject *type, PyObject *parts, PyObject *sc
     return 0;
 }
 
-static PyObject *buckets_join(PyObject *type, PyObject *args)
+/* Return a tuple of the first part and the others. */
+static PyObject *buckets_parts(PyObject *first, PyObject *others)
 {
-    PyObject *parts, *scripts;
+    Py_ssize_t n = PyTuple_GET_SIZE(others);
+    PyObject *parts = PyTuple_New(n + 1);
+    if (parts != NULL) {
+        PyTuple_SET_ITEM(parts, 0, Py_NewRef(first));
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(parts, i + 1, Py_NewRef(PyTuple_GET_ITEM(others, i)));
+        }
+    }
+    return parts;
+}
+
+static PyObject *buckets_join(PyObject *first, PyObject *args)
+{
+    PyTypeObject *type = Py_TYPE(first);
+    PyObject *others, *scripts;
     Py_ssize_t n_limits;
-    if (!PyArg_ParseTuple(args, "O!O!:join", &PyTuple_Type, &parts, &PyTuple_Type, &scripts) ||
-        buckets_check_parts((PyTypeObject *)type, parts, scripts, &n_limits) < 0) {
+    if (!PyArg_ParseTuple(args, "O!O!:join", &PyTuple_Type, &others, &PyTuple_Type, &scripts)) {
         return NULL;
     }
-    PyObject *object = buckets_new((PyTypeObject *)type, NULL, NULL);
+    PyObject *parts = buckets_parts(first, others);
+    if (parts == NULL || buckets_check_parts(type, parts, scripts, &n_limits) < 0) {
+        Py_XDECREF(parts);
+        return NULL;
+    }
+    PyObject *object = buckets_new(type, NULL, NULL);
     if (object == NULL || buckets_set_scripts(buckets_of(object), scripts) < 0) {
         Py_XDECREF(object);
+        Py_DECREF(parts);
         return NULL;
     }
     buckets_object *self = buckets_of(object);
@@ -332,7 +352,7 @@ static PyObject *buckets_join(PyObject *type, PyObject *args)
         self->n_windows += part->n_windows;
     }
     self->sources = Py_NewRef(scripts);
-    self->parts = Py_NewRef(parts);
+    self->parts = parts;
     self->client = (client_object *)Py_NewRef(buckets_of(PyTuple_GET_ITEM(parts, 0))->client);
     return object;
 }
@@ -354,9 +374,9 @@ static PyMethodDef buckets_methods[] = {
     {"keys", buckets_keys, METH_O,
      PyDoc_STR("keys($self, key, /)\n--\n\n"
                "Return the keys in Redis of a client key, one for each limit (tuple of bytes).")},
-    {"join", buckets_join, METH_VARARGS | METH_CLASS,
-     PyDoc_STR("join($type, parts, scripts, /)\n--\n\n"
-               "Return buckets of several limiters, for hit_all() of the same client.")},
+    {"join", buckets_join, METH_VARARGS,
+     PyDoc_STR("join($self, others, scripts, /)\n--\n\n"
+               "Return buckets of this one and others, for hit_all() of the same client.")},
     {NULL, NULL, 0, NULL},
 };
 

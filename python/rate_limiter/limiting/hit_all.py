@@ -219,4 +219,4 @@ def _joined(checked: list[_Request]) -> tuple[Any, ...]:
 def _joined_buckets(
     parts: tuple[_core.RedisBuckets, ...], with_windows: bool, bounded: bool
 ) -> _core.RedisBuckets:
-    return _core.RedisBuckets.join(parts, scripts(with_windows=with_windows, bounded=bounded))
+    return parts[0].join(parts[1:], scripts(with_windows=with_windows, bounded=bounded))
