@@ -227,7 +227,7 @@ def test_the_key_of_a_block_expires(server: RedisServer) -> None:
         limiter.refund("k", 20)
         assert 49_000 < client.pttl(key) <= 50_002
     info = inspect_key(limiter.store.connection, key, None)
-    assert (info.full_in_s, info.tokens) == (0, None)
+    assert (info.full_after_s, info.tokens) == (0, None)
     assert limiter.inspect("k")[0].tokens == 0
     assert limiter.store.get_state("k")["tokens"] is None
 
