@@ -17,6 +17,9 @@
 
 #define RL_LIMITS_MAX 8
 
+/* At most so many words in an entry. */
+#define RL_ENTRY_WORDS_MAX (RL_LIMITS_MAX * (2 * RL_RUN_TIMES_MAX + 4))
+
 /* The limits of a table. Immutable after rl_limit_set_init. */
 typedef struct rl_limit_set {
     size_t n;
@@ -74,6 +77,19 @@ static inline bool rl_decision_tells_more(const rl_decision *one, const rl_decis
     }
     return one->allowed ? one->remaining < other->remaining
                         : one->retry_after_ns > other->retry_after_ns;
+}
+
+/* Make a decision about a key that is blocked for so long a denial. */
+static inline void rl_decision_block(rl_decision *decision, int64_t left_ns)
+{
+    decision->allowed = false;
+    decision->remaining = 0;
+    if (decision->retry_after_ns < left_ns) {
+        decision->retry_after_ns = left_ns;
+    }
+    if (decision->reset_after_ns < left_ns) {
+        decision->reset_after_ns = left_ns;
+    }
 }
 
 static inline rl_moment rl_moment_at(const rl_limit_set *set, rl_time now)

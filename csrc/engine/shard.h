@@ -1,6 +1,6 @@
 /* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
- * Private to table.c, shard.c and shared.c. Every function here is called with the
+ * Private to table.c, shard.c, shared.c, blocks.c and together.c. Every function here is called with the
  * shard's lock held.
  *
  * The shards of a file are not trusted: other processes, and bytes that were overwritten, may
@@ -10,6 +10,7 @@
 #define RL_ENGINE_SHARD_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "engine/alloc.h"
 #include "engine/line.h"
@@ -41,11 +42,15 @@ struct rl_table {
     size_t mapping_bytes;
     void (*unmap)(rl_table *table); /* ends the mapping; NULL for none */
     rl_secret secret;
+    uint64_t order;     /* of a file: random, for the order of locks, see engine/together.c */
     size_t line_words;  /* eight tags, then the words of each slot in order */
     uint32_t lines_min; /* of one shard */
     uint32_t lines_max; /* lines_min * 2^i */
     unsigned shard_bits;
     rl_limit_set set;
+    _Atomic(rl_table *) blocks;        /* owned; see engine/blocks.h; NULL: none was made */
+    _Atomic int64_t *blocked_until_ns; /* the one below, or in a file */
+    _Atomic int64_t own_blocked_until_ns;
     shard own_shards[];
 };
 
@@ -64,8 +69,17 @@ static inline size_t rl_table_shards(const rl_table *table)
     return (size_t)1 << table->shard_bits;
 }
 
-/* Set the limits and the geometry of a table before it is made. In table.c. */
+/* Set the limits and the geometry of a table before it is made. In table.c, as those below. */
 void rl_table_plan(rl_table *plan, const rl_limit *limits, size_t n_limits, size_t max_keys);
+
+/* Make a table in memory with the secret and the geometry of another one. NULL: out of memory. */
+rl_table *rl_table_like(const rl_table *table, const rl_limit *limits, size_t n_limits);
+
+/* Copy the entries of a table to a new one with the same geometry. RL_OK or RL_ENOMEM. */
+rl_status rl_table_copy_entries(rl_table *from, rl_table *to, rl_time now);
+
+/* Remove the entry of a key. */
+void rl_table_remove(rl_table *table, rl_key key);
 
 /* ---- places ---------------------------------------------------------------- */
 
@@ -140,6 +154,31 @@ static inline slot rl_shard_find(const rl_table *table, shard *shard, uint64_t t
 static inline moment moment_at(const rl_table *table, rl_time now)
 {
     return (moment){table, rl_moment_at(&table->set, now)};
+}
+
+static inline shard *rl_table_shard(rl_table *table, rl_key key)
+{
+    return &table->shards[table->shard_bits == 0 ? 0 : key.hi >> (64 - table->shard_bits)];
+}
+
+/* Return the words of a present entry, else NULL. */
+static inline const uint64_t *rl_slot_words(slot entry)
+{
+    return entry.tag != NULL && *entry.tag != 0 ? entry.words : NULL;
+}
+
+/* Give a slot, whose words are written, to a tag. If the process dies before, the place stays
+ * free. */
+static inline void rl_shard_occupy(shard *shard, slot entry, uint64_t tag)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    if (*entry.tag != tag) {
+        shard->used += *entry.tag == 0;
+        shard->counts.evicted_active += *entry.tag != 0;
+        shard->counts.inserted++;
+        shard->since_sweep++;
+        *entry.tag = tag;
+    }
 }
 
 static inline void rl_shard_release(shard *shard, slot entry)

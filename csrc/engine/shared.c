@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/alloc.h"
+#include "engine/blocks.h"
 #include "engine/file.h"
 #include "engine/shard.h"
 
@@ -26,7 +27,7 @@ typedef struct limit_mark {
     int64_t kind;
 } limit_mark;
 
-/* At the beginning of a file. All but the secret must be equal when it is opened again. */
+/* At the beginning of a file. All but the secret and what follows must be equal when it is opened again. */
 typedef struct header {
     _Atomic uint64_t magic; /* written last */
     char boot_id[BOOT_ID_SIZE];
@@ -37,6 +38,8 @@ typedef struct header {
     uint64_t n_limits;
     limit_mark limits[RL_LIMITS_MAX];
     rl_secret secret;
+    uint64_t order;                   /* random */
+    _Atomic int64_t blocked_until_ns; /* changes later, see engine/blocks.h */
 } header;
 
 _Static_assert(sizeof(header) <= PAGE, "the header has a page");
@@ -47,9 +50,16 @@ static size_t shards_bytes(const rl_table *plan)
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
+/* The shards and the lines of a table, or of its blocks, in whole pages. */
+static size_t part_bytes(const rl_table *plan)
+{
+    size_t lines = rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return shards_bytes(plan) + (lines + PAGE - 1) / PAGE * PAGE;
+}
+
 static size_t file_bytes(const rl_table *plan)
 {
-    return PAGE + shards_bytes(plan) + rl_table_shards(plan) * lines_bytes(plan, plan->lines_max);
+    return PAGE + part_bytes(plan) + part_bytes(atomic_load(&plan->blocks));
 }
 
 /* A host's clock restarts when it boots, so the counts must restart as well. */
@@ -92,13 +102,22 @@ static bool shared_is_same(const header *found, const header *wanted)
            memcmp(found->limits, wanted->limits, sizeof found->limits) == 0;
 }
 
+static void point_part_into(rl_table *table, char *base)
+{
+    table->shards = (shard *)(void *)base;
+    table->region = (uint64_t *)(void *)(base + shards_bytes(table));
+}
+
 static void point_into(rl_table *table, void *mapping, size_t bytes)
 {
     char *base = mapping;
+    rl_table *blocks = atomic_load(&table->blocks);
     table->mapping = mapping;
     table->mapping_bytes = bytes;
-    table->shards = (shard *)(void *)(base + PAGE);
-    table->region = (uint64_t *)(void *)(base + PAGE + shards_bytes(table));
+    table->blocked_until_ns = &((header *)mapping)->blocked_until_ns;
+    point_part_into(table, base + PAGE);
+    point_part_into(blocks, base + PAGE + part_bytes(table));
+    blocks->secret = table->secret;
 }
 
 static void shared_unmap(rl_table *table)
@@ -142,7 +161,13 @@ static rl_shared_status shared_fill(int fd, shared_request *request)
     } else if (rl_secret_init(&table->secret) != RL_OK) {
         return RL_SHARED_ERANDOM;
     }
+    rl_secret order;
+    if (rl_secret_init(&order) != RL_OK) {
+        return RL_SHARED_ERANDOM;
+    }
+    table->order = order.k0;
     request->wanted.secret = table->secret;
+    request->wanted.order = table->order;
     if (rl_file_reserve(fd, file_bytes(table)) != 0) {
         return RL_SHARED_ESYSTEM;
     }
@@ -234,6 +259,7 @@ static rl_shared_status shared_use(int fd, shared_request *request, bool *again)
         return shared_make(fd, request);
     case FOUND_TABLE:
         table->secret = found.secret;
+        table->order = found.order;
         return shared_map(fd, table);
     case FOUND_OLD:
         *again = true;
@@ -267,10 +293,15 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
 {
     *out = NULL;
     rl_table *table = rl_alloc_zeroed(sizeof *table);
-    if (table == NULL) {
+    rl_table *blocks = rl_alloc_zeroed(sizeof *blocks);
+    if (table == NULL || blocks == NULL) {
+        rl_free(table);
+        rl_free(blocks);
         return RL_SHARED_ENOMEM;
     }
     rl_table_plan(table, limits, n_limits, max_keys);
+    rl_blocks_plan(blocks, max_keys);
+    atomic_store(&table->blocks, blocks);
     shared_request request = {.path = path, .table = table, .from = from, .now = now};
     rl_shared_status status = RL_SHARED_EOTHER;
     if (from == NULL || shared_has_as_many_lines(table, from)) {
@@ -282,6 +313,7 @@ rl_shared_status rl_shared_open(const char *path, const rl_limit *limits, size_t
     if (status == RL_SHARED_OK) {
         *out = table;
     } else {
+        rl_free(blocks);
         rl_free(table);
     }
     return status;

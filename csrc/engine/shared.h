@@ -1,6 +1,6 @@
 /* engine/shared.h -- a table in a file that the processes of one host share.
  *
- *     file: header | shards, each with its lock | lines of every shard
+ *     file: header | shards, each with its lock | lines of every shard | the same of the blocks
  *
  * The file is mapped into the memory of each process, so a decision costs the same as
  * in private memory. Its size is fixed when it is made, and it is never made shorter:
@@ -23,7 +23,7 @@
 /* The number of the layout of a file. Increase it when the header, a shard or an entry changes: it
  * is part of the file names, so a new version makes a new file and running processes keep
  * theirs. */
-#define RL_SHARED_LAYOUT 2
+#define RL_SHARED_LAYOUT 3
 
 /* Contains another text after each boot. */
 #define RL_BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"

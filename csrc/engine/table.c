@@ -1,21 +1,16 @@
 #include "engine/table.h"
 
-#include <stdatomic.h>
 #include <unistd.h>
 #ifdef __APPLE__
 #include <sys/random.h>
 #endif
 
 #include "engine/alloc.h"
+#include "engine/blocks.h"
 #include "engine/shard.h"
 
 #define KEYS_PER_SHARD 8192u
 #define SHARD_BITS_MAX 8u
-
-static shard *key_shard(rl_table *table, rl_key key)
-{
-    return &table->shards[table->shard_bits == 0 ? 0 : key.hi >> (64 - table->shard_bits)];
-}
 
 /* ---- decisions ------------------------------------------------------------- */
 
@@ -29,44 +24,25 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
-/* Return the words of a present entry, else NULL. */
-static const uint64_t *words_of(slot entry)
-{
-    return entry.tag != NULL && *entry.tag != 0 ? entry.words : NULL;
-}
-
-static void table_occupy(shard *shard, slot entry, uint64_t tag)
-{
-    if (*entry.tag != tag) {
-        shard->used += *entry.tag == 0;
-        shard->counts.evicted_active += *entry.tag != 0;
-        shard->counts.inserted++;
-        shard->since_sweep++;
-        *entry.tag = tag;
-    }
-}
-
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
                             bool always, bool *allowed, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
-    rl_entry_read(&moment->at, words_of(entry), found);
+    rl_entry_read(&moment->at, rl_slot_words(entry), found);
     bool pass = always || rl_entry_allows(&moment->table->set, found, costs);
     if (pass && entry.tag == NULL) {
         entry = rl_shard_make_room(moment, shard, tag);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
-        rl_entry_read(&moment->at, words_of(entry), found);
+        rl_entry_read(&moment->at, rl_slot_words(entry), found);
         pass = always || rl_entry_allows(&moment->table->set, found, costs);
     }
     if (pass) {
         rl_found_take(&moment->at, found, costs);
         rl_entry_write(&moment->at, found, entry.words);
-        /* The tag is written last: if the process dies before, the place stays free. */
-        atomic_signal_fence(memory_order_seq_cst);
-        table_occupy(shard, entry, tag);
+        rl_shard_occupy(shard, entry, tag);
     } else if (found->is_ahead && *entry.tag == tag) {
         rl_entry_write(&moment->at, found, entry.words);
     }
@@ -74,10 +50,59 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
     return RL_OK;
 }
 
+/* Read the present state of a key. */
+static void table_look(rl_table *table, rl_key key, const moment *moment, bool denies,
+                       rl_found *found)
+{
+    shard *shard = rl_table_shard(table, key);
+    uint64_t ticket = rl_shard_lock(table, shard);
+    rl_shard_keep(moment, shard);
+    rl_entry_read(&moment->at, rl_slot_words(rl_shard_find(table, shard, key_tag(key))), found);
+    shard->counts.denied += denies;
+    rl_shard_unlock(table, shard, ticket);
+}
+
+/* Describe what was found of a key that is blocked for `blocked_ns`, or is not (0). */
+static void table_describe(const moment *moment, const rl_found *found, const uint64_t *costs,
+                           bool allowed, int64_t blocked_ns, rl_decision *out, rl_decision *each)
+{
+    if (out != NULL) {
+        *out = rl_entry_describe(&moment->at, found, costs, allowed);
+    }
+    if (each != NULL) {
+        describe_each(&moment->at, found, costs, allowed, each);
+    }
+    if (blocked_ns > 0) {
+        if (out != NULL) {
+            rl_decision_block(out, blocked_ns);
+        }
+        for (size_t i = 0; each != NULL && i < moment->table->set.n; i++) {
+            rl_decision_block(&each[i], blocked_ns);
+        }
+    }
+}
+
+/* Read a decision without taking. `denies`: it counts as a denial. */
+static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       int64_t blocked_ns, bool denies, rl_decision *out, rl_decision *each)
+{
+    moment moment = moment_at(table, now);
+    rl_found found;
+    table_look(table, key, &moment, denies, &found);
+    bool allowed = rl_entry_allows(&table->set, &found, costs);
+    table_describe(&moment, &found, costs, allowed, blocked_ns, out, each);
+}
+
 rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                         bool *allowed, rl_decision *out, rl_decision *each)
 {
-    shard *shard = key_shard(table, key);
+    int64_t blocked_ns = rl_blocks_left_ns(table, key, now);
+    if (blocked_ns > 0) {
+        *allowed = false;
+        table_view(table, key, costs, now, blocked_ns, true, out, each);
+        return RL_OK;
+    }
+    shard *shard = rl_table_shard(table, key);
     moment moment = moment_at(table, now);
     rl_found found;
 
@@ -90,11 +115,8 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
     }
     rl_shard_unlock(table, shard, ticket);
 
-    if (status == RL_OK && out != NULL) {
-        *out = rl_entry_describe(&moment.at, &found, costs, *allowed);
-    }
-    if (status == RL_OK && each != NULL) {
-        describe_each(&moment.at, &found, costs, *allowed, each);
+    if (status == RL_OK) {
+        table_describe(&moment, &found, costs, *allowed, 0, out, each);
     }
     return status;
 }
@@ -102,7 +124,7 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                           rl_decision *out)
 {
-    shard *shard = key_shard(table, key);
+    shard *shard = rl_table_shard(table, key);
     moment moment = moment_at(table, now);
     rl_found found;
     bool allowed;
@@ -118,32 +140,15 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     return status;
 }
 
-/* Read the present state of a key. */
-static void table_look(rl_table *table, rl_key key, const moment *moment, rl_found *found)
-{
-    shard *shard = key_shard(table, key);
-    uint64_t ticket = rl_shard_lock(table, shard);
-    rl_shard_keep(moment, shard);
-    rl_entry_read(&moment->at, words_of(rl_shard_find(table, shard, key_tag(key))), found);
-    rl_shard_unlock(table, shard, ticket);
-}
-
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                    rl_decision *out, rl_decision *each)
 {
-    moment moment = moment_at(table, now);
-    rl_found found;
-    table_look(table, key, &moment, &found);
-    bool allowed = rl_entry_allows(&table->set, &found, costs);
-    *out = rl_entry_describe(&moment.at, &found, costs, allowed);
-    if (each != NULL) {
-        describe_each(&moment.at, &found, costs, allowed, each);
-    }
+    table_view(table, key, costs, now, rl_blocks_left_ns(table, key, now), false, out, each);
 }
 
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now)
 {
-    shard *shard = key_shard(table, key);
+    shard *shard = rl_table_shard(table, key);
     moment moment = moment_at(table, now);
     rl_found found;
 
@@ -158,9 +163,9 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
     rl_shard_unlock(table, shard, ticket);
 }
 
-void rl_table_reset(rl_table *table, rl_key key)
+void rl_table_remove(rl_table *table, rl_key key)
 {
-    shard *shard = key_shard(table, key);
+    shard *shard = rl_table_shard(table, key);
     uint64_t ticket = rl_shard_lock(table, shard);
     slot entry = rl_shard_find(table, shard, key_tag(key));
     if (entry.tag != NULL) {
@@ -182,11 +187,20 @@ static void table_empty_shard(const rl_table *table, shard *shard)
 
 bool rl_table_reset_part(rl_table *table, size_t *next)
 {
+    if (*next == 0) {
+        rl_blocks_lift_all(table);
+    }
     shard *shard = &table->shards[(*next)++];
     uint64_t ticket = rl_shard_lock(table, shard);
     table_empty_shard(table, shard);
     rl_shard_unlock(table, shard, ticket);
     return *next < rl_table_shards(table);
+}
+
+void rl_table_reset(rl_table *table, rl_key key)
+{
+    rl_blocks_lift(table, key);
+    rl_table_remove(table, key);
 }
 
 bool rl_table_is_shared(const rl_table *table)
@@ -234,8 +248,14 @@ static rl_table *table_make(const rl_table *plan)
 {
     rl_table *table = rl_alloc_zeroed(table_bytes(plan));
     if (table != NULL) {
-        *table = *plan;
+        table->secret = plan->secret;
+        table->line_words = plan->line_words;
+        table->lines_min = plan->lines_min;
+        table->lines_max = plan->lines_max;
+        table->shard_bits = plan->shard_bits;
+        table->set = plan->set;
         table->shards = table->own_shards;
+        table->blocked_until_ns = &table->own_blocked_until_ns;
         for (size_t i = 0; i < rl_table_shards(table); i++) {
             pthread_mutex_init(&table->shards[i].lock.own, NULL);
         }
@@ -261,6 +281,16 @@ rl_table *rl_table_new(const rl_limit *limits, size_t n_limits, size_t max_keys,
     rl_table plan;
     rl_table_plan(&plan, limits, n_limits, max_keys);
     plan.secret = secret;
+    return table_make(&plan);
+}
+
+rl_table *rl_table_like(const rl_table *table, const rl_limit *limits, size_t n_limits)
+{
+    rl_table plan = {.secret = table->secret,
+                     .lines_min = table->lines_min,
+                     .lines_max = table->lines_max,
+                     .shard_bits = table->shard_bits};
+    table_set_limits(&plan, limits, n_limits);
     return table_make(&plan);
 }
 
@@ -301,7 +331,7 @@ static rl_status convert_shard(const moment *from, const moment *to, shard *sour
     return RL_OK;
 }
 
-rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
+rl_status rl_table_copy_entries(rl_table *from, rl_table *to, rl_time now)
 {
     moment before = moment_at(from, now);
     moment after = moment_at(to, now);
@@ -314,11 +344,15 @@ rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
     return status;
 }
 
+rl_status rl_table_copy(rl_table *from, rl_table *to, rl_time now)
+{
+    rl_status status = rl_blocks_copy(from, to, now);
+    return status == RL_OK ? rl_table_copy_entries(from, to, now) : status;
+}
+
 rl_table *rl_table_renew(rl_table *table, const rl_limit *limits, rl_time now)
 {
-    rl_table plan = *table;
-    table_set_limits(&plan, limits, table->set.n);
-    rl_table *made = table_make(&plan);
+    rl_table *made = rl_table_like(table, limits, table->set.n);
     if (made == NULL) {
         return NULL;
     }
@@ -336,11 +370,14 @@ void rl_table_free(rl_table *table)
     if (table == NULL) {
         return;
     }
+    rl_table *blocks = atomic_load(&table->blocks);
     if (table->mapping != NULL) {
         table->unmap(table);
+        rl_free(blocks);
         rl_free(table);
         return;
     }
+    rl_table_free(blocks);
     for (size_t i = 0; i < rl_table_shards(table); i++) {
         rl_free(table->shards[i].lines);
         pthread_mutex_destroy(&table->shards[i].lock.own);
@@ -367,35 +404,79 @@ static uint64_t table_fixed_bytes(const rl_table *table)
     return table->mapping == NULL ? table_bytes(table) : sizeof *table + table->mapping_bytes;
 }
 
-rl_table_stats rl_table_count(rl_table *table)
+/* Of the blocks of a table, only the memory and the evictions count. */
+static void table_add_blocks(rl_table_stats blocks, rl_table_stats *total)
 {
-    rl_table_stats total = {.bytes = table_fixed_bytes(table)};
+    total->bytes += blocks.bytes;
+    total->evicted_active += blocks.evicted_active;
+}
+
+static rl_table *table_blocks(rl_table *table)
+{
+    return atomic_load_explicit(&table->blocks, memory_order_acquire);
+}
+
+/* The memory of the blocks of a table in a file is that of the file. */
+static uint64_t table_all_fixed_bytes(rl_table *table)
+{
+    const rl_table *blocks = table_blocks(table);
+    uint64_t bytes = table_fixed_bytes(table);
+    return bytes + (blocks != NULL && table->mapping == NULL ? table_fixed_bytes(blocks) : 0);
+}
+
+static void table_count_shards(rl_table *table, rl_table_stats *total)
+{
     for (size_t i = 0; i < rl_table_shards(table); i++) {
         shard *shard = &table->shards[i];
         uint64_t ticket = rl_shard_lock(table, shard);
-        table_add_shard(table, shard, &total);
+        table_add_shard(table, shard, total);
         rl_shard_unlock(table, shard, ticket);
     }
+}
+
+rl_table_stats rl_table_count(rl_table *table)
+{
+    rl_table_stats total = {.bytes = table_all_fixed_bytes(table)}, of_blocks = {0};
+    table_count_shards(table, &total);
+    if (table_blocks(table) != NULL) {
+        table_count_shards(table_blocks(table), &of_blocks);
+        table_add_blocks(of_blocks, &total);
+    }
     return total;
+}
+
+/* Return the number of slots. */
+static size_t table_sweep_shard(rl_table *table, shard *shard, rl_time now, rl_table_stats *total)
+{
+    moment moment = moment_at(table, now);
+    uint64_t ticket = rl_shard_lock(table, shard);
+    size_t visited = slot_count(table, shard);
+    rl_shard_keep(&moment, shard);
+    rl_shard_sweep(&moment, shard);
+    while (rl_shard_shrink(table, shard)) {}
+    table_add_shard(table, shard, total);
+    rl_shard_unlock(table, shard, ticket);
+    return visited;
 }
 
 bool rl_table_sweep_part(rl_table *table, rl_time now, size_t slots, size_t *next,
                          rl_table_stats *total)
 {
-    moment moment = moment_at(table, now);
+    rl_table *blocks = table_blocks(table);
+    size_t n_own = rl_table_shards(table);
+    size_t n_all = n_own + (blocks != NULL ? rl_table_shards(blocks) : 0);
     size_t visited = 0;
-    total->bytes += *next == 0 ? table_fixed_bytes(table) : 0;
-    while (*next < rl_table_shards(table) && visited < slots) {
-        shard *shard = &table->shards[(*next)++];
-        uint64_t ticket = rl_shard_lock(table, shard);
-        visited += slot_count(table, shard);
-        rl_shard_keep(&moment, shard);
-        rl_shard_sweep(&moment, shard);
-        while (rl_shard_shrink(table, shard)) {}
-        table_add_shard(table, shard, total);
-        rl_shard_unlock(table, shard, ticket);
+    total->bytes += *next == 0 ? table_all_fixed_bytes(table) : 0;
+    for (; *next < n_all && visited < slots; (*next)++) {
+        if (*next < n_own) {
+            visited += table_sweep_shard(table, &table->shards[*next], now, total);
+        } else {
+            rl_table_stats of_blocks = {0};
+            visited += table_sweep_shard(blocks, &blocks->shards[*next - n_own], now, &of_blocks);
+            table_add_blocks(of_blocks, total);
+        }
     }
-    return *next < rl_table_shards(table);
+    return *next < n_all;
 }
 
 rl_table_stats rl_table_sweep(rl_table *table, rl_time now)

@@ -91,7 +91,11 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time n
 /* Give tokens back (costs from rl_limit_refund); a bucket never exceeds its capacity. */
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now);
 
-/* Make the buckets of `key` full. */
+/* Deny all requests for `key` in the next `block_ns` (not negative), unless it is blocked for longer.
+ * RL_OK, or RL_ENOMEM: nothing has changed. */
+rl_status rl_table_block(rl_table *table, rl_key key, int64_t block_ns, rl_time now);
+
+/* Make the buckets of `key` full, and unblock it. */
 void rl_table_reset(rl_table *table, rl_key key);
 
 /* Make the buckets of one shard full and give its memory back. Begin with *next = 0, and call until

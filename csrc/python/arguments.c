@@ -48,24 +48,81 @@ int core_parse_key(PyObject *key, core_text *out)
     return PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) ? encode_surrogates(key, out) : -1;
 }
 
-int core_parse_cost(PyObject *cost, double *tokens)
+/* Read a finite number >= 0, which `name` names in the error. */
+static int parse_amount(const char *name, PyObject *amount, double *out)
 {
-    if (!PyFloat_Check(cost) && !PyIndex_Check(cost) &&
-        (Py_TYPE(cost)->tp_as_number == NULL || Py_TYPE(cost)->tp_as_number->nb_float == NULL)) {
-        PyErr_Format(PyExc_TypeError, "cost must be a number, not %.200s", Py_TYPE(cost)->tp_name);
+    if (!PyFloat_Check(amount) && !PyIndex_Check(amount) &&
+        (Py_TYPE(amount)->tp_as_number == NULL ||
+         Py_TYPE(amount)->tp_as_number->nb_float == NULL)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a number, not %.200s", name,
+                     Py_TYPE(amount)->tp_name);
         return -1;
     }
-    *tokens = PyFloat_AsDouble(cost);
-    if (*tokens == -1.0 && PyErr_Occurred()) {
+    *out = PyFloat_AsDouble(amount);
+    if (*out == -1.0 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
             return -1;
         }
         PyErr_Clear();
-        *tokens = INFINITY;
+        *out = INFINITY;
     }
-    if (!(*tokens >= 0 && isfinite(*tokens))) {
-        PyErr_Format(PyExc_ValueError, "cost must be a finite number >= 0, got %R", cost);
+    if (!(*out >= 0 && isfinite(*out))) {
+        PyErr_Format(PyExc_ValueError, "%s must be a finite number >= 0, got %R", name, amount);
         return -1;
+    }
+    return 0;
+}
+
+int core_parse_cost(PyObject *cost, double *tokens)
+{
+    return parse_amount("cost", cost, tokens);
+}
+
+#define BLOCK_MAX_S (100 * 365.25 * 86400)
+
+int core_parse_block(PyObject *seconds, int64_t *ns)
+{
+    double value;
+    if (parse_amount("seconds", seconds, &value) < 0) {
+        return -1;
+    }
+    *ns = (int64_t)ceil((value < BLOCK_MAX_S ? value : BLOCK_MAX_S) * 1e9);
+    return 0;
+}
+
+/* Name the whole tuple in the error about one of its numbers. Return -1. */
+static int refuse_costs(PyObject *costs)
+{
+    bool is_value = PyErr_ExceptionMatches(PyExc_ValueError);
+    if (is_value || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        PyErr_Format(is_value ? PyExc_ValueError : PyExc_TypeError,
+                     "cost must be a finite number >= 0, or a tuple of them, got %R", costs);
+    }
+    return -1;
+}
+
+int core_parse_costs(PyObject *cost, size_t n, double *tokens)
+{
+    if (cost == NULL || !PyTuple_Check(cost)) {
+        double same = 1;
+        if (cost != NULL && core_parse_cost(cost, &same) < 0) {
+            return -1;
+        }
+        for (size_t i = 0; i < n; i++) {
+            tokens[i] = same;
+        }
+        return 0;
+    }
+    if (PyTuple_GET_SIZE(cost) != (Py_ssize_t)n) {
+        PyErr_Format(PyExc_ValueError,
+                     "cost must have one number for each limit, %zu in all, got %R", n, cost);
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (core_parse_cost(PyTuple_GET_ITEM(cost, (Py_ssize_t)i), &tokens[i]) < 0) {
+            return refuse_costs(cost);
+        }
     }
     return 0;
 }
@@ -86,12 +143,12 @@ int core_parse_count(PyObject *count, void *out)
 }
 
 static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
-                       core_key_cost *out)
+                       const char *second, core_key_cost *out)
 {
     PyObject **target = NULL;
     if (PyUnicode_CompareWithASCIIString(name, first) == 0) {
         target = &out->key;
-    } else if (PyUnicode_CompareWithASCIIString(name, "cost") == 0) {
+    } else if (PyUnicode_CompareWithASCIIString(name, second) == 0) {
         target = &out->cost;
     }
     if (target == NULL || *target != NULL) {
@@ -108,17 +165,23 @@ static int parse_named(const char *function, PyObject *name, PyObject *value, co
 int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
                         Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
 {
+    return core_parse_pair(function, first, "cost", args, nargs, kwnames, out);
+}
+
+int core_parse_pair(const char *function, const char *first, const char *second,
+                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
+{
     if (nargs > 2) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() takes %s and cost, but %zd positional arguments were given", function,
-                     first, nargs);
+                     "%s() takes %s and %s, but %zd positional arguments were given", function,
+                     first, second, nargs);
         return -1;
     }
     *out = (core_key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
     Py_ssize_t n_named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n_named; i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (parse_named(function, name, args[nargs + i], first, out) < 0) {
+        if (parse_named(function, name, args[nargs + i], first, second, out) < 0) {
             return -1;
         }
     }

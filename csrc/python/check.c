@@ -493,20 +493,45 @@ static int count_shadow(const check *check, const policy_rule *rule)
     return done != NULL ? 0 : -1;
 }
 
+/* Return the costs of each limit, if the cost was a tuple, else NULL: with an exception set when
+ * there is no memory. */
+static PyObject *tuple_of_costs(const check *check, const policy_rule *rule, const double *tokens)
+{
+    PyObject *costs = NULL;
+    if (check->cost != NULL && PyTuple_Check(check->cost)) {
+        costs = PyTuple_New((Py_ssize_t)rule->n_limits);
+    }
+    for (size_t i = 0; costs != NULL && i < rule->n_limits; i++) {
+        PyObject *one = PyFloat_FromDouble(tokens[i]);
+        if (one == NULL) {
+            Py_CLEAR(costs);
+            break;
+        }
+        PyTuple_SET_ITEM(costs, (Py_ssize_t)i, one);
+    }
+    return costs;
+}
+
 static check_status run_limits(check *check)
 {
     const policy_rule *rule = rule_of(check);
     check_status status = CHECK_ERROR;
-    double cost = 1;
-    if (check->cost != NULL && core_parse_cost(check->cost, &cost) < 0) {
+    double tokens[RL_TABLE_LIMITS_MAX];
+    if (core_parse_costs(check->cost, rule->n_limits, tokens) < 0) {
+        return CHECK_ERROR;
+    }
+    PyObject *costs = tuple_of_costs(check, rule, tokens);
+    if (costs == NULL && PyErr_Occurred()) {
         return CHECK_ERROR;
     }
     verdict_object *verdict = rule->is_deny           ? hit_denied(check, rule)
-                              : rule->limiter != NULL ? hit_local(check, rule, cost)
-                                                      : hit_remote(check, rule, cost, &status);
+                              : rule->limiter != NULL ? hit_local(check, rule, tokens[0])
+                                                      : hit_remote(check, rule, tokens[0], &status);
     if (verdict == NULL) {
+        Py_XDECREF(costs);
         return status == CHECK_AWAIT ? CHECK_AWAIT : CHECK_ERROR;
     }
+    verdict->costs = costs;
     Py_XSETREF(check->verdict, verdict);
     Py_CLEAR(check->cost);
     Py_CLEAR(check->key);

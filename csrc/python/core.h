@@ -116,6 +116,14 @@ int core_parse_key(PyObject *key, core_text *out);
 /* Read a cost in tokens: a finite number >= 0. 0, or -1 with an exception set. */
 int core_parse_cost(PyObject *cost, double *tokens);
 
+/* Read a time in seconds, a finite number >= 0, as nanoseconds, rounded up; 100 years at most. 0, or -1
+ * with an exception set. */
+int core_parse_block(PyObject *seconds, int64_t *ns);
+
+/* Read a cost for each of `n` limits into `tokens`: one number for all, or a tuple with a number for
+ * each. NULL: 1 for all. 0, or -1 with an exception set. */
+int core_parse_costs(PyObject *cost, size_t n, double *tokens);
+
 /* Read a count, an int from 0 to 2**64 - 1, into a uint64_t: for "O&" of PyArg_Parse. 1, or 0 with an
  * exception set. */
 int core_parse_count(PyObject *count, void *out);
@@ -129,6 +137,10 @@ typedef struct core_key_cost {
 /* Read them; `first` is the name of the first one. 0, or -1 with an exception set. */
 int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
                         Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
+
+/* The same of the arguments (first, second), of which the second one may be missing. */
+int core_parse_pair(const char *function, const char *first, const char *second,
+                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
@@ -191,6 +203,14 @@ int limiter_ready(const limiter_object *self);
 int limiter_now(const limiter_object *self, rl_time *now);
 
 extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
+
+/* Read a key and a cost (NULL: 1) of a limiter. The costs of each limit are in `room`, or those of
+ * the limiter. 0, or -1 with an exception set. */
+int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
+                         uint64_t *room, const uint64_t **costs);
+
+/* take_all(requests): see together.c. */
+PyObject *core_take_all(PyObject *module, PyObject *requests);
 
 /* Decide for a key (str or bytes) at a cost in tokens (NULL: 1), at the time of the
  * limiter's clock. *out, the decision of the tightest limit, and `each`, one of each limit, may be

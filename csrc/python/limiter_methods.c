@@ -65,17 +65,17 @@ static int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *o
 
 typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
 
-/* Convert tokens (NULL: 1) to the units of each limit. Return `units`, or NULL with an
+/* Convert a cost (NULL: 1) to the units of each limit. Return `units`, or NULL with an
  * exception set. */
 static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
                                      cost_converter convert, uint64_t *units)
 {
-    double tokens = 1;
-    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
+    double tokens[RL_TABLE_LIMITS_MAX];
+    if (core_parse_costs(cost, self->n_limits, tokens) < 0) {
         return NULL;
     }
     for (size_t i = 0; i < self->n_limits; i++) {
-        units[i] = convert(&self->limits[i], tokens);
+        units[i] = convert(&self->limits[i], tokens[i]);
     }
     return units;
 }
@@ -95,6 +95,16 @@ int limiter_ready(const limiter_object *self)
         return 0;
     }
     return 1;
+}
+
+int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
+                         uint64_t *room, const uint64_t **costs)
+{
+    if (!limiter_ready(self) || limiter_hash_key(self, key, hash) < 0) {
+        return -1;
+    }
+    *costs = limiter_cost_units(self, cost, room);
+    return *costs == NULL ? -1 : 0;
 }
 
 /* ---- decisions ------------------------------------------------------------- */
@@ -359,6 +369,31 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_block(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    limiter_object *self = limiter_of(object);
+    core_key_cost given;
+    rl_key hash;
+    int64_t block_ns;
+    rl_time now;
+    if (core_parse_pair("block", "key", "seconds", args, nargs, kwnames, &given) < 0) {
+        return NULL;
+    }
+    if (given.cost == NULL) {
+        PyErr_SetString(PyExc_TypeError, "block() missing required argument 'seconds'");
+        return NULL;
+    }
+    if (!limiter_ready(self) || limiter_hash_key(self, given.key, &hash) < 0 ||
+        core_parse_block(given.cost, &block_ns) < 0 || limiter_now(self, &now) < 0) {
+        return NULL;
+    }
+    if (rl_table_block(self->table, hash, block_ns, now) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    Py_RETURN_NONE;
+}
+
 /* All keys are hashed before the first decision, so that a bad key in the middle
  * takes nothing from the keys before it. `keys` is a tuple made by the caller. */
 static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
@@ -538,7 +573,7 @@ PyMethodDef limiter_methods[] = {
                "Take `cost` tokens from the bucket of `key`; return whether that was allowed.\n\n"
                "Args:\n"
                "    key: str (hashed as UTF-8) or bytes.\n"
-               "    cost: tokens, a finite number >= 0.\n\n"
+               "    cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.\n\n"
                "Raises:\n"
                "    TypeError, ValueError: a bad key or cost.\n"
                "    MemoryError: there is no memory for a new key.")},
@@ -570,9 +605,15 @@ PyMethodDef limiter_methods[] = {
      PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
                "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", CORE_FAST(limiter_reset),
-     PyDoc_STR("reset($self, /, key)\n--\n\nMake the bucket of `key` (str or bytes) full.")},
+     PyDoc_STR("reset($self, /, key)\n--\n\n"
+               "Make the bucket of `key` (str or bytes) full, and unblock it.")},
     {"_reset_all", limiter_reset_all, METH_NOARGS,
-     PyDoc_STR("_reset_all($self, /)\n--\n\nMake the buckets of all keys full.")},
+     PyDoc_STR("_reset_all($self, /)\n--\n\nMake the buckets of all keys full, and unblock them.")},
+    {"block", CORE_FAST(limiter_block),
+     PyDoc_STR("block($self, /, key, seconds)\n--\n\n"
+               "Deny all requests for `key` in the next `seconds`, whatever its bucket has.\n\n"
+               "A block that ends later stays. Raises TypeError or ValueError for a bad key or\n"
+               "time, MemoryError if there is no memory for the block.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
      PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"

@@ -173,6 +173,11 @@ static void core_free(void *module)
 
 static PyMethodDef core_methods[] = {
     {"_restore_decision", decision_restore, METH_VARARGS, PyDoc_STR("Restore a pickled Decision.")},
+    {"take_all", core_take_all, METH_O,
+     PyDoc_STR(
+         "take_all($module, requests, /)\n--\n\n"
+         "Take the costs of all requests, or of none; return a tuple with a Decision of each.\n\n"
+         "requests: a tuple of (limiter, key, cost), each with a Limiter.")},
     {"client_key", walk_client_key, METH_O,
      PyDoc_STR("client_key($module, address, /)\n--\n\n"
                "Return the key of the client at an address (str).\n\n"

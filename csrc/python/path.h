@@ -215,6 +215,7 @@ typedef struct verdict_object {
     const policy_rule *rule;                   /* of the version, or NULL */
     PyObject *key;                             /* strong, or NULL */
     double cost;
+    PyObject *costs; /* strong; a tuple of floats, one for each limit; NULL: `cost` is for all */
     rl_decision decision; /* of the tightest limit */
     rl_decision each[];   /* Py_SIZE of them */
 } verdict_object;

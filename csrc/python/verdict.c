@@ -113,6 +113,12 @@ static PyObject *verdict_get_key(PyObject *self, void *Py_UNUSED(closure))
     return Py_NewRef(key != NULL ? key : Py_None);
 }
 
+static PyObject *verdict_get_cost(PyObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *costs = verdict_of(self)->costs;
+    return costs != NULL ? Py_NewRef(costs) : PyFloat_FromDouble(verdict_of(self)->cost);
+}
+
 static PyObject *verdict_get_is_denial(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(verdict_is_denial(verdict_of(self)));
@@ -133,13 +139,12 @@ static void verdict_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(verdict_of(self)->version);
     Py_XDECREF(verdict_of(self)->key);
+    Py_XDECREF(verdict_of(self)->costs);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 static PyMemberDef verdict_members[] = {
-    {"cost", T_DOUBLE, offsetof(verdict_object, cost), READONLY,
-     PyDoc_STR("Tokens that the request took (float).")},
     {"allowed", T_BOOL, offsetof(verdict_object, decision) + offsetof(rl_decision, allowed),
      READONLY, PyDoc_STR("Whether the limits allowed the request (bool).")},
     {"remaining", T_DOUBLE, offsetof(verdict_object, decision) + offsetof(rl_decision, remaining),
@@ -153,6 +158,8 @@ static PyMemberDef verdict_members[] = {
 static PyGetSetDef verdict_getset[] = {
     {"active", verdict_get_active, NULL, PyDoc_STR("The ActiveRule that decided, or None."), NULL},
     {"policy", verdict_get_policy, NULL, PyDoc_STR("The Policy that decided, or None."), NULL},
+    {"cost", verdict_get_cost, NULL,
+     PyDoc_STR("Tokens that the request took (float, or a tuple with one of each limit)."), NULL},
     {"key", verdict_get_key, NULL, PyDoc_STR("The key that the request counts for."), NULL},
     {"decision", verdict_get_decision, NULL, PyDoc_STR("The Decision of the tightest limit."),
      NULL},

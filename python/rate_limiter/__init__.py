@@ -15,7 +15,9 @@ from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.clocks import ManualClock
+from rate_limiter.limiting.hit_all import Decisions, hit_all, hit_all_async
 from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.reservation import AsyncReservation, Reservation
 
 if TYPE_CHECKING:
     from rate_limiter.asgi import RateLimitMiddleware
@@ -35,14 +37,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncRateLimiter",
+    "AsyncReservation",
     "Decision",
+    "Decisions",
     "Limit",
     "ManualClock",
     "RateLimitExceeded",
     "RateLimitMiddleware",
     "RateLimiter",
+    "Reservation",
     "StoreError",
     "__version__",
+    "hit_all",
+    "hit_all_async",
 ]
 
 # Imported when they are first used. All but the first are the demos' names: programs written for

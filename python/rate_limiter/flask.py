@@ -30,6 +30,7 @@ from rate_limiter.checks.arguments import (
 )
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, named_clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -76,7 +77,7 @@ __all__ = [
 
 Store = Storage
 
-Cost: TypeAlias = Callable[[], float]
+Cost: TypeAlias = Callable[[], Tokens]
 View = TypeVar("View", bound=Any)
 
 
@@ -96,8 +97,8 @@ class FlaskRateLimiter:
             ``"cookie:NAME"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins),
             or a callable without arguments, not async, that returns str or bytes. If none is
             present, the address counts, so omitting a header does not lift a limit.
-        cost: tokens that a request takes from the default limits: a number, or a callable without
-            arguments.
+        cost: tokens that a request takes from the default limits: a number, a tuple with one for
+            each limit, or a callable without arguments.
         cost_after: a callable, not async, that gets a Finished when the response has been sent
             and returns the final cost; the difference is refunded or charged. For default limits
             and rules. `request` and `g` are as the view left them, but resources that the
@@ -143,7 +144,7 @@ class FlaskRateLimiter:
         default_limits: Limits | Mapping[str, Limits] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),
@@ -231,7 +232,7 @@ class FlaskRateLimiter:
         self,
         limits: Limits,
         *,
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         key: KeySpec | None = None,
         name: str | None = None,
@@ -245,7 +246,8 @@ class FlaskRateLimiter:
 
         Args:
             limits: a text, a Limit, or several.
-            cost: tokens a request takes: a number, or a callable without arguments.
+            cost: tokens a request takes: a number, a tuple with one for each limit, or a
+                callable without arguments.
             cost_after: as for FlaskRateLimiter, for these limits.
             key: as for FlaskRateLimiter. None: the key given there.
             name: the name of its buckets in Redis; the name of the view by default.
@@ -556,6 +558,6 @@ def _without_scope(spec: Any, what: str) -> Any:
     if callable(spec):
         plain: Callable[[], Any] = checked_plain(what, spec)
         return lambda scope: plain()
-    if isinstance(spec, Iterable) and not isinstance(spec, str):
+    if isinstance(spec, Iterable) and not isinstance(spec, str) and what != "cost":
         return [_without_scope(one, what) for one in spec]
     return spec

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from rate_limiter import _core
 from rate_limiter.checks.redaction import redacted, shown
@@ -193,6 +193,8 @@ class Limit(_Values):
 
 
 Limits: TypeAlias = str | Limit | Iterable[str | Limit]
+Cost: TypeAlias = float | tuple[float, ...]
+"""Tokens of a request: one number for all limits, or a tuple with a number for each."""
 """One limit or several, each as a Limit or a text."""
 
 
@@ -240,11 +242,14 @@ def checked_number(name: str, value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
+C = TypeVar("C", bound="Cost")
+
+
+def check_cost(cost: C, limits: tuple[Limit, ...]) -> C:
     """Return a constant cost after checking it.
 
     Args:
-        cost: tokens per request.
+        cost: tokens per request: a number, or a tuple with one for each limit.
         limits: the limits that requests of this cost take tokens from.
 
     Raises:
@@ -252,6 +257,14 @@ def check_cost(cost: float, limits: tuple[Limit, ...]) -> float:
         ValueError: `cost` is negative, not finite, or above a capacity, so that no request could
             ever pass.
     """
+    if isinstance(cost, tuple):
+        if limits and len(cost) != len(limits):
+            raise ValueError(
+                f"cost must have one number for each limit, {len(limits)} in all, got {cost!r}"
+            )
+        for one, limit in zip(cost, limits or (None,) * len(cost), strict=True):
+            check_cost(one, (limit,) if limit is not None else ())
+        return cost
     tokens = checked_number("cost", cost)
     if not (tokens >= 0 and math.isfinite(tokens)):
         raise ValueError(f"cost must be a finite number >= 0, got {cost!r}")

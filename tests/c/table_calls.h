@@ -32,6 +32,9 @@ static inline bool call_table(rl_table *table, const rl_limit *limits, size_t n,
     case 4:
         rl_table_peek(table, key, costs, now, &decision, each);
         break;
+    case 5:
+        rl_table_block(table, key, (int64_t)(random >> 20), now);
+        break;
     default:
         rl_table_take(table, key, costs, now, &allowed, &decision, each);
     }

@@ -99,7 +99,7 @@ import _testcapi
 import asyncio
 import pickle
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter._core import AsgiMiddleware, Limiter, StartResponse, client_key
+from rate_limiter._core import AsgiMiddleware, Limiter, StartResponse, client_key, take_all
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import Identities
@@ -178,6 +178,9 @@ calls = {
     "hit_each": lambda: limiter._hit_each("k", 0.001),
     "peek_each": lambda: limiter._peek_each("k", 0.001),
     "charge": lambda: limiter.charge("\\ud800", 0.001),
+    "costs": lambda: limiter.hit("k", (0.001, 0.001)),
+    "block": lambda: limiter.block("\\ud800", 0.001),
+    "take_all": lambda: take_all(((limiter, "a", 0.001), (limiter, "\\ud800", 0.001))),
     "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),
     "window": lambda: Limiter([(20, 60, True)], clock=clock, max_keys=10).hit("k"),
     "callable": lambda: Limiter(pairs, clock=lambda: 1.5, max_keys=10).hit("k"),

@@ -412,9 +412,15 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "meter": _of("Meter"),
     "min_ttl_ms": _number,
     "now_ns": _number,
+    "others": lambda world: tuple(
+        world.one("RedisBuckets") for _ in range(world.rng.choice((0, 1, 1, 2)))
+    ),
     "path": _path,
     "probing": _flag,
     "receive": _callable,
+    "requests": lambda world: tuple(
+        (world.one("Limiter"), _key(world), _cost(world)) for _ in range(world.rng.randrange(4))
+    ),
     "remaining": _number,
     "reset_after": _number,
     "reset_after_ns": _number,

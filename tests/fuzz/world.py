@@ -171,8 +171,14 @@ class World:
         after = tuple(b"%d" % i for i in range(len(limits)))
         texts = scripts(with_windows=len(limits) > 1)
         self.keep(client)
-        self.keep(_core.RedisBuckets(client, limits, texts, b"fuzz:", after, True))
-        self.keep(_core.RedisLoop(client, loop_of(self)))
+        buckets = _core.RedisBuckets(client, limits, texts, b"fuzz:", after, True)
+        loop = _core.RedisLoop(client, loop_of(self))
+        joined = buckets.join((), texts)
+        self.keep(buckets)
+        self.keep(joined)
+        self.keep(loop)
+        for kind, one in (("RedisClient", client), ("RedisLoop", loop)):
+            self._attempt(f"{kind}.hit_all", partial(one.hit_all, joined, ("a",), 1))
 
     def _start_policy(self) -> None:
         """Make a policy that decides, and let it."""

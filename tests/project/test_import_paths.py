@@ -13,6 +13,7 @@ PATHS = {
     "rate_limiter": (
         *("AsyncRateLimiter", "AsyncTokenBucketRateLimiter", "Decision", "Limit", "ManualClock"),
         *("RateLimitConfig", "RateLimitExceeded", "RateLimitPolicy", "RateLimiter", "StoreError"),
+        *("AsyncReservation", "Decisions", "Reservation", "hit_all", "hit_all_async"),
         *("RateLimiterMiddleware", "TokenBucket", "TokenBucketLimiter", "TokenBucketRateLimiter"),
         "RateLimitMiddleware",
     ),
@@ -40,6 +41,7 @@ PATHS = {
     "rate_limiter.flask": ("FlaskRateLimitExceeded", "FlaskRateLimiter"),
     "rate_limiter.governor": ("Finished",),
     "rate_limiter.headers": ("HeaderStyle", "header_values"),
+    "rate_limiter.httpx": ("AsyncRateLimitTransport", "RateLimitTransport"),
     "rate_limiter.interfaces": (
         *("BucketState", "IAsyncRateLimitStore", "IRateLimitStore", "IRateLimiter"),
     ),
@@ -58,6 +60,7 @@ PATHS = {
     "rate_limiter.redis_limiter": ("RedisRateLimiter",),
     "rate_limiter.redis_store": ("RedisStore",),
     "rate_limiter.redis_store_async": ("AsyncRedisStore",),
+    "rate_limiter.requests": ("RateLimitAdapter",),
     "rate_limiter.rule_source": ("FileRules", "RedisRules", "RuleSource", "as_source"),
     "rate_limiter.rule_table": ("Rule", "RuleTable"),
     "rate_limiter.rules": (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rate_limiter.stores.connection import scripts
 from support.redis_servers import RedisServer, redis_server, wait_until
 
-TAKE, PEEK, REFUND, CHARGE, TAKE_MANY, _ = scripts()
+TAKE, PEEK, REFUND, CHARGE, TAKE_MANY, *_ = scripts()
 TOO_MUCH = -1
 
 

@@ -4,14 +4,19 @@ import time
 
 from rate_limiter import (
     AsyncRateLimiter,
+    AsyncReservation,
     AsyncTokenBucketRateLimiter,
     Decision,
+    Decisions,
     Limit,
     ManualClock,
     RateLimitConfig,
     RateLimiter,
     RateLimitExceeded,
+    Reservation,
     TokenBucketRateLimiter,
+    hit_all,
+    hit_all_async,
 )
 from rate_limiter.asgi import ClientAddress, DeniedRequest, HeaderStyle, Store
 from rate_limiter.fastapi import RateLimit, RateLimits
@@ -28,6 +33,28 @@ assert_type(limiter.peek("k"), Decision)
 assert_type(limiter.acquire("k", timeout=1, max_waiting=5), Decision)
 assert_type(limiter.allow_many(["a", b"b"]), list[bool])
 assert_type(limiter.stats(), dict[str, int])
+assert_type(limiter.hit("k", cost=(1, 1500)), Decision)
+assert_type(limiter.block("k", 60), None)
+assert_type(hit_all([(limiter, "a"), (limiter, b"b", (1, 2.5))]), Decisions)
+with limiter.reserve("k", cost=(1, 2000), timeout=None) as reservation:
+    assert_type(reservation, Reservation)
+    assert_type(reservation.settle((1, 700)), None)
+with limiter.slot("k", timeout=5) as turn:
+    assert_type(turn, Decision)
+
+
+@limiter.limited("api", cost=(1, 2))
+def fetch(page: int) -> str:
+    return str(page)
+
+
+@limiter.limited(lambda page: f"page {page}")
+async def fetch_later(page: int) -> str:
+    return str(page)
+
+
+assert_type(fetch(1), str)
+fetch("1")  # type: ignore[arg-type]
 
 decision = limiter.hit("k")
 assert_type(decision.allowed, bool)
@@ -106,5 +133,14 @@ async def awaited() -> None:
     assert_type(await both.acquire("k"), Decision)
     assert_type(both.with_limits("5/s"), AsyncRateLimiter)
     assert_type(await both.allow_many(["k"]), list[bool])
+    assert_type(await both.hit("k", cost=(1, 1500)), Decision)
+    assert_type(await both.block("k", 60), None)
+    assert_type(await hit_all_async([(both, "a"), (limiter, "b", 2)]), Decisions)
+    async with both.reserve("k", cost=(1, 2000)) as reserved:
+        assert_type(reserved, AsyncReservation)
+        assert_type(await reserved.settle((1, 700)), None)
+    async with both.slot("k") as turn:
+        assert_type(turn, Decision)
+    assert_type(await fetch_later(1), str)
     waited = AsyncTokenBucketRateLimiter(RateLimitConfig(5, 1.0), AsyncInMemoryStore())
     assert_type(await waited.get_remaining_tokens("k"), float)

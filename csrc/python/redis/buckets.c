@@ -54,13 +54,41 @@ static char *put_tagged(char *out, const char *key, size_t len)
     return out;
 }
 
-size_t redis_buckets_key_room(const buckets_object *self, size_t len)
+/* Return the buckets that a limit belongs to, with its number among theirs and its client key. */
+static const buckets_object *part_of_limit(const buckets_object *self, size_t *i,
+                                           const core_text **keys)
+{
+    if (self->parts == NULL) {
+        return self;
+    }
+    size_t part = self->part_of[*i], first = *i;
+    while (first > 0 && self->part_of[first - 1] == part) {
+        first--;
+    }
+    *i -= first;
+    *keys += part;
+    return buckets_of(PyTuple_GET_ITEM(self->parts, (Py_ssize_t)part));
+}
+
+static size_t own_key_room(const buckets_object *self, size_t len)
 {
     size_t widest = self->tagged ? 3 + (len > PLAIN_KEY_MAX ? 7 + HEX_SIZE : 3 * len) : len;
     size_t room = 0;
     for (size_t i = 0; i < self->n_limits; i++) {
         room += (size_t)PyBytes_GET_SIZE(self->before) + widest +
                 (size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM(self->after, (Py_ssize_t)i));
+    }
+    return room;
+}
+
+size_t redis_buckets_key_room(const buckets_object *self, const core_text *keys)
+{
+    if (self->parts == NULL) {
+        return own_key_room(self, keys->len);
+    }
+    size_t room = 0;
+    for (size_t i = 0; i < redis_buckets_n_parts(self); i++) {
+        room += own_key_room(buckets_of(PyTuple_GET_ITEM(self->parts, (Py_ssize_t)i)), keys[i].len);
     }
     return room;
 }
@@ -73,6 +101,7 @@ static char *put_bytes(char *out, const char *data, size_t len)
 
 char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out)
 {
+    self = part_of_limit(self, &i, &key);
     PyObject *after = PyTuple_GET_ITEM(self->after, (Py_ssize_t)i); /* borrowed */
     out = put_bytes(out, PyBytes_AS_STRING(self->before), (size_t)PyBytes_GET_SIZE(self->before));
     out = self->tagged ? put_tagged(out, key->data, key->len) : put_bytes(out, key->data, key->len);
@@ -265,11 +294,12 @@ static PyObject *buckets_keys(PyObject *object, PyObject *key)
 {
     const buckets_object *self = buckets_of(object);
     core_text text;
-    if (self->client == NULL || core_parse_key(key, &text) < 0) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_RuntimeError, "not initialised");
+    if (self->client == NULL || self->parts != NULL || core_parse_key(key, &text) < 0) {
+        return PyErr_Occurred() ? NULL
+                                : PyErr_Format(PyExc_RuntimeError, "not initialised, or joined");
     }
     PyObject *keys = PyTuple_New((Py_ssize_t)self->n_limits);
-    char *room = PyMem_Malloc(redis_buckets_key_room(self, text.len) + 1);
+    char *room = PyMem_Malloc(redis_buckets_key_room(self, &text) + 1);
     if (keys == NULL || room == NULL) {
         PyErr_NoMemory();
         Py_CLEAR(keys);
@@ -288,6 +318,79 @@ static PyObject *buckets_keys(PyObject *object, PyObject *key)
     return keys;
 }
 
+/* Check the parts of joined buckets, and count their limits. 0, or -1 with an exception set. */
+static int buckets_check_parts(PyTypeObject *type, PyObject *parts, PyObject *scripts,
+                               Py_ssize_t *n_limits)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(parts);
+    *n_limits = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *part = PyTuple_GET_ITEM(parts, i); /* borrowed */
+        if (Py_TYPE(part) != type || buckets_of(part)->client == NULL ||
+            buckets_of(part)->parts != NULL ||
+            buckets_of(part)->client != buckets_of(PyTuple_GET_ITEM(parts, 0))->client) {
+            PyErr_SetString(PyExc_TypeError, "expected a tuple of RedisBuckets of one client");
+            return -1;
+        }
+        *n_limits += (Py_ssize_t)buckets_of(part)->n_limits;
+    }
+    if (*n_limits < 1 || *n_limits > RL_TABLE_LIMITS_MAX ||
+        PyTuple_GET_SIZE(scripts) != N_SCRIPTS) {
+        PyErr_Format(PyExc_ValueError, "expected 1 to %d limits in all, got %zd",
+                     RL_TABLE_LIMITS_MAX, *n_limits);
+        return -1;
+    }
+    return 0;
+}
+
+/* Return a tuple of the first part and the others. */
+static PyObject *buckets_parts(PyObject *first, PyObject *others)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(others);
+    PyObject *parts = PyTuple_New(n + 1);
+    if (parts != NULL) {
+        PyTuple_SET_ITEM(parts, 0, Py_NewRef(first));
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(parts, i + 1, Py_NewRef(PyTuple_GET_ITEM(others, i)));
+        }
+    }
+    return parts;
+}
+
+static PyObject *buckets_join(PyObject *first, PyObject *args)
+{
+    PyTypeObject *type = Py_TYPE(first);
+    PyObject *others, *scripts;
+    Py_ssize_t n_limits;
+    if (!PyArg_ParseTuple(args, "O!O!:join", &PyTuple_Type, &others, &PyTuple_Type, &scripts)) {
+        return NULL;
+    }
+    PyObject *parts = buckets_parts(first, others);
+    if (parts == NULL || buckets_check_parts(type, parts, scripts, &n_limits) < 0) {
+        Py_XDECREF(parts);
+        return NULL;
+    }
+    PyObject *object = buckets_new(type, NULL, NULL);
+    if (object == NULL || buckets_set_scripts(buckets_of(object), scripts) < 0) {
+        Py_XDECREF(object);
+        Py_DECREF(parts);
+        return NULL;
+    }
+    buckets_object *self = buckets_of(object);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parts); i++) {
+        const buckets_object *part = buckets_of(PyTuple_GET_ITEM(parts, i));
+        for (size_t j = 0; j < part->n_limits; j++) {
+            self->part_of[self->n_limits] = (uint8_t)i;
+            self->limits[self->n_limits++] = part->limits[j];
+        }
+        self->n_windows += part->n_windows;
+    }
+    self->sources = Py_NewRef(scripts);
+    self->parts = parts;
+    self->client = (client_object *)Py_NewRef(buckets_of(PyTuple_GET_ITEM(parts, 0))->client);
+    return object;
+}
+
 static void buckets_dealloc(PyObject *object)
 {
     buckets_object *self = buckets_of(object);
@@ -296,6 +399,7 @@ static void buckets_dealloc(PyObject *object)
     Py_XDECREF(self->sources);
     Py_XDECREF(self->before);
     Py_XDECREF(self->after);
+    Py_XDECREF(self->parts);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -310,6 +414,9 @@ static PyMethodDef buckets_methods[] = {
     {"counts", buckets_counts, METH_NOARGS,
      PyDoc_STR("counts($self, /)\n--\n\n"
                "Return how many decisions that take tokens have allowed and denied (two ints).")},
+    {"join", buckets_join, METH_VARARGS,
+     PyDoc_STR("join($self, others, scripts, /)\n--\n\n"
+               "Return buckets of this one and others, for hit_all() of the same client.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -320,7 +427,7 @@ static PyType_Slot buckets_slots[] = {
          "             dated=False)\n--\n\n"
          "Keep the buckets of some limits in Redis.\n\n"
          "limits: a tuple of limits, as in Limiter. scripts: the texts of take, peek, refund,\n"
-         "charge, take_many and reset (bytes). before, after: bytes around a client key;\n"
+         "charge, take_many, reset and block (bytes). before, after: bytes around a client key;\n"
          "`after` has one for each limit. tagged: put the client key between braces and\n"
          "escape those in it. min_ttl_ms: shortest time to keep a bucket. dated: end the key\n"
          "of a fixed window with the start of the window. Raises ValueError for a value out\n"

@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#include "redis/cluster.h"
+
 #define ARGUMENTS_PER_LIMIT 5
 
 /* ---- errors ------------------------------------------------------------------------ */
@@ -79,28 +81,70 @@ static void builder_add_text(call_builder *to, const char *text)
     builder_add(to, text, strlen(text));
 }
 
-static char *builder_add_keys(call_builder *to, const buckets_object *self, const core_text *key,
-                              char *room)
+/* Return the number of an earlier key that is the same as the last one, or its own. */
+static size_t builder_same_key(const call_builder *to, size_t n_keys)
 {
+    int last = to->n - 1, first = last - (int)n_keys;
+    for (int i = first; i < last; i++) {
+        if (to->lens[i] == to->lens[last] &&
+            memcmp(to->texts[i], to->texts[last], to->lens[i]) == 0) {
+            return (size_t)(i - first);
+        }
+    }
+    return n_keys;
+}
+
+/* Add the keys of all limits, each once. */
+static char *builder_add_keys(call_builder *to, redis_call *call, const core_text *keys, char *room)
+{
+    const buckets_object *self = call->buckets;
     for (size_t i = 0; i < self->n_limits; i++) {
-        char *end = redis_buckets_put_key(self, i, key, room);
+        char *end = redis_buckets_put_key(self, i, keys, room);
         builder_add(to, room, (size_t)(end - room));
+        size_t same = self->parts != NULL ? builder_same_key(to, call->n_keys) : call->n_keys;
+        call->key_of[i] = (uint8_t)same;
+        if (same < call->n_keys) {
+            to->n--;
+        } else {
+            call->n_keys++;
+        }
         room = end;
     }
     return room;
 }
 
-static void builder_add_numbers(call_builder *to, const buckets_object *self, const uint64_t *costs,
-                                char *room)
+/* Let the limits that share a key have the sum of their costs. */
+static void call_add_costs(redis_call *call)
 {
-    for (size_t i = 0; i < self->n_limits; i++) {
-        const redis_limit *limit = &self->limits[i];
+    uint64_t sums[RL_TABLE_LIMITS_MAX] = {0};
+    size_t n = call->buckets->n_limits;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t *sum = &sums[call->key_of[i]], cost = call->costs[i];
+        *sum = *sum == RL_COST_NEVER || cost == RL_COST_NEVER ? RL_COST_NEVER : *sum + cost;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const redis_limit *limit = &call->buckets->limits[i];
+        uint64_t cap = rl_is_window(&limit->window) ? limit->window.cap : limit->bucket.cap;
+        uint64_t sum = sums[call->key_of[i]];
+        call->costs[i] = sum == call->costs[i] || sum <= cap ? sum : RL_COST_NEVER;
+    }
+}
+
+static void builder_add_numbers(call_builder *to, const redis_call *call, char *room)
+{
+    size_t n_keys = 0;
+    for (size_t i = 0; i < call->buckets->n_limits; i++) {
+        const redis_limit *limit = &call->buckets->limits[i];
+        if (call->key_of[i] < n_keys) {
+            continue; /* it shares a key */
+        }
+        n_keys++;
         builder_add_text(to, limit->scale);
         builder_add_text(to, limit->token);
         builder_add_text(to, limit->cap);
-        int len = costs[i] == RL_COST_NEVER
+        int len = call->costs[i] == RL_COST_NEVER
                       ? snprintf(room, NUMBER_SIZE, "-1")
-                      : snprintf(room, NUMBER_SIZE, "%llu", (unsigned long long)costs[i]);
+                      : snprintf(room, NUMBER_SIZE, "%llu", (unsigned long long)call->costs[i]);
         builder_add(to, room, (size_t)len);
         room += NUMBER_SIZE;
         builder_add_text(to, limit->min_ttl_ms);
@@ -117,6 +161,8 @@ static const rl_script *call_script(const buckets_object *self, bucket_operation
         return &self->scripts[SCRIPT_CHARGE];
     case BUCKET_REFUND:
         return &self->scripts[SCRIPT_REFUND];
+    case BUCKET_BLOCK:
+        return &self->scripts[SCRIPT_BLOCK];
     case BUCKET_RESET:
         return self->n_windows != 0 ? &self->scripts[SCRIPT_RESET] : NULL;
     default:
@@ -124,7 +170,7 @@ static const rl_script *call_script(const buckets_object *self, bucket_operation
     }
 }
 
-static void call_fill(redis_call *call, const core_text *key)
+static void call_fill(redis_call *call, const core_text *keys)
 {
     const buckets_object *self = call->buckets;
     size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * self->n_limits;
@@ -137,14 +183,17 @@ static void call_fill(redis_call *call, const core_text *key)
     if (out->script != NULL) {
         builder_add_text(&to, ""); /* the command and the digest, which the core fills in */
         builder_add_text(&to, "");
-        builder_add_text(&to, counts[self->n_limits]);
+        builder_add_text(&to, "");
         out->key = 3;
-        room = builder_add_keys(&to, self, key, room);
-        builder_add_numbers(&to, self, call->costs, room);
+        room = builder_add_keys(&to, call, keys, room);
+        to.texts[2] = counts[call->n_keys];
+        to.lens[2] = 1;
+        call_add_costs(call);
+        builder_add_numbers(&to, call, room);
     } else {
         builder_add_text(&to, "DEL");
         out->key = 1;
-        builder_add_keys(&to, self, key, room);
+        builder_add_keys(&to, call, keys, room);
     }
     out->arguments = (rl_arguments){to.n, to.texts, to.lens};
 }
@@ -165,35 +214,112 @@ static uint64_t call_units(const redis_limit *limit, double tokens, bucket_opera
     }
 }
 
+/* Set the costs of a call, in units of each limit. 0, or -1 with an exception set. */
+static int call_read_costs(const buckets_object *buckets, bucket_operation operation,
+                           PyObject *cost, uint64_t *units)
+{
+    double tokens[RL_TABLE_LIMITS_MAX];
+    int64_t block_ns;
+    if (operation == BUCKET_BLOCK) {
+        if (core_parse_block(cost, &block_ns) < 0) {
+            return -1;
+        }
+        units[0] = ((uint64_t)block_ns + 999) / 1000;
+        return 0;
+    }
+    if (core_parse_costs(cost, buckets->n_limits, tokens) < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < buckets->n_limits; i++) {
+        units[i] = call_units(&buckets->limits[i], tokens[i], operation);
+    }
+    return 0;
+}
+
+/* Read the client keys, one for each part. Return how many were read; fewer: an exception is set. */
+static size_t call_read_keys(const buckets_object *buckets, PyObject *key, core_text *out)
+{
+    size_t n = redis_buckets_n_parts(buckets), i = 0;
+    if (buckets->parts == NULL) {
+        return core_parse_key(key, out) < 0 ? 0 : 1;
+    }
+    if (!PyTuple_Check(key) || PyTuple_GET_SIZE(key) != (Py_ssize_t)n) {
+        PyErr_Format(PyExc_TypeError, "expected a tuple of %zu keys, got %R", n, key);
+        return 0;
+    }
+    while (i < n && core_parse_key(PyTuple_GET_ITEM(key, (Py_ssize_t)i), &out[i]) == 0) {
+        i++;
+    }
+    return i;
+}
+
+/* Limits that share a key must read it in the same way, and a cluster has all keys of a script in
+ * one slot. 0, or -1 with an exception set. */
+static int call_check_joined(const redis_call *call)
+{
+    const buckets_object *self = call->buckets;
+    const rl_arguments *arguments = &call->thread.call.arguments;
+    for (size_t i = 0; i < self->n_limits; i++) {
+        for (size_t j = 0; j < i; j++) {
+            const redis_limit *one = &self->limits[i], *other = &self->limits[j];
+            bool is_same = strcmp(one->scale, other->scale) == 0 &&
+                           strcmp(one->token, other->token) == 0 &&
+                           strcmp(one->cap, other->cap) == 0;
+            if (call->key_of[i] == call->key_of[j] && !is_same) {
+                PyErr_Format(PyExc_ValueError,
+                             "items %d and %d have different limits under one key in Redis: give "
+                             "their limiters different names",
+                             self->part_of[j], self->part_of[i]);
+                return -1;
+            }
+        }
+    }
+    for (size_t i = 1; i < call->n_keys && self->client->options.kind == RL_CLUSTER; i++) {
+        if (rl_cluster_slot(arguments->texts[3], arguments->lens[3]) !=
+            rl_cluster_slot(arguments->texts[3 + i], arguments->lens[3 + i])) {
+            PyErr_SetString(PyExc_ValueError,
+                            "hit_all() in a cluster needs all keys in one slot: give the store a "
+                            "prefix with braces, such as '{ratelimit}', or use the same key");
+            return -1;
+        }
+    }
+    return 0;
+}
+
 redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, PyObject *key,
                            PyObject *cost)
 {
-    double tokens = 1;
-    core_text text;
-    if (core_parse_key(key, &text) < 0) {
+    uint64_t costs[RL_TABLE_LIMITS_MAX] = {0};
+    core_text keys[RL_TABLE_LIMITS_MAX];
+    redis_call *call = NULL;
+    if ((buckets->parts != NULL) != (operation == BUCKET_HIT_ALL)) {
+        PyErr_SetString(PyExc_TypeError, "hit_all() is for joined buckets, and only that");
         return NULL;
     }
-    if (cost != NULL && core_parse_cost(cost, &tokens) < 0) {
-        Py_XDECREF(text.owner);
+    size_t n_read = call_read_keys(buckets, key, keys);
+    if (n_read == redis_buckets_n_parts(buckets) &&
+        call_read_costs(buckets, operation, cost, costs) == 0) {
+        size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
+        size_t room = n_texts * (sizeof(char *) + sizeof(size_t)) +
+                      redis_buckets_key_room(buckets, keys) + NUMBER_SIZE * buckets->n_limits;
+        call = PyMem_Malloc(sizeof *call + room);
+        if (call == NULL) {
+            PyErr_NoMemory();
+        } else {
+            memset(call, 0, sizeof *call);
+            call->buckets = (buckets_object *)Py_NewRef(buckets);
+            call->operation = operation;
+            memcpy(call->costs, costs, sizeof costs);
+            call_fill(call, keys);
+        }
+    }
+    for (size_t i = 0; i < n_read; i++) {
+        Py_XDECREF(keys[i].owner);
+    }
+    if (call != NULL && buckets->parts != NULL && call_check_joined(call) < 0) {
+        redis_call_free(call);
         return NULL;
     }
-    size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
-    size_t room = n_texts * (sizeof(char *) + sizeof(size_t)) +
-                  redis_buckets_key_room(buckets, text.len) + NUMBER_SIZE * buckets->n_limits;
-    redis_call *call = PyMem_Malloc(sizeof *call + room);
-    if (call == NULL) {
-        Py_XDECREF(text.owner);
-        PyErr_NoMemory();
-        return NULL;
-    }
-    memset(call, 0, sizeof *call);
-    call->buckets = (buckets_object *)Py_NewRef(buckets);
-    call->operation = operation;
-    for (size_t i = 0; i < buckets->n_limits; i++) {
-        call->costs[i] = call_units(&buckets->limits[i], tokens, operation);
-    }
-    call_fill(call, &text);
-    Py_XDECREF(text.owner);
     return call;
 }
 
@@ -216,17 +342,30 @@ static bool is_whole(const redisReply *reply)
     return reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0;
 }
 
-/* The count of numbers after those of the limits: two times of each window. */
-static size_t call_n_extra(const buckets_object *self)
+/* The count of numbers in an answer: {1 or 0, one for each key, and two times for each window}. */
+static size_t call_n_numbers(const redis_call *call)
 {
-    return 2 * self->n_windows;
+    size_t n = 1 + call->n_keys, n_keys = 0;
+    for (size_t i = 0; i < call->buckets->n_limits; i++) {
+        if (call->key_of[i] == n_keys) {
+            n += rl_is_window(&call->buckets->limits[i].window) ? 2 : 0;
+            n_keys++;
+        }
+    }
+    return n;
 }
 
-/* Check an answer: {1 or 0, a number for each limit, extra numbers}, all of them whole. */
-static bool call_is_answer(const buckets_object *self, const redisReply *reply)
+/* Return true if the numbers of blocks follow, one for each key. */
+static bool call_has_blocks(const redis_call *call, const redisReply *reply)
+{
+    return reply->elements == call_n_numbers(call) + call->n_keys;
+}
+
+/* Check an answer, whose numbers are all whole. Only denials have blocks. */
+static bool call_is_answer(const redis_call *call, const redisReply *reply)
 {
     if (reply->type != REDIS_REPLY_ARRAY ||
-        reply->elements != 1 + self->n_limits + call_n_extra(self)) {
+        (reply->elements != call_n_numbers(call) && !call_has_blocks(call, reply))) {
         return false;
     }
     for (size_t i = 0; i < reply->elements; i++) {
@@ -268,27 +407,59 @@ static bool call_read_each(const redis_call *call, rl_decision *each, bool *allo
 {
     const buckets_object *self = call->buckets;
     const redisReply *reply = call->thread.call.reply;
-    if (!call_is_answer(self, reply)) {
+    if (!call_is_answer(call, reply)) {
         return false;
     }
     *allowed = reply->element[0]->integer != 0;
-    size_t extra = 1 + self->n_limits;
+    size_t extra = 1 + call->n_keys;
+    size_t extra_of[RL_TABLE_LIMITS_MAX] = {0};
     for (size_t i = 0; i < self->n_limits; i++) {
         const redis_limit *limit = &self->limits[i];
-        uint64_t deficit = number_at(reply, i + 1);
+        size_t key = call->key_of[i];
+        uint64_t deficit = number_at(reply, key + 1);
         uint64_t cost = call->costs[i];
         bool is_window = rl_is_window(&limit->window);
         uint64_t cap = is_window ? limit->window.cap : limit->bucket.cap;
         /* In a denial, a limit that has enough tokens counts as passed. */
         bool passes = *allowed || (cost <= cap && deficit <= cap - cost);
         if (is_window) {
-            each[i] = window_decision(&limit->window, deficit, cost, passes, reply, extra);
-            extra += 2;
+            if (extra_of[key] == 0) {
+                extra_of[key] = extra;
+                extra += 2;
+            }
+            each[i] = window_decision(&limit->window, deficit, cost, passes, reply, extra_of[key]);
         } else {
             each[i] = rl_redis_bucket_decision(&limit->bucket, deficit, cost, passes);
         }
     }
     return true;
+}
+
+/* The part that a limit belongs to. */
+static size_t call_part(const buckets_object *self, size_t i)
+{
+    return self->parts != NULL ? self->part_of[i] : 0;
+}
+
+/* Deny what is blocked. The limits of one part are of one client, which is blocked as a whole. */
+static void call_apply_blocks(const redis_call *call, rl_decision *each)
+{
+    const buckets_object *self = call->buckets;
+    const redisReply *reply = call->thread.call.reply;
+    uint64_t left_us[RL_TABLE_LIMITS_MAX] = {0};
+    if (!call_has_blocks(call, reply)) {
+        return;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        uint64_t *left = &left_us[call_part(self, i)];
+        uint64_t one_us = number_at(reply, call_n_numbers(call) + call->key_of[i]);
+        *left = one_us > *left ? one_us : *left;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        if (left_us[call_part(self, i)] > 0) {
+            rl_decision_block(&each[i], us_to_ns(left_us[call_part(self, i)]));
+        }
+    }
 }
 
 static const rl_decision *tightest_of(const rl_decision *each, size_t n)
@@ -302,6 +473,27 @@ static const rl_decision *tightest_of(const rl_decision *each, size_t n)
     return tightest;
 }
 
+/* Return a tuple with the decision of the tightest limit of each part. */
+static PyObject *call_parts_result(const buckets_object *self, const rl_decision *each)
+{
+    size_t n = redis_buckets_n_parts(self), first = 0;
+    PyObject *decisions = PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; decisions != NULL && i < n; i++) {
+        size_t end = first;
+        while (end < self->n_limits && self->part_of[end] == i) {
+            end++;
+        }
+        PyObject *one = decision_new(self->state, tightest_of(&each[first], end - first));
+        if (one == NULL) {
+            Py_CLEAR(decisions);
+            break;
+        }
+        PyTuple_SET_ITEM(decisions, (Py_ssize_t)i, one);
+        first = end;
+    }
+    return decisions;
+}
+
 PyObject *redis_call_result(redis_call *call)
 {
     const rl_call *done = &call->thread.call;
@@ -311,11 +503,14 @@ PyObject *redis_call_result(redis_call *call)
     if (done->fault != RL_FAULT_NONE) {
         return redis_raise_fault(self->state, done);
     }
-    if (call->operation == BUCKET_RESET) {
+    if (call->operation == BUCKET_RESET || call->operation == BUCKET_BLOCK) {
         Py_RETURN_NONE;
     }
-    if (!call_read_each(call, each, &allowed) ||
-        tightest_of(each, self->n_limits)->allowed != allowed) {
+    bool is_answer = call_read_each(call, each, &allowed);
+    if (is_answer) {
+        call_apply_blocks(call, each);
+    }
+    if (!is_answer || tightest_of(each, self->n_limits)->allowed != allowed) {
         return redis_raise(self->state, RL_FAULT_PROTOCOL, "the script's answer is not a decision",
                            &done->server);
     }
@@ -325,6 +520,8 @@ PyObject *redis_call_result(redis_call *call)
         return PyBool_FromLong(allowed);
     case BUCKET_REFUND:
         Py_RETURN_NONE;
+    case BUCKET_HIT_ALL:
+        return call_parts_result(self, each);
     case BUCKET_HIT_EACH:
     case BUCKET_PEEK_EACH:
         return decisions_new(self->state, tightest_of(each, self->n_limits), each, self->n_limits);

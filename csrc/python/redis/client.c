@@ -233,6 +233,19 @@ static PyObject *client_reset(PyObject *self, PyObject *const *args, Py_ssize_t 
     return client_decide(self, BUCKET_RESET, args, nargs);
 }
 
+static PyObject *client_hit_all(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return client_decide(self, BUCKET_HIT_ALL, args, nargs);
+}
+
+static PyObject *client_block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        return PyErr_Format(PyExc_TypeError, "expected (buckets, key, seconds)");
+    }
+    return client_decide(self, BUCKET_BLOCK, args, nargs);
+}
+
 /* Wait for all calls. If one fails, the earlier ones have taken their tokens. */
 static PyObject *client_run_many(const client_object *self, redis_call **calls, Py_ssize_t n)
 {
@@ -525,6 +538,13 @@ static PyMethodDef client_methods[] = {
                "Give `cost` tokens back, up to the capacity. As allow().")},
     {"reset", FAST_ONLY(client_reset),
      PyDoc_STR("reset($self, buckets, key, /)\n--\n\nMake the buckets of `key` full. As allow().")},
+    {"hit_all", FAST_ONLY(client_hit_all),
+     PyDoc_STR("hit_all($self, buckets, keys, cost, /)\n--\n\n"
+               "Take the costs of all parts of joined buckets, or of none; return a tuple\n"
+               "with a Decision of each part. `cost` has a number for each limit. As allow().")},
+    {"block", FAST_ONLY(client_block),
+     PyDoc_STR("block($self, buckets, key, seconds, /)\n--\n\n"
+               "Deny all requests for `key` in the next `seconds`. As allow().")},
     {"allow_many", FAST_ONLY(client_allow_many),
      PyDoc_STR("allow_many($self, buckets, keys, cost=1, /)\n--\n\n"
                "Decide for each of several keys at once; return a list of bools. As allow().")},

@@ -147,6 +147,19 @@ static PyObject *loop_reset(PyObject *self, PyObject *const *args, Py_ssize_t na
     return loop_submit(self, BUCKET_RESET, args, nargs);
 }
 
+static PyObject *loop_hit_all(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return loop_submit(self, BUCKET_HIT_ALL, args, nargs);
+}
+
+static PyObject *loop_block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        return PyErr_Format(PyExc_TypeError, "expected (buckets, key, seconds)");
+    }
+    return loop_submit(self, BUCKET_BLOCK, args, nargs);
+}
+
 /* ---- the map ---------------------------------------------------------------------------------------- */
 
 /* When closed, no server is known. */
@@ -372,6 +385,15 @@ static PyMethodDef loop_methods[] = {
     {"reset", FAST_ONLY(loop_reset),
      PyDoc_STR("reset($self, buckets, key, /)\n--\n\n"
                "Make the buckets of `key` full; return a Future of None. As allow().")},
+    {"hit_all", FAST_ONLY(loop_hit_all),
+     PyDoc_STR(
+         "hit_all($self, buckets, keys, cost, /)\n--\n\n"
+         "Take the costs of all parts of joined buckets, or of none; return a Future of a tuple\n"
+         "with a Decision of each part. `cost` has a number for each limit. As allow().")},
+    {"block", FAST_ONLY(loop_block),
+     PyDoc_STR("block($self, buckets, key, seconds, /)\n--\n\n"
+               "Deny all requests for `key` in the next `seconds`; return a Future of None.\n"
+               "As allow().")},
     {"node_of", loop_node_of, METH_O,
      PyDoc_STR("node_of($self, name, /)\n--\n\nAs RedisClient.node_of, for this event loop.")},
     {"nodes", loop_nodes, METH_NOARGS,

@@ -25,6 +25,7 @@ enum {
     SCRIPT_CHARGE,
     SCRIPT_TAKE_MANY,
     SCRIPT_RESET,
+    SCRIPT_BLOCK,
     N_SCRIPTS
 };
 #define NUMBER_SIZE 24
@@ -48,6 +49,8 @@ typedef enum bucket_operation {
     BUCKET_CHARGE,
     BUCKET_REFUND,
     BUCKET_RESET,
+    BUCKET_HIT_ALL, /* of joined buckets: a Decision of each part */
+    BUCKET_BLOCK,   /* the cost is a time in seconds */
 } bucket_operation;
 
 /* A limit as the scripts take it. */
@@ -71,12 +74,21 @@ typedef struct buckets_object {
     size_t n_limits;
     size_t n_windows; /* of the limits */
     redis_limit limits[RL_TABLE_LIMITS_MAX];
-    PyObject *before;           /* strong; bytes before a client key, */
-    PyObject *after;            /* strong; and a tuple of bytes after it, for each limit */
-    bool tagged;                /* put the client key between braces, and escape those in it */
-    _Atomic uint64_t n_allowed; /* decisions that take tokens: allow, hit and hit_each */
+    PyObject *before; /* strong; bytes before a client key, */
+    PyObject *after;  /* strong; and a tuple of bytes after it, for each limit */
+    bool tagged;      /* put the client key between braces, and escape those in it */
+    PyObject
+        *parts; /* strong; a tuple of RedisBuckets that this one joins, each with a client key of
+                       * its own; NULL: none. Then `before` and `after` are NULL */
+    uint8_t part_of[RL_TABLE_LIMITS_MAX]; /* of each limit */
+    _Atomic uint64_t n_allowed;           /* decisions that take tokens: allow, hit and hit_each */
     _Atomic uint64_t n_denied;
 } buckets_object;
+
+static inline size_t redis_buckets_n_parts(const buckets_object *self)
+{
+    return self->parts != NULL ? (size_t)PyTuple_GET_SIZE(self->parts) : 1;
+}
 
 /* One decision under way, followed by the room for its texts. */
 typedef struct redis_call {
@@ -84,16 +96,18 @@ typedef struct redis_call {
     buckets_object *buckets; /* strong */
     bucket_operation operation;
     uint64_t costs[RL_TABLE_LIMITS_MAX];
-    PyObject *future;                   /* strong; NULL unless of a loop */
-    bool alone;                         /* a batch could not decide it */
-    struct redis_call *previous, *next; /* of a loop */
+    size_t n_keys; /* different ones: limits of joined buckets may share a key, and then its cost */
+    uint8_t key_of[RL_TABLE_LIMITS_MAX]; /* of each limit */
+    PyObject *future;                    /* strong; NULL unless of a loop */
+    bool alone;                          /* a batch could not decide it */
+    struct redis_call *previous, *next;  /* of a loop */
 } redis_call;
 
-/* Return the size of the keys in Redis of a client key of `len` bytes. */
-size_t redis_buckets_key_room(const buckets_object *self, size_t len);
+/* Return the size of the keys in Redis of client keys, one for each part. */
+size_t redis_buckets_key_room(const buckets_object *self, const core_text *keys);
 
 /* Write the key in Redis of limit number `i`; return its end. */
-char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *key, char *out);
+char *redis_buckets_put_key(const buckets_object *self, size_t i, const core_text *keys, char *out);
 
 /* Count a decision if the operation takes tokens. */
 void redis_buckets_count(buckets_object *self, bucket_operation operation, bool allowed);

@@ -21,6 +21,8 @@ _EXTRAS = {
     "yarl": "load",
     "rich": "load",
     "matplotlib": "plot",
+    "httpx": "httpx",
+    "requests": "requests",
 }
 """The extra for each library."""
 

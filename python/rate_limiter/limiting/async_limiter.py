@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Limit, Limits
+from rate_limiter.limit import Cost, Limit, Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
+from rate_limiter.limiting.reservation import AsyncReservation
+from rate_limiter.limiting.slots import AsyncSlot, CallKey, P, R, limited
 from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import running_loop
@@ -77,43 +79,43 @@ class AsyncRateLimiter:
         """The store, see RateLimiter.store."""
         return self._limiter.store
 
-    async def allow(self, key: str | bytes, cost: float = 1) -> bool:
+    async def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
         """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""
         if self._call_redis is not None:
             return cast(bool, await self._call_redis("allow", key, cost))
         return self._limiter.allow(key, cost)
 
-    async def hit(self, key: str | bytes, cost: float = 1) -> Decision:
+    async def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens; return a Decision. See RateLimiter.hit."""
         if self._call_redis is not None:
             return cast(Decision, await self._call_redis("hit", key, cost))
         return self._limiter.hit(key, cost)
 
-    async def peek(self, key: str | bytes, cost: float = 1) -> Decision:
+    async def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Return the Decision of hit() without taking tokens. See RateLimiter.peek."""
         if self._call_redis is not None:
             return cast(Decision, await self._call_redis("peek", key, cost))
         return self._limiter.peek(key, cost)
 
-    async def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+    async def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens even if the bucket has fewer. See RateLimiter.charge."""
         if self._call_redis is not None:
             return cast(Decision, await self._call_redis("charge", key, cost))
         return self._limiter.charge(key, cost)
 
-    async def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    async def hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
             return cast("tuple[Decision, ...]", await self._call_redis("hit_each", key, cost))
         return self._limiter._hit_each(key, cost)
 
-    async def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    async def peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
             return cast("tuple[Decision, ...]", await self._call_redis("peek_each", key, cost))
         return self._limiter._peek_each(key, cost)
 
-    async def refund(self, key: str | bytes, cost: float = 1) -> None:
+    async def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         """Give tokens back, up to the capacity. See RateLimiter.refund."""
         if self._call_redis is None:
             self._limiter.refund(key, cost)
@@ -139,6 +141,13 @@ class AsyncRateLimiter:
         """Return the keys in Redis that begin with a prefix. See RateLimiter.keys."""
         return await asyncio.to_thread(self._limiter.keys, prefix)
 
+    async def block(self, key: str | bytes, seconds: float) -> None:
+        """Deny all requests for `key` in the next `seconds`. See RateLimiter.block."""
+        if self._call_redis is None:
+            self._limiter.block(key, seconds)
+        else:
+            await self._call_redis("block", key, seconds)
+
     async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:
@@ -146,7 +155,7 @@ class AsyncRateLimiter:
         running_loop()
         return await asyncio.to_thread(self._limiter.inspect, key)
 
-    async def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
+    async def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
         """Decide for each of several keys. See RateLimiter.allow_many."""
         if self._call_redis is None:
             return self._limiter.allow_many(keys, cost)
@@ -169,7 +178,7 @@ class AsyncRateLimiter:
     async def acquire(
         self,
         key: str | bytes,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         max_waiting: int | None = None,
@@ -198,6 +207,38 @@ class AsyncRateLimiter:
                 steps.close()
             finally:
                 waiter.leave()  # again: a signal handler may have raised an exception in close()
+
+    def reserve(
+        self,
+        key: str | bytes,
+        cost: Cost = 1,
+        timeout: float | None = 0,
+        *,
+        max_waiting: int | None = None,
+    ) -> AsyncReservation:
+        """Return a block, for `async with`, for work whose cost is known only when it is done.
+
+        See RateLimiter.reserve; ``await reservation.settle(...)`` in the block. A task that is
+        cancelled in the block gives everything back, as after any other exception.
+        """
+        tokens = checked_request(self._limiter, key, cost)[1]
+        return AsyncReservation(self, key, tokens, Patience(timeout, max_waiting))
+
+    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> AsyncSlot:
+        """Return a block that waits for its turn: ``async with limiter.slot("api"):``.
+
+        See RateLimiter.slot.
+        """
+        return AsyncSlot(self, key, cost, timeout)
+
+    def limited(
+        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator: each call of the function waits for its turn.
+
+        See RateLimiter.limited.
+        """
+        return limited(self._limiter, self, key, cost, timeout)
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys, memory and decisions. See RateLimiter.stats."""

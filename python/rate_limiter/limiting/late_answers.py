@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from rate_limiter._core import Decision, StoreError
+
+T = TypeVar("T")
 
 GRACE_S = 0.1
 """Longest time that a cancelled caller waits for the answer, which may also come later."""
@@ -31,6 +34,33 @@ async def wait_until_given_back(
         # `asyncio.run` cancels a second time. The caller raises the error of the first.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([given_back], timeout=ends_s - loop.time())
+
+
+async def kept(sent: Awaitable[T]) -> T:
+    """Wait for a call of a store to the end, for a moment also after the caller was cancelled.
+
+    Args:
+        sent: a future of the call. Cancelling the caller does not withdraw it.
+
+    Raises:
+        CancelledError: the caller was cancelled.
+    """
+    calling = asyncio.ensure_future(sent)
+    try:
+        return await asyncio.shield(calling)
+    except asyncio.CancelledError:
+        loop = calling.get_loop()
+        calling.add_done_callback(_retrieve)
+        ends_s = loop.time() + GRACE_S
+        while not calling.done() and loop.time() < ends_s:
+            with contextlib.suppress(asyncio.CancelledError):  # asyncio.run cancels again
+                await asyncio.wait([calling], timeout=ends_s - loop.time())
+        raise
+
+
+def _retrieve(calling: asyncio.Future[T]) -> None:
+    if not calling.cancelled():
+        calling.exception()  # or asyncio logs that it was never retrieved
 
 
 def give_back_late(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,9 +15,11 @@ from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, ManualClock
-from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.reservation import Reservation
+from rate_limiter.limiting.slots import CallKey, P, R, Slot, limited
+from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
     Patience,
@@ -275,7 +277,7 @@ class RateLimiter(_core.Limiter):
     def acquire(
         self,
         key: str | bytes,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         max_waiting: int | None = None,
@@ -292,7 +294,7 @@ class RateLimiter(_core.Limiter):
 
         Args:
             key: str or bytes.
-            cost: tokens, a finite number >= 0.
+            cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.
             timeout: maximum wait in seconds; None waits as long as it takes.
             max_waiting: number of callers that may wait for the key. If so many wait already, and
                 this one would have to wait, it is refused at once. None for any number.
@@ -324,7 +326,65 @@ class RateLimiter(_core.Limiter):
             finally:
                 waiter.leave()  # again: a signal handler may have raised an exception in close()
 
-    def _behind_waiters(self, key: str | bytes, cost: float = 1, /) -> tuple[Decision, ...] | None:
+    def reserve(
+        self,
+        key: str | bytes,
+        cost: Cost = 1,
+        timeout: float | None = 0,
+        *,
+        max_waiting: int | None = None,
+    ) -> Reservation:
+        """Return a block for work whose cost is known only when it is done.
+
+        ``with limiter.reserve(key, cost=(1, 2000)) as reservation:`` takes the cost when it begins.
+        ``reservation.settle((1, used))`` in the block replaces it by what was used: the rest is
+        given back, or charged. Without it the reserved cost stands. An exception in the block,
+        before settle(), gives everything back.
+
+        Args:
+            key: str or bytes.
+            cost: tokens to take, a finite number >= 0; or a tuple of them, one for each limit.
+            timeout: how long the beginning of the block waits for the tokens, in seconds: 0 does
+                not wait, None waits as long as it takes.
+            max_waiting: as for acquire().
+
+        Returns:
+            A Reservation, which `with` begins. It raises RateLimitExceeded as acquire() does.
+
+        Raises:
+            TypeError, ValueError: a bad key, cost, timeout or max_waiting.
+        """
+        tokens = checked_request(self, key, cost)[1]
+        return Reservation(self, key, tokens, Patience(timeout, max_waiting))
+
+    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> Slot:
+        """Return a block that waits for its turn: ``with limiter.slot("api"):``.
+
+        The block begins as acquire() returns, and raises what acquire() raises. The tokens stay
+        taken when it ends. Arguments are those of acquire().
+        """
+        return Slot(self, key, cost, timeout)
+
+    def limited(
+        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator: each call of the function waits for its turn, as with acquire().
+
+        Functions block their thread; coroutine functions are awaited.
+
+        Args:
+            key: str, bytes, or a function that returns the key. It gets the arguments of the call.
+            cost, timeout: as for acquire().
+
+        Raises:
+            TypeError, ValueError: a bad key, cost or timeout, or the function is a generator.
+            RateLimitExceeded: from a call that cannot pass within `timeout`.
+        """
+        from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+
+        return limited(self, AsyncRateLimiter.of(self), key, cost, timeout)
+
+    def _behind_waiters(self, key: str | bytes, cost: Cost = 1, /) -> tuple[Decision, ...] | None:
         """Return the denial of a request that would overtake waiters, and one for each limit."""
         name, tokens = checked_request(self, key, cost)
         costs = [*self._lines.costs(name), tokens]
@@ -348,15 +408,15 @@ class RateLimiter(_core.Limiter):
             for limit, bucket in zip(self.limits, each, strict=True)
         )
 
-    def hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision, followed by one for each limit."""
         return self._hit_each(key, cost)
 
-    def peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision, followed by one for each limit."""
         return self._peek_each(key, cost)
 
-    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens even if the bucket has fewer, such as when the cost is known late.
 
         Missing tokens become a debt of at most one capacity, which is refilled before the next
@@ -370,7 +430,7 @@ class RateLimiter(_core.Limiter):
         """
         return super().charge(key, cost)
 
-    def refund(self, key: str | bytes, cost: float = 1) -> None:
+    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         """Give `cost` tokens back to the bucket of `key`, up to its capacity.
 
         Raises:
@@ -384,8 +444,8 @@ class RateLimiter(_core.Limiter):
     def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
         """Make the buckets of a key full, of all keys that begin with a prefix, or of all keys.
 
-        Without arguments it is all keys of this limiter: in shared memory those of all processes,
-        in Redis those under the name and the limits of this limiter.
+        Blocks end too. Without arguments it is all keys of this limiter: in shared memory those of
+        all processes, in Redis those under the name and the limits of this limiter.
 
         Args:
             key: str or bytes.
@@ -433,6 +493,23 @@ class RateLimiter(_core.Limiter):
         """
         raise ValueError(NO_KEYS)
 
+    def block(self, key: str | bytes, seconds: float) -> None:
+        """Deny all requests for `key` in the next `seconds`, whatever its bucket has.
+
+        ``retry_after`` of the denials is the time that is left, or more if the bucket needs longer.
+        The bucket goes on as before: it is refilled, and charge() and refund() change it. A block
+        that ends later stays; reset() ends it.
+
+        Args:
+            key: str or bytes.
+            seconds: a finite number >= 0. More than 100 years count as 100 years.
+
+        Raises:
+            TypeError, ValueError: a bad key or time.
+            MemoryError: there is no memory for the block.
+        """
+        super().block(key, seconds)
+
     def _wake(self, key: str | bytes) -> None:
         """Wake the first that waits for a key, for which there may be tokens."""
         if isinstance(key, (str, bytes)):
@@ -447,14 +524,16 @@ def limiters_in_use() -> list[RateLimiter]:
     return [each for ref in _in_use.valuerefs() if (each := ref()) is not None]
 
 
-def checked_request(limiter: RateLimiter, key: str | bytes, cost: float) -> tuple[bytes, float]:
-    """Return the key and the cost for a Waiter.
+def checked_request(
+    limiter: RateLimiter, key: str | bytes, cost: Cost
+) -> tuple[bytes, tuple[float, ...]]:
+    """Return the key and the cost of each limit for a Waiter.
 
     Raises:
         TypeError, ValueError: one of them is wrong.
     """
     _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
-    return line_key(key), float(cost)
+    return line_key(key), tuple(map(float, costs_of(limiter.limits, cost)))
 
 
 def checked_prefix(prefix: object) -> bytes:

@@ -19,10 +19,10 @@ from rate_limiter._core import Decision, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Limit, Limits, as_limits
+from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
-from rate_limiter.limiting.late_answers import wait_until_given_back
+from rate_limiter.limiting.late_answers import kept, wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import Lines
@@ -38,6 +38,9 @@ _IN_REDIS = {"take": "hit"}
 _OF_EACH = ("hit_each", "peek_each")
 
 _DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
+
+_KEPT = ("charge", "refund", "block")
+"""Methods that are called to the end, even if their task is cancelled."""
 
 DENIED_RETRY_S = 1.0
 """Seconds until a request that was denied because the store is unavailable may try again."""
@@ -188,28 +191,28 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Blocking ----------------------------------------------------------------------------
 
-    def allow(self, key: str | bytes, cost: float = 1) -> bool:
+    def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
         return cast(bool, self._call("allow", key, cost))
 
-    def hit(self, key: str | bytes, cost: float = 1) -> Decision:
+    def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("hit", key, cost))
 
-    def peek(self, key: str | bytes, cost: float = 1) -> Decision:
+    def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("peek", key, cost))
 
-    def _take(self, key: str | bytes, cost: float = 1) -> Decision:
+    def _take(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("take", key, cost))
 
-    def _hit_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def _hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._call("hit_each", key, cost))
 
-    def _peek_each(self, key: str | bytes, cost: float = 1) -> tuple[Decision, ...]:
+    def _peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
         return cast("tuple[Decision, ...]", self._call("peek_each", key, cost))
 
-    def charge(self, key: str | bytes, cost: float = 1) -> Decision:
+    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         return cast(Decision, self._call("charge", key, cost))
 
-    def refund(self, key: str | bytes, cost: float = 1) -> None:
+    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         try:
             self._call("refund", key, cost)
         finally:
@@ -236,7 +239,10 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         endings = [ending.encode() for ending in keys.endings]
         return search(self.store.connection, before, prefix, endings)
 
-    def allow_many(self, keys: Iterable[str | bytes], cost: float = 1) -> list[bool]:
+    def block(self, key: str | bytes, seconds: float) -> None:
+        self._call("block", key, seconds)
+
+    def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
         if isinstance(keys, (str, bytes)):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
@@ -277,18 +283,25 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             if self._has_several_nodes(method):
                 keys, *cost = args
                 return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
-            if not self.store.connection.permits(source, self._buckets, args[0]):
+            if not self.store.connection.permits(source, self._buckets, _key_of(method, args)):
                 return self._fallback(method, args, None)
         try:
             if hub is None:
-                answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+                answer = self._asked(self._client, method, args)
             else:
                 answer = self._wait_in_hub(hub, method, *args)
         except Exception as error:
             return self._after_error(source, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(source, self._buckets, args[0])
+            self.store.connection.succeeded(source, self._buckets, _key_of(method, args))
         return answer
+
+    def _asked(self, source: Any, method: str, args: tuple[Any, ...]) -> Any:
+        """Send the request of a method to Redis; return what the source makes of it."""
+        if method == "hit_all":
+            keys, costs, joined, _ = args
+            return source.hit_all(joined, keys, costs)
+        return getattr(source, _IN_REDIS.get(method, method))(self._buckets, *args)
 
     def _wait_in_hub(self, hub: HubLoop, method: str, *args: Any) -> Any:
         """Return the answer of Redis, for which only this greenlet waits."""
@@ -298,7 +311,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             keys, *cost = args
             futures = [loop.allow(self._buckets, key, *cost) for key in checked_keys(keys)]
             return [one.wait() for one in futures]
-        future: HubFuture = getattr(loop, _IN_REDIS.get(method, method))(self._buckets, *args)
+        future: HubFuture = self._asked(loop, method, args)
         try:
             return future.wait()
         except BaseException:
@@ -306,7 +319,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 future.then(lambda taken: self._give_back(loop, taken, *args))
             raise
 
-    def _give_back(self, loop: Any, taken: Any, key: str | bytes, cost: float) -> None:
+    def _give_back(self, loop: Any, taken: Any, key: str | bytes, cost: Cost) -> None:
         if not taken:  # denied, or an error
             return
         with contextlib.suppress(StoreError, RuntimeError):  # such as a closed connection
@@ -328,7 +341,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     async def _behind_waiters_async(
-        self, key: str | bytes, cost: float = 1
+        self, key: str | bytes, cost: Cost = 1
     ) -> tuple[Decision, ...] | None:
         name, tokens = checked_request(self, key, cost)
         costs = [*self._lines.costs(name), tokens]
@@ -353,7 +366,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                     self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
                 )
                 return list(await asyncio.gather(*calls))
-            if not self.store.connection.permits(loop, self._buckets, args[0]):
+            if not self.store.connection.permits(loop, self._buckets, _key_of(method, args)):
                 return self._fallback(method, args, None)
         try:
             answer: Any
@@ -364,15 +377,17 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 )
             elif method == "take":
                 answer = await self._take_async(loop, *args)
+            elif method in _KEPT:
+                answer = await kept(self._asked(loop, method, args))
             else:
-                answer = await getattr(loop, method)(self._buckets, *args)
+                answer = await self._asked(loop, method, args)
         except Exception as error:
             return self._after_error(loop, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(loop, self._buckets, args[0])
+            self.store.connection.succeeded(loop, self._buckets, _key_of(method, args))
         return answer
 
-    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: float) -> Decision:
+    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: Cost) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
         taking = asyncio.ensure_future(loop.hit(self._buckets, key, cost))
         try:
@@ -382,7 +397,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             raise
 
     def _refunding(
-        self, loop: _core.RedisLoop, key: str | bytes, cost: float
+        self, loop: _core.RedisLoop, key: str | bytes, cost: Cost
     ) -> asyncio.Future[None]:
         refunding = asyncio.ensure_future(loop.refund(self._buckets, key, cost))
         refunding.add_done_callback(lambda done: self._wake(key))
@@ -403,7 +418,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
             if not self._has_several_nodes(method):
-                self.store.connection.give_back_probe(source, self._buckets, args[0])
+                self.store.connection.give_back_probe(source, self._buckets, _key_of(method, args))
             raise error
         self._breaker.failed(error)
         return self._fallback(method, args, error)
@@ -414,9 +429,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         policy = self.store.on_store_error
         if policy == "raise":
             raise error if error is not None else self._unavailable()
+        if method == "hit_all":
+            return self._fallback_of_all(*args)
         if policy == "memory":
             return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *args)
-        if method in ("refund", "reset"):
+        if method in ("refund", "reset", "block"):
             return None
         allowed = policy == "allow"
         if method in _DECISIONS:
@@ -429,6 +446,23 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         each = [self._undecided(allowed or method == "charge", one) for one in self.limits]
         return (each[0], *each) if method in _OF_EACH else each[0]
 
+    def _fallback_of_all(
+        self,
+        keys: tuple[str | bytes, ...],
+        costs: tuple[float, ...],
+        _: _core.RedisBuckets,
+        limiters: tuple[RedisRateLimiter, ...],
+    ) -> tuple[Decision, ...]:
+        policy = self.store.on_store_error
+        if policy != "memory":
+            return tuple(one._undecided(policy == "allow", one.limits[0]) for one in limiters)
+        requests, first = [], 0
+        for limiter, key in zip(limiters, keys, strict=True):
+            end = first + len(limiter.limits)
+            requests.append((limiter, key, costs[first:end]))
+            first = end
+        return _core.take_all(tuple(requests))
+
     def _undecided(self, allowed: bool, limit: Limit) -> Decision:
         if allowed:
             return Decision(True, limit.capacity, limit=limit.capacity, store_unavailable=True)
@@ -440,6 +474,11 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
         error.kind = "connect"
         return error
+
+
+def _key_of(method: str, args: tuple[Any, ...]) -> str | bytes:
+    """Return the key of a call, by which its node is found."""
+    return cast("str | bytes", args[0][0] if method == "hit_all" else args[0])
 
 
 def _remade_redis(

@@ -6,26 +6,34 @@ import math
 from collections.abc import Sequence
 
 from rate_limiter._core import Decision
-from rate_limiter.limit import FIXED_WINDOW, Limit
+from rate_limiter.limit import FIXED_WINDOW, Cost, Limit
 
 _SHORTEST_S = 1e-9
 """The shortest wait: a denied request never has a `retry_after` of 0."""
 
 
-def cost_to_peek(limits: Sequence[Limit], costs: Sequence[float]) -> float:
+def costs_of(limits: Sequence[Limit], cost: Cost) -> tuple[float, ...]:
+    """Return the cost of each limit."""
+    return cost if isinstance(cost, tuple) else (cost,) * len(limits)
+
+
+def cost_to_peek(limits: Sequence[Limit], costs: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     """Return the cost for which decisions_behind() needs the decisions.
 
-    It is the sum of all, but at most one capacity, beyond which a limit always denies.
+    For each limit it is the sum of all, but at most one capacity, beyond which a limit always
+    denies.
 
     Args:
         limits: the limits.
-        costs: the costs of the requests in order, the last one being that of the caller.
+        costs: the costs of the requests in order, one number for each limit; the last one is that
+            of the caller.
     """
-    return max(costs[-1], min(math.fsum(costs), *(limit.capacity for limit in limits)))
+    each = zip(limits, zip(*costs, strict=True), strict=True)
+    return tuple(max(one[-1], min(math.fsum(one), limit.capacity)) for limit, one in each)
 
 
 def decisions_behind(
-    limits: Sequence[Limit], each: Sequence[Decision], costs: Sequence[float]
+    limits: Sequence[Limit], each: Sequence[Decision], costs: Sequence[tuple[float, ...]]
 ) -> tuple[Decision, ...]:
     """Return the decision for a request behind others, followed by one for each limit.
 
@@ -39,7 +47,8 @@ def decisions_behind(
         costs: as for cost_to_peek().
     """
     peeked = cost_to_peek(limits, costs)
-    waits = [_wait_s(limit, one, costs, peeked) for limit, one in zip(limits, each, strict=True)]
+    of_limits = zip(limits, each, zip(*costs, strict=True), peeked, strict=True)
+    waits = [_wait_s(*of_limit) for of_limit in of_limits]
     decisions = [_delayed(*pair) for pair in zip(each, waits, strict=True)]
     return (decisions[waits.index(max(waits))], *decisions)
 

@@ -48,9 +48,9 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import checked_whole
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.limit import Limit
+from rate_limiter.limit import Cost, Limit
 from rate_limiter.limiting.clocks import longest_sleep_s, now_s
-from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 from rate_limiter.stores.connection import running_loop
 
 LONGEST_SLEEP_S = 60.0
@@ -82,7 +82,7 @@ class Waiter:
 
     blocks_thread: ClassVar[bool]
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         self.limiter = limiter
         self.key = key
         self.cost = cost
@@ -92,6 +92,11 @@ class Waiter:
     def now_s(self) -> float:
         """Return the time of its deadline, in seconds."""
         return now_s(self.limiter._clock)
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """The tokens for each limit."""
+        return costs_of(self.limiter.limits, self.cost)
 
     def can_run(self) -> bool:
         """Return True if the caller can continue when it is woken."""
@@ -127,7 +132,7 @@ class ThreadWaiter(Waiter):
 
     blocks_thread = True
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         super().__init__(limiter, key, cost)
         # Not an Event, which stays locked if a signal handler raises an exception in it.
         self._asleep = threading.Lock()
@@ -150,7 +155,7 @@ class TaskWaiter(Waiter):
 
     blocks_thread = False
 
-    def __init__(self, limiter: HasLines, key: bytes = b"", cost: float = 0) -> None:
+    def __init__(self, limiter: HasLines, key: bytes = b"", cost: Cost = 0) -> None:
         super().__init__(limiter, key, cost)
         self._loop = running_loop()
         self._woken = asyncio.Event()
@@ -247,7 +252,7 @@ class Lines:
                 for waiter in tuple(line):
                     waiter.wake()
 
-    def costs(self, key: bytes, until: Waiter | None = None) -> list[float]:
+    def costs(self, key: bytes, until: Waiter | None = None) -> list[tuple[float, ...]]:
         """Return the costs of those who wait for a key, or of those ahead of one of them."""
         costs = []
         with _lock:
@@ -255,7 +260,7 @@ class Lines:
                 if each is until:
                     break
                 if each.can_run():
-                    costs.append(each.cost)
+                    costs.append(each.costs)
         return costs
 
     def hand_over(self, before: HasLines, after: HasLines) -> None:
@@ -353,7 +358,7 @@ class Ask:
     """A step of `wait_steps`: call a method of the waiter's limiter and send back the result."""
 
     method: Literal["_take", "_peek_each"]
-    cost: float
+    cost: Cost
 
 
 Step: TypeAlias = Sleep | Ask
@@ -472,9 +477,9 @@ def _last_steps(waiter: Waiter) -> Generator[Step, Any, Decision]:
             return taken
 
 
-def _look_steps(waiter: Waiter, ahead: list[float]) -> Generator[Step, Any, Decision]:
+def _look_steps(waiter: Waiter, ahead: list[tuple[float, ...]]) -> Generator[Step, Any, Decision]:
     """Return what would be decided if all those ahead were served first."""
-    costs = [*ahead, waiter.cost]
+    costs = [*ahead, waiter.costs]
     limits = waiter.limiter.limits
     each = yield Ask("_peek_each", cost_to_peek(limits, costs))
     return decisions_behind(limits, each[1:], costs)[0]

@@ -13,15 +13,15 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from rate_limiter import _core
-from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
+from rate_limiter._core import Check, Decision, PolicyVersion, StoreError, Verdict
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Limits, as_limits, check_cost
+from rate_limiter.limit import Cost, Limits, as_limits, check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -535,7 +535,7 @@ class Policy(_core.Policy):
             "limited": True,
             "rule": active.rule.name,
             "key": shown_key,
-            "allowed": active.rule.shadow or decision.remaining >= cost,
+            "allowed": active.rule.shadow or _has(decision, each, cost),
             "limits": [
                 {
                     "name": name,
@@ -624,6 +624,13 @@ def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
     ]
     lowest = limits.get("default", next(iter(limits.values())))
     return RuleTable([Rule("default", as_limits(lowest)), *rules])
+
+
+def _has(decision: Decision, each: Sequence[Decision], cost: Cost) -> bool:
+    """Return True if there are tokens for a cost, by the decision of all limits and of each."""
+    if not isinstance(cost, tuple):
+        return decision.remaining >= cost
+    return all(one.remaining >= tokens for one, tokens in zip(each, cost, strict=True))
 
 
 def run_now(steps: Coroutine[Any, Any, Value]) -> Value:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rate_limiter._core import RateLimitRecord, Verdict
+from rate_limiter.limit import Cost
 
 logger = logging.getLogger("rate_limiter")
 _NOT_SETTLED = "the cost of a request could not be settled"
@@ -34,12 +35,12 @@ class Finished:
             body (to HEAD, and with status 204 or 304).
         disconnected: the client left before the end.
         error: what the application raised.
-        cost: tokens taken before the response.
+        cost: tokens taken before the response: a number, or a tuple with one for each limit.
         key: the key they were taken for.
     """
 
     scope: Any
-    cost: float
+    cost: Cost
     key: str | bytes
     status: int | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Finished:
         return int(lengths[0]) if lengths and lengths[0].isdigit() else None
 
 
-CostAfter = Callable[[Finished], "float | Awaitable[float | None] | None"]
+CostAfter = Callable[[Finished], "Cost | Awaitable[Cost | None] | None"]
 
 
 async def now(value: Any) -> Any:
@@ -119,14 +120,17 @@ async def settle(verdicts: Iterable[Verdict], finished: Finished) -> None:
     if cost_after is None:
         return
     known = replace(finished, cost=counted[0].cost, key=counted[0].key)
-    cost: float | None = await now(cost_after(known))
+    cost: Cost | None = await now(cost_after(known))
     for one in counted:
         if cost is not None:
             await change_cost(one, cost)
 
 
-async def change_cost(verdict: Verdict, cost: float) -> None:
+async def change_cost(verdict: Verdict, cost: Cost) -> None:
     """Refund or charge the difference between the tokens taken and another cost."""
+    if isinstance(cost, tuple) or isinstance(verdict.cost, tuple):
+        await _change_costs(verdict, cost)
+        return
     if verdict.policy is None:
         return
     # The rules, and so the limiter, may have changed since the decision.
@@ -135,6 +139,26 @@ async def change_cost(verdict: Verdict, cost: float) -> None:
         await now(limiter.refund(verdict.key, verdict.cost - cost))
     elif cost > verdict.cost:
         await now(limiter.charge(verdict.key, cost - verdict.cost))
+
+
+async def _change_costs(verdict: Verdict, cost: Cost) -> None:
+    """Do the same for each limit.
+
+    Raises:
+        ValueError: the cost is a tuple of the wrong length.
+    """
+    n = len(verdict.decisions)
+    before, after = (one if isinstance(one, tuple) else (one,) * n for one in (verdict.cost, cost))
+    if len(after) != n:
+        raise ValueError(f"cost must have one number for each limit, {n} in all, got {cost!r}")
+    if verdict.policy is None:
+        return
+    limiter = verdict.policy.active(verdict.active).awaitable_limiter
+    more = [new - old for old, new in zip(before, after, strict=True)]
+    if any(one < 0 for one in more):
+        await now(limiter.refund(verdict.key, tuple(max(0.0, -one) for one in more)))
+    if any(one > 0 for one in more):
+        await now(limiter.charge(verdict.key, tuple(max(0.0, one) for one in more)))
 
 
 @contextlib.contextmanager

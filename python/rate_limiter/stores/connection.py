@@ -162,7 +162,8 @@ def connect(address: str) -> Connection:
 
 @cache
 def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes, ...]:
-    """Return the Lua scripts take, peek, refund, charge, take_many and reset as they are sent.
+    """Return the Lua scripts take, peek, refund, charge, take_many, reset and block as they are
+    sent.
 
     Args:
         with_windows: whether one of the limits is a window.
@@ -183,6 +184,7 @@ def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes
         joined(*head, "charge"),
         joined("take_many"),
         joined("bucket", "sliding", "window", "reset"),
+        joined("bucket", "block"),
     )
 
 

@@ -37,6 +37,8 @@ def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> Buck
     value = client.command("GET", key)
     if value is None:
         return BucketInfo(name, None, None, 0.0, None)
+    if b"!" in value:  # the end of a block follows, see bucket.lua
+        value = value.partition(b"!")[0] or b"0"
     if DATE.search(key) or _WINDOW.fullmatch(value):
         # A window whose limit is not known counts until it expires.
         return BucketInfo(name, None, None, expires_s or 0.0, expires_s)

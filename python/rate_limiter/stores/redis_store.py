@@ -94,7 +94,9 @@ class RedisStore:
         value = self.connection.client.command("GET", f"{self.prefix}:{key}")
         if value is None:
             return {"tokens": None, "last_refill": time.time()}
-        text = value.decode("ascii", "replace")
+        text = value.decode("ascii", "replace").partition("!")[0]  # without the mark of a block
+        if not text:
+            return {"tokens": None, "last_refill": time.time()}
         tokens, at, last_refill = text.partition("@")
         if at:
             return {"tokens": float(tokens), "last_refill": float(last_refill)}

@@ -18,6 +18,7 @@ from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 Key: TypeAlias = Callable[[Scope], str | bytes | Awaitable[str | bytes | None] | None]
-Cost: TypeAlias = Callable[[Scope], float | Awaitable[float]]
+Cost: TypeAlias = Callable[[Scope], Tokens | Awaitable[Tokens]]
 Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
 
 
@@ -89,7 +90,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             ``"user"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins), or a
             callable, sync or async, that gets the scope and returns str or bytes. If none is
             present, the client's address counts, so omitting a header does not lift a limit.
-        cost: tokens a request takes: a number, or a callable, sync or async, that gets the scope.
+        cost: tokens a request takes: a number, a tuple with one for each limit, or a callable,
+            sync or async, that gets the scope.
         cost_after: a callable, sync or async, that gets a Finished when the request is over and
             returns its final cost. The difference is refunded or charged; None changes nothing.
         tier: the source of a client's tiers: ``"header:NAME"``, ``"jwt:CLAIM"`` or a callable.
@@ -134,7 +136,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         limits: Limits | Mapping[str, Limits] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),

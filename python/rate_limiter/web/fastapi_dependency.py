@@ -14,6 +14,7 @@ from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
 from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
-Cost: TypeAlias = Callable[[HTTPConnection], float | Awaitable[float]]
+Cost: TypeAlias = Callable[[HTTPConnection], Tokens | Awaitable[Tokens]]
 
 _SETTLING = "rate_limiter.settling"
 """The key of the _Settling of a request, which SettlingMiddleware sets."""
@@ -93,8 +94,8 @@ class RateLimit:
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket). ``Depends(current_user)`` limits by what that dependency returns; FastAPI
             calls it once for the limit and the route.
-        cost: tokens a request takes: a number, or a callable, sync or async, that gets the
-            HTTPConnection.
+        cost: tokens a request takes: a number, a tuple with one for each limit, or a callable,
+            sync or async, that gets the HTTPConnection.
         cost_after: a callable, sync or async, that gets a Finished when the response has been sent
             and returns the final cost. The difference is refunded or charged; None changes
             nothing.
@@ -121,7 +122,7 @@ class RateLimit:
         *,
         limiter: RateLimiter | None = None,
         key: Any = "ip",
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         headers: HeaderWord | HeaderStyle = "x-ratelimit",
         reset: ResetWord = "seconds",

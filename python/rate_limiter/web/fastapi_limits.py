@@ -14,6 +14,7 @@ from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, defaults_of
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -43,7 +44,7 @@ class RateLimitOptions(TypedDict, total=False):
     """Options of RateLimits, and of each of its limits: see RateLimit."""
 
     key: Any
-    cost: float | Cost
+    cost: Tokens | Cost
     cost_after: CostAfter | None
     headers: HeaderWord | HeaderStyle
     reset: ResetWord

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 Environ: TypeAlias = dict[str, Any]
 Key: TypeAlias = Callable[[Environ], "str | bytes | None"]
-Cost: TypeAlias = Callable[[Environ], float]
+Cost: TypeAlias = Callable[[Environ], Tokens]
 Denied: TypeAlias = Callable[[Environ, Decision], WsgiApp]
 
 
@@ -54,7 +55,8 @@ class RateLimitMiddleware:
         app: the WSGI application.
         limits, rules, limiter: as for rate_limiter.asgi.RateLimitMiddleware.
         key: as there, without ``"user"``; a callable, not async, gets the environ.
-        cost: tokens a request takes: a number, or a callable that gets the environ.
+        cost: tokens a request takes: a number, a tuple with one for each limit, or a callable
+            that gets the environ.
         cost_after: a callable that gets a Finished when the response has been sent and returns its
             final cost. The difference is refunded or charged; None changes nothing.
         tier, bypass: as there; a callable gets the environ.
@@ -80,7 +82,7 @@ class RateLimitMiddleware:
         limits: Limits | Mapping[str, Limits] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
-        cost: float | Cost = 1,
+        cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
         tier: TierSpec | None = None,
         bypass: BypassSpec = (),

@@ -14,6 +14,9 @@
 --     "1732160000000000+1/3"    and a third of a microsecond
 --     "2.5@1732160000.25"       set by hand: 2.5 tokens at that time, in seconds
 --     "3145728"                 for a bucket that is never refilled: its deficit in units
+--     "...!1732160000000000"    the client is blocked until that time; what is before the mark, maybe
+--                               nothing, is any of the above. Only the string of the first limit
+--                               has a mark
 --
 -- KEYS     the buckets of one client, one for each limit
 -- ARGV     five whole numbers for each limit:
@@ -22,7 +25,8 @@
 --            cap         units of a full bucket, at most 2^52
 --            cost        units; -1: more than any bucket has
 --            min_ttl_ms  minimum lifetime of the string
--- reply    {1 or 0, deficit of each bucket in units}
+-- reply    {1 or 0, deficit of each bucket in units}; in a denial of blocked clients there follow, for
+--          each limit, the microseconds until its client is not blocked, or 0
 --
 -- Since Redis 5 a script that reads the clock may write, because its writes are replicated.
 --
@@ -31,15 +35,68 @@
 
 -- Locals are found faster than globals.
 local call, format, match, tonumber = redis.call, string.format, string.match, tonumber
+local find = string.find
 local KEYS, ARGV = KEYS, ARGV
 
 local time = call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 
+-- The ends of blocks by key, and the microseconds that are left by limit; nil: no client is blocked.
+local marks, blocks = {}, nil
+
+-- Return the string of limit i without its mark, or false.
+local function value_of(i, key)
+  local value = call('GET', key)
+  if not value or not find(value, '!', 1, true) then
+    return value
+  end
+  local rest, until_us = match(value, '^(.*)!(%d+)$')
+  if not until_us then
+    return value
+  end
+  if until_us - now_us > 0 then
+    marks[key] = until_us
+    blocks = blocks or {}
+    blocks[i] = until_us - now_us
+  end
+  return rest ~= '' and rest
+end
+
+-- Write the string of a key for so long (nil: without an end), with its mark.
+local function put(key, value, ttl_ms)
+  if marks[key] then
+    value = value .. '!' .. marks[key]
+    ttl_ms = ttl_ms and math.max(ttl_ms, math.ceil((marks[key] - now_us) / 1000) + 1)
+  end
+  if ttl_ms then
+    call('SET', key, value, 'PX', format('%.0f', ttl_ms))
+  else
+    call('SET', key, value)
+  end
+end
+
+local function drop(key)
+  if marks[key] then
+    put(key, '', 0)
+  else
+    call('DEL', key)
+  end
+end
+
+-- Return a reply with the blocks of a denial.
+local function with_blocks(reply)
+  if blocks and reply[1] == 0 then
+    for i = 1, #KEYS do
+      reply[#reply + 1] = blocks[i] or 0
+    end
+  end
+  return reply
+end
+
 -- Return the deficit of the bucket of limit i in units, and whether it was clamped; nil if its
 -- string is no bucket.
 local function deficit_of(i, scale)
-  local value = call('GET', KEYS[i])
+  local value = value_of(i, KEYS[i])
   if not value then
     return 0
   end
@@ -80,15 +137,13 @@ local function no_bucket(i)
   return redis.error_reply('ERR rate_limiter: the value of ' .. KEYS[i] .. ' is no bucket')
 end
 
-local function reply_of(reply)
-  return reply
-end
+local reply_of = with_blocks
 
 local function write(i, lacks, scale)
   if lacks == 0 then
-    call('DEL', KEYS[i])
+    drop(KEYS[i])
   elseif scale == 0 then
-    call('SET', KEYS[i], format('%.0f', lacks))
+    put(KEYS[i], format('%.0f', lacks))
   else
     local part = lacks % scale
     local us = (lacks - part) / scale
@@ -101,7 +156,7 @@ local function write(i, lacks, scale)
     if ttl_ms < min_ttl_ms then
       ttl_ms = min_ttl_ms
     end
-    call('SET', KEYS[i], value, 'PX', format('%.0f', ttl_ms))
+    put(KEYS[i], value, ttl_ms)
   end
 end
 

@@ -13,4 +13,7 @@ for i = 1, #KEYS do
   end
   reply[i + 1] = lacks
 end
+if blocks then
+  reply[1] = 0
+end
 return reply_of(reply)

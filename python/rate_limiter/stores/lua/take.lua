@@ -14,6 +14,9 @@ for i = 1, #KEYS do
   end
   reply[i + 1] = lacks
 end
+if blocks then
+  reply[1] = 0
+end
 if reply[1] == 1 then
   for i = 1, #KEYS do
     local cost = tonumber(ARGV[5 * i - 1])

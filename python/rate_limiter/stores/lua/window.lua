@@ -65,7 +65,10 @@ local function deficit_of(i, scale)
     count = 0,
   }
   windows[i] = window
-  local value = call('GET', window.key)
+  local value = value_of(i, window.key)
+  if scale == -3 then
+    value_of(i, KEYS[i]) -- which has only the mark
+  end
   if window.is_sliding then
     return sliding.read(window, value) and sliding.used(window), window.is_ahead
   elseif value then
@@ -86,14 +89,14 @@ end
 local function write_fixed(window, scale, more)
   window.count = max(0, window.count + more)
   if window.count == 0 then
-    call('DEL', window.key)
+    drop(window.key)
   elseif scale == -3 then
     local end_ms = ((window.number + 1) * window.length_us) / 1000
     call('SET', window.key, format('%.0f', window.count))
     call('PEXPIREAT', window.key, format('%.0f', end_ms))
   else
     local value = format('%.0f/%.0f/0', window.number, window.count)
-    call('SET', window.key, value, 'PX', format('%.0f', ceil(window.left_us / 1000) + 1))
+    put(window.key, value, ceil(window.left_us / 1000) + 1)
   end
 end
 
@@ -105,9 +108,9 @@ local function write_sliding(window, more)
   end
   local value, counts_us = sliding.value(window)
   if value then
-    call('SET', window.key, value, 'PX', format('%.0f', ceil(counts_us / 1000) + 1))
+    put(window.key, value, ceil(counts_us / 1000) + 1)
   else
-    call('DEL', window.key)
+    drop(window.key)
   end
 end
 
@@ -145,5 +148,5 @@ local function reply_of(reply)
       reply[#reply + 1] = reset_us(windows[i])
     end
   end
-  return reply
+  return with_blocks(reply)
 end

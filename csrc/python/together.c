@@ -1,0 +1,88 @@
+/* together.c -- take_all: requests to several limiters in memory that all pass, or take nothing. */
+#include "engine/together.h"
+
+#include "python/core.h"
+
+/* Read one of the requests, a tuple (limiter, key, cost). 0, or -1 with an exception set. */
+static int read_together(const core_state *state, PyObject *item, rl_together *out, uint64_t *room)
+{
+    PyObject *limiter, *key, *cost;
+    if (!PyTuple_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "a request must be a tuple (limiter, key, cost)");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(item, "O!OO:take_all", state->limiter_type, &limiter, &key, &cost)) {
+        return -1;
+    }
+    if (limiter_read_request(limiter_of(limiter), key, cost, &out->key, room, &out->costs) < 0) {
+        return -1;
+    }
+    out->table = limiter_of(limiter)->table;
+    return 0;
+}
+
+static int64_t together_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Let the meter of each limiter record its decision; in a denial only those that denied count. */
+static void together_record(PyObject *items, const rl_together *requests, size_t n, bool allowed,
+                            int64_t elapsed_ns)
+{
+    for (size_t i = 0; i < n; i++) {
+        PyObject *limiter = PyTuple_GET_ITEM(PyTuple_GET_ITEM(items, (Py_ssize_t)i), 0);
+        rl_meter *meter = atomic_load_explicit(&limiter_of(limiter)->meter, memory_order_acquire);
+        if (meter != NULL && (allowed || !requests[i].decision.allowed)) {
+            rl_meter_record(meter, allowed, 1, elapsed_ns);
+        }
+    }
+}
+
+static PyObject *together_decisions(core_state *state, const rl_together *requests, size_t n)
+{
+    PyObject *decisions = PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; decisions != NULL && i < n; i++) {
+        PyObject *one = decision_new(state, &requests[i].decision);
+        if (one == NULL) {
+            Py_CLEAR(decisions);
+            break;
+        }
+        PyTuple_SET_ITEM(decisions, (Py_ssize_t)i, one);
+    }
+    return decisions;
+}
+
+PyObject *core_take_all(PyObject *module, PyObject *items)
+{
+    core_state *state = PyModule_GetState(module);
+    rl_together requests[RL_TOGETHER_MAX];
+    uint64_t room[RL_TOGETHER_MAX][RL_TABLE_LIMITS_MAX];
+    bool allowed;
+    if (!PyTuple_Check(items) || PyTuple_GET_SIZE(items) < 1 ||
+        PyTuple_GET_SIZE(items) > RL_TOGETHER_MAX) {
+        return PyErr_Format(PyExc_ValueError, "expected a tuple of 1 to %d requests, got %R",
+                            RL_TOGETHER_MAX, items);
+    }
+    size_t n = (size_t)PyTuple_GET_SIZE(items);
+    for (size_t i = 0; i < n; i++) {
+        PyObject *item = PyTuple_GET_ITEM(items, (Py_ssize_t)i);
+        if (read_together(state, item, &requests[i], room[i]) < 0) {
+            return NULL;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        PyObject *limiter = PyTuple_GET_ITEM(PyTuple_GET_ITEM(items, (Py_ssize_t)i), 0);
+        if (limiter_now(limiter_of(limiter), &requests[i].now) < 0) {
+            return NULL;
+        }
+    }
+    int64_t began_ns = together_now_ns();
+    if (rl_together_take(requests, n, &allowed) != RL_OK) {
+        return PyErr_NoMemory();
+    }
+    together_record(items, requests, n, allowed, together_now_ns() - began_ns);
+    return together_decisions(state, requests, n);
+}
