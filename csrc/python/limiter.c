@@ -65,6 +65,8 @@ static int limiter_set_limits(limiter_object *self, PyObject *limits)
     }
     if (status == 0) {
         self->n_limits = (size_t)n;
+        self->zones = core_limit_zones(pairs);
+        status = self->zones != NULL ? 0 : -1;
     }
     Py_DECREF(pairs);
     return status;
@@ -212,6 +214,7 @@ static int limiter_refuse_second_init(const limiter_object *self)
 static void limiter_adopt(limiter_object *self, const limiter_object *made)
 {
     self->n_limits = made->n_limits;
+    self->zones = made->zones;
     memcpy(self->limits, made->limits, sizeof self->limits);
     memcpy(self->one, made->one, sizeof self->one);
     self->has_windows = made->has_windows;
@@ -255,6 +258,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
         limiter_make_any_table(&made, (size_t)max_keys, keep, path) < 0 ||
         limiter_refuse_second_init(self) < 0) {
         rl_table_free(made.table);
+        Py_XDECREF(made.zones);
         Py_XDECREF(made.clock);
         return -1;
     }
@@ -265,13 +269,14 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(limiter_of(self)->zones);
     Py_VISIT(limiter_of(self)->clock);
     return 0;
 }
 
 static int limiter_clear(PyObject *self)
 {
-    (void)self; /* a clock and a meter hold no references, and methods need them to the end */
+    (void)self; /* limits, a clock and a meter are in no cycle, and methods need them to the end */
     return 0;
 }
 
@@ -280,6 +285,7 @@ static void limiter_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     rl_table_free(limiter_of(self)->table);
+    Py_XDECREF(limiter_of(self)->zones);
     Py_XDECREF(limiter_of(self)->clock);
     Py_XDECREF(limiter_of(self)->measured_by);
     type->tp_free(self);
@@ -293,7 +299,8 @@ static PyType_Slot limiter_slots[] = {
          "waiters_first=False)\n--\n\n"
          "Limit by token buckets and windows in the memory of this process.\n\n"
          "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
-         "(count, window_s, sliding) of a window.\n"
+         "(count, window_s, sliding) of a window, or (capacity or count, refill_rate or window_s,\n"
+         "kind, count_denied, unit, zone), see Limit.for_engine.\n"
          "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
          "'coarse' or a ManualClock, which windows use as the wall clock. keep: a Limiter\n"
          "whose keys this one starts with, instead of max_keys; with a path, if the file is new.\n"

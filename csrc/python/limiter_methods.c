@@ -92,21 +92,32 @@ static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
     return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
 }
 
-/* Decide as rl_table_take(), and record the decision if a meter is set. */
-static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
-                              bool *allowed, rl_decision *out, rl_decision *each)
+/* rl_table_take() or rl_table_try() */
+typedef rl_status (*table_decider)(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                                   bool *allowed, rl_decision *out, rl_decision *each);
+
+/* Decide, and record the decision if a meter is set. */
+static inline rl_status limiter_take_by(table_decider decide, limiter_object *self, rl_key key,
+                                        const uint64_t *costs, bool *allowed, rl_decision *out,
+                                        rl_decision *each)
 {
     rl_time now = limiter_now(self);
     rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     if (meter == NULL) {
-        return rl_table_take(self->table, key, costs, now, allowed, out, each);
+        return decide(self->table, key, costs, now, allowed, out, each);
     }
     int64_t from_ns = limiter_began_ns(self, now);
-    rl_status status = rl_table_take(self->table, key, costs, now, allowed, out, each);
+    rl_status status = decide(self->table, key, costs, now, allowed, out, each);
     if (status == RL_OK) {
         rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
     }
     return status;
+}
+
+static rl_status limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
+                              bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return limiter_take_by(rl_table_take, self, key, costs, allowed, out, each);
 }
 
 /* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
@@ -253,7 +264,8 @@ static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_
     if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &decision, NULL) != RL_OK) {
+    if (limiter_take_by(rl_table_try, call.limiter, call.key, call.costs, &allowed, &decision,
+                        NULL) != RL_OK) {
         return PyErr_NoMemory();
     }
     return decision_new(call.limiter->state, &decision);
@@ -523,7 +535,8 @@ PyMethodDef limiter_methods[] = {
                "next request passes. Arguments and exceptions are those of allow().")},
     {"_take", CORE_FAST(limiter_take_first),
      PyDoc_STR("_take($self, /, key, cost=1)\n--\n\n"
-               "Do what hit() does, without regard to others who wait for the key.")},
+               "Do what hit() does, without regard to others who wait for the key.\n\n"
+               "A denial takes nothing from limits that count denied requests.")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
      PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
                "Do what hit() does; return its Decision, followed by one of each limit.")},
