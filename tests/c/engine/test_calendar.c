@@ -158,6 +158,24 @@ static void test_denied_requests_count(void)
     check_denied(limit, 1);
 }
 
+static void test_a_denied_request_may_find_no_memory(void)
+{
+    rl_limit limit;
+    CHECK_EQUAL(rl_limit_init(&limit, 9, 0.001), RL_OK);
+    rl_table *table = denying_table(limit);
+    rl_key key = rl_table_key(table, "k", 1);
+    const uint64_t never = RL_COST_NEVER;
+    bool allowed;
+    seam_fail(0, 1);
+    CHECK_EQUAL(rl_table_take(table, key, &never, at(NS), &allowed, NULL, NULL), RL_ENOMEM);
+    seam_fail(0, 0);
+    CHECK_EQUAL(rl_table_count(table).denied, 0);
+    CHECK_EQUAL(rl_table_take(table, key, &never, at(NS), &allowed, NULL, NULL), RL_OK);
+    CHECK(!allowed);
+    CHECK_EQUAL(rl_table_count(table).keys, 1);
+    rl_table_free(table);
+}
+
 static void test_zero_has_no_cost_that_passes(void)
 {
     rl_limit limit;
@@ -177,6 +195,7 @@ int main(void)
     test_months_and_years();
     test_first_window_reads_any_words();
     test_denied_requests_count();
+    test_a_denied_request_may_find_no_memory();
     test_zero_has_no_cost_that_passes();
     CHECK_EQUAL(seam_live_blocks(), 0);
     return report("test_calendar");
