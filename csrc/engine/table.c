@@ -93,8 +93,27 @@ static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_ti
     table_describe(&moment, &found, costs, allowed, blocked_ns, out, each);
 }
 
-rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+/* Count a denied request that was read into *found. With the shard's lock. */
+static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t tag,
+                                    const uint64_t *costs, rl_found *found)
+{
+    slot entry = rl_shard_find(moment->table, shard, tag);
+    if (entry.tag == NULL) {
+        entry = rl_shard_make_room(moment, shard, tag);
+        if (entry.tag == NULL) {
+            return RL_ENOMEM;
+        }
+        rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    }
+    rl_found_take_denied(&moment->at, found, costs);
+    rl_entry_write(&moment->at, found, entry.words);
+    rl_shard_occupy(shard, entry, tag);
+    return RL_OK;
+}
+
+static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                              bool counts_denied, bool *allowed, rl_decision *out,
+                              rl_decision *each)
 {
     int64_t blocked_ns = rl_blocks_left_ns(table, key, now);
     if (blocked_ns > 0) {
@@ -109,6 +128,9 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
+    if (status == RL_OK && !*allowed && counts_denied) {
+        status = table_count_denied(&moment, shard, key_tag(key), costs, &found);
+    }
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
         shard->counts.denied += !*allowed;
@@ -119,6 +141,18 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
         table_describe(&moment, &found, costs, *allowed, 0, out, each);
     }
     return status;
+}
+
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                        bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return table_decide(table, key, costs, now, table->set.counts_denied, allowed, out, each);
+}
+
+rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return table_decide(table, key, costs, now, false, allowed, out, each);
 }
 
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,

@@ -1,7 +1,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import Field
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
@@ -14,6 +14,10 @@ def take_all(
     requests: tuple[tuple[Limiter, str | bytes, float | tuple[float, ...]], ...], /
 ) -> tuple[Decision, ...]: ...
 def _restore_decision(*args: Any) -> Decision: ...
+
+_Limit: TypeAlias = (
+    tuple[float, float] | tuple[float, int, bool] | tuple[float, float, str, bool, str, bytes]
+)
 
 @final
 class Decision:
@@ -73,7 +77,7 @@ class ManualClock:
 class Limiter:
     def __init__(
         self,
-        limits: Sequence[tuple[float, float] | tuple[float, int, bool]],
+        limits: Sequence[_Limit],
         *,
         max_keys: int = 1000000,
         clock: str | ManualClock | Callable[[], float] = "monotonic",
@@ -319,6 +323,9 @@ class RedisClient:
     def hit(
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> Decision: ...
+    def take(
+        self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
+    ) -> Decision: ...
     def peek(
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> Decision: ...
@@ -363,7 +370,7 @@ class RedisBuckets:
     def __init__(
         self,
         client: RedisClient,
-        limits: tuple[tuple[float, float] | tuple[float, int, bool], ...],
+        limits: tuple[_Limit, ...],
         scripts: tuple[bytes, ...],
         before: bytes,
         after: tuple[bytes, ...],
@@ -389,6 +396,9 @@ class RedisLoop:
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> Awaitable[bool]: ...
     def hit(
+        self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
+    ) -> Awaitable[Decision]: ...
+    def take(
         self, buckets: RedisBuckets, key: str | bytes, cost: float | tuple[float, ...] = 1, /
     ) -> Awaitable[Decision]: ...
     def peek(

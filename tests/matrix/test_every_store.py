@@ -117,7 +117,7 @@ def test_copies(store: Store, caller: Caller, limits: str, copied: str) -> None:
     made = makes[copied](face)
     assert (type(made), repr(made)) == (type(face), repr(face))
     assert caller.call(made, "hit", "k", 2)
-    assert not caller.call(face, "hit", "k", 9)
+    assert not caller.call(face, "peek", "k", 9)
     assert round(caller.call(face, "peek", "k").remaining, 2) in (0.75, 1, 8)
 
 

