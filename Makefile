@@ -97,8 +97,8 @@ $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 
 # The package is installed already, so pip only adds the packages of the extra.
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
-	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
-	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
+	@echo "Installing what rate-limiter-c[$*] needs into $(VENV)"
+	@$(VENV)/bin/pip install -qq 'rate-limiter-c[$*]'
 	@$(if $(filter check,$*),$(VENV)/bin/python .ci/old_packages.py)
 	@touch $@
 
