@@ -2,6 +2,7 @@
 
 RATE_LIMITER_NO_REDIS=1 builds it without Redis, so it needs neither hiredis nor OpenSSL.
 RATE_LIMITER_WERROR=1 turns compiler warnings into errors.
+RATE_LIMITER_BUILD names the build for `rate-limiter --version` (built from source).
 RATE_LIMITER_SANITIZE=1 builds it with clang's address and undefined-behaviour sanitizers, whose
 library must then be preloaded: see .ci/sanitized.
 """
@@ -66,6 +67,9 @@ compile_args = [
 # Off by default: a future compiler's new warning must not stop an installation.
 if os.environ.get("RATE_LIMITER_WERROR") == "1":
     compile_args.append("-Werror")
+
+if os.environ.get("RATE_LIMITER_BUILD"):
+    compile_args.append(f"-DRL_BUILD={os.environ['RATE_LIMITER_BUILD']}")
 
 link_args = [] if sys.platform == "darwin" else ["-pthread"]  # macOS has threads in its C library
 # One decision crosses three source files: gcc saves a tenth of its time by seeing them together.

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import __version__
 from rate_limiter.cli.bench.measure import Bench, PythonBucket, Spread, slice_s
 from rate_limiter.cli.common import EXIT_STATUS
 from rate_limiter.cli.main import main as command
 from rate_limiter.cli.main import parser
+from rate_limiter.cli.version import build_details
 from rate_limiter.limit import Limit
 from support.redis_servers import RedisServer, wait_until
 from support.servers import ROOT
@@ -230,7 +230,7 @@ def run(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
 
 def test_as_a_module() -> None:
     done = run("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"rate-limiter {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{build_details()}\n", "")
 
 
 def test_a_reader_that_leaves() -> None:
