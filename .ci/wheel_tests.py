@@ -177,7 +177,7 @@ def check_symbols(target: Target, wheel: Path) -> str:
     """Check that musl's libc provides all that the extension needs; return one line."""
     architecture = DEBIAN_MACHINES[target.machine]
     root = fetch_packages(WORK / f"musl-{architecture}", architecture, "musl")
-    (libc,) = root.glob("lib/*/libc.so")
+    (libc,) = root.glob("lib/*-linux-musl/libc.so")
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".so"))
         extension = archive.extract(name, folder)

