@@ -20,7 +20,7 @@ help: ## list these targets
 
 # --- Commands --------------------------------------------------------------------------------
 
-.PHONY: demo demos demo-arguments test test-all lint pytest bench docs screenshots clean
+.PHONY: demo demos demo-arguments test test-all wheels lint pytest bench docs screenshots clean
 demo: demo-arguments $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
 	@exec $(VENV)/bin/python -m demo '$(DEMO)' $(PORT)
 
@@ -41,6 +41,10 @@ test: test-packages ## lint, C tests, sanitizers, Python tests
 
 test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: except this one)
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
+
+wheels: $(VENV)/wheels.stamp ## wheels of every CPython found here for Linux, built and tried, in build/wheelhouse
+	@PYTHON='$(PYTHON)' .ci/system-packages wheels
+	@$(VENV)/bin/python .ci/wheels.py
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
 	@$(VENV)/bin/pytest --quiet --numprocesses $(JOBS) --dist loadfile
@@ -97,8 +101,8 @@ $(VENV)/package.stamp: $(VENV)/created.stamp $(PACKAGE)
 
 # The package is installed already, so pip only adds the packages of the extra.
 $(VENV)/%.stamp: pyproject.toml $(VENV)/created.stamp $(VENV)/package.stamp
-	@echo "Installing what rate_limiter[$*] needs into $(VENV)"
-	@$(VENV)/bin/pip install -qq 'rate_limiter[$*]'
+	@echo "Installing what rate-limiter-c[$*] needs into $(VENV)"
+	@$(VENV)/bin/pip install -qq 'rate-limiter-c[$*]'
 	@$(if $(filter check,$*),$(VENV)/bin/python .ci/old_packages.py)
 	@touch $@
 

@@ -62,7 +62,7 @@ def measure(cases: list[Case], rounds: int) -> Times:
         drivers = {case.name: case.start() for case in cases}
     except ModuleNotFoundError as error:
         raise SystemExit(
-            f"{error}: pip install 'rate_limiter[bench]', or choose with --only"
+            f"{error}: pip install 'rate-limiter-c[bench]', or choose with --only"
         ) from None
     calls = {name: _calls_of_slice(driver) for name, driver in drivers.items()}
     times: Times = {name: [] for name in drivers}

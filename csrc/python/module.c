@@ -1,6 +1,26 @@
 /* module.c -- the extension module rate_limiter._core: its types and constants. */
 #include "python/core.h"
 #include "engine/shared.h"
+#ifndef RL_NO_REDIS
+#include <hiredis/hiredis.h>
+#include <openssl/crypto.h>
+#endif
+
+#define TEXT_OF(macro) TEXT_OF_TOKENS(macro)
+#define TEXT_OF_TOKENS(tokens) #tokens
+
+/* How the package was built; setup.py defines it. */
+#ifndef RL_BUILD
+#define RL_BUILD built from source
+#endif
+#ifndef RL_NO_REDIS
+#define HIREDIS_VERSION TEXT_OF(HIREDIS_MAJOR) "." TEXT_OF(HIREDIS_MINOR) "." TEXT_OF(HIREDIS_PATCH)
+#endif
+#ifdef __clang__
+#define BUILD_COMPILER __VERSION__
+#else
+#define BUILD_COMPILER "gcc " __VERSION__
+#endif
 
 core_state *core_state_of(PyTypeObject *type)
 {
@@ -60,6 +80,10 @@ static int add_store_error(PyObject *module, core_state *state)
 static int add_redis(PyObject *module, core_state *state)
 {
     (void)state;
+    if (PyModule_AddStringConstant(module, "HIREDIS_VERSION", "") < 0 ||
+        PyModule_AddStringConstant(module, "OPENSSL_VERSION", "") < 0) {
+        return -1;
+    }
     return PyModule_AddIntConstant(module, "HAS_REDIS", 0);
 }
 #else
@@ -67,7 +91,10 @@ static int add_redis(PyObject *module, core_state *state)
 {
     if (add_type(module, &redis_client_spec, &state->redis_client_type) < 0 ||
         add_type(module, &redis_buckets_spec, &state->redis_buckets_type) < 0 ||
-        add_type(module, &redis_loop_spec, &state->redis_loop_type) < 0) {
+        add_type(module, &redis_loop_spec, &state->redis_loop_type) < 0 ||
+        PyModule_AddStringConstant(module, "HIREDIS_VERSION", HIREDIS_VERSION) < 0 ||
+        PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION)) <
+            0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "HAS_REDIS", 1);
@@ -96,6 +123,7 @@ static int core_exec(PyObject *module)
         add_type(module, &start_spec, &state->start_type) < 0 ||
         (state->one = PyLong_FromLong(1)) == NULL || core_names_init(state->names) < 0 ||
         add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
+        PyModule_AddStringConstant(module, "BUILD", TEXT_OF(RL_BUILD) ", " BUILD_COMPILER) < 0 ||
         add_float(module, "MAX_CAPACITY", RL_CAPACITY_MAX) < 0 ||
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0 ||

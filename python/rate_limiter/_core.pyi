@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
+BUILD: Final[str]
 MAX_CAPACITY: Final[float]
 MAX_LIMITS: Final[int]
 MAX_REFILL_RATE: Final[float]
@@ -307,6 +308,8 @@ class StoreError(RuntimeError):
     node: str
 
 HAS_REDIS: Final[int]
+HIREDIS_VERSION: Final[str]
+OPENSSL_VERSION: Final[str]
 
 @final
 class RedisClient:

@@ -1,6 +1,6 @@
 """Jwt: the claims of a bearer token whose signature is verified.
 
-PyJWT verifies tokens (``pip install 'rate_limiter[jwt]'``). A token that is missing, malformed,
+PyJWT verifies tokens (``pip install 'rate-limiter-c[jwt]'``). A token that is missing, malformed,
 expired, or signed with another key or algorithm has no claims, so it gives neither an identity nor
 a tier.
 """

@@ -1,4 +1,4 @@
-"""Settings from the environment and ``.env`` (``pip install 'rate_limiter[rules]'``).
+"""Settings from the environment and ``.env`` (``pip install 'rate-limiter-c[rules]'``).
 
 from rate_limiter.settings import Settings
 

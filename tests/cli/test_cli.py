@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import __version__
 from rate_limiter.cli.bench.measure import Bench, PythonBucket, Spread, slice_s
 from rate_limiter.cli.common import EXIT_STATUS
 from rate_limiter.cli.main import main as command
 from rate_limiter.cli.main import parser
+from rate_limiter.cli.version import build_details
 from rate_limiter.limit import Limit
 from support.redis_servers import RedisServer, wait_until
 from support.servers import ROOT
@@ -182,7 +182,7 @@ def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> 
         timeout=120,
         check=False,
     )
-    told = f"rate-limiter: {module} is missing: pip install 'rate_limiter[{extra}]'\n"
+    told = f"rate-limiter: {module} is missing: pip install 'rate-limiter-c[{extra}]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
@@ -213,7 +213,7 @@ try:
 except ImportError as error:
     print(error, "/", error.name.partition(".")[0])
 """
-    message = f"{module} is missing: pip install 'rate_limiter[{extra}]' / {module}\n"
+    message = f"{module} is missing: pip install 'rate-limiter-c[{extra}]' / {module}\n"
     assert run_python(program) == message
 
 
@@ -230,7 +230,7 @@ def run(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
 
 def test_as_a_module() -> None:
     done = run("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"rate-limiter {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{build_details()}\n", "")
 
 
 def test_a_reader_that_leaves() -> None:
@@ -371,7 +371,7 @@ def test_settings_that_cannot_be_read(
     monkeypatch.delitem(sys.modules, "rate_limiter.settings", raising=False)
     monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
     status, line = fails(["inspect", "k"], capsys)
-    assert (status, "pip install 'rate_limiter[rules]', or give --store" in line) == (2, True)
+    assert (status, "pip install 'rate-limiter-c[rules]', or give --store" in line) == (2, True)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.delenv("REDIS_HOST")
     assert "cannot connect to 127.0.0.1:1" in fails(["inspect", "k"], capsys)[1]

@@ -506,7 +506,7 @@ except ImportError as error:
     print(error, error.name)
 RateLimitMiddleware(None, limits="5/minute")
 """
-    told = "metrics='api' needs prometheus_client: pip install 'rate_limiter[metrics]'"
+    told = "metrics='api' needs prometheus_client: pip install 'rate-limiter-c[metrics]'"
     assert run_python(program) == f"{told} prometheus_client\n"
 
 

@@ -895,4 +895,4 @@ def test_without_pydantic(
     monkeypatch.delitem(sys.modules, "rate_limiter.policy.rule_files")
     monkeypatch.setitem(sys.modules, "pydantic", None)
     assert main(["rules", "check", str(tmp_path / "x.json")]) == 1
-    assert "pydantic is missing: pip install 'rate_limiter[rules]'" in capsys.readouterr().err
+    assert "pydantic is missing: pip install 'rate-limiter-c[rules]'" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_without_libraries(sources: Path) -> None:
     done = build(sources, PKG_CONFIG="/bin/false", RATE_LIMITER_NO_REDIS="")
     assert done.returncode != 0
     for words in (
-        "rate_limiter needs pkg-config, hiredis and OpenSSL",
+        "rate-limiter-c needs pkg-config, hiredis and OpenSSL",
         "apt-get install pkg-config libhiredis-dev libssl-dev",
         "dnf install",
         "apk add",

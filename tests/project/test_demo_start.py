@@ -162,8 +162,8 @@ def test_commands_to_try_run_in_any_folder(tmp_path: Path) -> None:
 def test_what_the_demos_install_includes_the_load_scripts(script: str) -> None:
     done = run(sys.executable, str(ROOT / "demo" / script), "--help")
     assert (done.returncode, "--concurren" in done.stdout) == (0, True), done.stderr
-    needed = [one for one in requires("rate_limiter") or () if 'extra == "demo"' in one]
-    (ours,) = (one for one in needed if one.startswith("rate_limiter["))
+    needed = [one for one in requires("rate-limiter-c") or () if 'extra == "demo"' in one]
+    (ours,) = (one for one in needed if one.startswith("rate-limiter-c["))
     assert "load" in re.split(r"\W", ours)
 
 

@@ -275,7 +275,7 @@ def test_the_wheel_is_built_from_what_is_copied(tmp_path: Path) -> None:
     # Isolated, pip would download setuptools.
     command = [sys.executable, "-m", *words, "--no-build-isolation", "--quiet"]
     run(*command, cwd=tmp_path / "source")
-    (wheel,) = (tmp_path / "wheels").glob("rate_limiter-*.whl")
+    (wheel,) = (tmp_path / "wheels").glob("rate_limiter_c-*.whl")
     unpacked = tmp_path / "unpacked"
     run(sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", unpacked, wheel)
     program = "import rate_limiter; print(rate_limiter.__file__, rate_limiter._core.RedisClient)"

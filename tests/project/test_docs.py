@@ -192,7 +192,7 @@ def test_every_page_has_a_test() -> None:
         ("```text\noutput of nothing\n```\n", "no output before"),
         ("```console\n$ echo one\ntwo\n```\n", "there came"),
         ("```console\n$ false\n```\n", "false"),
-        ("```console\n$ pip install 'rate_limiter[nothing]'\n```\n", "extra 'nothing'"),
+        ("```console\n$ pip install 'rate-limiter-c[nothing]'\n```\n", "extra 'nothing'"),
         ("```console\n$ make nothing-of-that-name\n```\n", "nothing-of-that-name"),
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "there came"),
     ],

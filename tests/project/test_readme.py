@@ -1,15 +1,22 @@
 """The README's examples, run as they are printed."""
 
 import asyncio
+import importlib
+import json
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from rate_limiter.cli.main import main as command
 from support.redis_servers import RedisServer
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
 
 
@@ -94,3 +101,64 @@ def test_redis_example(server: RedisServer, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "ok\n"
     assert command(["inspect", "user:42", "--store", server.url]) == 0
     assert "of 100 tokens, full in 0." in capsys.readouterr().out
+
+
+# --- Figures ---------------------------------------------------------------------------------
+
+
+def benchmark(name: str) -> Any:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def row(first: str) -> list[str]:
+    """Return the cells of the feature table after the first: ours and those of three others."""
+    (line,) = (line for line in README.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+    assert README.index("rivals-light.svg") < 2000
+
+
+def test_charts_are_drawn_from_the_figures() -> None:
+    for name, content in benchmark("chart").charts().items():
+        assert (ROOT / "docs" / "images" / name).read_text(encoding="utf-8") == content
+
+
+def test_figures_of_the_table() -> None:
+    text = (ROOT / "benchmarks" / "results" / "web.json").read_text(encoding="utf-8")
+    figures = json.loads(text)
+    added = {each["name"]: each["added_us"] for each in figures["cases"] if each["base"]}
+
+    def shown(name: str) -> str:
+        return f"{added[name]['median']:.0f} µs" if name else ""
+
+    fastapi = ("FastAPI, dependency", "slowapi, decorator", "", "fastapi-limiter, dependency")
+    flask = ("Flask, decorator", "", "Flask-Limiter, decorator", "")
+    assert row("added to a FastAPI route") == [shown(name) for name in fastapi]
+    assert row("added to a Flask view") == [shown(name) for name in flask]
+    assert figures["machine"] in README
+
+
+def test_marks_of_the_table() -> None:
+    peers = benchmark("web_peers")
+    ours = run("fastapi")["app"]
+    others = (peers.slowapi_decorator, peers.flask_limiter_decorator, peers.fastapi_limiter)
+    remaining, retry = [], []
+    for app in (ours, *(make("1/day") for make in others)):
+        method, path = ("POST", "/upload") if app is ours else ("GET", peers.PATH)
+        http: Any = TestClient(app) if isinstance(app, FastAPI) else app.test_client()
+        passed, denied = (
+            http.request(method, path) if isinstance(app, FastAPI) else http.open(path)
+            for _ in range(2)
+        )
+        assert (passed.status_code, denied.status_code) == (200, 429)
+        remaining.append("yes" if "x-ratelimit-remaining" in passed.headers else "no")
+        retry.append("yes" if "retry-after" in denied.headers else "no")
+    assert row("`X-RateLimit-Remaining` on responses") == remaining
+    assert row("`Retry-After` on a 429") == retry

@@ -32,7 +32,7 @@ def text_of_missing(error: ImportError) -> str:
     name = (error.name or "").partition(".")[0]
     if name not in _EXTRAS:
         return str(error)
-    return f"{name} is missing: pip install 'rate_limiter[{_EXTRAS[name]}]'"
+    return f"{name} is missing: pip install 'rate-limiter-c[{_EXTRAS[name]}]'"
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ def store_of(given: argparse.Namespace) -> str:
     for name in ("REDIS_HOST", "REDIS_SENTINEL_HOSTS"):
         if os.environ.get(name):
             raise UsageError(
-                f"reading {name} needs pydantic_settings: pip install 'rate_limiter[rules]', "
+                f"reading {name} needs pydantic_settings: pip install 'rate-limiter-c[rules]', "
                 "or give --store"
             )
     return os.environ.get("RATE_LIMITER_STORE") or os.environ.get("REDIS_URL") or LOCAL_REDIS

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rate_limiter import __version__
-from rate_limiter.cli import buckets, rules
+from rate_limiter.cli import buckets, completion, rules
 from rate_limiter.cli.bench import command as bench
 from rate_limiter.cli.common import Parser, epilog, guarded, make_printable
 from rate_limiter.cli.load import command as load
+from rate_limiter.cli.version import build_details
 
 EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --api-key demo --seconds 10
@@ -18,6 +18,7 @@ EXAMPLES = """\
   rate-limiter rules check rate_limits.json
   rate-limiter rules explain --path /files/7 --method POST
   rate-limiter bench --store redis://localhost:6379/0
+  rate-limiter completion bash
 
 `rate-limiter COMMAND --help` shows more examples.
 """
@@ -44,10 +45,16 @@ def parser() -> Parser:
         description="Test a rate limit, inspect its buckets, check its rules, measure it.",
         epilog=epilog(EXAMPLES),
     )
-    made.add_argument("--version", action="version", version=f"rate-limiter {__version__}")
+    made.add_argument(
+        "--version",
+        action="version",
+        version=build_details(),
+        help="print the versions of this package and of the libraries in it",
+    )
     actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
     for command in (load, buckets, rules, bench):
         command.add_parser(actions)
+    completion.add_parser(actions, made)
     return made
 
 

@@ -22,7 +22,7 @@ def checked_metrics(metrics: str | None) -> str | None:
         importlib.import_module("rate_limiter.observe.prometheus")
     except ImportError as error:
         raise ImportError(
-            f"metrics={metrics!r} needs prometheus_client: pip install 'rate_limiter[metrics]'",
+            f"metrics={metrics!r} needs prometheus_client: pip install 'rate-limiter-c[metrics]'",
             name="prometheus_client",
         ) from error
     return checked_dimension(metrics)

@@ -1,4 +1,4 @@
-"""Metrics through OpenTelemetry (``pip install 'rate_limiter[otel]'``): the same numbers.
+"""Metrics through OpenTelemetry (``pip install 'rate-limiter-c[otel]'``): the same numbers.
 
     from rate_limiter.observe.opentelemetry import instrument, watch
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, using prometheus_client (``pip install 'rate_limiter[metrics]'``).
+"""Metrics for Prometheus, using prometheus_client (``pip install 'rate-limiter-c[metrics]'``).
 
     app.add_middleware(RateLimitMiddleware, limits="100/minute", metrics="api")
     app.mount("/metrics", make_asgi_app(registry()))  # of prometheus_client

@@ -28,7 +28,7 @@ def get_redis(url: str | None = None) -> redis.Redis:
         import redis
     except ImportError as error:
         raise ImportError(
-            "get_redis() needs redis-py: pip install 'rate_limiter[redis]'"
+            "get_redis() needs redis-py: pip install 'rate-limiter-c[redis]'"
         ) from error
     address = url or os.environ.get("REDIS_URL") or DEFAULT_URL
     try:

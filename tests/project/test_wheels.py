@@ -1,0 +1,137 @@
+"""What builds and tries the wheels (`make wheels`), as far as that is quick; the workflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from support.servers import ROOT
+
+WORKFLOW = ROOT / ".github" / "workflows" / "wheels.yml"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Any:
+    """Yield the modules that `make wheels` runs, by name."""
+    sys.path.insert(0, str(ROOT / ".ci"))
+    try:
+        import wheel_libraries
+        import wheel_tests
+        import wheels
+
+        yield {module.__name__: module for module in (wheel_libraries, wheel_tests, wheels)}
+    finally:
+        sys.path.remove(str(ROOT / ".ci"))
+
+
+@pytest.fixture
+def libraries(scripts: dict[str, ModuleType]) -> Any:
+    return scripts["wheel_libraries"]
+
+
+# --- Sources ---------------------------------------------------------------------------------
+
+
+def test_source_entries_of_both_kinds_of_lists(libraries: Any) -> None:
+    lines = "# deb none\ndeb [signed-by=/k] http://a.invalid/debian stable main\ndeb-src b c\n"
+    expected = "deb-src [signed-by=/k] http://a.invalid/debian stable main\n"
+    assert libraries.source_entries(lines, "a.list") == expected
+    fields = "Types: deb\nURIs: http://a.invalid\n\nTypes: deb deb-src\nSuites: b\n"
+    expected = "Types: deb-src\nURIs: http://a.invalid\n\nTypes: deb-src\nSuites: b\n"
+    assert libraries.source_entries(fields, "a.sources") == expected
+
+
+def test_apt_keeps_its_state_out_of_the_system(libraries: Any, tmp_path: Path) -> None:
+    options = libraries.apt_options(tmp_path, sources=True)
+    assert f"Dir::State::lists={tmp_path}/lists" in options
+    assert (tmp_path / "lists" / "partial").is_dir()
+    assert f"Dir::Etc::sourceparts={tmp_path}/parts" in options
+
+
+def test_archives_are_checked_by_hash(libraries: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "hiredis_1.orig.tar.gz"
+    archive.write_bytes(b"content")
+    right = f"{libraries.sha256(archive)}  {archive.name}\n"
+    assert libraries.check_hashes(tmp_path, right) == [archive]
+    with pytest.raises(SystemExit, match="expected 00"):
+        libraries.check_hashes(tmp_path, f"{'0' * 64}  {archive.name}\n")
+    with pytest.raises(SystemExit, match=r"names other\.tar\.gz, but apt has hiredis_1"):
+        libraries.check_hashes(tmp_path, f"{'0' * 64}  other.tar.gz\n")
+
+
+def test_both_libraries_have_a_hash(libraries: Any) -> None:
+    lines = [line.split() for line in libraries.HASHES.read_text("utf-8").splitlines()]
+    assert all(len(value) == 64 and int(value, 16) for value, _ in lines)
+    names = [name.partition("_")[0] for _, name in lines if ".orig." in name]
+    assert sorted(names) == sorted(libraries.PACKAGES)
+
+
+# --- Targets and checks ----------------------------------------------------------------------
+
+
+def test_targets(libraries: Any) -> None:
+    assert {target.platform: target.compiler for target in libraries.TARGETS} == {
+        "manylinux_2_17_x86_64": "zig cc -target x86_64-linux-gnu.2.17",
+        "manylinux_2_17_aarch64": "zig cc -target aarch64-linux-gnu.2.17",
+        "musllinux_1_2_x86_64": "zig cc -target x86_64-linux-musl",
+        "musllinux_1_2_aarch64": "zig cc -target aarch64-linux-musl",
+    }
+
+
+def test_tag_that_auditwheel_reports(scripts: dict[str, Any]) -> None:
+    report = '\na.whl is\nconsistent with the following platform tag:\n"manylinux_2_17_x86_64".\n'
+    assert scripts["wheels"].consistent_tag(report) == "manylinux_2_17_x86_64"
+    with pytest.raises(SystemExit, match="no platform tag"):
+        scripts["wheels"].consistent_tag("an error")
+
+
+def test_symbols_that_a_libc_lacks(scripts: dict[str, Any]) -> None:
+    rows = "                 U PyLong_FromLong\n                 U _Py_NoneStruct\n"
+    rows += (
+        "                 U malloc\n                 U __printf_chk\n                 w __gmon\n"
+    )
+    unknown = scripts["wheel_tests"].unknown_symbols(rows, {"malloc"})
+    assert unknown == ["__printf_chk"]
+
+
+def test_the_tests_that_run_with_a_wheel_exist(scripts: dict[str, Any]) -> None:
+    for path in scripts["wheel_tests"].TESTS:
+        assert (ROOT / path).is_file(), path
+
+
+def test_a_compiler_is_not_among_the_programs(
+    scripts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts["wheel_tests"], "WORK", tmp_path)
+    monkeypatch.setattr(scripts["wheel_tests"], "PROGRAMS", ("env", "sh"))
+    assert sorted(os.listdir(scripts["wheel_tests"].limited_path())) == ["env", "sh"]
+
+
+# --- Workflow --------------------------------------------------------------------------------
+
+
+def test_workflow_matches_the_schema() -> None:
+    command = ["--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_workflow_builds_for_every_platform() -> None:
+    jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
+    platforms = {each["platform"] for each in jobs["wheels"]["strategy"]["matrix"]["include"]}
+    assert platforms == {"linux-x86_64", "linux-aarch64", "macos-x86_64", "macos-arm64"}
+    (build,) = (step["env"] for step in jobs["wheels"]["steps"] if "env" in step)
+    versions = build["CIBW_BUILD"].split()
+    assert {f"cp3{minor}-*" for minor in range(10, 14)} <= set(versions)
+    assert any(version.endswith("t-*") for version in versions)
