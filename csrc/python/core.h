@@ -188,4 +188,8 @@ extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
                    rl_decision *out, rl_decision *each);
 
+/* Give back what limiter_decide() took for a key, and wake who waits for it. No memory is needed,
+ * except for a key with lone surrogates. 0, or -1 with an exception set and nothing given back. */
+int limiter_give_back(limiter_object *self, PyObject *key, double tokens);
+
 #endif

@@ -96,6 +96,10 @@ static int rule_init(const core_state *state, PyObject *description, policy_rule
     if (limits_init(limits, out) < 0 || source_chain_read(key, &out->key) < 0) {
         return -1;
     }
+    if (out->key.n > 0 && !source_chain_is_total(&out->key)) {
+        PyErr_SetString(PyExc_ValueError, "the last source of a key must be 'ip' or 'all'");
+        return -1;
+    }
     return out->is_exempt ? 0 : decider_init(state, limiter, hit_each, out);
 }
 
@@ -176,8 +180,9 @@ static int version_read(version_object *self, PyObject *args, PyObject *kwargs)
         source_chain_read(tier, &self->tier) < 0 || source_chain_read(key, &self->key) < 0) {
         return -1;
     }
-    if (self->tier.n > 1 || self->key.n == 0) {
-        PyErr_SetString(PyExc_ValueError, "expected one tier at most, and a key");
+    if (self->tier.n > 1 || !source_chain_is_total(&self->key)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "expected one tier at most, and a key whose last source is 'ip' or 'all'");
         return -1;
     }
     return 0;
@@ -306,6 +311,18 @@ version_object *policy_version(policy_object *self)
         PyErr_SetString(PyExc_RuntimeError, "this policy has no rules yet");
     }
     return version;
+}
+
+bool policy_follows(const core_state *state, PyObject *policy, const version_object *version)
+{
+    if (policy == NULL || !PyObject_TypeCheck(policy, state->policy_type)) {
+        return false;
+    }
+    bool follows;
+    LOCKED(policy);
+    follows = policy_of(policy)->version == version;
+    UNLOCKED;
+    return follows;
 }
 
 static PyObject *policy_use(PyObject *object, PyObject *args)
