@@ -373,7 +373,7 @@ class Policy(_core.Policy):
         """
         try:
             outcome = self._check(request, request)
-            if isinstance(outcome, Verdict) and not outcome.is_denial:
+            if isinstance(outcome, Verdict) and not (outcome.is_denial and _has_more(request)):
                 return outcome
             return run_now(self._concluded(request, outcome))
         except BaseException as error:
@@ -433,6 +433,12 @@ class Policy(_core.Policy):
                 for name, limit, one in zip(active.names, active.rule.limits, each, strict=True)
             ],
         }
+
+
+def _has_more(request: Any) -> bool:
+    """Return whether the engine has left verdicts of a denied request to give back."""
+    record = record_of(request)
+    return record is not None and len(record.verdicts) > 1
 
 
 def denial_of(request: Any, verdict: Verdict) -> Denial:
