@@ -276,7 +276,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         """Respond with the state of the caller."""
         if await turned_away(scope, receive, send):
             return
-        if scope["method"] not in ("GET", "HEAD"):
+        if scope.get("method") not in ("GET", "HEAD"):
             await send_answer(NO_METHOD, scope, send, [(b"allow", b"GET, HEAD")])
             return
         assert self._policy is not None
