@@ -81,7 +81,9 @@ int asgi_is_request(const core_state *state, PyObject *scope)
 
 typedef enum asgi_route { ASGI_ERROR, ASGI_FREE, ASGI_STATUS, ASGI_LIMITED } asgi_route;
 
-static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *args)
+/* *path_out: the path, for the check; NULL if it was not needed. A new reference. */
+static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *args,
+                                     PyObject **path_out)
 {
     if (self->status_path == NULL && PySet_GET_SIZE(self->exempt_paths) == 0) {
         return ASGI_LIMITED;
@@ -92,7 +94,7 @@ static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *a
     int is_status = is_exempt == 0 && self->status_path != NULL
                         ? PyObject_RichCompareBool(path, self->status_path, Py_EQ)
                         : 0;
-    Py_XDECREF(path);
+    *path_out = path;
     if (is_exempt < 0 || is_status < 0) {
         return ASGI_ERROR;
     }
@@ -125,13 +127,14 @@ static int asgi_is_preflight(const asgi_object *self, const asgi_args *args)
     return 1;
 }
 
-static asgi_route asgi_route_of(const asgi_object *self, const asgi_args *args)
+static asgi_route asgi_route_of(const asgi_object *self, const asgi_args *args, PyObject **path)
 {
+    *path = NULL;
     int is_request = asgi_is_request(self->state, args->scope);
     if (is_request <= 0) {
         return is_request < 0 ? ASGI_ERROR : ASGI_FREE;
     }
-    asgi_route route = asgi_route_of_path(self, args);
+    asgi_route route = asgi_route_of_path(self, args, path);
     if (route == ASGI_LIMITED && self->skips_preflight) {
         int is_preflight = asgi_is_preflight(self, args);
         route = is_preflight < 0 ? ASGI_ERROR : is_preflight ? ASGI_FREE : ASGI_LIMITED;
@@ -222,7 +225,8 @@ static PyObject *asgi_answer_checked(asgi_object *self, const asgi_args *args, c
     return asgi_answer(self, args, send, check->verdict, check_settles(check));
 }
 
-static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
+/* Decide, then call the app or deny. `path` is that of the request, or NULL. */
+static PyObject *asgi_check(asgi_object *self, const asgi_args *args, PyObject *path)
 {
     check check;
     version_object *version = policy_version(self->policy);
@@ -232,6 +236,7 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
     }
     check_init(&check, version, args->scope, args->scope);
     check.send = args->send;
+    check.path = Py_XNewRef(path);
     switch (check_run(&check)) {
     case CHECK_FREE:
         result = asgi_call_app(self->app, args, args->send);
@@ -290,18 +295,26 @@ static PyObject *asgi_call(PyObject *object, PyObject *tuple, PyObject *kwargs)
     if (asgi_read_args(tuple, kwargs, &args) < 0) {
         return NULL;
     }
-    switch (asgi_route_of(self, &args)) {
+    PyObject *path;
+    PyObject *result = NULL;
+    switch (asgi_route_of(self, &args, &path)) {
     case ASGI_FREE:
-        return asgi_call_app(self->app, &args, args.send);
+        result = asgi_call_app(self->app, &args, args.send);
+        break;
     case ASGI_STATUS:
-        return asgi_call_method(self, NAME_STATUS, &args, args.send, NULL);
+        result = asgi_call_method(self, NAME_STATUS, &args, args.send, NULL);
+        break;
     case ASGI_LIMITED:
-        return self->policy != NULL ? asgi_check(self, &args)
-                                    : asgi_call_method(self, NAME_FORWARD, &args, args.send, NULL);
+        result = self->policy != NULL
+                     ? asgi_check(self, &args, path)
+                     : asgi_call_method(self, NAME_FORWARD, &args, args.send, NULL);
+        break;
     case ASGI_ERROR:
     default:
-        return NULL;
+        break;
     }
+    Py_XDECREF(path);
+    return result;
 }
 
 /* Go on with the outcome of a Check: a Verdict, or None without limits. */
