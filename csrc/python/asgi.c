@@ -221,6 +221,9 @@ static PyObject *asgi_answer_recorded(asgi_object *self, const asgi_args *args,
 static PyObject *asgi_answer_checked(asgi_object *self, const asgi_args *args, const check *check)
 {
     check->record->has_sender = true;
+    if (verdict_is_denial(check->verdict)) {
+        record_give_back(check->record, check->verdict);
+    }
     PyObject *send = check->sender != NULL ? check->sender : args->send;
     return asgi_answer(self, args, send, check->verdict, check_settles(check));
 }

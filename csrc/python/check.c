@@ -410,7 +410,6 @@ static check_status run_limits(check *check)
     Py_CLEAR(check->key);
     if (!verdict->decision.allowed) {
         if (!rule->is_shadow) {
-            record_give_back(check->record, verdict);
             return CHECK_DENIED;
         }
         if (count_shadow(check, rule) < 0) {

@@ -362,6 +362,7 @@ typedef struct check {
     verdict_object *verdict; /* strong; the last one that was decided */
     verdict_object *pending; /* strong; the one of the limits that decide now, or NULL */
     PyObject *send;          /* borrowed; of ASGI: the record needs a Sender; NULL: it does not */
+    bool gives_back;         /* a denial is final: no subclass of a middleware may let it pass */
     PyObject *sender;        /* strong; made before anything is taken, or NULL */
 } check;
 

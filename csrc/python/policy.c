@@ -355,8 +355,13 @@ static PyObject *policy_outcome(core_state *state, check *check)
     case CHECK_FREE:
         outcome = check->found != NULL ? Py_NewRef(check->found) : Py_NewRef(Py_None);
         break;
-    case CHECK_ALLOWED:
     case CHECK_DENIED:
+        if (check->gives_back) {
+            record_give_back(check->record, check->verdict);
+        }
+        outcome = Py_NewRef((PyObject *)check->verdict);
+        break;
+    case CHECK_ALLOWED:
         outcome = Py_NewRef((PyObject *)check->verdict);
         break;
     case CHECK_ERROR:
@@ -380,6 +385,7 @@ static PyObject *policy_check(PyObject *object, PyObject *const *args, Py_ssize_
         return NULL;
     }
     check_init(&check, version, args[0], args[1]);
+    check.gives_back = true;
     return policy_outcome(self->state, &check);
 }
 
