@@ -1,4 +1,4 @@
-/* asgi.c -- the ASGI side: AsgiMiddleware decides about requests, AsgiRecorder only adds headers.
+/* asgi.c -- AsgiMiddleware: decide about the requests of an ASGI application.
  *
  *     server ── asgi(scope, receive, send) ─┬─ allowed ──> app(scope, receive, Sender(send))
  *                                           └─ denied ───> asgi._deny(scope, receive, Sender(send), verdict)
@@ -24,11 +24,6 @@ typedef struct asgi_object {
     _Atomic bool probing;   /* _probe gets each request */
 } asgi_object;
 
-/* The arguments of an ASGI application. */
-typedef struct asgi_args {
-    PyObject *scope, *receive, *send; /* borrowed */
-} asgi_args;
-
 static asgi_object *asgi_of(PyObject *self)
 {
     return (asgi_object *)self;
@@ -41,7 +36,7 @@ static request asgi_request(const core_state *state, const asgi_args *args)
 
 /* ---- calls of Python --------------------------------------------------------------------------- */
 
-static PyObject *asgi_call_app(PyObject *app, const asgi_args *args, PyObject *send)
+PyObject *asgi_call_app(PyObject *app, const asgi_args *args, PyObject *send)
 {
     PyObject *call[] = {args->scope, args->receive, send};
     return PyObject_Vectorcall(app, call, 3, NULL);
@@ -72,8 +67,7 @@ static int asgi_probe(asgi_object *self, const asgi_args *args, const verdict_ob
 
 /* ---- which requests are limited ------------------------------------------------------------------ */
 
-/* 1, 0, or -1 with an exception set. */
-static int asgi_is_request(const core_state *state, PyObject *scope)
+int asgi_is_request(const core_state *state, PyObject *scope)
 {
     PyObject *type = core_get(state, scope, NAME_TYPE);
     if (type == NULL) {
@@ -87,7 +81,9 @@ static int asgi_is_request(const core_state *state, PyObject *scope)
 
 typedef enum asgi_route { ASGI_ERROR, ASGI_FREE, ASGI_STATUS, ASGI_LIMITED } asgi_route;
 
-static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *args)
+/* *path_out: the path, for the check; NULL if it was not needed. A new reference. */
+static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *args,
+                                     PyObject **path_out)
 {
     if (self->status_path == NULL && PySet_GET_SIZE(self->exempt_paths) == 0) {
         return ASGI_LIMITED;
@@ -98,7 +94,7 @@ static asgi_route asgi_route_of_path(const asgi_object *self, const asgi_args *a
     int is_status = is_exempt == 0 && self->status_path != NULL
                         ? PyObject_RichCompareBool(path, self->status_path, Py_EQ)
                         : 0;
-    Py_XDECREF(path);
+    *path_out = path;
     if (is_exempt < 0 || is_status < 0) {
         return ASGI_ERROR;
     }
@@ -131,13 +127,14 @@ static int asgi_is_preflight(const asgi_object *self, const asgi_args *args)
     return 1;
 }
 
-static asgi_route asgi_route_of(const asgi_object *self, const asgi_args *args)
+static asgi_route asgi_route_of(const asgi_object *self, const asgi_args *args, PyObject **path)
 {
+    *path = NULL;
     int is_request = asgi_is_request(self->state, args->scope);
     if (is_request <= 0) {
         return is_request < 0 ? ASGI_ERROR : ASGI_FREE;
     }
-    asgi_route route = asgi_route_of_path(self, args);
+    asgi_route route = asgi_route_of_path(self, args, path);
     if (route == ASGI_LIMITED && self->skips_preflight) {
         int is_preflight = asgi_is_preflight(self, args);
         route = is_preflight < 0 ? ASGI_ERROR : is_preflight ? ASGI_FREE : ASGI_LIMITED;
@@ -146,38 +143,6 @@ static asgi_route asgi_route_of(const asgi_object *self, const asgi_args *args)
 }
 
 /* ---- after the decision ----------------------------------------------------------------------------- */
-
-/* The `send` with which the response gets the fields of the record: one for all limits of a
- * request. A new reference, or NULL with an exception set. */
-static PyObject *asgi_sender(core_state *state, record_object *record, PyObject *send)
-{
-    if (record->has_sender) {
-        return Py_NewRef(send);
-    }
-    PyObject *sender = asgi_sender_new(state, send, record);
-    record->has_sender = sender != NULL;
-    return sender;
-}
-
-/* Call the app or deny, as a verdict says. */
-static PyObject *asgi_answer(asgi_object *self, const asgi_args *args, record_object *record,
-                             verdict_object *verdict, bool settles)
-{
-    PyObject *sender = asgi_sender(self->state, record, args->send);
-    if (sender == NULL) {
-        return NULL;
-    }
-    PyObject *result;
-    if (verdict_is_denial(verdict)) {
-        result = asgi_call_method(self, NAME_DENY, args, sender, (PyObject *)verdict);
-    } else if (settles) {
-        result = asgi_call_method(self, NAME_WATCH, args, sender, NULL);
-    } else {
-        result = asgi_call_app(self->app, args, sender);
-    }
-    Py_DECREF(sender);
-    return result;
-}
 
 /* Whether the cost of this request may change after the response. */
 static bool check_settles(const check *check)
@@ -190,17 +155,28 @@ static bool check_settles(const check *check)
     return settles;
 }
 
-/* An error of a check: if limits have taken tokens, _fail gives them back and raises it. */
+/* Give back what limits have taken, after an error: *has_left if only _fail can give back some. */
+static void asgi_give_back(const asgi_object *self, const asgi_args *args, bool *has_left)
+{
+    PyObject *object = core_get(self->state, args->scope, NAME_RATE_LIMITER);
+    bool is_record = object != NULL && Py_TYPE(object) == self->state->record_type;
+    record_object *record = is_record ? (record_object *)object : NULL;
+    if (record != NULL) {
+        record_give_back(record, NULL);
+    }
+    *has_left = record != NULL && record->n > 0;
+    Py_XDECREF(object);
+    PyErr_Clear();
+}
+
+/* An error of a check: raise it when limits have their tokens back. */
 static PyObject *asgi_fail(asgi_object *self, const asgi_args *args)
 {
     PyObject *type, *error, *traceback;
+    bool has_left;
     PyErr_Fetch(&type, &error, &traceback);
-    PyObject *record = core_get(self->state, args->scope, NAME_RATE_LIMITER);
-    bool has_taken = record != NULL && Py_TYPE(record) == self->state->record_type &&
-                     ((record_object *)record)->n > 0;
-    Py_XDECREF(record);
-    PyErr_Clear();
-    if (!has_taken) {
+    asgi_give_back(self, args, &has_left);
+    if (!has_left) {
         PyErr_Restore(type, error, traceback);
         return NULL;
     }
@@ -216,7 +192,44 @@ static PyObject *asgi_fail(asgi_object *self, const asgi_args *args)
     return result;
 }
 
-static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
+/* Call the app or deny, as a verdict says. */
+static PyObject *asgi_answer(asgi_object *self, const asgi_args *args, PyObject *send,
+                             verdict_object *verdict, bool settles)
+{
+    if (verdict_is_denial(verdict)) {
+        PyObject *denied = asgi_call_method(self, NAME_DENY, args, send, (PyObject *)verdict);
+        return denied != NULL ? denied : asgi_fail(self, args);
+    }
+    return settles ? asgi_call_method(self, NAME_WATCH, args, send, NULL)
+                   : asgi_call_app(self->app, args, send);
+}
+
+/* Do what asgi_answer() does, with the Sender of a record. */
+static PyObject *asgi_answer_recorded(asgi_object *self, const asgi_args *args,
+                                      record_object *record, verdict_object *verdict, bool settles)
+{
+    PyObject *sender = asgi_sender_of(self->state, record, args->send);
+    if (sender == NULL) {
+        return asgi_fail(self, args);
+    }
+    PyObject *result = asgi_answer(self, args, sender, verdict, settles);
+    Py_DECREF(sender);
+    return result;
+}
+
+/* Do what asgi_answer() does, after a check. */
+static PyObject *asgi_answer_checked(asgi_object *self, const asgi_args *args, const check *check)
+{
+    check->record->has_sender = true;
+    if (verdict_is_denial(check->verdict)) {
+        record_give_back(check->record, check->verdict);
+    }
+    PyObject *send = check->sender != NULL ? check->sender : args->send;
+    return asgi_answer(self, args, send, check->verdict, check_settles(check));
+}
+
+/* Decide, then call the app or deny. `path` is that of the request, or NULL. */
+static PyObject *asgi_check(asgi_object *self, const asgi_args *args, PyObject *path)
 {
     check check;
     version_object *version = policy_version(self->policy);
@@ -225,6 +238,8 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
         return asgi_fail(self, args);
     }
     check_init(&check, version, args->scope, args->scope);
+    check.send = args->send;
+    check.path = Py_XNewRef(path);
     switch (check_run(&check)) {
     case CHECK_FREE:
         result = asgi_call_app(self->app, args, args->send);
@@ -233,14 +248,16 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
     case CHECK_DENIED:
         result = self->probing && asgi_probe(self, args, check.verdict) < 0
                      ? asgi_fail(self, args)
-                     : asgi_answer(self, args, check.record, check.verdict, check_settles(&check));
+                     : asgi_answer_checked(self, args, &check);
         break;
     case CHECK_AWAIT: {
+        check.send = NULL; /* _answer makes the Sender */
         PyObject *waiting = check_object_new(self->state, &check);
         if (waiting != NULL) {
             result = asgi_call_method(self, NAME_RESOLVE, args, args->send, waiting);
             Py_DECREF(waiting);
-        } else {
+        }
+        if (result == NULL) {
             result = asgi_fail(self, args);
         }
         break;
@@ -256,8 +273,7 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args)
 
 /* ---- calls ---------------------------------------------------------------------------------------------- */
 
-/* 0, or -1 with an exception set. */
-static int asgi_read_args(PyObject *args, PyObject *kwargs, asgi_args *out)
+int asgi_read_args(PyObject *args, PyObject *kwargs, asgi_args *out)
 {
     if (PyTuple_GET_SIZE(args) != 3 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) ||
         !PyDict_Check(PyTuple_GET_ITEM(args, 0))) {
@@ -282,18 +298,26 @@ static PyObject *asgi_call(PyObject *object, PyObject *tuple, PyObject *kwargs)
     if (asgi_read_args(tuple, kwargs, &args) < 0) {
         return NULL;
     }
-    switch (asgi_route_of(self, &args)) {
+    PyObject *path;
+    PyObject *result = NULL;
+    switch (asgi_route_of(self, &args, &path)) {
     case ASGI_FREE:
-        return asgi_call_app(self->app, &args, args.send);
+        result = asgi_call_app(self->app, &args, args.send);
+        break;
     case ASGI_STATUS:
-        return asgi_call_method(self, NAME_STATUS, &args, args.send, NULL);
+        result = asgi_call_method(self, NAME_STATUS, &args, args.send, NULL);
+        break;
     case ASGI_LIMITED:
-        return self->policy != NULL ? asgi_check(self, &args)
-                                    : asgi_call_method(self, NAME_FORWARD, &args, args.send, NULL);
+        result = self->policy != NULL
+                     ? asgi_check(self, &args, path)
+                     : asgi_call_method(self, NAME_FORWARD, &args, args.send, NULL);
+        break;
     case ASGI_ERROR:
     default:
-        return NULL;
+        break;
     }
+    Py_XDECREF(path);
+    return result;
 }
 
 /* Go on with the outcome of a Check: a Verdict, or None without limits. */
@@ -316,12 +340,11 @@ static PyObject *asgi_method_answer(PyObject *object, PyObject *const *given, Py
     }
     verdict_object *verdict = (verdict_object *)given[3];
     bool settles = false;
-    for (size_t i = 0; i < record->n; i++) {
-        const policy_rule *rule = record->items[i]->rule;
-        settles = settles ||
-                  (record->items[i]->version == verdict->version && rule != NULL && rule->settles);
+    for (const verdict_object *one = record->first; one != NULL; one = one->next) {
+        bool is_own = one->version == verdict->version && one->rule != NULL;
+        settles = settles || (is_own && one->rule->settles);
     }
-    PyObject *result = asgi_answer(self, &args, record, verdict, settles);
+    PyObject *result = asgi_answer_recorded(self, &args, record, verdict, settles);
     Py_DECREF((PyObject *)record);
     return result;
 }
@@ -342,8 +365,9 @@ static PyObject *asgi_method_conclude(PyObject *object, PyObject *const *given, 
     record_object *record = record_of_request(&request);
     verdict_object *verdict = record != NULL ? verdict_of_decision(self->state, decision) : NULL;
     PyObject *result = NULL;
-    if (verdict != NULL && record_add(record, verdict) == 0) {
-        result = asgi_answer(self, &args, record, verdict, false);
+    if (verdict != NULL) {
+        record_add(record, verdict);
+        result = asgi_answer_recorded(self, &args, record, verdict, false);
     }
     Py_XDECREF((PyObject *)verdict);
     Py_XDECREF((PyObject *)record);
@@ -470,98 +494,4 @@ PyType_Spec asgi_spec = {
     .flags =
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = asgi_slots,
-};
-
-/* ---- AsgiRecorder ------------------------------------------------------------------------------------------ */
-
-/* Immutable. */
-typedef struct recorder_object {
-    PyObject_HEAD
-    core_state *state; /* borrowed from the type */
-    PyObject *app;     /* strong */
-} recorder_object;
-
-static PyObject *recorder_call(PyObject *object, PyObject *tuple, PyObject *kwargs)
-{
-    recorder_object *self = (recorder_object *)object;
-    asgi_args args;
-    if (asgi_read_args(tuple, kwargs, &args) < 0) {
-        return NULL;
-    }
-    int is_request = asgi_is_request(self->state, args.scope);
-    if (is_request <= 0) {
-        return is_request < 0 ? NULL : asgi_call_app(self->app, &args, args.send);
-    }
-    const request request = asgi_request(self->state, &args);
-    record_object *record = record_of_request(&request);
-    PyObject *sender = record != NULL ? asgi_sender(self->state, record, args.send) : NULL;
-    PyObject *result = sender != NULL ? asgi_call_app(self->app, &args, sender) : NULL;
-    Py_XDECREF(sender);
-    Py_XDECREF((PyObject *)record);
-    return result;
-}
-
-static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"app", NULL};
-    PyObject *app;
-    core_state *state = core_state_of(type);
-    if (state == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O:AsgiRecorder", names, &app)) {
-        return NULL;
-    }
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ((recorder_object *)self)->state = state;
-        ((recorder_object *)self)->app = Py_NewRef(app);
-    }
-    return self;
-}
-
-static int recorder_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((recorder_object *)self)->app);
-    return 0;
-}
-
-static int recorder_clear(PyObject *self)
-{
-    (void)self; /* a call under way needs the app; the app's own clearing breaks a cycle */
-    return 0;
-}
-
-static void recorder_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    Py_XDECREF(((recorder_object *)self)->app);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyMemberDef recorder_members[] = {
-    {"app", T_OBJECT_EX, offsetof(recorder_object, app), READONLY,
-     PyDoc_STR("The ASGI application.")},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot recorder_slots[] = {
-    {Py_tp_doc, PyDoc_STR("AsgiRecorder(app)\n--\n\n"
-                          "Add the headers of all limits that the app checks to its responses.")},
-    {Py_tp_new, recorder_new},
-    {Py_tp_dealloc, recorder_dealloc},
-    {Py_tp_traverse, recorder_traverse},
-    {Py_tp_clear, recorder_clear},
-    {Py_tp_call, recorder_call},
-    {Py_tp_members, recorder_members},
-    {0, NULL},
-};
-
-PyType_Spec recorder_spec = {
-    .name = "rate_limiter._core.AsgiRecorder",
-    .basicsize = sizeof(recorder_object),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = recorder_slots,
 };

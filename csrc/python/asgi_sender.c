@@ -29,12 +29,17 @@ static void sender_find_present(PyObject *headers, bool present[RL_FIELD_COUNT])
 
 static int sender_append(const core_state *state, PyObject *headers, const rl_field *field)
 {
-    PyObject *name = state->names[(int)NAME_HEADER_LIMIT + (int)field->name];
+    PyObject *pair = PyTuple_New(2);
     PyObject *value = PyBytes_FromStringAndSize(field->value.data, (Py_ssize_t)field->value.len);
-    PyObject *pair = value != NULL ? PyTuple_Pack(2, name, value) : NULL;
-    int status = pair != NULL ? PyList_Append(headers, pair) : -1;
-    Py_XDECREF(pair);
-    Py_XDECREF(value);
+    if (pair == NULL || value == NULL) {
+        Py_XDECREF(pair);
+        Py_XDECREF(value);
+        return -1;
+    }
+    PyTuple_SET_ITEM(pair, 0, Py_NewRef(state->names[(int)NAME_HEADER_LIMIT + (int)field->name]));
+    PyTuple_SET_ITEM(pair, 1, value);
+    int status = PyList_Append(headers, pair);
+    Py_DECREF(pair);
     return status;
 }
 
@@ -119,14 +124,25 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
 
 PyObject *asgi_sender_new(core_state *state, PyObject *send, record_object *record)
 {
-    sender_object *self = (sender_object *)state->sender_type->tp_alloc(state->sender_type, 0);
+    sender_object *self = PyObject_GC_New(sender_object, state->sender_type);
     if (self != NULL) {
         self->vectorcall = sender_call;
         self->state = state;
         self->send = Py_NewRef(send);
         self->record = (record_object *)Py_NewRef((PyObject *)record);
+        PyObject_GC_Track(self);
     }
     return (PyObject *)self;
+}
+
+PyObject *asgi_sender_of(core_state *state, record_object *record, PyObject *send)
+{
+    if (record->has_sender) {
+        return Py_NewRef(send);
+    }
+    PyObject *sender = asgi_sender_new(state, send, record);
+    record->has_sender = sender != NULL;
+    return sender;
 }
 
 static int sender_traverse(PyObject *self, visitproc visit, void *arg)

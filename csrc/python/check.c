@@ -31,6 +31,8 @@ void check_clear(check *check)
     Py_CLEAR(check->awaited);
     Py_CLEAR(check->record);
     Py_CLEAR(check->verdict);
+    Py_CLEAR(check->pending);
+    Py_CLEAR(check->sender);
 }
 
 /* ---- calls of Python --------------------------------------------------------------------------- */
@@ -109,18 +111,15 @@ static PyObject *read_source(check *check, const source *source, bool is_key, ch
     return key;
 }
 
-/* Read the first source with a value. NULL with CHECK_GO_ON: none has one. */
-static PyObject *read_chain(check *check, const source_chain *chain, check_status *status)
+/* Read a key: the last source of its chain has one. NULL: stop with *status. */
+static PyObject *read_key(check *check, const source_chain *chain, check_status *status)
 {
-    *status = CHECK_GO_ON;
-    while (check->step < chain->n) {
-        PyObject *key = read_source(check, &chain->items[check->step], true, status);
-        if (key != NULL || *status != CHECK_GO_ON) {
-            return key;
-        }
-        check->step++;
-    }
-    return NULL;
+    PyObject *key;
+    do {
+        key = read_source(check, &chain->items[check->step], true, status);
+        check->step += key == NULL && *status == CHECK_GO_ON;
+    } while (key == NULL && *status == CHECK_GO_ON);
+    return key;
 }
 
 /* ---- bypass, tier, own key ------------------------------------------------------------------------ */
@@ -144,54 +143,6 @@ static check_status run_bypass(check *check)
     return CHECK_GO_ON;
 }
 
-/* Keep the ranks in order, the highest first, each once. */
-static void insert_rank(check *check, int rank)
-{
-    size_t at = 0;
-    while (at < check->n_tiers && check->tiers[at] > rank) {
-        at++;
-    }
-    if (at == CHECK_TIERS_MAX || (at < check->n_tiers && check->tiers[at] == rank)) {
-        return;
-    }
-    check->n_tiers += check->n_tiers < CHECK_TIERS_MAX;
-    for (size_t i = check->n_tiers - 1; i > at; i--) {
-        check->tiers[i] = check->tiers[i - 1];
-    }
-    check->tiers[at] = rank;
-}
-
-/* 0, or -1 with an exception set. A tier that no rule names counts for nothing. */
-static int add_tier(check *check, PyObject *tier)
-{
-    PyObject *text = PyObject_Str(tier);
-    PyObject *rank = /* borrowed */
-        text != NULL ? PyDict_GetItemWithError(check->version->tier_ranks, text) : NULL;
-    long number = rank != NULL ? PyLong_AsLong(rank) : 0;
-    if (rank != NULL && !PyErr_Occurred()) {
-        insert_rank(check, (int)number);
-    }
-    Py_XDECREF(text);
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-static int add_tiers(check *check, PyObject *value)
-{
-    if (value == Py_None) {
-        return 0;
-    }
-    if (!PyList_Check(value) && !PyTuple_Check(value) && !PyAnySet_Check(value)) {
-        return add_tier(check, value);
-    }
-    PyObject *all = PySequence_Tuple(value);
-    int status = all != NULL ? 0 : -1;
-    for (Py_ssize_t i = 0; status == 0 && i < PyTuple_GET_SIZE(all); i++) {
-        status = add_tier(check, PyTuple_GET_ITEM(all, i));
-    }
-    Py_XDECREF(all);
-    return status;
-}
-
 static check_status run_tier(check *check)
 {
     const version_object *version = check->version;
@@ -201,7 +152,7 @@ static check_status run_tier(check *check)
         if (status != CHECK_GO_ON) {
             return status;
         }
-        int added = value != NULL ? add_tiers(check, value) : 0;
+        int added = value != NULL ? tier_ranks_add(&check->tiers, version->tier_ranks, value) : 0;
         Py_XDECREF(value);
         if (added < 0) {
             return CHECK_ERROR;
@@ -212,21 +163,11 @@ static check_status run_tier(check *check)
     return CHECK_GO_ON;
 }
 
-static PyObject *client_key(check *check)
-{
-    const request request = request_of(check);
-    return walk_request_key(check->version->walk, &request);
-}
-
 /* Read the key by the policy's sources. False: stop with *status. */
 static bool read_own_key(check *check, check_status *status)
 {
-    check->own_key = read_chain(check, &check->version->key, status);
-    if (*status == CHECK_GO_ON && check->own_key == NULL) {
-        check->own_key = client_key(check);
-        *status = check->own_key != NULL ? CHECK_GO_ON : CHECK_ERROR;
-    }
-    return *status == CHECK_GO_ON;
+    check->own_key = read_key(check, &check->version->key, status);
+    return check->own_key != NULL;
 }
 
 static check_status run_own_key(check *check)
@@ -270,8 +211,8 @@ static int find_rules(check *check, PyObject *path, PyObject *method)
     rl_address room;
     core_text owners[3] = {{.owner = NULL}, {.owner = NULL}, {.owner = NULL}};
     rl_text key;
-    rl_request_line line = {.tiers = check->tiers,
-                            .n_tiers = check->n_tiers,
+    rl_request_line line = {.tiers = check->tiers.ranks,
+                            .n_tiers = check->tiers.n,
                             .routes_like_werkzeug = check->version->routes_like_werkzeug};
     int status = as_text(path, &owners[0], &line.path);
     if (status == 0) {
@@ -363,25 +304,23 @@ static check_status run_rule_key(check *check)
         return end_check(check);
     }
     if (rule->is_deny && check->own_key == NULL) { /* calls none of the user's functions */
-        check->key = client_key(check);
+        const request request = request_of(check);
+        check->key = walk_request_key(check->version->walk, &request);
+        if (check->key == NULL) {
+            return CHECK_ERROR;
+        }
     } else if (rule->key.n == 0) {
         if (check->own_key == NULL && !read_own_key(check, &status)) {
             return status;
         }
         check->key = Py_NewRef(check->own_key);
     } else {
-        check->key = read_chain(check, &rule->key, &status);
-        if (status != CHECK_GO_ON) {
-            return status;
-        }
+        check->key = read_key(check, &rule->key, &status);
         if (check->key == NULL) {
-            check->key = client_key(check);
+            return status;
         }
     }
     check->step = 0;
-    if (check->key == NULL) {
-        return CHECK_ERROR;
-    }
     check->phase = check->found == NULL ? CHECK_COST : CHECK_RULE_KEY;
     return check->found == NULL ? CHECK_GO_ON : add_found(check, rule);
 }
@@ -406,93 +345,6 @@ static check_status run_cost(check *check)
 
 /* ---- limits ------------------------------------------------------------------------------------------ */
 
-/* Read what hit_each() returned: a Decision of all limits, then one of each. */
-static verdict_object *verdict_of_tuple(check *check, const policy_rule *rule, double cost,
-                                        PyObject *decisions)
-{
-    core_state *state = check->version->state;
-    rl_decision values[RL_TABLE_LIMITS_MAX + 1];
-    if (!PyTuple_Check(decisions) ||
-        PyTuple_GET_SIZE(decisions) != (Py_ssize_t)rule->n_limits + 1) {
-        PyErr_SetString(PyExc_TypeError,
-                        "a limiter must return one decision, and one of each limit");
-        return NULL;
-    }
-    for (size_t i = 0; i <= rule->n_limits; i++) {
-        const rl_decision *value =
-            decision_value(state, PyTuple_GET_ITEM(decisions, (Py_ssize_t)i));
-        if (value == NULL) {
-            return NULL;
-        }
-        values[i] = *value;
-    }
-    return verdict_new(check->version, rule, check->key, cost, &values[0], &values[1]);
-}
-
-static verdict_object *hit_remote(check *check, const policy_rule *rule, double cost,
-                                  check_status *status)
-{
-    PyObject *decisions = take_awaited(check);
-    if (decisions == NULL) {
-        PyObject *args[] = {check->key,
-                            check->cost != NULL ? check->cost : check->version->state->one};
-        decisions = take_value(check, PyObject_Vectorcall(rule->hit_each, args, 2, NULL), status);
-        if (decisions == NULL) {
-            return NULL;
-        }
-    }
-    verdict_object *verdict = verdict_of_tuple(check, rule, cost, decisions);
-    Py_DECREF(decisions);
-    return verdict;
-}
-
-static verdict_object *hit_denied(const check *check, const policy_rule *rule)
-{
-    const rl_decision denied = {.retry_after_ns = RL_NEVER, .reset_after_ns = RL_NEVER};
-    if (rule->meter != NULL) {
-        rl_meter_record(rule->meter, false, 1, 0);
-    }
-    return verdict_new(check->version, rule, check->key, 0, &denied, &denied);
-}
-
-static verdict_object *hit_local(check *check, const policy_rule *rule, double cost)
-{
-    bool allowed;
-    rl_decision decision;
-    rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (limiter_decide(rule->limiter, check->key, check->cost, &allowed, &decision, each) < 0) {
-        return NULL;
-    }
-    return verdict_new(check->version, rule, check->key, cost, &decision, each);
-}
-
-static int add_verdict(check *check, verdict_object *verdict)
-{
-    if (check->record == NULL) {
-        const request request = request_of(check);
-        check->record = record_of_request(&request);
-        if (check->record == NULL) {
-            return -1;
-        }
-    }
-    return record_add(check->record, verdict);
-}
-
-/* Report a request that a shadow rule would have denied to the policy. */
-static int count_shadow(const check *check, const policy_rule *rule)
-{
-    PyObject *owner = Py_XNewRef(check->version->owner);
-    if (owner == NULL) {
-        return 0;
-    }
-    PyObject *args[] = {owner, rule->active};
-    PyObject *done =
-        PyObject_VectorcallMethod(check->version->state->names[NAME_SHADOWED], args, 2, NULL);
-    Py_DECREF(owner);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
-}
-
 /* Return the costs of each limit, if the cost was a tuple, else NULL: with an exception set when
  * there is no memory. */
 static PyObject *tuple_of_costs(const check *check, const policy_rule *rule, const double *tokens)
@@ -512,32 +364,127 @@ static PyObject *tuple_of_costs(const check *check, const policy_rule *rule, con
     return costs;
 }
 
-static check_status run_limits(check *check)
+/* Make what the decision needs, before anything is taken: the record, the verdict, and of ASGI the
+ * Sender. 0, or -1 with an exception set. */
+static int prepare_limits(check *check, const policy_rule *rule)
 {
-    const policy_rule *rule = rule_of(check);
-    check_status status = CHECK_ERROR;
+    const request request = request_of(check);
     double tokens[RL_TABLE_LIMITS_MAX];
     if (core_parse_costs(check->cost, rule->n_limits, tokens) < 0) {
-        return CHECK_ERROR;
+        return -1;
+    }
+    if (check->record == NULL) {
+        check->record = record_of_request(&request);
+    }
+    if (check->record == NULL) {
+        return -1;
+    }
+    if (check->send != NULL && check->sender == NULL && !check->record->has_sender) {
+        check->sender = asgi_sender_new(check->version->state, check->send, check->record);
+        if (check->sender == NULL) {
+            return -1;
+        }
     }
     PyObject *costs = tuple_of_costs(check, rule, tokens);
     if (costs == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    check->pending = verdict_new(check->version, rule, check->key, tokens[0], costs);
+    return check->pending != NULL ? 0 : -1;
+}
+
+/* Read what hit_each() returned: a Decision of all limits, then one of each. 0, or -1 with an
+ * exception set. */
+static int read_decisions(core_state *state, PyObject *decisions, verdict_object *out)
+{
+    Py_ssize_t n = Py_SIZE(out);
+    if (!PyTuple_Check(decisions) || PyTuple_GET_SIZE(decisions) != n + 1) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a limiter must return one decision, and one of each limit");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i <= n; i++) {
+        const rl_decision *value = decision_value(state, PyTuple_GET_ITEM(decisions, i));
+        if (value == NULL) {
+            return -1;
+        }
+        *(i == 0 ? &out->decision : &out->each[i - 1]) = *value;
+    }
+    return 0;
+}
+
+static check_status hit_remote(check *check, const policy_rule *rule)
+{
+    core_state *state = check->version->state;
+    check_status status = CHECK_GO_ON;
+    PyObject *decisions = take_awaited(check);
+    if (decisions == NULL) {
+        PyObject *args[] = {check->key, check->cost != NULL ? check->cost : state->one};
+        decisions = take_value(check, PyObject_Vectorcall(rule->hit_each, args, 2, NULL), &status);
+    }
+    if (decisions != NULL && read_decisions(state, decisions, check->pending) < 0) {
+        status = CHECK_ERROR;
+    }
+    Py_XDECREF(decisions);
+    return status;
+}
+
+static check_status hit_denied(check *check, const policy_rule *rule)
+{
+    const rl_decision denied = {.retry_after_ns = RL_NEVER, .reset_after_ns = RL_NEVER};
+    verdict_object *out = check->pending;
+    out->decision = denied;
+    for (Py_ssize_t i = 0; i < Py_SIZE(out); i++) {
+        out->each[i] = denied;
+    }
+    if (rule->meter != NULL) {
+        rl_meter_record(rule->meter, false, 1, 0);
+    }
+    return CHECK_GO_ON;
+}
+
+static check_status hit_local(check *check, const policy_rule *rule)
+{
+    verdict_object *out = check->pending;
+    bool allowed;
+    int status =
+        limiter_decide(rule->limiter, check->key, check->cost, &allowed, &out->decision, out->each);
+    return status < 0 ? CHECK_ERROR : CHECK_GO_ON;
+}
+
+/* Report a request that a shadow rule would have denied to the policy. */
+static int count_shadow(const check *check, const policy_rule *rule)
+{
+    PyObject *owner = Py_XNewRef(check->version->owner);
+    if (owner == NULL) {
+        return 0;
+    }
+    PyObject *args[] = {owner, rule->active};
+    PyObject *done =
+        PyObject_VectorcallMethod(check->version->state->names[NAME_SHADOWED], args, 2, NULL);
+    Py_DECREF(owner);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+static check_status run_limits(check *check)
+{
+    const policy_rule *rule = rule_of(check);
+    if (check->pending == NULL && prepare_limits(check, rule) < 0) {
         return CHECK_ERROR;
     }
-    verdict_object *verdict = rule->is_deny           ? hit_denied(check, rule)
-                              : rule->limiter != NULL ? hit_local(check, rule, tokens[0])
-                                                      : hit_remote(check, rule, tokens[0], &status);
-    if (verdict == NULL) {
-        Py_XDECREF(costs);
-        return status == CHECK_AWAIT ? CHECK_AWAIT : CHECK_ERROR;
+    check_status status = rule->is_deny           ? hit_denied(check, rule)
+                          : rule->limiter != NULL ? hit_local(check, rule)
+                                                  : hit_remote(check, rule);
+    if (status != CHECK_GO_ON) {
+        return status;
     }
-    verdict->costs = costs;
+    verdict_object *verdict = check->pending;
+    check->pending = NULL;
+    record_add(check->record, verdict);
     Py_XSETREF(check->verdict, verdict);
     Py_CLEAR(check->cost);
     Py_CLEAR(check->key);
-    if (add_verdict(check, verdict) < 0) {
-        return CHECK_ERROR;
-    }
     if (!verdict->decision.allowed) {
         if (!rule->is_shadow) {
             return CHECK_DENIED;
@@ -559,8 +506,7 @@ static const char *const PARTS[] = {
     [CHECK_LIMITS] = "limit",
 };
 
-/* The part of the check that is under way: ("cost", its ActiveRule or None). */
-static PyObject *check_place(check *check)
+PyObject *check_place(check *check)
 {
     bool has_rule = check->version != NULL && check->phase >= CHECK_RULE_KEY;
     const policy_rule *rule = has_rule ? rule_of(check) : NULL;
@@ -602,97 +548,3 @@ check_status check_run(check *check)
     }
     return status;
 }
-
-/* ---- Check ------------------------------------------------------------------------------------------- */
-
-typedef struct check_object {
-    PyObject_HEAD
-    check check;
-} check_object;
-
-PyObject *check_object_new(core_state *state, check *check)
-{
-    PyObject *self = state->check_type->tp_alloc(state->check_type, 0);
-    if (self != NULL) {
-        ((check_object *)self)->check = *check;
-        *check = (struct check){.phase = CHECK_BYPASS};
-    }
-    return self;
-}
-
-check *check_object_value(const core_state *state, PyObject *object)
-{
-    if (!PyObject_TypeCheck(object, state->check_type)) {
-        PyErr_Format(PyExc_TypeError, "expected a Check, not %.200s", Py_TYPE(object)->tp_name);
-        return NULL;
-    }
-    return &((check_object *)object)->check;
-}
-
-static PyObject *check_get_awaitable(PyObject *self, void *Py_UNUSED(closure))
-{
-    PyObject *awaitable = ((check_object *)self)->check.awaitable;
-    return Py_NewRef(awaitable != NULL ? awaitable : Py_None);
-}
-
-static PyObject *check_get_place(PyObject *self, void *Py_UNUSED(closure))
-{
-    return check_place(&((check_object *)self)->check);
-}
-
-static int check_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    const check *check = &((check_object *)object)->check;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(check->version);
-    Py_VISIT(check->scope);
-    Py_VISIT(check->subject);
-    Py_VISIT(check->found);
-    Py_VISIT(check->own_key);
-    Py_VISIT(check->key);
-    Py_VISIT(check->cost);
-    Py_VISIT(check->awaitable);
-    Py_VISIT(check->record);
-    Py_VISIT(check->verdict);
-    return 0;
-}
-
-static int check_tp_clear(PyObject *object)
-{
-    check_clear(&((check_object *)object)->check);
-    return 0;
-}
-
-static void check_dealloc(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    check_clear(&((check_object *)object)->check);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-static PyGetSetDef check_getset[] = {
-    {"awaitable", check_get_awaitable, NULL,
-     PyDoc_STR("What must be awaited before the check goes on."), NULL},
-    {"place", check_get_place, NULL,
-     PyDoc_STR("What is awaited, for messages: (\"cost\", its ActiveRule or None)."), NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot check_slots[] = {
-    {Py_tp_doc, PyDoc_STR("Hold a check of a request that waits for something.")},
-    {Py_tp_dealloc, check_dealloc},
-    {Py_tp_traverse, check_traverse},
-    {Py_tp_clear, check_tp_clear},
-    {Py_tp_getset, check_getset},
-    {0, NULL},
-};
-
-PyType_Spec check_spec = {
-    .name = "rate_limiter._core.Check",
-    .basicsize = sizeof(check_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = check_slots,
-};

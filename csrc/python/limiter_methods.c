@@ -345,6 +345,32 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
+int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens)
+{
+    rl_key hash;
+    rl_time now;
+    uint64_t units[RL_TABLE_LIMITS_MAX];
+    if (limiter_hash_key(self, key, &hash) < 0 || limiter_now(self, &now) < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < self->n_limits; i++) {
+        units[i] = rl_limit_refund(&self->limits[i], tokens[i]);
+    }
+    rl_table_refund(self->table, hash, units, now);
+    PyObject *args[] = {(PyObject *)self, key};
+    PyObject *woken = PyObject_VectorcallMethod(self->state->names[NAME_WAKE], args, 2, NULL);
+    if (woken == NULL) { /* who waits looks again later */
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(woken);
+    return 0;
+}
+
+static PyObject *limiter_wake(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(key))
+{
+    Py_RETURN_NONE;
+}
+
 static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
@@ -602,6 +628,10 @@ PyMethodDef limiter_methods[] = {
      PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
                "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
                "Arguments and exceptions are those of allow().")},
+    {"_wake", limiter_wake, METH_O,
+     PyDoc_STR(
+         "_wake($self, key, /)\n--\n\n"
+         "Do nothing. Called when a request gave its tokens back; subclasses wake who waits.")},
     {"charge", CORE_FAST(limiter_charge),
      PyDoc_STR("charge($self, /, key, cost=1)\n--\n\n"
                "Take `cost` tokens even if the bucket has fewer; return a Decision.\n\n"

@@ -42,6 +42,7 @@ static const char *const TEXTS[NAME_COUNT] = {
     [NAME_SHADOWED] = "_shadowed",
     [NAME_FAILED] = "_failed",
     [NAME_FAIL] = "_fail",
+    [NAME_WAKE] = "_wake",
     [NAME_WATCH] = "_watch",
     [NAME_STATUS] = "_status",
     [NAME_OPTIONS] = "OPTIONS",

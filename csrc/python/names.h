@@ -49,6 +49,7 @@ typedef enum core_name {
     NAME_SHADOWED,
     NAME_FAILED,
     NAME_FAIL,
+    NAME_WAKE,
     NAME_WATCH,
     NAME_STATUS,
     NAME_OPTIONS,

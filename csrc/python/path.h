@@ -3,9 +3,14 @@
  *                 request.c     what is read of a request: path, method, peer, header, cookie
  *                 sources.c     where a key, a tier or a bypass comes from
  *     scope ──>   check.c       bypass? ─> tier ─> rule ─> key ─> cost ─> limits ─> Verdict
+ *                 tiers.c       the tiers of a request
+ *                 check_object.c    a check while something is awaited
  *                 policy.c      the configuration that a check follows
- *                 verdict.c     what was decided; the record of a request, and its header fields
+ *                 verdict.c     what one rule decided
+ *                 record.c      the verdicts of a request
+ *                 record_fields.c   the header fields that describe them
  *                 asgi.c, wsgi.c    pass or deny
+ *                 asgi_sender.c, asgi_recorder.c    add the fields to a response
  *
  * A request is an ASGI scope or a WSGI environ: a dict from outside, so each member may be missing
  * or of a wrong type, and then counts as missing. */
@@ -131,6 +136,9 @@ typedef struct source_chain {
  * chain in both cases. */
 int source_chain_read(PyObject *descriptions, source_chain *out);
 void source_chain_clear(source_chain *chain);
+
+/* Return true if the last source always has a value, as that of a key must. */
+bool source_chain_is_total(const source_chain *chain);
 int source_chain_traverse(const source_chain *chain, visitproc visit, void *arg);
 
 /* What was read: a value, nothing, or a function that must be called. */
@@ -197,6 +205,9 @@ typedef struct policy_object {
     bool refreshes;          /* the rules may change: _refresh() is called for each request */
 } policy_object;
 
+/* Return true if an object is a Policy with this version in force. */
+bool policy_follows(const core_state *state, PyObject *policy, const version_object *version);
+
 /* Return the version in force, after a reload where one is due: a new reference, or NULL with an
  * exception set. */
 version_object *policy_version(policy_object *policy);
@@ -209,29 +220,47 @@ const rl_routes *routes_value(PyObject *routes);
 
 /* ---- verdict.c ------------------------------------------------------------------------------------ */
 
-/* Verdict: what the limits of one rule decided about a request. Immutable. */
+/* Verdict: what the limits of one rule decided about a request. It is made before the decision, so
+ * that nothing can fail afterwards; immutable once a record has it. */
 typedef struct verdict_object {
     PyObject_VAR_HEAD version_object *version; /* strong; NULL: a decision without a rule */
     const policy_rule *rule;                   /* of the version, or NULL */
     PyObject *key;                             /* strong, or NULL */
+    struct verdict_object *next;               /* strong; in the record, or NULL */
     double cost;
     PyObject *costs; /* strong; a tuple of floats, one for each limit; NULL: `cost` is for all */
     rl_decision decision; /* of the tightest limit */
     rl_decision each[];   /* Py_SIZE of them */
 } verdict_object;
 
+/* Make a verdict of a rule, still without decisions; `costs` (may be NULL) is stolen, also on
+ * failure. NULL with an exception set. */
+verdict_object *verdict_new(version_object *version, const policy_rule *rule, PyObject *key,
+                            double cost, PyObject *costs);
+
+/* Make a verdict without a rule. NULL with an exception set. */
+verdict_object *verdict_of_decision(core_state *state, const rl_decision *decision);
+
 /* Return true for a verdict that denies the request. */
 bool verdict_is_denial(const verdict_object *verdict);
 
-/* RateLimitRecord: the verdicts about one request, of all limits that it passes. */
-#define RECORD_FEW 2
+/* Return true for a shadow rule that would have denied: it is not shown. */
+bool verdict_is_hidden(const verdict_object *verdict);
+
+/* Return the style of its header fields, and whether it has any. */
+const rl_field_style *verdict_style(const verdict_object *verdict);
+bool verdict_has_fields(const verdict_object *verdict);
+
+/* ---- record.c ------------------------------------------------------------------------------------- */
+
+/* RateLimitRecord: the verdicts about one request, of all limits that it passes: a list that they
+ * form themselves, so that adding one cannot fail. */
 typedef struct record_object {
     PyObject_HEAD
-    core_state *state;      /* borrowed from the type */
-    verdict_object **items; /* `few`, or owned; strong */
+    core_state *state;     /* borrowed from the type */
+    verdict_object *first; /* strong; NULL: there is none */
+    verdict_object *last;  /* borrowed from the list */
     size_t n;
-    size_t room;
-    verdict_object *few[RECORD_FEW];
     double spread;      /* of Retry-After, set once; below 0: not yet */
     bool has_sender;    /* somebody adds the header fields to the response */
     bool is_answered;   /* the response has begun */
@@ -244,15 +273,19 @@ typedef struct record_object {
  * makes a record of its own. */
 record_object *record_of_request(const request *request);
 
-/* Add a verdict. 0, or -1 with an exception set. */
-int record_add(record_object *record, verdict_object *verdict);
+/* Add a verdict that no record has. */
+void record_add(record_object *record, verdict_object *verdict);
 
-/* Make a verdict of a rule; `each` are the decisions of its limits. NULL with an exception set. */
-verdict_object *verdict_new(version_object *version, const policy_rule *rule, PyObject *key,
-                            double cost, const rl_decision *decision, const rl_decision *each);
+/* Give back what the limits of a request took, since it does not pass, and drop their verdicts; all
+ * but `denial`, which may be NULL. What the rule that denies took before stays taken: it let earlier
+ * work of the request run, such as other items of a batch. Verdicts that only Python can settle
+ * stay: those of remote stores, and those of rules from before a reload. */
+void record_give_back(record_object *record, const verdict_object *denial);
 
-/* Make a verdict without a rule. NULL with an exception set. */
-verdict_object *verdict_of_decision(core_state *state, const rl_decision *decision);
+/* Return the tightest verdict, of those with fields or of all. Borrowed; NULL: there is none. */
+const verdict_object *record_tightest(const record_object *record, bool with_fields);
+
+/* ---- record_fields.c ------------------------------------------------------------------------------ */
 
 /* The header fields of a record. */
 #define RENDERED_FEW 768
@@ -268,10 +301,28 @@ typedef struct rendered {
 int record_render(record_object *record, rendered *out);
 void rendered_clear(rendered *rendered);
 
+/* Read the share of the jitter, the same for all fields of a response. 0, or -1 with an exception
+ * set. */
+int record_spread(record_object *record, const rl_field_style *style, double *out);
+
 /* Mark a field that the application has set, by its name (bytes or str; NULL: none). Such fields
  * stay, so they are not added. A response with its own limit keeps all its X-RateLimit fields.
  * Access-Control-Expose-Headers is a list that several lines may continue. */
 void core_mark_field(PyObject *name, bool present[RL_FIELD_COUNT]);
+
+/* ---- tiers.c --------------------------------------------------------------------------------------- */
+
+#define TIERS_MAX 32
+
+/* The ranks of the tiers of a request, the highest first, each once. */
+typedef struct tier_ranks {
+    int ranks[TIERS_MAX];
+    size_t n;
+} tier_ranks;
+
+/* Add what a source of tiers returned: a name, None or several. `known` has the rank of each tier
+ * that a rule names; others do not count. 0, or -1 with an exception set. */
+int tier_ranks_add(tier_ranks *tiers, PyObject *known, PyObject *value);
 
 /* ---- check.c --------------------------------------------------------------------------------------- */
 
@@ -293,8 +344,6 @@ typedef enum check_phase {
     CHECK_LIMITS,
 } check_phase;
 
-#define CHECK_TIERS_MAX 32
-
 /* The state of one check: on the stack, and on the heap while something is awaited. */
 typedef struct check {
     version_object *version; /* strong */
@@ -305,8 +354,7 @@ typedef struct check {
     PyObject *found;         /* strong; a list that gets the rules and keys; NULL: decide */
     check_phase phase;
     size_t step; /* in a chain of sources */
-    int tiers[CHECK_TIERS_MAX];
-    size_t n_tiers;
+    tier_ranks tiers;
     PyObject *own_key; /* strong; by the policy's sources; NULL: not read */
     uint32_t rules[RL_ROUTE_READINGS];
     size_t n_rules;
@@ -316,7 +364,11 @@ typedef struct check {
     PyObject *awaitable;     /* strong; NULL: nothing is awaited */
     PyObject *awaited;       /* strong; what it returned */
     record_object *record;   /* strong; NULL: nothing was decided */
-    verdict_object *verdict; /* strong; the last one */
+    verdict_object *verdict; /* strong; the last one that was decided */
+    verdict_object *pending; /* strong; the one of the limits that decide now, or NULL */
+    PyObject *send;          /* borrowed; of ASGI: the record needs a Sender; NULL: it does not */
+    bool gives_back;         /* a denial is final: no subclass of a middleware may let it pass */
+    PyObject *sender;        /* strong; made before anything is taken, or NULL */
 } check;
 
 /* Begin a check; clear it at the end. Steals the version. */
@@ -326,16 +378,42 @@ void check_clear(check *check);
 /* Decide about a request, or go on with `awaited`. */
 check_status check_run(check *check);
 
+/* Return the part of the check that is under way: ("cost", its ActiveRule or None). A new
+ * reference, or NULL with an exception set. */
+PyObject *check_place(check *check);
+
+/* ---- check_object.c -------------------------------------------------------------------------------- */
+
 /* Move a check that waits into a Check. NULL with an exception set. */
 PyObject *check_object_new(core_state *state, check *check);
 
 /* The check of a Check. NULL with an exception set. */
 check *check_object_value(const core_state *state, PyObject *object);
 
-/* ---- asgi_sender.c, wsgi.c ------------------------------------------------------------------------- */
+/* ---- asgi_sender.c --------------------------------------------------------------------------------- */
 
 /* Wrap the `send` of an ASGI request: the response gets the fields of a record. NULL with an
  * exception set. */
 PyObject *asgi_sender_new(core_state *state, PyObject *send, record_object *record);
+
+/* Return the `send` with which the response gets the fields of a record: one Sender for all limits of
+ * a request. A new reference, or NULL with an exception set. */
+PyObject *asgi_sender_of(core_state *state, record_object *record, PyObject *send);
+
+/* ---- asgi.c ---------------------------------------------------------------------------------------- */
+
+/* The arguments of an ASGI application. */
+typedef struct asgi_args {
+    PyObject *scope, *receive, *send; /* borrowed */
+} asgi_args;
+
+/* Read them from a call. 0, or -1 with an exception set. */
+int asgi_read_args(PyObject *args, PyObject *kwargs, asgi_args *out);
+
+/* Return 1 for a request or a websocket, 0, or -1 with an exception set. */
+int asgi_is_request(const core_state *state, PyObject *scope);
+
+/* Call an ASGI application. A new reference, or NULL with an exception set. */
+PyObject *asgi_call_app(PyObject *app, const asgi_args *args, PyObject *send);
 
 #endif

@@ -115,6 +115,10 @@ static int rule_init(core_state *state, PyObject *description, policy_rule *out)
     if (out->is_deny) {
         return denier_init(state, meter, out);
     }
+    if (out->key.n > 0 && !source_chain_is_total(&out->key)) {
+        PyErr_SetString(PyExc_ValueError, "the last source of a key must be 'ip' or 'all'");
+        return -1;
+    }
     return out->is_exempt ? 0 : decider_init(state, limiter, hit_each, out);
 }
 
@@ -196,8 +200,9 @@ static int version_read(version_object *self, PyObject *args, PyObject *kwargs)
         source_chain_read(tier, &self->tier) < 0 || source_chain_read(key, &self->key) < 0) {
         return -1;
     }
-    if (self->tier.n > 1 || self->key.n == 0) {
-        PyErr_SetString(PyExc_ValueError, "expected one tier at most, and a key");
+    if (self->tier.n > 1 || !source_chain_is_total(&self->key)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "expected one tier at most, and a key whose last source is 'ip' or 'all'");
         return -1;
     }
     return 0;
@@ -328,6 +333,18 @@ version_object *policy_version(policy_object *self)
     return version;
 }
 
+bool policy_follows(const core_state *state, PyObject *policy, const version_object *version)
+{
+    if (policy == NULL || !PyObject_TypeCheck(policy, state->policy_type)) {
+        return false;
+    }
+    bool follows;
+    LOCKED(policy);
+    follows = policy_of(policy)->version == version;
+    UNLOCKED;
+    return follows;
+}
+
 static PyObject *policy_use(PyObject *object, PyObject *args)
 {
     policy_object *self = policy_of(object);
@@ -358,8 +375,13 @@ static PyObject *policy_outcome(core_state *state, check *check)
     case CHECK_FREE:
         outcome = check->found != NULL ? Py_NewRef(check->found) : Py_NewRef(Py_None);
         break;
-    case CHECK_ALLOWED:
     case CHECK_DENIED:
+        if (check->gives_back) {
+            record_give_back(check->record, check->verdict);
+        }
+        outcome = Py_NewRef((PyObject *)check->verdict);
+        break;
+    case CHECK_ALLOWED:
         outcome = Py_NewRef((PyObject *)check->verdict);
         break;
     case CHECK_ERROR:
@@ -383,6 +405,7 @@ static PyObject *policy_check(PyObject *object, PyObject *const *args, Py_ssize_
         return NULL;
     }
     check_init(&check, version, args[0], args[1]);
+    check.gives_back = true;
     return policy_outcome(self->state, &check);
 }
 

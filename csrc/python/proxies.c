@@ -93,43 +93,57 @@ static PyObject *key_of(const walk_object *self, const peer *peer, const request
 
 /* ---- the client of a request --------------------------------------------------------------- */
 
-/* Read the peer, and the proxies' header where it may count. 0, or -1 with an exception set; clear
+/* Read a peer, and the proxies' header where it may count. 0, or -1 with an exception set; clear
  * both in both cases. */
-static int read_request(const walk_object *self, const request *request, PyObject **host,
-                        peer *peer, request_values *lines)
+static int read_request(const walk_object *self, const request *request, PyObject *host, peer *peer,
+                        request_values *lines)
 {
     request_values_init(lines);
-    request_values_init(&peer->text);
-    *host = request_peer(request);
-    if (*host == NULL || read_peer("peer", *host, peer) < 0) {
+    if (read_peer("peer", host, peer) < 0) {
         return -1;
     }
     bool has_proxies = self->proxies.n_networks > 0 || self->proxies.trust_unix;
     return has_proxies ? request_header(request, &self->header, lines) : 0;
 }
 
+/* Return true for a host that is its own key: an IPv4 address, or a name. */
+static bool is_own_key(const walk_object *self, PyObject *host)
+{
+    if (!self->is_plain || !PyUnicode_Check(host) || !PyUnicode_IS_COMPACT_ASCII(host)) {
+        return false;
+    }
+    size_t len = (size_t)PyUnicode_GET_LENGTH(host);
+    return len > 0 && memchr(PyUnicode_1BYTE_DATA(host), ':', len) == NULL;
+}
+
 PyObject *walk_request_key(const walk_object *self, const request *request)
 {
-    PyObject *host;
+    PyObject *host = request_peer(request);
     peer peer;
     request_values lines;
     PyObject *key = NULL;
-    if (read_request(self, request, &host, &peer, &lines) == 0) {
+    if (host == NULL || is_own_key(self, host)) {
+        return host;
+    }
+    if (read_request(self, request, host, &peer, &lines) == 0) {
         key = key_of(self, &peer, &lines);
     }
     request_values_clear(&lines);
     request_values_clear(&peer.text);
-    Py_XDECREF(host);
+    Py_DECREF(host);
     return key;
 }
 
 int walk_request_address(const walk_object *self, const request *request, rl_client_source *source,
                          rl_address *out)
 {
-    PyObject *host;
+    PyObject *host = request_peer(request);
     peer peer;
     request_values lines;
-    int status = read_request(self, request, &host, &peer, &lines);
+    if (host == NULL) {
+        return -1;
+    }
+    int status = read_request(self, request, host, &peer, &lines);
     if (status == 0) {
         *source = find(self, &peer, &lines, out);
         if (*source == RL_CLIENT_MALFORMED) {
@@ -138,7 +152,7 @@ int walk_request_address(const walk_object *self, const request *request, rl_cli
     }
     request_values_clear(&lines);
     request_values_clear(&peer.text);
-    Py_XDECREF(host);
+    Py_DECREF(host);
     return status;
 }
 

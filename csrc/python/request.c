@@ -19,8 +19,13 @@ PyObject *core_get(const core_state *state, PyObject *dict, core_name name)
 
 bool core_is_name(const core_state *state, PyObject *text, core_name name)
 {
-    return text == state->names[name] ||
-           (PyUnicode_Check(text) && PyUnicode_Compare(text, state->names[name]) == 0);
+    PyObject *wanted = state->names[name];
+    if (text == wanted || !PyUnicode_Check(text)) {
+        return text == wanted;
+    }
+    Py_ssize_t len = PyUnicode_GET_LENGTH(wanted); /* names are ASCII */
+    return PyUnicode_GET_LENGTH(text) == len && PyUnicode_IS_ASCII(text) &&
+           memcmp(PyUnicode_1BYTE_DATA(text), PyUnicode_1BYTE_DATA(wanted), (size_t)len) == 0;
 }
 
 PyObject *request_get(const request *request, core_name name)

@@ -404,6 +404,12 @@ int source_chain_read(PyObject *descriptions, source_chain *out)
     return 0;
 }
 
+bool source_chain_is_total(const source_chain *chain)
+{
+    const source *last = chain->n > 0 ? &chain->items[chain->n - 1] : NULL;
+    return last != NULL && (last->kind == SOURCE_IP || last->kind == SOURCE_ALL);
+}
+
 void source_chain_clear(source_chain *chain)
 {
     for (size_t i = 0; i < chain->n; i++) {

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rate_limiter.checks.arguments import (
@@ -51,13 +52,14 @@ from rate_limiter.web.flask_request import (
     EXEMPT,
     EXTENSION,
     LIMITS,
+    Attached,
     FlaskFramework,
     FlaskRateLimitExceeded,
     State,
     attached,
     decide,
+    error_of,
     give_way,
-    state_now,
 )
 
 with extra_named():
@@ -425,17 +427,20 @@ class _Limit:
 
     def policy(self, state: State) -> Policy:
         """Return the Policy under the settings of an application."""
-        settings = [state.settings[name] for name in _OF_LIMITS]
+        policy = state.policies.get(self)
+        if policy is None:
+            with self._lock:
+                policy = state.policies[self] = self._policy_under(state.settings)
+        return policy
+
+    def _policy_under(self, settings: dict[str, Any]) -> Policy:
+        of_limits = [settings[name] for name in _OF_LIMITS]
         for known, policy in self._made:
-            if known == settings:
+            if known == of_limits:
                 return policy
-        with self._lock:
-            for known, policy in self._made:
-                if known == settings:
-                    return policy
-            made = self.owner._policy(self, state.settings)
-            self._made.append((settings, made))
-            return made
+        made = self.owner._policy(self, settings)
+        self._made.append((of_limits, made))
+        return made
 
     def policies(self) -> list[Policy]:
         """Return the policies that were made."""
@@ -451,24 +456,41 @@ class _Limit:
             view.dispatch_request = self.wrapped(view.dispatch_request)  # type: ignore[attr-defined]
             return view
 
+        is_async = iscoroutinefunction(view)
+
         @functools.wraps(view)
         def limited(*args: Any, **kwargs: Any) -> Any:
-            if not has_request_context():
-                return view(*args, **kwargs)
-            self._decide()
-            return current_app.ensure_sync(view)(*args, **kwargs)
+            if has_request_context():
+                denial = self._denial(limited)
+                if denial is not None:
+                    return denial
+                if is_async:
+                    return current_app.ensure_sync(view)(*args, **kwargs)
+            return view(*args, **kwargs)
 
         return limited
 
-    def _decide(self) -> None:
-        state = state_now(self.owner)
-        if state is None or not state.enabled:
-            return
+    def _denial(self, limited: Callable[..., Any]) -> Any:
+        """Return the response if Flask itself called the view and it is denied, else None.
+
+        Raises:
+            FlaskRateLimitExceeded: denied; the caller may be another decorator.
+        """
+        # Each use of a proxy such as `request` costs as much as a whole decision.
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        limiters: Attached | None = app.extensions.get(EXTENSION)
+        state = None if limiters is None else limiters.state_of(self.owner)
+        if limiters is None or state is None or not state.enabled:
+            return None
         current = request._get_current_object()  # type: ignore[attr-defined]
-        give_way(current.environ, state.defaults)
-        error = decide(state, self.policy(state), current)
-        if error is not None:
-            raise error
+        if state.defaults is not None:
+            give_way(current.environ, state.defaults)
+        denial = decide(state, self.policy(state), current)
+        if denial is None:
+            return None
+        if app.view_functions.get(current.endpoint) is not limited:
+            raise error_of(state, denial, current.environ)
+        return limiters.response_to(state, denial, current.environ)
 
 
 class _NamedStorage(Storage):

@@ -234,3 +234,183 @@ def test_interpreter_without_memory() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+# One allocation of the interpreter fails, or all from it on, for every n.
+TAKEN = """
+import _testcapi
+import gc
+import logging
+import sys
+from rate_limiter import Decision, ManualClock, RateLimiter
+from rate_limiter.asgi import RateLimitMiddleware
+from rate_limiter.limiting.async_limiter import AsyncRateLimiter
+from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
+
+logging.disable()
+sys.unraisablehook = lambda unraisable: None
+clock = ManualClock()
+ERROR = RuntimeError("no cost")  # made here: without memory an exception cannot be made
+
+class State:
+    entered = False
+    elsewhere = 0  # tokens taken there
+
+class Done:
+    def __await__(self):
+        return iter(())
+
+DONE = Done()
+state = State()
+
+def app(scope, receive, send):
+    state.entered = True
+    return DONE
+
+def wsgi_app(environ, start_response):
+    state.entered = True
+    start_response("200 OK", [])
+    return ()
+
+def send(message):
+    return DONE
+
+def finish(awaitable):
+    while awaitable is not DONE:  # begin without memory of our own
+        try:
+            awaitable.send(None)
+        except StopIteration:
+            break
+
+async def awaited_key(scope):
+    await DONE
+    return "k"
+
+def raising_cost(scope):
+    raise ERROR
+
+def options_of(options):
+    plain = {"limits": "0/second; burst=3000", "key": lambda scope: "k"}
+    return plain | options | {"clock": clock, "setup_checks": False}
+
+def limited(app, **options):
+    return RateLimitMiddleware(app, **options_of(options))
+
+def limited_wsgi(app, **options):
+    return WsgiMiddleware(app, **options_of(options))
+
+class Elsewhere(RateLimiter):
+    "Is awaited like a store on another machine."
+
+    is_remote = True
+
+class AsyncElsewhere:
+    def __init__(self, limiter):
+        decision = limiter.peek("k")
+        if limiter.limits[0].capacity == 1:
+            decision = Decision(False, 0, 1000, limit=1)
+        self._decisions = (decision, decision)
+
+    async def hit_each(self, key, cost=1):
+        await DONE
+        state.elsewhere += self._decisions[0].allowed
+        return self._decisions
+
+    async def refund(self, key, cost=1):
+        state.elsewhere -= 1
+
+AsyncRateLimiter.of = AsyncElsewhere
+
+def elsewhere(app, burst=3000):
+    limiter = Elsewhere(f"0/second; burst={burst}", clock=clock)
+    return RateLimitMiddleware(app, limiter, key=lambda scope: "k", setup_checks=False)
+
+def of_asgi(gate):
+    scope = {"type": "http", "path": "/", "headers": [], "method": "GET"}
+    finish(gate(scope, None, send))
+
+def of_wsgi(gate):
+    gate({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: None)
+
+ONCE = "0/second; burst=1"
+plain = limited(app)
+spent, spent_elsewhere = limited(app, limits=ONCE), elsewhere(app, 1)
+raising = limited(app, cost=raising_cost)
+stacked = limited(plain)
+wsgi_spent = limited_wsgi(wsgi_app, limits=ONCE)
+wsgi_raising = limited_wsgi(wsgi_app, cost=raising_cost)
+remote = elsewhere(app)
+cases = {
+    "allowed": (of_asgi, plain),
+    "stacked": (of_asgi, stacked, plain),
+    "denied": (of_asgi, spent),
+    "denied inside": (of_asgi, limited(spent)),
+    "awaited": (of_asgi, limited(app, key=awaited_key)),
+    "awaited, denied inside": (of_asgi, limited(spent, key=awaited_key)),
+    "raising": (of_asgi, raising),
+    "raising inside": (of_asgi, limited(raising)),
+    "remote": (of_asgi, remote),
+    "remote, denied": (of_asgi, spent_elsewhere),
+    "denied remotely inside": (of_asgi, limited(spent_elsewhere)),
+    "WSGI": (of_wsgi, limited_wsgi(wsgi_app)),
+    "WSGI, denied": (of_wsgi, wsgi_spent),
+    "WSGI, raising": (of_wsgi, wsgi_raising),
+}
+
+def remaining(gates):
+    limiters = [getattr(gate, "limiter", None) or gate._limited.limiter for gate in gates]
+    return [state.elsewhere, *(one.peek("k").remaining for one in limiters)]
+
+def attempt(name, call, gates, n, stop):
+    state.entered = False
+    state.elsewhere = 0
+    before = remaining(gates)
+    _testcapi.set_nomemory(n, stop)
+    try:
+        call(gates[0])
+        failed = False
+    except MemoryError:
+        failed = True
+    except (RuntimeError, SystemError) as error:
+        failed = error is not ERROR  # CPython's, for a function that raised without memory
+    finally:
+        _testcapi.remove_mem_hooks()
+    # Giving back in Python needs memory: to a remote store, or after its denial.
+    if not state.entered and (stop or "remote" not in name) and "remotely" not in name:
+        assert remaining(gates) == before, (name, n, stop, before, remaining(gates))
+    return failed
+
+for name, (call, *gates) in cases.items():
+    try:
+        call(gates[0])
+    except RuntimeError:
+        pass
+    failures = 0
+    while attempt(name, call, gates, failures, 0):
+        failures += 1
+    assert failures > 3, (name, failures)
+    for n in range(failures + 1):
+        attempt(name, call, gates, n, n + 1)
+    gc.collect()
+    counts = []
+    for _ in range(2):
+        for n in range(failures + 1):
+            attempt(name, call, gates, n, n + 1)
+        ERROR.__traceback__ = ERROR.__context__ = None
+        gc.collect()
+        counts.append(sys.getallocatedblocks())
+    assert counts[1] - counts[0] < failures, (name, counts)  # less than one block per failure
+print("done")
+"""
+
+
+def test_a_request_without_memory_takes_no_tokens() -> None:
+    """Nothing stays taken unless the application was called, and nothing leaks."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TAKEN],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

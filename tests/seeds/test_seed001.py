@@ -430,8 +430,8 @@ def test_config_is_a_dataclass() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1, 1), "capacity must be above 0"),
-        ((math.nan, 1), "capacity must be above 0"),
+        ((-1, 1), "capacity must be from 0"),
+        ((math.nan, 1), "capacity must be from 0"),
         ((5, -1), "refill_rate must be from 0"),
         ((5, math.inf), "refill_rate must be from 0"),
         ((5, 1, 6), "tokens_per_request: cost 6 is above the capacity"),

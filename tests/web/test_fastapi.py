@@ -171,14 +171,15 @@ def test_websocket(app: FastAPI, client: TestClient) -> None:
     assert caught.value.headers["retry-after"] == "60"
 
 
-def test_websocket_on_a_server_that_can_only_close(app: FastAPI) -> None:
+@pytest.mark.parametrize("extensions", [{}, None, 5, "websocket.http.response"])
+def test_websocket_on_a_server_that_can_only_close(app: FastAPI, extensions: object) -> None:
     @app.websocket("/", dependencies=[Depends(limit("1/minute"))])
     async def view(websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.close()
 
     async def plain(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "extensions": {}}, receive, send)
+        await app({**scope, "extensions": extensions}, receive, send)
 
     client = TestClient(plain)
     with client.websocket_connect("/"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, g, request
 from flask.views import MethodView, View
-from rate_limiter.flask import FlaskRateLimiter
+from rate_limiter.exceptions import RateLimitExceeded
+from rate_limiter.flask import FlaskRateLimiter, FlaskRateLimitExceeded
 from support.flask_app import app_of, get, limiter_of, statuses
 from support.redis_servers import RedisServer
+from werkzeug.exceptions import HTTPException, TooManyRequests
 
 
 def careless(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,3 +162,82 @@ def test_decorators_use_the_store_of_the_configuration(server: RedisServer) -> N
         app.add_url_rule("/", "view", limiter.limit("5/day", name="of config")(lambda: "ok"))
         codes += statuses(app, "/", 5)
     assert codes == [200] * 5 + [429] * 10
+
+
+# --- How a denial reaches the client -------------------------------------------------------------
+
+HANDLED: list[Any] = [429, TooManyRequests, HTTPException, Exception, RateLimitExceeded]
+
+
+def denied_twice(decorated: bool, prepare: Callable[[Flask, Any], None]) -> Any:
+    """Return the response to the second request of an application that passes one."""
+    app = Flask("denials")
+    limiter = FlaskRateLimiter(app, default_limits=None if decorated else "1/day")
+    group = Blueprint("group", "denials")
+    limit = limiter.limit("1/day") if decorated else lambda view: view
+    group.get("/")(limit(lambda: "ok"))
+    prepare(app, group)
+    app.register_blueprint(group)
+    client = app.test_client()
+    assert client.get("/").status_code == 200
+    return client.get("/")
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+@pytest.mark.parametrize("of_blueprint", [False, True])
+@pytest.mark.parametrize("kind", HANDLED)
+def test_error_handlers_get_each_denial(decorated: bool, of_blueprint: bool, kind: Any) -> None:
+    def prepare(app: Flask, group: Any) -> None:
+        owner = group if of_blueprint else app
+        owner.register_error_handler(kind, lambda error: ("handled", 418))
+
+    response = denied_twice(decorated, prepare)
+    assert (response.status_code, response.text) == (418, "handled")
+    assert response.headers["X-RateLimit-Remaining"] == "0"
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+def test_a_replaced_handle_user_exception_gets_each_denial(decorated: bool) -> None:
+    def prepare(app: Flask, group: Any) -> None:
+        app.handle_user_exception = lambda error: ("replaced", 418)  # type: ignore[method-assign]
+
+    assert denied_twice(decorated, prepare).text == "replaced"
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+def test_a_denial_that_no_handler_gets_is_not_raised(
+    decorated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raising would make it the most expensive response."""
+    calls: list[Any] = []
+    monkeypatch.setattr(FlaskRateLimitExceeded, "__init__", lambda *arguments: calls.append(0))
+
+    def prepare(app: Flask, group: Any) -> None:
+        app.register_error_handler(404, calls.append)
+        group.register_error_handler(ValueError, calls.append)
+
+    response = denied_twice(decorated, prepare)
+    assert (response.status_code, calls) == (429, [])
+    assert response.json == {"detail": "Rate limit exceeded. Please try again later."}
+
+
+def test_a_decorator_outside_sees_the_error_of_a_denial() -> None:
+    app = Flask("outside")
+    limiter = FlaskRateLimiter(app)
+    seen = []
+
+    def outside(view: Any) -> Any:
+        @functools.wraps(view)
+        def called() -> Any:
+            try:
+                return view()
+            except FlaskRateLimitExceeded as error:
+                seen.append(error.key)
+                return "instead"
+
+        return called
+
+    app.get("/")(outside(limiter.limit("1/day")(lambda: "ok")))
+    client = app.test_client()
+    assert [client.get("/").text for _ in range(2)] == ["ok", "instead"]
+    assert seen == ["127.0.0.1"]

@@ -16,9 +16,11 @@ from rate_limiter._core import AsgiMiddleware, client_key
 from rate_limiter.middleware import RateLimitMiddleware
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 Message = dict[str, Any]
 START = {"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"1")]}
@@ -315,7 +317,10 @@ def test_websocket_gets_headers_when_accepted() -> None:
     assert header(accept, b"x-ratelimit-remaining") == b"1"
 
 
-@pytest.mark.parametrize("extensions", [{}, None, {"other": {}}])
+@pytest.mark.parametrize(
+    "extensions",
+    [{}, None, {"other": {}}, 5, "websocket.http.response", ["websocket.http.response"]],
+)
 def test_denied_websocket_is_closed(extensions: object) -> None:
     middleware = limited(echo, limits="1/minute")
     scope = scope_of(type="websocket", extensions=extensions)
@@ -567,3 +572,20 @@ def test_mistakes_are_told_also_where_it_is_turned_off() -> None:
             limited(enabled=False, **wrong)
     with pytest.raises(TypeError, match="enabled must be True or False, got 'no'"):
         limited(enabled="no")
+
+
+def test_the_500_of_starlette_has_headers_if_the_application_is_wrapped() -> None:
+    def raising(request: Any) -> Any:
+        raise RuntimeError("no page")
+
+    def answer_of(app: Any) -> Any:
+        return TestClient(app, raise_server_exceptions=False).get("/")
+
+    inside = Middleware(RateLimitMiddleware, limits="5/minute")
+    added = answer_of(Starlette(routes=[Route("/", raising)], middleware=[inside]))
+    wrapped = answer_of(
+        RateLimitMiddleware(Starlette(routes=[Route("/", raising)]), limits="5/minute")
+    )
+    assert (added.status_code, wrapped.status_code) == (500, 500)
+    assert "x-ratelimit-remaining" not in added.headers
+    assert wrapped.headers["x-ratelimit-remaining"] == "4"

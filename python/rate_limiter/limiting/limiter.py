@@ -213,8 +213,10 @@ class RateLimiter(_core.Limiter):
 
     @property
     def decides_here(self) -> bool:
-        """Whether the engine can decide about a request without a call of `hit_each`."""
-        return not self.is_remote and type(self).hit_each is RateLimiter.hit_each
+        """Whether the engine can decide without calls of `hit_each` and `refund`."""
+        kind = type(self)
+        is_plain = kind.hit_each is RateLimiter.hit_each and kind.refund is RateLimiter.refund
+        return is_plain and not self.is_remote
 
     def with_limits(self, limits: Limits) -> RateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.

@@ -116,9 +116,14 @@ class DeniedRequests:
         self._blocking = blocking
         self._has_failed = False
 
+    @property
+    def is_on(self) -> bool:
+        """Whether a function or the log gets reports."""
+        return self._on_denied is not None or denied_log.is_on
+
     async def report(self, request: Any, verdict: Verdict) -> None:
         """Report a request that a verdict has denied."""
-        if self._on_denied is None and not denied_log.is_on:
+        if not self.is_on:
             return
         scope = self._framework.scope(request)
         path = scope.get("path")

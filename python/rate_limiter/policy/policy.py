@@ -439,11 +439,11 @@ class Policy(_core.Policy):
             StoreError: the store is unavailable and on_store_error is ``"raise"``.
         """
         try:
-            verdict = self._check(request, request if subject is None else subject)
-        except Exception as error:
+            outcome = self._check(request, request if subject is None else subject)
+            return await self._concluded(request, outcome)
+        except BaseException as error:
             await self._give_back_after(error, request)
             raise
-        return await self._concluded(request, verdict)
 
     async def _give_back_after(self, error: BaseException, request: Any) -> None:
         """Give tokens back, unless the framework answers the error, such as with a 401.
@@ -455,13 +455,9 @@ class Policy(_core.Policy):
             await give_back(request)
 
     async def _concluded(self, request: Any, outcome: Any) -> Verdict | None:
-        """Await a check, and give tokens back where the request does not pass."""
+        """Await a check, and give tokens back if the request is denied."""
         if isinstance(outcome, Check):
-            try:
-                outcome = await self.finish(outcome)
-            except BaseException as error:
-                await self._give_back_after(error, request)
-                raise
+            outcome = await self.finish(outcome)
         verdict: Verdict | None = outcome
         if verdict is not None and verdict.is_denial:
             await give_back(request, verdict)
@@ -476,12 +472,14 @@ class Policy(_core.Policy):
         """
         try:
             outcome = self._check(request, request)
-        except Exception as error:
+            if isinstance(outcome, Verdict):
+                more = outcome.is_denial and (self.denied.is_on or _has_more(request))
+                if not more:
+                    return outcome
+            return run_now(self._concluded(request, outcome))
+        except BaseException as error:
             run_now(self._give_back_after(error, request))
             raise
-        if isinstance(outcome, Verdict) and not outcome.is_denial:
-            return outcome
-        return run_now(self._concluded(request, outcome))
 
     async def finish(self, check: Check) -> Any:
         """Await what a check waits for, until it ends; return its outcome."""
@@ -556,6 +554,12 @@ def _free_elsewhere(garbage: list[Any]) -> None:
         thread = threading.Thread(target=garbage.clear, name="rate_limiter rules", daemon=True)
         with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter ends
             thread.start()
+
+
+def _has_more(request: Any) -> bool:
+    """Return whether the engine has left verdicts of a denied request to give back."""
+    record = record_of(request)
+    return record is not None and len(record.verdicts) > 1
 
 
 def denial_of(request: Any, verdict: Verdict) -> Denial:

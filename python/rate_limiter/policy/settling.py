@@ -94,13 +94,9 @@ async def give_back(request: Any, denial: Verdict | None = None) -> None:
     record = record_of(request)
     if record is None:
         return
-    taken = record.verdicts
-    record._keep(denial)
-    for verdict in taken:
-        ran = denial is not None and verdict.active is denial.active
-        if verdict.allowed and not ran:
-            with errors_logged():
-                await change_cost(verdict, 0)
+    for verdict in record._give_back(denial):
+        with errors_logged():
+            await change_cost(verdict, 0)
 
 
 async def settle(verdicts: Iterable[Verdict], finished: Finished) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
@@ -122,14 +121,14 @@ class _LoggingMiddleware(RateLimitMiddleware):
             denied=_plain_denial,
         )
 
-    def _decided(self, key: Any, decision: Decision) -> None:
+    def _decided(self, verdict: Verdict) -> None:
         # The client sets the header: it must not end a line or control a terminal.
-        client = str(key).encode("unicode_escape").decode("ascii")
+        client = str(verdict.key).encode("unicode_escape").decode("ascii")
         logger.info(
             "Client '%s': Allowed=%s, Tokens Left=%.2f",
             client,
-            decision.allowed,
-            decision.remaining,
+            verdict.allowed,
+            verdict.remaining,
         )
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:

@@ -5,7 +5,7 @@ See https://asgi.readthedocs.io/en/latest/specs/www.html for the messages.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from hashlib import sha256
 from inspect import isawaitable
 from typing import Any, TypeAlias
@@ -50,12 +50,18 @@ def is_websocket(scope: Scope) -> bool:
     return bool(scope["type"] == "websocket")
 
 
+def takes_response(scope: Scope) -> bool:
+    """Return whether the server of a websocket can send a response instead of accepting it."""
+    extensions = scope.get("extensions")
+    return isinstance(extensions, Mapping) and "websocket.http.response" in extensions
+
+
 async def turned_away(scope: Scope, receive: Receive, send: Send) -> bool:
     """Close a websocket whose server cannot send a response; return True if it was closed."""
     if not is_websocket(scope):
         return False
     await receive()  # servers may wait until "websocket.connect" is received
-    if "websocket.http.response" in (scope.get("extensions") or {}):
+    if takes_response(scope):
         return False
     await send({"type": "websocket.close", "code": 1008, "reason": DENIED_DETAIL})
     return True

@@ -269,15 +269,15 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         assert self._policy is not None
         try:
             verdict = await self._policy.finish(check)
+            if verdict is not None:
+                self._decided(verdict)
         except BaseException:
             await give_back(scope)
             raise
-        if verdict is not None:
-            self._decided(verdict.key, verdict.decision)
         await self._answer(scope, receive, send, verdict)
 
-    def _decided(self, key: Any, decision: Decision) -> None:
-        """Do nothing. Subclasses get each decision of Redis here."""
+    def _decided(self, verdict: Verdict) -> None:
+        """Do nothing. Subclasses get each verdict of Redis here."""
 
     async def _fail(self, scope: Scope, error: BaseException) -> None:
         """Give back what limits took, and raise the error of a user's function."""
@@ -317,7 +317,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         """Respond with the state of the caller."""
         if await turned_away(scope, receive, send):
             return
-        if scope["method"] not in ("GET", "HEAD"):
+        if scope.get("method") not in ("GET", "HEAD"):
             await send_answer(NO_METHOD, scope, send, [(b"allow", b"GET, HEAD")])
             return
         assert self._policy is not None

@@ -36,7 +36,14 @@ from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.settling import CostAfter, Finished, errors_logged, record_of, settle
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.stores.address import MEMORY
-from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send
+from rate_limiter.web.asgi_messages import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    is_websocket,
+    takes_response,
+)
 from rate_limiter.web.limited_application import checked_cost, one_limiter
 from rate_limiter.web.watching import Watch
 
@@ -274,12 +281,12 @@ class RateLimit:
 
 
 def _denied(connection: HTTPConnection, verdict: Verdict) -> Exception:
-    extensions = connection.scope.get("extensions") or {}
-    if connection.scope["type"] == "websocket" and "websocket.http.response" not in extensions:
+    scope = connection.scope
+    if is_websocket(scope) and not takes_response(scope):
         return WebSocketException(1008, DENIED_DETAIL)
     if verdict.store_unavailable:
         return HTTPException(503, NO_STORE_DETAIL, {"Retry-After": "1"})
-    record = record_of(connection.scope)
+    record = record_of(scope)
     headers = {} if record is None else record.headers()
     return RateLimitHTTPException(verdict.decision, verdict.key, headers)
 

@@ -8,7 +8,7 @@ start_response: headers, see rate_limiter.web.wsgi_app
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,13 +25,14 @@ from rate_limiter.web.answers import DENIED, NO_STORE
 from rate_limiter.web.wsgi_app import RecordingApp, is_preflight, settle_failed, settle_later
 
 with extra_named():
-    from flask import Flask, Request, Response, current_app, g, jsonify, request
+    from flask import Flask, Request, Response, g, jsonify, request
     from werkzeug.exceptions import HTTPException, ServiceUnavailable, TooManyRequests
 
 EXTENSION = "rate_limiter"
 LIMITS = "_rate_limiter_limits"  # on what a decorator limits: a tuple of decorators
 EXEMPT = "_rate_limiter_exempt"
 _KNOWN_MAX = 10_000
+_ERROR_METHODS = ("handle_user_exception", "handle_http_exception", "trap_http_exception")
 
 
 class FlaskFramework(WsgiFramework):
@@ -60,6 +61,7 @@ class State:
     skips_preflight: bool
     checks: SetupChecks | None
     defaults: Policy | None  # for views without limits of their own
+    policies: dict[object, Policy] = field(default_factory=dict)  # of decorators
 
     def is_exempt(self, current: Request) -> bool:
         """Return whether this limiter leaves a request alone."""
@@ -79,6 +81,7 @@ class Attached:
     def __init__(self, app: Flask) -> None:
         self.app = app
         self.states: list[State] = []
+        self._handled: dict[type[HTTPException], bool] = {}
         # By state, endpoint and method: the view and the policies that count before it is called.
         self._known: dict[tuple[int, str, str], tuple[Any, tuple[Policy, ...]]] = {}
         app.before_request(self._before_request)
@@ -102,20 +105,31 @@ class Attached:
         for state in self.states:
             if state.enabled:
                 for policy in self._policies(state, current, endpoint):
-                    error = decide(state, policy, current)
-                    if error is not None:
-                        return self._denial(error)
+                    denial = decide(state, policy, current)
+                    if denial is not None:
+                        return self.response_to(state, denial, current.environ)
         return None
 
-    def _denial(self, error: TooManyRequests | ServiceUnavailable) -> Any:
-        """Return the response to a denied request, or raise if the application may handle errors.
+    def response_to(self, state: State, denial: Verdict, environ: dict[str, Any]) -> Response:
+        """Return the response to a denied request.
 
-        Raising costs Flask three times as much.
+        Raises:
+            TooManyRequests, ServiceUnavailable: the application may handle the error. Raising
+                costs Flask three times as much.
         """
-        handlers = self.app.error_handler_spec.values()
-        if self.app.config["TRAP_HTTP_EXCEPTIONS"] or any(any(one.values()) for one in handlers):
-            raise error
-        return error.get_response()
+        kind = _StoreIsUnavailable if denial.store_unavailable else FlaskRateLimitExceeded
+        if self._may_handle(kind):
+            raise error_of(state, denial, environ)
+        return _response(NO_STORE if denial.store_unavailable else _answer(state, denial, environ))
+
+    def _may_handle(self, kind: type[HTTPException]) -> bool:
+        """Return whether the application or a blueprint has its own way with an error."""
+        if self.app.config["TRAP_HTTP_EXCEPTIONS"]:
+            return True
+        known = self._handled.get(kind)
+        if known is None:  # Flask takes no handlers after the first request
+            known = self._handled[kind] = _is_handled(self.app, kind)
+        return known
 
     # --- Which limits ---
 
@@ -199,16 +213,21 @@ def attached(app: Flask) -> Attached:
     return limiters
 
 
-def state_now(owner: object) -> State | None:
-    """Return the state of a limiter in the current application; None if it has no limiter."""
-    limiters: Attached | None = current_app.extensions.get(EXTENSION)
-    return None if limiters is None else limiters.state_of(owner)
+def _is_handled(app: Flask, kind: type[HTTPException]) -> bool:
+    """Return whether an application does anything with an error but to send its response."""
+    for name in _ERROR_METHODS:  # extensions replace them in the object
+        if getattr(getattr(app, name), "__func__", None) is not getattr(Flask, name):
+            return True
+    return any(
+        issubclass(kind, handled)
+        for spec in app.error_handler_spec.values()
+        for code in (kind.code, None)
+        for handled in spec.get(code, ())
+    )
 
 
-def decide(
-    state: State, policy: Policy, current: Request
-) -> TooManyRequests | ServiceUnavailable | None:
-    """Decide about a request by one policy; return the error of a denial."""
+def decide(state: State, policy: Policy, current: Request) -> Verdict | None:
+    """Decide about a request by one policy; return the verdict if it is denied."""
     if state.has_exemptions and state.is_exempt(current):
         return None
     environ = current.environ
@@ -220,25 +239,30 @@ def decide(
         scope = scope_of_environ(environ)
         state.checks.look(scope, verdict.key, calls_key=policy.calls_key)
     if verdict.is_denial:
-        return _error(state, verdict, environ)
+        return verdict
     if verdict.settles:
         settle_later(environ, policy)
     return None
 
 
-def _error(
-    state: State, verdict: Verdict, environ: dict[str, Any]
+def error_of(
+    state: State, denial: Verdict, environ: dict[str, Any]
 ) -> TooManyRequests | ServiceUnavailable:
-    if verdict.store_unavailable:
+    """Return the error of a denied request."""
+    if denial.store_unavailable:
         return _StoreIsUnavailable()
-    answer = state.renderer and state.renderer(denial_of(environ, verdict))
-    return FlaskRateLimitExceeded(verdict.decision, verdict.key, answer)
+    answer = _answer(state, denial, environ)
+    return FlaskRateLimitExceeded(denial.decision, denial.key, answer)
 
 
-def give_way(environ: dict[str, Any], policy: Policy | None) -> None:
+def _answer(state: State, denial: Verdict, environ: dict[str, Any]) -> Answer:
+    return DENIED if state.renderer is None else state.renderer(denial_of(environ, denial))
+
+
+def give_way(environ: dict[str, Any], policy: Policy) -> None:
     """Give back what a policy took for a request, and forget it."""
     record = record_of(environ)
-    if record is None or policy is None:
+    if record is None:
         return
     for verdict in record.verdicts:
         if verdict.policy is policy:
