@@ -142,7 +142,8 @@ class World:
         """Run the case; return what is wrong, or an empty text."""
         signal.signal(signal.SIGALRM, self._on_signal)
         if self.rng.random() < 0.7 and "RedisClient" in TYPES:
-            self._start()
+            with contextlib.suppress(Interrupt):
+                self._start()
         if self.rng.random() < 0.7:
             with contextlib.suppress(Interrupt, Exception):
                 self._start_policy()
