@@ -173,7 +173,10 @@ def _sources(world: World) -> Any:
 
 
 def _key_sources(world: World) -> Any:
-    return _sources(world) or (("ip", None, None, None, False),)
+    """Return the sources of a key, which end with one that every request has, or seldom not."""
+    last = ("ip", None, None, None, False), ("all", "all:", None, None, False)
+    found = _sources(world)
+    return found if world.rng.random() < 0.1 else (*found, world.rng.choice(last))
 
 
 def _tier_sources(world: World) -> Any:
@@ -194,7 +197,7 @@ def _rule(world: World) -> Any:
         active,
         limiter if is_local else None,
         hit_each,
-        _sources(world),
+        world.rng.choice(((), _key_sources(world))),
         world.rng.choice((None, 2, 0.5, _later(world, 1, _cost(world)))),
         () if is_deny else tuple(("limit", 10.0, 10.0, 0) for _ in range(n)),
         world.rng.random() < 0.1,
