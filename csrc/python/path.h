@@ -221,7 +221,7 @@ const rl_routes *routes_value(PyObject *routes);
 /* ---- verdict.c ------------------------------------------------------------------------------------ */
 
 /* Verdict: what the limits of one rule decided about a request. It is made before the decision, so
- * that nothing can fail afterwards; immutable once a record has it. */
+ * that nothing can fail afterwards; immutable once it is in a record. */
 typedef struct verdict_object {
     PyObject_VAR_HEAD version_object *version; /* strong; NULL: a decision without a rule */
     const policy_rule *rule;                   /* of the version, or NULL */
@@ -262,7 +262,7 @@ typedef struct record_object {
     verdict_object *last;  /* borrowed from the list */
     size_t n;
     double spread;      /* of Retry-After, set once; below 0: not yet */
-    bool has_sender;    /* somebody adds the header fields to the response */
+    bool has_sender;    /* something adds the header fields to the response */
     bool is_answered;   /* the response has begun */
     PyObject *status;   /* strong; of a WSGI response; NULL: it has not begun */
     PyObject *response; /* strong; its headers, a list */
@@ -270,7 +270,7 @@ typedef struct record_object {
 
 /* Return the record of a request, made if there is none, or only that of an earlier request with the
  * same dict: a new reference, or NULL with an exception set. Once a websocket is accepted, each call
- * makes a record of its own. */
+ * makes its own record. */
 record_object *record_of_request(const request *request);
 
 /* Add a verdict that no record has. */

@@ -191,9 +191,9 @@ def test_it_is_what_a_scan_would_find(
     ("rules", "message"),
     [
         ([rule("a"), rule("a")], "two rules have the name 'a'"),
-        ([rule("a"), rule("b")], "the rules 'a' and 'b' ask for the same requests"),
-        ([rule("a", paths=["/x/{i}"]), rule("b", paths=["/x/*"])], "ask for the same requests"),
-        ([rule("a", methods=["GET", "PUT"]), rule("b", methods=["PUT"])], "ask for the same"),
+        ([rule("a"), rule("b")], "the rules 'a' and 'b' have the same conditions"),
+        ([rule("a", paths=["/x/{i}"]), rule("b", paths=["/x/*"])], "have the same conditions"),
+        ([rule("a", methods=["GET", "PUT"]), rule("b", methods=["PUT"])], "have the same"),
     ],
 )
 def test_rules_that_clash(rules: list[Rule], message: str) -> None:
@@ -248,7 +248,7 @@ GROWN = {
 }
 
 
-def test_the_shape_of_an_earlier_system() -> None:
+def test_the_shape_of_the_distributed_middleware_demo() -> None:
     table = parse_rules(SEED)
     names = {path: table.match(path, "GET") for path in ("/", "/special_path", "/special_path/x")}
     assert [one and one.name for one in names.values()] == [
@@ -334,7 +334,7 @@ BAD = [
     ('{"a": {"limits": "5/s", "methods": ["po st"]}}', ".json", "methods: expected names"),
     ('{"a b": {"limits": "5/s"}}', ".json", "rule 'a b': expected a name without spaces"),
     ('{"a": {"limits": "5/s", "path": "/x"}, "b": {"limits": "5/s", "path": "/x"}}', ".json",
-     "f.json: the rules 'a' and 'b' ask for the same requests"),
+     "f.json: the rules 'a' and 'b' have the same conditions"),
     ("[a\nlimits = 1", ".toml", "f.toml: "),
     ('[a]\nlimits = "5/s"\ncost = "x"', ".toml", "f.toml:3: rule 'a', cost: "),
     ("a: [", ".yaml", "f.yaml:1: "),
@@ -396,7 +396,7 @@ def test_a_pipe_without_a_writer(tmp_path: Path) -> None:
         FileRules(tmp_path / "rules.json")
 
 
-def test_every_mistake_is_told() -> None:
+def test_every_mistake_is_reported() -> None:
     with pytest.raises(RulesError) as caught:
         parse_rules('{"a": {"cost": -1, "colour": 1}, "b": {}, "c": 3}', source="f")
     assert len(str(caught.value).splitlines()) == 4
@@ -506,7 +506,7 @@ def test_a_changed_file_counts_at_once_and_keeps_the_state(
             change(source, text)
             source.reload()
         assert take(policy)[1] == 100
-        assert "new rules are wrong, so the old ones stay" in caplog.records[-1].message
+        assert "new rules are invalid; keeping the old ones" in caplog.records[-1].message
     assert [record.levelname for record in caplog.records].count("ERROR") == 2
     assert (source.loaded, source.refused) == (2, 2)
     assert source.health()["last_error"].startswith(str(path))
@@ -555,9 +555,9 @@ def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
     rules = {"default": {"limits": "5/s", "on_store_error": "allow"}}
     path = tmp_path / "rate_limits.json"
     path.write_text(json.dumps(rules))
-    nobody = "redis://127.0.0.1:1"
+    unreachable = "redis://127.0.0.1:1"
     source = FileRules(path)
-    policy = policy_of(source, store=nobody)
+    policy = policy_of(source, store=unreachable)
     assert _async_take(policy)(1)[0]
     rules["default"]["on_store_error"] = "deny"
     change(source, json.dumps(rules))

@@ -139,7 +139,7 @@ def test_versions_are_those_that_the_guides_name() -> None:
     named = {
         "slowapi": ("slowapi", "slowapi {}"),
         "flask-limiter": ("flask-limiter", "Flask-Limiter {}"),
-        "fastapi-limiter": ("fastapi-limiter", "of {} with"),
+        "fastapi-limiter": ("fastapi-limiter", "with {} and pyrate-limiter"),
     }
     for page, (package, text) in named.items():
         page_text = (DOCS / "migration" / f"{page}.md").read_text(encoding="utf-8")
@@ -167,7 +167,7 @@ app.get("/")(lambda: "ok")
     [
         ("```python\nx = 1\n```\n", "page.md:1: nothing runs this"),
         ("text\n\n```console\n$ true\n```\n", "page.md:3: nothing runs this"),
-        ("```text\nprinted by nobody\n```\n", "page.md:1: nothing runs this"),
+        ("```text\nprinted by no command\n```\n", "page.md:1: nothing runs this"),
         ("```bash\ntrue\n```\n", "page.md:1: nothing runs this"),
         ("<!-- test: run -->\n```python\nx = 1\n```\n", "it asserts nothing"),
         ("<!-- test: run -->\n```python\nassert 1 == 2\n```\n", "^$"),

@@ -36,7 +36,7 @@ def settled(bucket: TokenBucket) -> TokenBucket:
     deadline_s = time.monotonic() + 60
     while bucket.limiter.store.health()["status"] != "ok" or not bucket.limiter.store.ping():
         assert time.monotonic() < deadline_s
-        bucket.get_remaining("nobody")
+        bucket.get_remaining("unused")
     return bucket
 
 
@@ -53,7 +53,7 @@ def test_a_bucket_is_emptied_and_refilled(client_of_redis: redis.Redis) -> None:
         time.sleep(0.05)
 
 
-def test_clients_have_buckets_of_their_own(client_of_redis: redis.Redis) -> None:
+def test_clients_have_separate_buckets(client_of_redis: redis.Redis) -> None:
     bucket = settled(TokenBucket(client_of_redis, capacity=2, refill_rate=0.01))
     assert [bucket.consume("a") for _ in range(3)] == [True, True, False]
     assert bucket.consume("b") is True
@@ -123,9 +123,9 @@ def test_the_load_script(tmp_path: Path) -> None:
     seen = json.loads(done.stdout)
     assert {name: counts["failed"] for name, counts in seen["checks"].items()} == {
         "is a 200 or a 429": 0,
-        "tells the limit": 0,
-        "tells what remains": 0,
-        "tells when to come back": 0,
+        "has the limit": 0,
+        "has the remaining requests": 0,
+        "has the time to wait": 0,
         "has nothing left": 0,
         "health is not limited": 0,
     }
@@ -163,7 +163,7 @@ def test_the_load_script_notices_what_is_wrong(tmp_path: Path) -> None:
             check=True,
         )
     seen = json.loads(done.stdout)
-    assert seen["checks"]["tells the limit"] == {"passed": 0, "failed": 6}
+    assert seen["checks"]["has the limit"] == {"passed": 0, "failed": 6}
     assert seen["counters"]["rate_limit_denied"] == 0
 
 

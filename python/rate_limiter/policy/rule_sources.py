@@ -113,7 +113,7 @@ class ReloadedRules(RuleSource):
     """Rules that are loaded again when they change.
 
     A request starts a thread that checks for changes if the last check is `check_every_s` old. It
-    does not wait for the thread, so it and those that come meanwhile use the rules before. The
+    does not wait for the thread, so it and those that follow use the rules before. The
     thread compiles new rules for all policies that follow, so requests do not wait for that either.
     """
 
@@ -173,12 +173,12 @@ class ReloadedRules(RuleSource):
         self._table = table
         self.loaded += 1
         self.last_error = None
-        logger.info("took new rules from %s: %s", self._what, ", ".join(table.rules))
+        logger.info("loaded new rules from %s: %s", self._what, ", ".join(table.rules))
 
     def _refuse(self, error: Exception) -> None:
         if str(error) != self.last_error:  # else it is the same version again
             self.refused += 1
-            logger.error("new rules are wrong, so the old ones stay: %s", error)
+            logger.error("new rules are invalid; keeping the old ones: %s", error)
         self.last_error = str(error)
 
 
