@@ -47,7 +47,7 @@ typedef union rl_any_window {
 typedef struct rl_found {
     uint64_t deficits[RL_LIMITS_MAX];
     rl_any_window windows[RL_LIMITS_MAX]; /* only for limits that are windows */
-    bool is_ahead; /* a window was counted before the clock was set back: write it */
+    bool is_ahead; /* the state is from before the clock was set back: write what was read */
 } rl_found;
 
 /* Copy 1 to RL_LIMITS_MAX limits. */
@@ -128,10 +128,16 @@ static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words,
     for (size_t i = 0; i < set->n; i++) {
         if (rl_is_window(&set->limits[i])) {
             rl_entry_read_window(moment, i, words, found);
-        } else {
-            found->deficits[i] =
-                words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+            continue;
         }
+        uint64_t deficit =
+            words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+        uint64_t most = rl_limit_most(&set->limits[i]);
+        if (deficit > most) {
+            deficit = most;
+            found->is_ahead = true;
+        }
+        found->deficits[i] = deficit;
     }
 }
 

@@ -13,7 +13,9 @@ ones. Requests without a view (404) and Flask's own static files are not limited
 from __future__ import annotations
 
 import functools
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -67,6 +69,8 @@ with extra_named():
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
+
+logger = logging.getLogger("rate_limiter")
 
 __all__ = [
     "ClientAddress",
@@ -185,7 +189,8 @@ class FlaskRateLimiter:
         self._identities.key(self._key)  # raise for mistakes
         self._cost_after = checked_plain("cost_after", cost_after)
         self._on_denied: OnDenied | None = checked_plain("on_denied", on_denied)
-        self._limits: list[_Limit] = []  # of the decorators
+        # Of the decorators; a view that is decorated for each request must not stay.
+        self._limits: weakref.WeakSet[_Limit] = weakref.WeakSet()
         self._states: list[State] = []  # of the applications
         self._tier: TierSpec | None = _without_scope(tier, "tier")
         if self._tier is not None:
@@ -199,6 +204,7 @@ class FlaskRateLimiter:
         self._metrics = checked_metrics(metrics)
         storage = Storage.of(self._arguments)
         self._names: dict[str, int] = {}
+        self._in_requests: dict[str, int] = {}  # limits that were made while one was handled
         self._settings: dict[str, Any] = {
             "DEFAULT_LIMITS": default_limits,
             "RULES": rules,
@@ -263,8 +269,10 @@ class FlaskRateLimiter:
         def decorate(view: View) -> View:
             if not callable(view) and not isinstance(view, Blueprint):
                 raise TypeError(f"expected a view, a MethodView or a Blueprint, got {view!r}")
+            if limit.name is None and has_request_context():
+                limit.is_kept = self._is_first_in_request(f"{_name_of(view)} ({limits})")
             limit.take_name_of(view)
-            self._limits.append(limit)
+            self._limits.add(limit)
             limited = view if isinstance(view, Blueprint) else limit.wrapped(view)
             setattr(limited, LIMITS, (limit, *getattr(view, LIMITS, ())))
             return limited
@@ -279,7 +287,7 @@ class FlaskRateLimiter:
     def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
         """Make buckets of all limits full, in all applications: see RateLimiter.reset."""
         policies = [state.defaults for state in self._states]
-        for limit in self._limits:
+        for limit in list(self._limits):
             policies += [limit.policy(state) for state in self._states] + limit.policies()
         for policy in dict.fromkeys(policies):
             if policy is not None:
@@ -307,6 +315,22 @@ class FlaskRateLimiter:
         """Return the name of a decorator's buckets: views made by one function have one name."""
         count = self._names[name] = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name}:{count}"
+
+    def _is_first_in_request(self, place: str) -> bool:
+        """Return whether a limit is the first that is made for a view while requests are handled.
+
+        That is one of a module which a request loads. If another follows, each request makes one,
+        with full buckets: warn once.
+        """
+        count = self._in_requests[place] = self._in_requests.get(place, 0) + 1
+        if count == 2:
+            logger.warning(
+                "limit() was called again while a request is handled, for %s. Each call starts "
+                "with full buckets, so it limits nothing there: decorate the function once, where "
+                "the module is loaded",
+                place,
+            )
+        return count == 1
 
     def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
         """Return the function that names a rule's dimension; None without metrics."""
@@ -414,6 +438,7 @@ class _Limit:
         self.cost_after = cost_after
         self.key = key
         self.name: str | None = None
+        self.is_kept = True  # by the applications; not if each request makes one
         self._given_name = name
         self._lock = threading.Lock()
         self._made: list[tuple[list[Any], Policy]] = []
@@ -430,7 +455,9 @@ class _Limit:
         policy = state.policies.get(self)
         if policy is None:
             with self._lock:
-                policy = state.policies[self] = self._policy_under(state.settings)
+                policy = self._policy_under(state.settings)
+                if self.is_kept:
+                    state.policies[self] = policy
         return policy
 
     def _policy_under(self, settings: dict[str, Any]) -> Policy:

@@ -332,6 +332,19 @@ def test_names_that_the_output_cannot_encode() -> None:
     assert "\\xe9: path /\\xe9 or /\\xe9/**: 6/minute" in done.stdout
 
 
+def test_control_characters_of_rules_and_requests_are_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"a": {"path": "/\x1b[2J\x9b", "limits": "1/hour"}}))
+    assert command(["rules", "check", str(file)]) == 0
+    assert command(["rules", "explain", str(file), "--path", "/\x1b[2J\x9b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("a: path /\\x1b[2J\\x9b")
+    assert lines[1].startswith("GET /\\x1b[2J\\x9b of ")
+    assert lines[2].startswith("=> a: path /\\x1b[2J\\x9b")
+
+
 @pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_SENTINEL_HOSTS", "RATE_LIMITER_STORE"])
 @pytest.mark.parametrize("is_in_file", [True, False])
 def test_the_store_is_that_of_the_settings(

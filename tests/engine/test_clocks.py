@@ -252,6 +252,27 @@ def test_a_clock_that_is_set_back_refills_nothing(limit: str) -> None:
     assert limiter.allow("k")
 
 
+@pytest.mark.parametrize("limits", ["1/minute", "1/minute; 3/minute", "1/minute; burst=2"])
+@pytest.mark.parametrize("store", ["memory", "shared"])
+def test_a_clock_that_is_set_back_locks_out_for_what_a_bucket_can_lack(
+    limits: str, store: str, tmp_path: Path
+) -> None:
+    now = [100_000.0]
+    place = "memory://" if store == "memory" else f"shared://{tmp_path / 'table'}"
+    limiter = RateLimiter(limits, store=place, clock=lambda: now[0])
+    while limiter.allow("k"):
+        pass
+    now[0] -= 86400
+    wait = limiter.peek("k").retry_after
+    assert 60 <= wait <= 240
+    assert limiter.hit("k").retry_after == wait
+    now[0] += wait / 2
+    assert not limiter.allow("k")
+    now[0] += wait / 2
+    assert limiter.allow("k")
+    assert not limiter.allow("k")
+
+
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [

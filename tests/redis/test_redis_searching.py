@@ -164,6 +164,10 @@ def test_commands(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> No
         take(limiter, ["tenant1:a", "tenant1:b", "tenant2:a\x1b", "tenant1*"])
     assert command(capsys, "list", *at) == "tenant1*\ntenant1:a\ntenant1:b\ntenant2:a\\x1b\n"
     assert command(capsys, "list", "tenant2:*", *at) == "tenant2:a\\x1b\n"
+    inspected = command(capsys, "inspect", "tenant2:a\x1b", *at)
+    assert "{tenant2:a\\x1b}" in inspected
+    assert "\x1b" not in inspected
+    assert command(capsys, "inspect", "\x9b2J", *at).startswith("\\x9b2J: no buckets")
     assert json.loads(command(capsys, "list", "tenant1:a", *at, "--json")) == ["tenant1:a"]
     of_api = ("--limit", "2/hour", "--name", "api")
     assert command(capsys, "reset", "tenant1:*", *of_api, *at) == "2 removed\n"

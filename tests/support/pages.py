@@ -203,7 +203,7 @@ class PageRun:
         """Check the named extras; they are installed in this environment."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for word in words[words.index("install") + 1 :]:
-            found = re.fullmatch(r"(?:\.|rate-limiter-c|uvicorn)(?:\[(.*)\])?", word)
+            found = re.fullmatch(r"(?:\.|rate-limiter-c|uvicorn|httpx2)(?:\[(.*)\])?", word)
             assert found is not None, f"{block}: what is {word!r}?"
             for extra in (found[1] or "").split(",") if found[1] else ():
                 assert extra in project["optional-dependencies"], f"{block}: extra {extra!r}"

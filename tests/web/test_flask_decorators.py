@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -241,3 +243,42 @@ def test_a_decorator_outside_sees_the_error_of_a_denial() -> None:
     client = app.test_client()
     assert [client.get("/").text for _ in range(2)] == ["ok", "instead"]
     assert seen == ["127.0.0.1"]
+
+
+# --- Limits that are made while a request is handled ---
+
+
+def test_a_limit_for_each_request_is_reported_once_and_does_not_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Flask("app")
+    limiter = FlaskRateLimiter(app)
+    made: list[Any] = []
+
+    @app.get("/")
+    def view() -> Any:
+        @limiter.limit("1/hour")
+        def inner() -> str:
+            return "ok"
+
+        made.append(weakref.ref(inner))
+        return inner()
+
+    assert statuses(app, "/", 1) == [200]
+    assert caplog.text == ""
+    assert statuses(app, "/", 3) == [200, 200, 200]
+    (record,) = caplog.records
+    assert "view.inner (1/hour)" in record.getMessage()
+    gc.collect()
+    assert [one() for one in made[1:]] == [None] * 3
+    limiter.reset()
+
+
+def test_the_decorator_of_a_bound_method_is_one_limit(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("app")
+    limiter = FlaskRateLimiter(app)
+    in_method_decorators(app, limiter)
+    assert statuses(app, "/", 4) == [200, 200, 429, 429]
+    limiter.reset()
+    assert statuses(app, "/", 3) == [200, 200, 429]
+    assert caplog.text == ""

@@ -16,6 +16,7 @@ from rate_limiter.cli.common import (
     epilog,
     parsed,
     print_json,
+    printable,
     store_of,
 )
 from rate_limiter.limit import Limit
@@ -101,7 +102,7 @@ def _inspect(given: argparse.Namespace) -> int:
         print_json([_plain(one) for one in found])
         return DONE
     if not found:
-        print(f"{given.key}: no buckets, so all are full")
+        print(f"{printable(given.key)}: no buckets, so all are full")
     for one in found:
         print(_line(one))
     return DONE
@@ -135,7 +136,7 @@ def _list(given: argparse.Namespace) -> int:
         print_json(texts)
     else:
         for text in texts:
-            print("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))
+            print(printable(text))
     return DONE
 
 
@@ -175,7 +176,7 @@ def _line(one: BucketInfo) -> str:
     if one.limit is not None and one.tokens is not None:
         tokens = f"{one.tokens:.6g} of {one.limit.capacity:g} tokens, "
     full = "never full" if math.isinf(one.full_after_s) else f"full in {one.full_after_s:.3f} s"
-    return f"{one.key}: {tokens}{full if one.full_after_s else 'full'}"
+    return f"{printable(one.key)}: {tokens}{full if one.full_after_s else 'full'}"
 
 
 def _plain(one: BucketInfo) -> dict[str, object]:

@@ -179,6 +179,11 @@ def make_printable() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """Return a text with control characters escaped: keys of clients may hold any."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON."""
     print(json.dumps(value, indent=2))

@@ -19,6 +19,7 @@ from rate_limiter.cli.common import (
     connected,
     epilog,
     print_json,
+    printable,
     settings,
     store_of,
 )
@@ -190,7 +191,7 @@ def _check(given: argparse.Namespace) -> int:
         print_json(as_data(table))
         return DONE
     for rule in table.rules.values():
-        print(f"{rule.name}: {_matches(rule)}: {_allows(rule)}")
+        print(printable(f"{rule.name}: {_matches(rule)}: {_allows(rule)}"))
     return DONE
 
 
@@ -251,12 +252,12 @@ def _print_matches(
     request: str, tiers: Iterable[str], found: list[Rule], counted: list[Rule]
 ) -> None:
     tier = f", tier {' '.join(tiers)}" if tiers else ""
-    print(f"{request}{tier}")
+    print(printable(f"{request}{tier}"))
     if not found:
         print("no rule matches, so the request is not limited")
     for rule in found:
         mark = "=>" if rule in counted else "  "
-        print(f"{mark} {rule.name}: {_matches(rule)}: {_allows(rule)}")
+        print(printable(f"{mark} {rule.name}: {_matches(rule)}: {_allows(rule)}"))
     if len(found) > 1 and counted[0].deny and not counted[0].shadow and found[0] != counted[0]:
         print(f"{counted[0].name!r} wins: the path can be read in several ways, and it denies one")
     elif len(counted) > 1:
