@@ -62,18 +62,18 @@ static int64_t clamp_ns(rl_u128 ns)
 rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
 {
     /* Written so that NaN fails too. */
-    if (!(capacity > 0 && capacity <= RL_CAPACITY_MAX)) {
+    if (!(capacity >= 0 && capacity <= RL_CAPACITY_MAX)) {
         return RL_ECAPACITY;
     }
     if (!(refill_rate >= 0 && refill_rate <= RL_RATE_MAX)) {
         return RL_ERATE;
     }
     unsigned bits = choose_frac_bits(capacity, refill_rate);
-    if (ldexp(capacity, (int)bits) < 1) {
+    if (capacity > 0 && ldexp(capacity, (int)bits) < 1) {
         return RL_ECAPACITY;
     }
     *limit = (rl_limit){
-        .capacity = capacity,
+        .capacity = fabs(capacity), /* no -0 */
         .refill_rate = refill_rate,
         .unit = ldexp(1, -(int)bits),
         .cap = (uint64_t)ceil(ldexp(capacity, (int)bits)),
@@ -89,7 +89,7 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
 {
     double units = ceil(tokens / limit->unit); /* a power of two: exact */
-    return units <= (double)limit->cap ? (uint64_t)units : RL_COST_NEVER;
+    return units <= (double)limit->cap && limit->cap != 0 ? (uint64_t)units : RL_COST_NEVER;
 }
 
 static uint64_t at_most(double units, uint64_t most)

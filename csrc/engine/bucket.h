@@ -38,7 +38,7 @@ typedef enum rl_status {
     RL_OK = 0,
     RL_ENOMEM,    /* out of memory */
     RL_ERANDOM,   /* the system gave no random secret */
-    RL_ECAPACITY, /* capacity is not in (0, RL_CAPACITY_MAX], or too fine for the rate */
+    RL_ECAPACITY, /* capacity is not in [0, RL_CAPACITY_MAX], or too fine for the rate */
     RL_ERATE,     /* refill rate is not in [0, RL_RATE_MAX] */
     RL_EURL,      /* malformed address */
 } rl_status;
@@ -58,15 +58,24 @@ typedef enum rl_kind {
     RL_SLIDING_WINDOW, /* engine/sliding.h */
 } rl_kind;
 
-/* One limit, checked and prepared. Immutable after rl_limit_init or rl_window_init. */
+/* One limit, checked and prepared. Immutable after rl_limit_init or rl_window_init, but for
+ * counts_denied, which the caller may set before use.
+ *
+ * A limit whose cap is 0 denies every request, also one without a cost. */
 typedef struct rl_limit {
     rl_kind kind;
+    uint8_t calendar;   /* an rl_unit: of a calendar window, else 0 */
+    bool starts_first;  /* a fixed window that begins with the first request */
+    bool counts_denied; /* denied requests take their cost too, as far as they can be charged */
     double capacity;    /* tokens */
     double refill_rate; /* tokens per second */
     double unit;        /* tokens: 2^-f */
     uint64_t cap;       /* capacity in units, below 2^62 */
     uint64_t mult;
-    double inverse;     /* 1 / mult, about */
+    union {
+        double inverse;             /* 1 / mult, about; of a bucket */
+        const struct rl_zone *zone; /* borrowed: of a calendar window, see engine/calendar.h */
+    };
     unsigned shift;     /* at most 126 */
     int64_t horizon_ns; /* in this time V advances by 2^61 or just less */
     int64_t window_ns;  /* of a window; 0 else */
@@ -99,7 +108,7 @@ typedef struct rl_decision {
 rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
 
 /* Convert a finite cost >= 0 in tokens to units, rounded up; RL_COST_NEVER when
- * it is above the capacity. */
+ * it is above the capacity, or the capacity is 0. */
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens);
 
 /* Return the most that a bucket or window can lack: with the debts of charges, twice its cap

@@ -21,6 +21,7 @@ void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n)
         set->limits[i] = limits[i];
         set->first_word[i] = (uint8_t)set->n_words;
         set->n_words += words_of(&limits[i]);
+        set->counts_denied |= limits[i].counts_denied;
         if (limits[i].horizon_ns < set->horizon_ns) {
             set->horizon_ns = limits[i].horizon_ns;
         }
@@ -128,6 +129,25 @@ void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, 
     }
 }
 
+void rl_found_take_denied(const rl_moment *moment, rl_found *found, const uint64_t *costs)
+{
+    uint64_t counted[RL_LIMITS_MAX] = {0};
+    int64_t wall_ns = moment->now.wall_ns;
+    for (size_t i = 0; i < moment->set->n; i++) {
+        const rl_limit *limit = &moment->set->limits[i];
+        uint64_t most = rl_limit_most(limit);
+        if (limit->counts_denied) {
+            counted[i] = costs[i] < most ? costs[i] : most;
+        }
+        if (limit->kind == RL_SLIDING_WINDOW && counted[i] > most - found->deficits[i]) {
+            uint64_t excess = counted[i] - (most - found->deficits[i]);
+            rl_sliding_drop(limit, &found->windows[i].sliding, wall_ns, excess);
+            found->deficits[i] -= excess;
+        }
+    }
+    rl_found_take(moment, found, counted);
+}
+
 bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words)
 {
     const rl_limit *limit = &moment->set->limits[i];
@@ -163,7 +183,7 @@ static uint64_t converted_deficit(const rl_limit *from, int64_t steady_ns, uint6
 static void convert_window(const rl_limit *from, const uint64_t *words, const rl_limit *to,
                            uint64_t *out)
 {
-    if (from->window_ns != to->window_ns) {
+    if (!rl_window_is_alike(from, to)) {
         memset(out, 0, words_of(to) * sizeof *out);
     } else if (to->kind == RL_SLIDING_WINDOW) {
         rl_sliding kept = rl_sliding_load(from, words);

@@ -22,6 +22,7 @@ typedef struct rl_limit_set {
     size_t n;
     size_t n_words;
     int64_t horizon_ns; /* the shortest one */
+    bool counts_denied; /* one of them does */
     rl_limit limits[RL_LIMITS_MAX];
     uint8_t first_word[RL_LIMITS_MAX];
 } rl_limit_set;
@@ -167,6 +168,11 @@ static inline void rl_found_refund(const rl_moment *moment, rl_found *found, con
         }
     }
 }
+
+/* Take the costs of a denied request from the limits that count those. A deficit grows up to
+ * rl_limit_most; a sliding window with so many drops its oldest, so that a client which keeps
+ * asking stays denied. */
+void rl_found_take_denied(const rl_moment *moment, rl_found *found, const uint64_t *costs);
 
 static inline bool rl_entry_is_full(const rl_moment *moment, const uint64_t *words)
 {

@@ -201,7 +201,8 @@ static double indebtedness(const moment *moment, const uint64_t *words)
     double most = 0;
     rl_entry_read(&moment->at, words, &found);
     for (size_t i = 0; i < set->n; i++) {
-        double share = (double)found.deficits[i] / (double)set->limits[i].cap;
+        uint64_t cap = set->limits[i].cap;
+        double share = cap != 0 ? (double)found.deficits[i] / (double)cap : 0;
         most = share > most ? share : most;
     }
     return most;

@@ -23,7 +23,11 @@ typedef struct limit_mark {
     double capacity;
     double refill_rate;
     int64_t window_ns;
-    int64_t kind;
+    uint8_t kind;
+    uint8_t unit;
+    uint8_t starts_first;
+    uint8_t counts_denied;
+    uint8_t none[4];
 } limit_mark;
 
 /* At the beginning of a file. All but the secret must be equal when it is opened again. */
@@ -78,8 +82,15 @@ static rl_shared_status shared_describe(const rl_table *plan, header *out)
     out->n_limits = plan->set.n;
     for (size_t i = 0; i < plan->set.n; i++) {
         const rl_limit *limit = &plan->set.limits[i];
-        out->limits[i] = (limit_mark){limit->capacity, limit->refill_rate, limit->window_ns,
-                                      (int64_t)limit->kind};
+        out->limits[i] = (limit_mark){
+            .capacity = limit->capacity,
+            .refill_rate = limit->refill_rate,
+            .window_ns = limit->window_ns,
+            .kind = (uint8_t)limit->kind, /* first, where a file of an earlier version has it */
+            .unit = limit->calendar,
+            .starts_first = limit->starts_first,
+            .counts_denied = limit->counts_denied,
+        };
     }
     return read_boot_id(out->boot_id);
 }

@@ -111,6 +111,17 @@ static rl_run run_without(const rl_run *run, int64_t edge_ns, uint64_t units)
                     greatest_common_divisor(run->lump, units), run->n_times);
 }
 
+/* Return the part of a run after `edge_ns`, without its oldest `units` (at most as many). */
+static rl_run run_without_oldest(const rl_run *run, int64_t edge_ns, uint64_t units)
+{
+    uint64_t after = run_after(run, edge_ns);
+    if (units == after) {
+        return (rl_run){.n_times = run->n_times};
+    }
+    return run_part(run, run_count(run) - after + units, after - units,
+                    greatest_common_divisor(run->lump, units), run->n_times);
+}
+
 /* Return the run with `cost` units more, which come at the end. */
 static rl_run run_with(const rl_run *run, int64_t now_ns, uint64_t cost)
 {
@@ -220,6 +231,19 @@ void rl_sliding_subtract(const rl_limit *limit, rl_sliding *sliding, int64_t wal
     after = run_after(&sliding->previous, edge_ns);
     cost -= from_current;
     sliding->previous = run_without(&sliding->previous, edge_ns, cost < after ? cost : after);
+}
+
+void rl_sliding_drop(const rl_limit *limit, rl_sliding *sliding, int64_t wall_ns, uint64_t units)
+{
+    int64_t edge_ns = wall_ns - limit->window_ns;
+    uint64_t older = run_after(&sliding->previous, edge_ns);
+    uint64_t from_previous = units < older ? units : older;
+    if (from_previous != 0) {
+        sliding->previous = run_without_oldest(&sliding->previous, edge_ns, from_previous);
+    }
+    if (units > from_previous) {
+        sliding->current = run_without_oldest(&sliding->current, edge_ns, units - from_previous);
+    }
 }
 
 /* ---- decisions ----------------------------------------------------------------------- */

@@ -86,6 +86,9 @@ void rl_sliding_add(rl_sliding *sliding, int64_t wall_ns, uint64_t cost);
 void rl_sliding_subtract(const rl_limit *limit, rl_sliding *sliding, int64_t wall_ns,
                          uint64_t cost);
 
+/* Drop `units` of those in use (at most as many), the oldest first. */
+void rl_sliding_drop(const rl_limit *limit, rl_sliding *sliding, int64_t wall_ns, uint64_t units);
+
 /* Describe the window after a request of this cost was allowed (it is then counted) or
  * denied. retry_after is exact; reset_after is the time to the end of the window in which
  * nothing counts any more. */

@@ -74,8 +74,28 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
     return RL_OK;
 }
 
-rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+/* Count a denied request that was read into *found. With the shard's lock. */
+static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t tag,
+                                    const uint64_t *costs, rl_found *found)
+{
+    slot entry = rl_shard_find(moment->table, shard, tag);
+    if (entry.tag == NULL) {
+        entry = rl_shard_make_room(moment, shard, tag);
+        if (entry.tag == NULL) {
+            return RL_ENOMEM;
+        }
+        rl_entry_read(&moment->at, words_of(entry), found);
+    }
+    rl_found_take_denied(&moment->at, found, costs);
+    rl_entry_write(&moment->at, found, entry.words);
+    atomic_signal_fence(memory_order_seq_cst); /* as above */
+    table_occupy(shard, entry, tag);
+    return RL_OK;
+}
+
+static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                              bool counts_denied, bool *allowed, rl_decision *out,
+                              rl_decision *each)
 {
     shard *shard = key_shard(table, key);
     moment moment = moment_at(table, now);
@@ -84,6 +104,9 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
     rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
+    if (status == RL_OK && !*allowed && counts_denied) {
+        status = table_count_denied(&moment, shard, key_tag(key), costs, &found);
+    }
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
         shard->counts.denied += !*allowed;
@@ -97,6 +120,18 @@ rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_t
         describe_each(&moment.at, &found, costs, *allowed, each);
     }
     return status;
+}
+
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                        bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return table_decide(table, key, costs, now, table->set.counts_denied, allowed, out, each);
+}
+
+rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return table_decide(table, key, costs, now, false, allowed, out, each);
 }
 
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,

@@ -70,12 +70,16 @@ bool rl_table_is_shared(const rl_table *table);
 rl_key rl_table_key(const rl_table *table, const void *data, size_t len);
 
 /* Take the costs from the buckets of `key`, full on first use, or deny and
- * change nothing. *out is the decision of the tightest limit (the one that denies
+ * change nothing, but for limits that count denied requests. *out is the decision of the tightest limit (the one that denies
  * longest, else the one with the fewest tokens left); `each` has room for the decision
  * of every limit. Both may be NULL.
  * RL_OK, or RL_ENOMEM: the table is unchanged and nothing is written. */
 rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                         bool *allowed, rl_decision *out, rl_decision *each);
+
+/* The same, but a denial changes nothing, whatever the limits count: for one that waits. */
+rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       bool *allowed, rl_decision *out, rl_decision *each);
 
 /* Take the costs (from rl_limit_charge) even when tokens are missing: a bucket may
  * then lack up to rl_limit_most. Not counted as a decision. RL_OK, or

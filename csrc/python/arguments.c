@@ -129,44 +129,144 @@ int core_parse_key_cost(const char *function, const char *first, PyObject *const
     return 0;
 }
 
-static PyObject *refuse_limit(PyObject *limit, const char *what)
+#define PAIR "(capacity, refill_rate)"
+#define WINDOW "(count, window_s, sliding)"
+#define GENERAL "(capacity, refill_rate or window_s, kind, count_denied, unit, zone)"
+
+/* A limit as it is given, checked by the engine. */
+typedef struct given_limit {
+    double capacity;
+    double refill_rate; /* of a bucket, */
+    long long window_s; /* and of a window */
+    const char *kind;
+    const char *unit;
+    PyObject *zone; /* borrowed; bytes, or NULL */
+    int counts_denied;
+} given_limit;
+
+static int word_index(const char *word, const char *const *words, int n)
 {
-    const char *names =
-        PyTuple_GET_SIZE(limit) == 2 ? "(capacity, refill_rate)" : "(count, window_s, sliding)";
-    return PyErr_Format(PyExc_ValueError, "%s is out of range in %s = %R", what, names, limit);
+    for (int i = 0; i < n; i++) {
+        if (strcmp(word, words[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static int refuse_limit(PyObject *limit, const char *what)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(limit);
+    PyErr_Format(PyExc_ValueError, "%s is out of range in %s = %R", what,
+                 n == 2   ? PAIR
+                 : n == 3 ? WINDOW
+                          : GENERAL,
+                 limit);
+    return -1;
+}
+
+/* Read a calendar window: a unit, and a zone that belongs to it. */
+static int init_calendar(PyObject *limit, const given_limit *given, rl_limit *out,
+                         rl_status *status)
+{
+    static const char *const units[] = {"", "day", "week", "month", "year"}; /* as rl_unit */
+    int unit = word_index(given->unit, units, 5);
+    if (unit < 0) {
+        return refuse_limit(limit, "unit");
+    }
+    const rl_zone *zone = (const void *)PyBytes_AS_STRING(given->zone);
+    if ((uintptr_t)zone % _Alignof(rl_zone) != 0 ||
+        !rl_zone_is_valid(zone, (size_t)PyBytes_GET_SIZE(given->zone))) {
+        return refuse_limit(limit, "zone");
+    }
+    *status = rl_window_init_calendar(out, given->capacity, given->window_s, (rl_unit)unit, zone);
+    return 0;
+}
+
+static int init_limit(PyObject *limit, const given_limit *given, rl_limit *out, rl_status *status)
+{
+    static const char *const kinds[] = {"bucket", "fixed", "first", "sliding"};
+    int kind = word_index(given->kind, kinds, 4);
+    bool has_unit = given->unit[0] != 0;
+    if (kind < 0 || (has_unit && kind != 1)) {
+        return refuse_limit(limit, "kind");
+    }
+    if (has_unit) {
+        return init_calendar(limit, given, out, status);
+    }
+    switch (kind) {
+    case 0:
+        *status = rl_limit_init(out, given->capacity, given->refill_rate);
+        break;
+    case 2:
+        *status = rl_window_init_first(out, given->capacity, given->window_s);
+        break;
+    default:
+        *status = rl_window_init(out, kind == 3, given->capacity, given->window_s);
+    }
+    return 0;
+}
+
+static int read_limit(PyObject *limit, given_limit *given)
+{
+    PyObject *amount;
+    int sliding;
+    *given = (given_limit){.kind = "bucket", .unit = ""};
+    switch (PyTuple_GET_SIZE(limit)) {
+    case 3:
+        if (!PyArg_ParseTuple(limit, "dLp:limit", &given->capacity, &given->window_s, &sliding)) {
+            return -1;
+        }
+        given->kind = sliding ? "sliding" : "fixed";
+        return 0;
+    case 6:
+        if (!PyArg_ParseTuple(limit, "dOspsS:limit", &given->capacity, &amount, &given->kind,
+                              &given->counts_denied, &given->unit, &given->zone)) {
+            return -1;
+        }
+        if (strcmp(given->kind, "bucket") == 0) {
+            given->refill_rate = PyFloat_AsDouble(amount);
+        } else {
+            given->window_s = PyLong_AsLongLong(amount);
+        }
+        return PyErr_Occurred() ? -1 : 0;
+    default:
+        return PyArg_ParseTuple(limit, "dd:limit", &given->capacity, &given->refill_rate) ? 0 : -1;
+    }
 }
 
 int core_parse_limit(PyObject *limit, rl_limit *out)
 {
+    given_limit given;
+    rl_status status = RL_OK;
     if (!PyTuple_Check(limit)) {
         PyErr_Format(PyExc_TypeError,
-                     "a limit must be a tuple (capacity, refill_rate) or (count, window_s, "
-                     "sliding), not %.200s",
+                     "a limit must be a tuple " PAIR " or " WINDOW ", or " GENERAL ", not %.200s",
                      Py_TYPE(limit)->tp_name);
         return -1;
     }
-    rl_status status;
-    bool is_window = PyTuple_GET_SIZE(limit) == 3;
-    if (is_window) {
-        double count;
-        long long window_s;
-        int sliding;
-        if (!PyArg_ParseTuple(limit, "dLp:limit", &count, &window_s, &sliding)) {
-            return -1;
-        }
-        status = rl_window_init(out, sliding != 0, count, window_s);
-    } else {
-        double capacity;
-        double refill_rate;
-        if (!PyArg_ParseTuple(limit, "dd:limit", &capacity, &refill_rate)) {
-            return -1;
-        }
-        status = rl_limit_init(out, capacity, refill_rate);
+    if (read_limit(limit, &given) < 0 || init_limit(limit, &given, out, &status) < 0) {
+        return -1;
     }
+    bool is_bucket = strcmp(given.kind, "bucket") == 0;
     if (status == RL_ECAPACITY) {
-        refuse_limit(limit, is_window ? "count" : "capacity");
-    } else if (status == RL_ERATE) {
-        refuse_limit(limit, is_window ? "window_s" : "refill_rate");
+        return refuse_limit(limit, is_bucket ? "capacity" : "count");
     }
-    return status == RL_OK ? 0 : -1;
+    if (status == RL_ERATE) {
+        return refuse_limit(limit, is_bucket ? "refill_rate" : "window_s");
+    }
+    out->counts_denied = given.counts_denied != 0;
+    return 0;
+}
+
+PyObject *core_limit_zones(PyObject *limits)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(limits);
+    PyObject *zones = PyTuple_New(n);
+    for (Py_ssize_t i = 0; zones != NULL && i < n; i++) {
+        PyObject *limit = PyTuple_GET_ITEM(limits, i); /* borrowed */
+        PyObject *zone = PyTuple_GET_SIZE(limit) == 6 ? PyTuple_GET_ITEM(limit, 5) : Py_None;
+        PyTuple_SET_ITEM(zones, i, Py_NewRef(zone));
+    }
+    return zones;
 }

@@ -98,9 +98,15 @@ bool decision_equals(const rl_decision *a, const rl_decision *b);
 /* Restore a pickled Decision: see decision_reduce. */
 PyObject *decision_restore(PyObject *module, PyObject *args);
 
-/* Read a limit: (capacity, refill_rate), or (count, window_s, sliding) of a window. 0, or -1 with
- * an exception set. */
+/* Read a limit: (capacity, refill_rate), or (count, window_s, sliding) of a window, or the general
+ * form (capacity, refill_rate or window_s, kind, count_denied, unit, zone), where kind is "bucket",
+ * "fixed", "first" or "sliding" and zone is the bytes of an rl_zone for a unit. The limit borrows
+ * its zone, which core_limit_zones() keeps. 0, or -1 with an exception set. */
 int core_parse_limit(PyObject *limit, rl_limit *out);
+
+/* Return a tuple of the zones of limits that core_parse_limit() has read, or NULL with an exception
+ * set. */
+PyObject *core_limit_zones(PyObject *limits);
 
 /* A key as bytes: those of the key itself, or of `owner`. Free it with
  * Py_XDECREF(owner). */
@@ -168,6 +174,7 @@ typedef struct limiter_object {
     core_state *state; /* borrowed from the type */
     rl_table *table;   /* owned; NULL before __init__ */
     size_t n_limits;
+    PyObject *zones; /* strong; a tuple, from which the limits borrow */
     rl_limit limits[RL_TABLE_LIMITS_MAX];
     uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
     bool has_windows;                  /* among the limits; they follow the wall clock */

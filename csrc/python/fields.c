@@ -112,7 +112,7 @@ static int read_limit_number(const core_state *state, PyObject *limit, core_name
 
 static int read_limit(const core_state *state, PyObject *limit, rl_limit_state *out)
 {
-    PyObject *window = PyObject_GetAttr(limit, state->names[NAME_WINDOW_S]);
+    PyObject *window = PyObject_GetAttr(limit, state->names[NAME_EDGE_S]);
     int status = window != NULL ? read_window(window, &out->window_s) : -1;
     Py_XDECREF(window);
     if (status < 0 || read_limit_number(state, limit, NAME_CAPACITY, &out->capacity) < 0) {

@@ -67,6 +67,8 @@ static int limiter_set_limits(limiter_object *self, PyObject *limits)
     }
     if (status == 0) {
         self->n_limits = (size_t)n;
+        self->zones = core_limit_zones(pairs);
+        status = self->zones != NULL ? 0 : -1;
     }
     Py_DECREF(pairs);
     return status;
@@ -222,6 +224,7 @@ static int limiter_refuse_second_init(const limiter_object *self)
 static void limiter_adopt(limiter_object *self, const limiter_object *made)
 {
     self->n_limits = made->n_limits;
+    self->zones = made->zones;
     memcpy(self->limits, made->limits, sizeof self->limits);
     memcpy(self->one, made->one, sizeof self->one);
     self->has_windows = made->has_windows;
@@ -265,6 +268,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
         limiter_make_any_table(&made, (size_t)max_keys, keep, path) < 0 ||
         limiter_refuse_second_init(self) < 0) {
         rl_table_free(made.table);
+        Py_XDECREF(made.zones);
         Py_XDECREF(made.clock);
         return -1;
     }
@@ -275,6 +279,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(limiter_of(self)->zones);
     Py_VISIT(limiter_of(self)->clock);
     return 0;
 }
@@ -296,6 +301,7 @@ static void limiter_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     rl_table_free(limiter_of(self)->table);
+    Py_XDECREF(limiter_of(self)->zones);
     Py_XDECREF(limiter_of(self)->clock);
     Py_XDECREF(limiter_of(self)->measured_by);
     type->tp_free(self);
@@ -309,7 +315,8 @@ static PyType_Slot limiter_slots[] = {
          "waiters_first=False)\n--\n\n"
          "Limit by token buckets and windows in the memory of this process.\n\n"
          "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
-         "(count, window_s, sliding) of a window.\n"
+         "(count, window_s, sliding) of a window, or (capacity or count, refill_rate or window_s,\n"
+         "kind, count_denied, unit, zone), see Limit.for_engine.\n"
          "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
          "'coarse', or a ManualClock or a callable that returns seconds (float or int >= 0),\n"
          "which windows use as the wall clock. keep: a Limiter\n"

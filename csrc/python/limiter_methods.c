@@ -105,10 +105,15 @@ static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
     return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
 }
 
-/* Decide as rl_table_take(), and record the decision if a meter is set. 0, or -1 with an exception
- * set and nothing taken. */
-static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
-                        rl_decision *out, rl_decision *each)
+/* rl_table_take() or rl_table_try() */
+typedef rl_status (*table_decider)(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                                   bool *allowed, rl_decision *out, rl_decision *each);
+
+/* Decide, and record the decision if a meter is set. 0, or -1 with an exception set and nothing
+ * taken. */
+static inline int limiter_take_by(table_decider decide, limiter_object *self, rl_key key,
+                                  const uint64_t *costs, bool *allowed, rl_decision *out,
+                                  rl_decision *each)
 {
     rl_time now;
     if (limiter_now(self, &now) < 0) {
@@ -116,7 +121,7 @@ static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
     }
     rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
-    if (rl_table_take(self->table, key, costs, now, allowed, out, each) != RL_OK) {
+    if (decide(self->table, key, costs, now, allowed, out, each) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -124,6 +129,12 @@ static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
         rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
     }
     return 0;
+}
+
+static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
+                        bool *allowed, rl_decision *out, rl_decision *each)
+{
+    return limiter_take_by(rl_table_take, self, key, costs, allowed, out, each);
 }
 
 /* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
@@ -267,7 +278,8 @@ static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_
     if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &decision, NULL) < 0) {
+    if (limiter_take_by(rl_table_try, call.limiter, call.key, call.costs, &allowed, &decision,
+                        NULL) < 0) {
         return NULL;
     }
     return decision_new(call.limiter->state, &decision);
@@ -562,7 +574,8 @@ PyMethodDef limiter_methods[] = {
                "next request passes. Arguments and exceptions are those of allow().")},
     {"_take", CORE_FAST(limiter_take_first),
      PyDoc_STR("_take($self, /, key, cost=1)\n--\n\n"
-               "Do what hit() does, without regard to others who wait for the key.")},
+               "Do what hit() does, without regard to others who wait for the key.\n\n"
+               "A denial takes nothing from limits that count denied requests.")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
      PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
                "Do what hit() does; return its Decision, followed by one of each limit.")},

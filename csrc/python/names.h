@@ -33,7 +33,7 @@ typedef enum core_name {
     NAME_CAPACITY,
     NAME_PERIOD_S,
     NAME_BEHIND_WAITERS,
-    NAME_WINDOW_S,
+    NAME_EDGE_S,
     NAME_METHOD,
     NAME_STATE,
     NAME_RATE_LIMIT,

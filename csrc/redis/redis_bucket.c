@@ -102,7 +102,7 @@ rl_status rl_redis_bucket_init(rl_redis_bucket *limit, double capacity, double r
 
 uint64_t rl_redis_bucket_cost(const rl_redis_bucket *limit, double tokens)
 {
-    return bucket_units(tokens, limit->token, limit->cap);
+    return limit->cap != 0 ? bucket_units(tokens, limit->token, limit->cap) : RL_COST_NEVER;
 }
 
 uint64_t rl_redis_bucket_charge(const rl_redis_bucket *limit, double tokens)

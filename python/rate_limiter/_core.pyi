@@ -1,7 +1,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import Field
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
@@ -11,6 +11,10 @@ MAX_REFILL_RATE: Final[float]
 
 def client_key(address: str | None, /) -> str: ...
 def _restore_decision(*args: Any) -> Decision: ...
+
+_Limit: TypeAlias = (
+    tuple[float, float] | tuple[float, int, bool] | tuple[float, float, str, bool, str, bytes]
+)
 
 @final
 class Decision:
@@ -70,7 +74,7 @@ class ManualClock:
 class Limiter:
     def __init__(
         self,
-        limits: Sequence[tuple[float, float] | tuple[float, int, bool]],
+        limits: Sequence[_Limit],
         *,
         max_keys: int = 1000000,
         clock: str | ManualClock | Callable[[], float] = "monotonic",
@@ -305,6 +309,7 @@ class RedisClient:
     def kind(self) -> str: ...
     def allow(self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /) -> bool: ...
     def hit(self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /) -> Decision: ...
+    def take(self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /) -> Decision: ...
     def peek(self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /) -> Decision: ...
     def hit_each(
         self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /
@@ -331,7 +336,7 @@ class RedisBuckets:
     def __init__(
         self,
         client: RedisClient,
-        limits: tuple[tuple[float, float] | tuple[float, int, bool], ...],
+        limits: tuple[_Limit, ...],
         scripts: tuple[bytes, ...],
         before: bytes,
         after: tuple[bytes, ...],
@@ -354,6 +359,9 @@ class RedisLoop:
         self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /
     ) -> Awaitable[bool]: ...
     def hit(
+        self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /
+    ) -> Awaitable[Decision]: ...
+    def take(
         self, buckets: RedisBuckets, key: str | bytes, cost: float = 1, /
     ) -> Awaitable[Decision]: ...
     def peek(

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from rate_limiter import Decision, ManualClock, RateLimiter
 from rate_limiter._core import Limiter
+from rate_limiter.checks.time_zones import zone_table
+
+ZONE = zone_table("Europe/Berlin")
 
 
 def limiter_of(capacity: float = 10, refill_rate: float = 1, **arguments: Any) -> Limiter:
@@ -285,17 +288,29 @@ def test_wrong_arguments(arguments: tuple[Any, ...], named: dict[str, Any], mess
     [
         ([], ValueError, "expected 1 to 8 limits, got 0"),
         ([(1, 1)] * 9, ValueError, "expected 1 to 8 limits, got 9"),
-        ([(0, 1)], ValueError, "capacity is out of range"),
+        ([(-1, 1)], ValueError, "capacity is out of range"),
         ([(math.nan, 1)], ValueError, "capacity is out of range"),
         ([(5e15, 1)], ValueError, "capacity is out of range"),
         ([(1, -1)], ValueError, "refill_rate is out of range"),
         ([(1, math.inf)], ValueError, "refill_rate is out of range"),
         ([(1,)], TypeError, "argument"),
         ([[1, 1]], TypeError, r"a limit must be a tuple \(capacity, refill_rate\) or .*, not list"),
-        ([(0, 60, False)], ValueError, r"count is out of range in \(count, window_s, sliding\)"),
+        ([(-1, 60, False)], ValueError, r"count is out of range in \(count, window_s, sliding\)"),
         ([(2.5, 60, True)], ValueError, "count is out of range"),
         ([(5, 0, True)], ValueError, "window_s is out of range"),
         ([(5, 1.5, True)], TypeError, "integer"),
+        ([(5, 60, "round", False, "", b"")], ValueError, "kind is out of range"),
+        ([(5, 60, "sliding", False, "day", b"")], ValueError, "kind is out of range"),
+        ([(5, 60, "fixed", False, "hour", b"")], ValueError, "unit is out of range"),
+        ([(5, 60, "fixed", False, "day", b"")], ValueError, "zone is out of range"),
+        ([(5, 60, "fixed", False, "day", ZONE[:-1])], ValueError, "zone is out of range"),
+        ([(5, 60, "fixed", False, "day", ZONE + ZONE[8:])], ValueError, "zone is out of range"),
+        ([(5, 60, "fixed", False, "day", bytes(24 * 8))], ValueError, "zone is out of range"),
+        ([(-5, 60, "first", False, "", b"")], ValueError, "count is out of range"),
+        ([(5, 0, "first", False, "", b"")], ValueError, "window_s is out of range"),
+        ([(5, 1.5, "first", False, "", b"")], TypeError, "integer"),
+        ([(5, "1", "bucket", True, "", b"")], TypeError, "number"),
+        ([(5, -1, "bucket", True, "", b"")], ValueError, "refill_rate is out of range"),
         ([(5, 10**30, True)], OverflowError, "too big"),
         (5, TypeError, "not iterable"),
     ],

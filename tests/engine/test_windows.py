@@ -71,8 +71,8 @@ def test_several() -> None:
         ("20/minute; window=fixed x", "';' or the end at position 24"),
         ("2.5/minute; window=fixed", "count must be a whole number"),
         ("20/0.5 seconds; window=fixed", "window_s must be a whole number"),
-        ("3e9/minute; window=fixed", "count must be a whole number from 1 to 2,000,000,000"),
-        ("0/minute; window=fixed", "count must be a whole number"),
+        ("3e9/minute; window=fixed", "count must be a whole number from 0 to 2,000,000,000"),
+        ("0.2/minute; window=fixed", "count must be a whole number"),
         ("20/minute; window=fixed; burst=3", "a number of requests"),
     ],
 )
@@ -84,11 +84,11 @@ def test_bad_texts(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("make", [Limit.fixed_window, Limit.sliding_window])
 @pytest.mark.parametrize(
-    ("count", "window_s"), [(0, 60), (1.5, 60), (-1, 60), (5, 0), (5, 0.5), (5, math.inf)]
+    ("count", "window_s"), [(1.5, 60), (-1, 60), (5, 0), (5, 0.5), (5, math.inf)]
 )
 def test_bad_values(make: object, count: float, window_s: float) -> None:
     assert callable(make)
-    with pytest.raises(ValueError, match="must be a whole number from 1 to"):
+    with pytest.raises(ValueError, match=r"must be a whole number from [01] to"):
         make(count, window_s)
 
 

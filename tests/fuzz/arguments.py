@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rate_limiter import Limit
+from rate_limiter.checks.time_zones import zone_table
 from rate_limiter.stores.connection import scripts
 from support import hostile
 from support.hostile import Callback, Number, Sequence
@@ -35,6 +36,12 @@ def _limit(world: World) -> Any:
     rng = world.rng
     count: Any = rng.choice((1, 5, 10.0, 1e6, Number(world.hook, 5), hostile.number(world.hook)))
     other = rng.choice((0, 1, 0.1, 60, Number(world.hook, 2), 1e-9))
+    if rng.random() < 0.2:
+        kind, unit = rng.choice(("bucket", "fixed", "first", "sliding")), ""
+        if rng.random() < 0.3:
+            kind, unit = "fixed", rng.choice(("day", "week", "month", "year", "eon"))
+        zone = rng.choice((b"", b"x", zone_table("UTC"), zone_table("Pacific/Apia")))
+        return (count, other, kind, rng.random() < 0.5, unit, zone)
     if rng.random() < 0.3:
         return (count, rng.choice((1, 60, Number(world.hook, 3), hostile.number(world.hook))), True)
     return (count, other)

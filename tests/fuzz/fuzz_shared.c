@@ -25,6 +25,7 @@ static void set_up(void)
         rl_window_init(&limits[1], true, 20, 60);
         rl_window_init(&limits[2], false, RL_WINDOW_COUNT_MAX, 1);
         rl_window_init(&limits[3], true, 5, 60); /* with the time of each request */
+        limits[1].counts_denied = limits[3].counts_denied = true;
     }
 }
 

@@ -339,7 +339,7 @@ BAD: list[tuple[Make, str, Any]] = [
         (lambda make=make, **given: make(**{"count": 5, "window_s": 60, **given}), name, value)
         for make in (Limit.fixed_window, Limit.sliding_window)
         for name in ("count", "window_s")
-        for value in (*NUMBERS, None, 0, 1.5)
+        for value in (*NUMBERS, None, -1, 1.5)
     ),
     *(
         (lambda **given: Rule(**{"name": "r", "limits": (Limit(5, 1),), **given}), name, value)

@@ -347,7 +347,7 @@ class Wrong:
     """A limit or its state, with one wrong part."""
 
     def __init__(self, **parts: Any) -> None:
-        vars(self).update({"name": "n", "capacity": 1, "period_s": 1, "window_s": 0, **parts})
+        vars(self).update({"name": "n", "capacity": 1, "period_s": 1, "edge_s": 0, **parts})
         self.limit = parts.get("limit", self)
         self.decision = parts.get("decision", Decision(True))
 
@@ -362,9 +362,9 @@ class Wrong:
         ({"capacity": -1}, ValueError),
         ({"period_s": -1}, ValueError),
         ({"period_s": None}, TypeError),
-        ({"window_s": 10**30}, (ValueError, OverflowError)),
-        ({"window_s": -1}, ValueError),
-        ({"window_s": 0.5}, TypeError),
+        ({"edge_s": 10**30}, (ValueError, OverflowError)),
+        ({"edge_s": -1}, ValueError),
+        ({"edge_s": 0.5}, TypeError),
         ({"limit": None}, AttributeError),
         ({"decision": None}, TypeError),
     ],

@@ -318,7 +318,7 @@ BAD = [
     ('{\n"a": {\n"capacity": "x",\n"refill_rate": 5}}', ".json", "f.json:3: rule 'a', capacity: "),
     ('{"a": {"capacity": 5}}', ".json", "rule 'a', refill_rate: missing beside capacity"),
     ('{"a": {"refill_rate": 5}}', ".json", "rule 'a', capacity: missing beside refill_rate"),
-    ('{"a": {"capacity": 0, "refill_rate": 1}}', ".json", "greater than 0, got 0"),
+    ('{"a": {"capacity": -1, "refill_rate": 1}}', ".json", "or equal to 0, got -1"),
     ('{"a": {"capacity": 1e300, "refill_rate": 1}}', ".json", "rule 'a', capacity: capacity must"),
     ('{"a": {}}', ".json", "rule 'a', limits: expected limits such as '100/minute'"),
     ('{"a": {"limits": "often"}}', ".json", "rule 'a', limits: invalid limit 'often'"),

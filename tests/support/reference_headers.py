@@ -66,8 +66,8 @@ class HeaderStyle:
 def reset_at_s(decision: Decision, limit: Limit | None) -> int:
     """Return when the limit resets, in seconds since the epoch, rounded up."""
     at_s = time.time() + decision.reset_after
-    if limit is not None and limit.is_window:
-        return round(at_s / limit.window_s) * limit.window_s
+    if limit is not None and limit.edge_s:
+        return round(at_s / limit.edge_s) * limit.edge_s
     return math.ceil(at_s)
 
 

@@ -12,7 +12,8 @@ bool redis_batch_takes(const redis_call *call)
 {
     const buckets_object *buckets = call->buckets;
     bool takes = call->operation == BUCKET_ALLOW || call->operation == BUCKET_HIT ||
-                 call->operation == BUCKET_HIT_EACH;
+                 call->operation == BUCKET_HIT_EACH ||
+                 (call->operation == BUCKET_TRY && !buckets->counts_denied);
     return takes && !call->alone && buckets->n_limits == 1 && buckets->limits[0].bucket.scale > 0 &&
            buckets->client->options.kind != RL_CLUSTER;
 }
@@ -20,7 +21,7 @@ bool redis_batch_takes(const redis_call *call)
 redis_batch *redis_batch_new(redis_call **calls, size_t n)
 {
     const buckets_object *buckets = calls[0]->buckets;
-    size_t n_texts = 3 + n + NUMBERS + n;
+    size_t n_texts = 3 + n + NUMBERS + n + buckets->counts_denied;
     redis_batch *batch = PyMem_Malloc(sizeof *batch + n_texts * (sizeof(char *) + sizeof(size_t)));
     if (batch == NULL) {
         PyErr_NoMemory();
@@ -45,6 +46,10 @@ redis_batch *redis_batch_new(redis_call **calls, size_t n)
         lens[3 + i] = single->lens[3];
         texts[3 + n + NUMBERS + i] = single->texts[7]; /* and the cost; see take.lua */
         lens[3 + n + NUMBERS + i] = single->lens[7];
+    }
+    if (buckets->counts_denied) {
+        texts[n_texts - 1] = "1";
+        lens[n_texts - 1] = 1;
     }
     batch->n = n;
     batch->call.arguments = (rl_arguments){(int)n_texts, texts, lens};
@@ -107,7 +112,7 @@ PyObject *redis_batch_result(const redis_batch *batch, size_t i)
     rl_decision decision =
         rl_redis_bucket_decision(&buckets->limits[0].bucket, deficit, call->costs[0], allowed);
     PyObject *decided = decision_new(buckets->state, &decision);
-    if (decided == NULL || call->operation == BUCKET_HIT) {
+    if (decided == NULL || call->operation != BUCKET_HIT_EACH) {
         return decided;
     }
     PyObject *each = PyTuple_Pack(2, decided, decided); /* there is one limit */

@@ -131,7 +131,7 @@ static void print_number(char *out, uint64_t number)
     snprintf(out, NUMBER_SIZE, "%llu", (unsigned long long)number);
 }
 
-static void raise_bad_bucket(rl_status status, PyObject *pair, double capacity, double refill_rate)
+static void raise_bad_bucket(rl_status status, PyObject *given, double capacity, double refill_rate)
 {
     char cause[256];
     double years = refill_rate > 0 ? capacity / refill_rate / SECONDS_PER_YEAR : 0;
@@ -146,21 +146,17 @@ static void raise_bad_bucket(rl_status status, PyObject *pair, double capacity, 
     PyErr_Format(PyExc_ValueError,
                  "%s is out of range in (capacity, refill_rate) = %R; in Redis a bucket must "
                  "fill within %d years, and its rate must be exact to a millionth",
-                 status == RL_ECAPACITY ? "capacity" : "refill_rate", pair, YEARS_MAX);
+                 status == RL_ECAPACITY ? "capacity" : "refill_rate", given, YEARS_MAX);
 }
 
-static int buckets_set_bucket(redis_limit *limit, PyObject *pair)
+static int buckets_set_bucket(redis_limit *limit, PyObject *given, double capacity,
+                              double refill_rate)
 {
-    double capacity, refill_rate;
-    if (!PyArg_ParseTuple(pair, "dd:limit", &capacity, &refill_rate)) {
-        return -1;
-    }
     rl_status status = rl_redis_bucket_init(&limit->bucket, capacity, refill_rate);
     if (status != RL_OK) {
-        raise_bad_bucket(status, pair, capacity, refill_rate);
+        raise_bad_bucket(status, given, capacity, refill_rate);
         return -1;
     }
-    limit->window = (rl_limit){.kind = RL_BUCKET};
     print_number(limit->scale, limit->bucket.scale);
     print_number(limit->token, limit->bucket.token);
     print_number(limit->cap, limit->bucket.cap);
@@ -170,14 +166,25 @@ static int buckets_set_bucket(redis_limit *limit, PyObject *pair)
 static int buckets_set_limit(redis_limit *limit, PyObject *given, uint64_t min_ttl_ms, bool dated)
 {
     print_number(limit->min_ttl_ms, min_ttl_ms);
-    if (PyTuple_Check(given) && PyTuple_GET_SIZE(given) == 2) {
-        return buckets_set_bucket(limit, given);
+    if (PyTuple_Check(given) && PyTuple_GET_SIZE(given) == 2) { /* whose errors name Redis */
+        double capacity, refill_rate;
+        return PyArg_ParseTuple(given, "dd:limit", &capacity, &refill_rate)
+                   ? buckets_set_bucket(limit, given, capacity, refill_rate)
+                   : -1;
     }
-    if (core_parse_limit(given, &limit->window) < 0) {
+    rl_limit *window = &limit->window;
+    if (core_parse_limit(given, window) < 0) {
         return -1;
     }
-    const char *fixed = dated ? "-3" : "-1";
-    snprintf(limit->scale, NUMBER_SIZE, "%s", limit->window.kind == RL_FIXED_WINDOW ? fixed : "-2");
+    limit->counts_denied = window->counts_denied;
+    if (!rl_is_window(window)) {
+        return buckets_set_bucket(limit, given, window->capacity, window->refill_rate);
+    }
+    const char *scale = window->kind == RL_SLIDING_WINDOW ? "-2"
+                        : window->starts_first            ? "-4"
+                        : dated                           ? "-3"
+                                                          : "-1";
+    snprintf(limit->scale, NUMBER_SIZE, "%s", scale);
     print_number(limit->token, (uint64_t)(limit->window.window_ns / 1000000000));
     print_number(limit->cap, limit->window.cap);
     return 0;
@@ -236,11 +243,13 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     redis_limit made[RL_TABLE_LIMITS_MAX] = {0}; /* a bucket has no window, and the reverse */
     size_t n_windows = 0;
+    bool counts_denied = false;
     for (Py_ssize_t i = 0; i < n; i++) {
         if (buckets_set_limit(&made[i], PyTuple_GET_ITEM(limits, i), min_ttl_ms, dated != 0) < 0) {
             return -1;
         }
         n_windows += rl_is_window(&made[i].window);
+        counts_denied |= made[i].counts_denied;
     }
     /* Checked here: converting the numbers of a limit may have called __init__. */
     if (self->client != NULL) {
@@ -250,9 +259,15 @@ static int buckets_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!are_bytes(after) || buckets_set_scripts(self, scripts) < 0) {
         return -1;
     }
+    PyObject *zones = core_limit_zones(limits);
+    if (zones == NULL) {
+        return -1;
+    }
     memcpy(self->limits, made, (size_t)n * sizeof made[0]);
     self->n_limits = (size_t)n;
     self->n_windows = n_windows;
+    self->counts_denied = counts_denied;
+    self->zones = zones;
     self->tagged = tagged != 0;
     self->sources = Py_NewRef(scripts);
     self->before = Py_NewRef(before);
@@ -293,6 +308,7 @@ static void buckets_dealloc(PyObject *object)
     buckets_object *self = buckets_of(object);
     PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF(self->client);
+    Py_XDECREF(self->zones);
     Py_XDECREF(self->sources);
     Py_XDECREF(self->before);
     Py_XDECREF(self->after);

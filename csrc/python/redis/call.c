@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #define ARGUMENTS_PER_LIMIT 5
+#define EDGES_SIZE (4 * NUMBER_SIZE) /* of a calendar window */
 
 /* ---- errors ------------------------------------------------------------------------ */
 
@@ -90,13 +91,34 @@ static char *builder_add_keys(call_builder *to, const buckets_object *self, cons
     return room;
 }
 
-static void builder_add_numbers(call_builder *to, const buckets_object *self, const uint64_t *costs,
-                                char *room)
+/* Write the edges of the present window, of the one before it and of the next: the server's clock,
+ * which decides, may be up to a window from this one. Return their length. */
+static size_t put_edges(const rl_limit *window, char *out)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    rl_unit unit = (rl_unit)window->calendar;
+    rl_calendar_window present = rl_calendar_span(window->zone, unit, (int64_t)now.tv_sec);
+    rl_calendar_window before = rl_calendar_span(window->zone, unit, present.start_s - 1);
+    rl_calendar_window next = rl_calendar_span(window->zone, unit, present.end_s);
+    int len = snprintf(out, EDGES_SIZE, "%lld,%lld,%lld,%lld", (long long)before.start_s,
+                       (long long)present.start_s, (long long)present.end_s, (long long)next.end_s);
+    return (size_t)len;
+}
+
+/* Add the numbers of each limit; return the end of their room. */
+static char *builder_add_numbers(call_builder *to, const buckets_object *self,
+                                 const uint64_t *costs, char *room)
 {
     for (size_t i = 0; i < self->n_limits; i++) {
         const redis_limit *limit = &self->limits[i];
         builder_add_text(to, limit->scale);
-        builder_add_text(to, limit->token);
+        if (limit->window.calendar != RL_NO_UNIT) {
+            builder_add(to, room, put_edges(&limit->window, room));
+            room += EDGES_SIZE;
+        } else {
+            builder_add_text(to, limit->token);
+        }
         builder_add_text(to, limit->cap);
         int len = costs[i] == RL_COST_NEVER
                       ? snprintf(room, NUMBER_SIZE, "-1")
@@ -105,6 +127,26 @@ static void builder_add_numbers(call_builder *to, const buckets_object *self, co
         room += NUMBER_SIZE;
         builder_add_text(to, limit->min_ttl_ms);
     }
+    return room;
+}
+
+/* Add which limits count denied requests, if an operation does: see bucket.lua. */
+static void builder_add_denied(call_builder *to, const buckets_object *self,
+                               bucket_operation operation, char *room)
+{
+    bool decides =
+        operation == BUCKET_ALLOW || operation == BUCKET_HIT || operation == BUCKET_HIT_EACH;
+    if (decides && self->counts_denied) {
+        for (size_t i = 0; i < self->n_limits; i++) {
+            room[i] = self->limits[i].counts_denied ? '1' : '0';
+        }
+        builder_add(to, room, self->n_limits);
+    }
+}
+
+static size_t call_n_texts(const buckets_object *self)
+{
+    return 3 + (1 + ARGUMENTS_PER_LIMIT) * self->n_limits + 1;
 }
 
 static const rl_script *call_script(const buckets_object *self, bucket_operation operation)
@@ -127,7 +169,7 @@ static const rl_script *call_script(const buckets_object *self, bucket_operation
 static void call_fill(redis_call *call, const core_text *key)
 {
     const buckets_object *self = call->buckets;
-    size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * self->n_limits;
+    size_t n_texts = call_n_texts(self);
     rl_call *out = &call->thread.call;
     call_builder to = {(const char **)(void *)(call + 1), NULL, 0};
     to.lens = (size_t *)(void *)(to.texts + n_texts);
@@ -140,7 +182,8 @@ static void call_fill(redis_call *call, const core_text *key)
         builder_add_text(&to, counts[self->n_limits]);
         out->key = 3;
         room = builder_add_keys(&to, self, key, room);
-        builder_add_numbers(&to, self, call->costs, room);
+        room = builder_add_numbers(&to, self, call->costs, room);
+        builder_add_denied(&to, self, call->operation, room);
     } else {
         builder_add_text(&to, "DEL");
         out->key = 1;
@@ -177,9 +220,9 @@ redis_call *redis_call_new(buckets_object *buckets, bucket_operation operation, 
         Py_XDECREF(text.owner);
         return NULL;
     }
-    size_t n_texts = 3 + (1 + ARGUMENTS_PER_LIMIT) * buckets->n_limits;
-    size_t room = n_texts * (sizeof(char *) + sizeof(size_t)) +
-                  redis_buckets_key_room(buckets, text.len) + NUMBER_SIZE * buckets->n_limits;
+    size_t room = call_n_texts(buckets) * (sizeof(char *) + sizeof(size_t)) +
+                  redis_buckets_key_room(buckets, text.len) +
+                  (NUMBER_SIZE + EDGES_SIZE + 1) * buckets->n_limits;
     redis_call *call = PyMem_Malloc(sizeof *call + room);
     if (call == NULL) {
         Py_XDECREF(text.owner);

@@ -203,6 +203,11 @@ static PyObject *client_hit(PyObject *self, PyObject *const *args, Py_ssize_t na
     return client_decide(self, BUCKET_HIT, args, nargs);
 }
 
+static PyObject *client_try(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return client_decide(self, BUCKET_TRY, args, nargs);
+}
+
 static PyObject *client_peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return client_decide(self, BUCKET_PEEK, args, nargs);
@@ -511,6 +516,10 @@ static PyMethodDef client_methods[] = {
     {"peek", FAST_ONLY(client_peek),
      PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
                "Return the Decision that hit() would make, consuming nothing. As allow().")},
+    {"take", FAST_ONLY(client_try),
+     PyDoc_STR("take($self, buckets, key, cost=1, /)\n--\n\n"
+               "Do what hit() does, but a denial takes nothing from limits that count denied\n"
+               "requests.")},
     {"hit_each", FAST_ONLY(client_hit_each),
      PyDoc_STR("hit_each($self, buckets, key, cost=1, /)\n--\n\n"
                "Take `cost` tokens; return its Decision and one of each limit. As allow().")},

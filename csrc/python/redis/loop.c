@@ -117,6 +117,11 @@ static PyObject *loop_hit(PyObject *self, PyObject *const *args, Py_ssize_t narg
     return loop_submit(self, BUCKET_HIT, args, nargs);
 }
 
+static PyObject *loop_try(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return loop_submit(self, BUCKET_TRY, args, nargs);
+}
+
 static PyObject *loop_peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return loop_submit(self, BUCKET_PEEK, args, nargs);
@@ -355,6 +360,10 @@ static PyMethodDef loop_methods[] = {
     {"peek", FAST_ONLY(loop_peek),
      PyDoc_STR("peek($self, buckets, key, cost=1, /)\n--\n\n"
                "Return a Future of what hit() would decide, consuming nothing. As allow().")},
+    {"take", FAST_ONLY(loop_try),
+     PyDoc_STR("take($self, buckets, key, cost=1, /)\n--\n\n"
+               "Do what hit() does, but a denial takes nothing from limits that count denied\n"
+               "requests.")},
     {"hit_each", FAST_ONLY(loop_hit_each),
      PyDoc_STR(
          "hit_each($self, buckets, key, cost=1, /)\n--\n\n"

@@ -42,6 +42,7 @@ typedef struct client_object {
 typedef enum bucket_operation {
     BUCKET_ALLOW,
     BUCKET_HIT,
+    BUCKET_TRY,      /* the same, but denied requests do not count */
     BUCKET_HIT_EACH, /* a Decision, and one of each limit */
     BUCKET_PEEK,
     BUCKET_PEEK_EACH,
@@ -54,6 +55,7 @@ typedef enum bucket_operation {
 typedef struct redis_limit {
     rl_redis_bucket bucket;
     rl_limit window; /* kind RL_BUCKET: not a window */
+    bool counts_denied;
     /* the constant arguments of the scripts: see bucket.lua and window.lua */
     char scale[NUMBER_SIZE];
     char token[NUMBER_SIZE];
@@ -69,7 +71,9 @@ typedef struct buckets_object {
     PyObject *sources;            /* strong; the tuple of the scripts' texts */
     rl_script scripts[N_SCRIPTS]; /* of texts in `sources` */
     size_t n_limits;
-    size_t n_windows; /* of the limits */
+    size_t n_windows;   /* of the limits */
+    bool counts_denied; /* one of the limits does */
+    PyObject *zones;    /* strong; a tuple, from which the limits borrow */
     redis_limit limits[RL_TABLE_LIMITS_MAX];
     PyObject *before;           /* strong; bytes before a client key, */
     PyObject *after;            /* strong; and a tuple of bytes after it, for each limit */

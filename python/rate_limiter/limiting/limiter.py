@@ -154,7 +154,7 @@ class RateLimiter(_core.Limiter):
     ) -> None:
         self.limits = as_limits(limits)
         for limit in self.limits:
-            if limit.capacity < 1:
+            if 0 < limit.capacity < 1:
                 logger.warning(
                     "the limit '%s' holds less than one token: it denies every request of cost 1, "
                     "which is the default. Give requests a smaller cost, or the bucket a burst of "

@@ -34,7 +34,6 @@ from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.stores.searching import remove_keys, search, search_exact, sorted_keys
 
 _IN_MEMORY = {"take": "_take", "hit_each": "_hit_each", "peek_each": "_peek_each"}
-_IN_REDIS = {"take": "hit"}
 _OF_EACH = ("hit_each", "peek_each")
 
 _DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
@@ -105,7 +104,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         if exact_prefix is not None and len(as_limits(limits)) != 1:
             raise ValueError("with an exact prefix there is one key in Redis, and so one limit")
         is_dated = exact_prefix is not None and any(
-            limit.algorithm == FIXED_WINDOW for limit in as_limits(limits)
+            limit.algorithm == FIXED_WINDOW and limit.start == "clock"
+            for limit in as_limits(limits)
         )
         if is_dated and self.store.connection.client.kind == "cluster":
             raise ValueError(
@@ -281,7 +281,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return self._fallback(method, args, None)
         try:
             if hub is None:
-                answer = getattr(self._client, _IN_REDIS.get(method, method))(self._buckets, *args)
+                answer = getattr(self._client, method)(self._buckets, *args)
             else:
                 answer = self._wait_in_hub(hub, method, *args)
         except Exception as error:
@@ -374,7 +374,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: float) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
-        taking = asyncio.ensure_future(loop.hit(self._buckets, key, cost))
+        taking = asyncio.ensure_future(loop.take(self._buckets, key, cost))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -477,9 +477,11 @@ def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
         return ""
     layout = SLIDING_LAYOUT if limit.algorithm == SLIDING_WINDOW else ""
     if names_limits:
-        return ":" + str(limit).replace(" ", "") + layout
+        return ":" + limit.stored_name.replace(" ", "") + layout
     if limit.is_window:
-        return f":{i}:{limit.algorithm}:{limit.window_s}{layout}"
+        first = ":first" if limit.start == "first" else ""
+        calendar = f":{limit.unit}:{limit.tz}" if limit.unit else ""
+        return f":{i}:{limit.algorithm}:{limit.window_s}{first}{calendar}{layout}"
     # The deficit of a bucket that is never refilled is stored in units of its capacity.
     return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity!r}"
 

@@ -48,6 +48,8 @@ def _wait_s(limit: Limit, state: Decision, costs: Sequence[float], peeked: float
     """Return the seconds until the limit allows all costs, one after another."""
     if not limit.is_window:
         return max(state.retry_after, _bucket_s(limit, state, math.fsum(costs)))
+    if math.isinf(state.retry_after):
+        return math.inf
     # A window counts whole requests.
     tokens = float(sum(map(math.ceil, costs)))
     if limit.algorithm == FIXED_WINDOW:
@@ -68,7 +70,10 @@ def _fixed_s(limit: Limit, state: Decision, tokens: float) -> float:
     missing = tokens - state.remaining
     if missing <= 0 or state.store_unavailable:
         return 0.0
-    return state.reset_after + (math.ceil(missing / limit.capacity) - 1) * limit.window_s
+    # The clock may be put forward by up to two hours in a calendar window.
+    length_s = limit.window_s - 7200 if limit.unit else limit.window_s
+    left_s = state.reset_after or length_s  # a window that starts first has not begun
+    return left_s + (math.ceil(missing / limit.capacity) - 1) * length_s
 
 
 def _delayed(decision: Decision, wait_s: float) -> Decision:

@@ -135,4 +135,4 @@ def reset_at_s(decision: Decision, limit: Limit | None) -> int:
     Windows end on whole multiples of their length, which the time that a decision took must not
     blur.
     """
-    return _FIELDS.reset_at_s(decision, 0 if limit is None else limit.window_s, time.time())
+    return _FIELDS.reset_at_s(decision, 0 if limit is None else limit.edge_s, time.time())

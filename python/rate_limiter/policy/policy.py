@@ -335,7 +335,7 @@ class Policy(_core.Policy):
         if active is None:
             return (None, None, None, (), None, (), True, False, False, False, None)
         limits = tuple(
-            (name, limit.capacity, limit.period_s, limit.window_s)
+            (name, limit.capacity, limit.period_s, limit.edge_s)
             for name, limit in zip(active.names, rule.limits, strict=True)
         )
         decides_here = active.limiter.decides_here

@@ -90,7 +90,7 @@ class RuleModel(BaseModel):
     model_config = ConfigDict(extra="forbid", title="Rule")
 
     description: str | None = Field(default=None, description="For readers.")
-    capacity: Number | None = Field(default=None, gt=0, description="Tokens of a bucket.")
+    capacity: Number | None = Field(default=None, ge=0, description="Tokens of a bucket.")
     refill_rate: Number | None = Field(default=None, ge=0, description="Tokens per second.")
     limits: Texts | None = Field(
         None,

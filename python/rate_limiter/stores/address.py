@@ -60,7 +60,7 @@ def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_
             f"store must be '{SHARED}' and the absolute path of a file, such as "
             f"'{SHARED}/dev/shm/app', got {shown(store)}"
         )
-    text = f"{name}\n{'; '.join(map(str, as_limits(limits)))}"
+    text = f"{name}\n{'; '.join(limit.stored_name for limit in as_limits(limits))}"
     digest = sha256(text.encode()).hexdigest()[:16]
     return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
 

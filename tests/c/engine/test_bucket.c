@@ -30,7 +30,7 @@ static rl_decision take(const rl_limit *limit, uint64_t *word, int64_t now_ns, d
 static void test_limits_are_checked(void)
 {
     rl_limit limit = {.capacity = 42};
-    const double bad_capacities[] = {0, -1, NAN, INFINITY, -INFINITY, 4.1e15, 1e300};
+    const double bad_capacities[] = {-1e-9, -1, NAN, INFINITY, -INFINITY, 4.1e15, 1e300};
     const double bad_rates[] = {-1, -1e-300, NAN, INFINITY, -INFINITY, 1.1e9, 1e300};
     for (int i = 0; i < 7; i++) {
         CHECK_EQUAL(rl_limit_init(&limit, bad_capacities[i], 1), RL_ECAPACITY);

@@ -120,7 +120,7 @@ static void test_decisions(void)
 static void test_refusals(void)
 {
     rl_redis_bucket limit;
-    CHECK_EQUAL(rl_redis_bucket_init(&limit, 0, 1), RL_ECAPACITY);
+    CHECK_EQUAL(rl_redis_bucket_init(&limit, -1, 1), RL_ECAPACITY);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, NAN, 1), RL_ECAPACITY);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1, -1), RL_ERATE);
     CHECK_EQUAL(rl_redis_bucket_init(&limit, 1, INFINITY), RL_ERATE);

@@ -22,6 +22,8 @@
 --            cap         units of a full bucket, at most 2^52
 --            cost        units; -1: more than any bucket has
 --            min_ttl_ms  minimum lifetime of the string
+--          then, for take.lua, if one of the limits counts denied requests: a 1 for each that does,
+--          else a 0, as one text
 -- reply    {1 or 0, deficit of each bucket in units}
 --
 -- Since Redis 5 a script that reads the clock may write, because its writes are replicated.
@@ -82,6 +84,11 @@ end
 
 local function reply_of(reply)
   return reply
+end
+
+-- Make room for `units` in limit i by dropping the oldest ones; return how many were dropped.
+local function drop_oldest(i, units)
+  return 0
 end
 
 local function write(i, lacks, scale)

@@ -1,6 +1,10 @@
 -- reset.lua -- delete buckets and windows. See bucket.lua and window.lua.
 
 for i = 1, #KEYS do
-  call('DEL', key_of(i))
+  local key = key_of(i)
+  if not key then
+    return no_bucket(i)
+  end
+  call('DEL', key)
 end
 return {1}

@@ -96,6 +96,16 @@ local function run_without(run, edge, units, room)
   return run_part(run, run.n * run.lump - after, after - units, lump, room)
 end
 
+-- Return the part of a run after `edge`, without its oldest `units`; nil if that is none.
+local function run_without_oldest(run, edge, units, room)
+  local after = run_after(run, edge)
+  if after <= units then
+    return nil
+  end
+  local lump = greatest_common_divisor(run.lump, units)
+  return run_part(run, run.n * run.lump - after + units, after - units, lump, room)
+end
+
 -- Return a run, or nil, with `cost` units more, which come at the end.
 local function run_with(run, now, cost, room)
   if not run then
@@ -216,6 +226,18 @@ function sliding.subtract(window, cost)
   local rest = cost - run_after(window.current, edge)
   window.current = window.current and run_without(window.current, edge, cost, room)
   window.previous = window.previous and run_without(window.previous, edge, max(0, rest), room)
+end
+
+-- Drop `units` of those in use, the oldest first.
+function sliding.drop(window, units)
+  local edge, room = window.edge_us, window.room
+  local older = run_after(window.previous, edge)
+  if older > 0 then
+    window.previous = run_without_oldest(window.previous, edge, min(units, older), room)
+  end
+  if units > older then
+    window.current = run_without_oldest(window.current, edge, units - older, room)
+  end
 end
 
 -- Return how long it takes until `need` units of those in use have left.

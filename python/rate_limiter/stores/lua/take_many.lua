@@ -3,7 +3,7 @@
 --
 -- KEYS     buckets, in the order of the requests; a bucket may occur several times
 -- ARGV     scale, cap, min_ttl_ms of the limit, as in bucket.lua, with scale above 0;
---          then the cost of each request
+--          then the cost of each request, then 1 if the limit counts denied requests
 -- reply    two numbers for each request, such as {1, lacks, 0, lacks, 2, 0, ...}: 1 for allowed or
 --          0 for denied, and the deficit afterwards in units; or 2 and 0 for a bucket in another
 --          form (another type, a state set by hand): nothing was done, use take.lua
@@ -11,6 +11,7 @@
 local call, pcall, format, match = redis.call, redis.pcall, string.format, string.match
 local KEYS, ARGV = KEYS, ARGV
 local scale, cap, min_ttl_ms = ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0
+local denied_most = ARGV[#KEYS + 4] == '1' and 2 * cap
 local most = bounded and 2 * cap or 9007199254740992
 
 local function write(key, now_us, lacks)
@@ -60,7 +61,10 @@ for i = 1, #KEYS do
   if not lacks then
     reply[2 * i - 1], reply[2 * i] = 2, 0
   elseif cost < 0 or lacks + cost > cap then
-    if clamped then
+    if denied_most and lacks < denied_most then
+      lacks = cost < 0 and denied_most or math.min(lacks + cost, denied_most)
+      write(key, now_us, lacks)
+    elseif clamped then
       write(key, now_us, lacks)
     end
     reply[2 * i - 1], reply[2 * i] = 0, lacks

@@ -1,11 +1,11 @@
 -- take_one.lua -- fast path of take.lua for the common case; it goes before bucket.lua.
 --
--- For one limit that is refilled, a cost above 0 and a string without a fraction, this replies as
+-- For one limit that is refilled and does not count denied requests, a cost above 0 and a string without a fraction, this replies as
 -- take.lua would, in four fifths of the time. All other cases fall through to take.lua, with
 -- nothing written. See bucket.lua for KEYS, ARGV and the reply.
 
 local scale, cost = ARGV[1] + 0, ARGV[4] + 0
-if #KEYS == 1 and scale > 0 and cost > 0 then
+if #KEYS == 1 and scale > 0 and cost > 0 and not ARGV[6] then
   local call, format = redis.call, string.format
   local time = call('TIME')
   local now_us = time[1] * 1000000 + time[2]

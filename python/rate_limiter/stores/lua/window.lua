@@ -3,14 +3,18 @@
 -- Windows are aligned to this server's clock. The scripts treat a window as a bucket whose deficit
 -- is the used count. csrc/engine/window.h and csrc/engine/sliding.h have the guarantees.
 --
---     "29439552/7/0"    a fixed window: its number, its count, and a 0
+--     "29439552/7/0"    a fixed window: its number, its count, and a 0. The number is that of
+--                       windows before it, the begin of a calendar window in seconds, or that of
+--                       one which starts first in microseconds
 --     "7"               a human-readable fixed window: only the count, under KEYS[i] and the start
 --                       of the window in UTC, "...:2026-11-21-09:05" (with seconds if windows are
 --                       no whole minutes). Not for a cluster, where all keys must be declared
 --     "3*2@..."         a sliding window: see sliding.lua
 --
--- ARGV      for a window: scale -1 (fixed), -2 (sliding) or -3 (fixed, with the date in the key);
---           its seconds in place of `token`, its count in place of `cap`; min_ttl_ms is ignored
+-- ARGV      for a window: scale -1 (fixed), -2 (sliding), -3 (fixed, with the date in the key) or
+--           -4 (fixed, starts with the first request); its seconds in place of `token`, its count
+--           in place of `cap`; min_ttl_ms is ignored. A calendar window has four edges in place of
+--           its seconds, "1790805600,1793487600,...": this server's time must be between them
 -- reply     longer: {1 or 0, one number for each limit, two for each window}: the microseconds
 --           after which a denied cost passes (0 if it would pass now, or never), and those after
 --           which nothing counts, to the end of a window
@@ -39,38 +43,66 @@ local function dated(key, start, length)
   return key
 end
 
+-- Return the begin and the end of the window of limit i, in microseconds, and whether it is one of a
+-- calendar; nil if this server's time is not between the edges.
+local function bounds_of(i)
+  local length = ARGV[5 * i - 3]
+  if not string.find(length, ',', 1, true) then
+    local length_us = length * 1000000
+    local start = now_us - now_us % length_us
+    return start, start + length_us, false
+  end
+  local start
+  for edge in string.gmatch(length, '%-?%d+') do
+    edge = edge * 1000000
+    if edge > now_us then
+      return start, edge, true
+    end
+    start = edge
+  end
+end
+
 local function key_of(i)
   if ARGV[5 * i - 4] ~= '-3' then
     return KEYS[i]
   end
-  local length = tonumber(ARGV[5 * i - 3])
-  local now = tonumber(time[1])
-  return dated(KEYS[i], now - now % length, length)
+  local start, ends, is_calendar = bounds_of(i)
+  return start and dated(KEYS[i], start / 1000000, is_calendar and 60 or ARGV[5 * i - 3] + 0)
 end
 
-local function deficit_of(i, scale)
-  if scale >= 0 then
-    return bucket_deficit_of(i, scale)
+local no_value = no_bucket
+
+local function no_bucket(i)
+  if ARGV[5 * i - 4] ~= '-4' and not bounds_of(i) then
+    return redis.error_reply(
+      'ERR rate_limiter: the clocks of this server and of the client are too far apart')
   end
-  local length_us, cap = ARGV[5 * i - 3] * 1000000, ARGV[5 * i - 2] + 0
-  local into_us = now_us % length_us
-  local window = {
-    key = key_of(i),
-    number = (now_us - into_us) / length_us,
-    left_us = length_us - into_us,
-    length_us = length_us,
-    edge_us = now_us - length_us,
-    is_sliding = scale == -2,
-    room = cap > 2 and cap <= 8 and cap or 2,
-    count = 0,
-  }
-  windows[i] = window
-  local value = call('GET', window.key)
-  if window.is_sliding then
-    return sliding.read(window, value) and sliding.used(window), window.is_ahead
-  elseif value then
+  return no_value(i)
+end
+
+-- Set number, left_us and count of a window by the value in Redis. Return nil if it is none.
+local function read_first(window, value)
+  local start, count = now_us, 0
+  if value then
+    start, count = match(value, '^(%d+)/(%d+)/%d+$')
+    if not count then
+      return nil
+    end
+    -- A later begin: this clock was set back, which must free nothing.
+    start, count = min(start + 0, now_us), count_of(count)
+    if count == 0 or now_us - start >= window.length_us then
+      start, count = now_us, 0
+    end
+  end
+  window.number, window.count = start, count
+  window.left_us = start + window.length_us - now_us
+  return window
+end
+
+local function read_fixed(window, value, is_dated)
+  if value then
     local number, count = match(value, '^(%d+)/(%d+)/%d+$')
-    if scale == -3 then
+    if is_dated then
       number, count = window.number, match(value, '^%d+$')
     end
     if not count then
@@ -78,9 +110,47 @@ local function deficit_of(i, scale)
     end
     -- A later number: this clock was set back, which must free nothing.
     window.count = window.number <= number + 0 and count_of(count) or 0
-    window.is_ahead = number + 0 > floor((now_us + slack_us) / length_us)
   end
-  return window.count, window.is_ahead
+  return window
+end
+
+-- Return a window of limit i without counts; nil if this server's time is not between the edges.
+local function window_of(i, scale)
+  local cap, start, ends, is_calendar = ARGV[5 * i - 2] + 0, now_us, now_us, false
+  if scale ~= -4 then
+    start, ends, is_calendar = bounds_of(i)
+  end
+  local length_us = is_calendar and 0 or start and ARGV[5 * i - 3] * 1000000
+  return start and {
+    key = key_of(i),
+    number = is_calendar and start / 1000000 or start / length_us,
+    left_us = ends - now_us,
+    end_us = ends,
+    length_us = length_us,
+    edge_us = now_us - length_us,
+    is_sliding = scale == -2,
+    is_first = scale == -4,
+    room = cap > 2 and cap <= 8 and cap or 2,
+    count = 0,
+  }
+end
+
+local function deficit_of(i, scale)
+  if scale >= 0 then
+    return bucket_deficit_of(i, scale)
+  end
+  local window = window_of(i, scale)
+  windows[i] = window
+  if not window then
+    return nil
+  end
+  local value = call('GET', window.key)
+  if window.is_sliding then
+    return sliding.read(window, value) and sliding.used(window)
+  elseif window.is_first then
+    return read_first(window, value) and window.count
+  end
+  return read_fixed(window, value, scale == -3) and window.count
 end
 
 local function write_fixed(window, scale, more)
@@ -88,9 +158,8 @@ local function write_fixed(window, scale, more)
   if window.count == 0 then
     call('DEL', window.key)
   elseif scale == -3 then
-    local end_ms = ((window.number + 1) * window.length_us) / 1000
     call('SET', window.key, format('%.0f', window.count))
-    call('PEXPIREAT', window.key, format('%.0f', end_ms))
+    call('PEXPIREAT', window.key, format('%.0f', window.end_us / 1000))
   else
     local value = format('%.0f/%.0f/0', window.number, window.count)
     call('SET', window.key, value, 'PX', format('%.0f', ceil(window.left_us / 1000) + 1))
@@ -100,7 +169,7 @@ end
 local function write_sliding(window, more)
   if more > 0 then
     sliding.add(window, more)
-  elseif more < 0 then
+  else
     sliding.subtract(window, -more)
   end
   local value, counts_us = sliding.value(window)
@@ -131,7 +200,18 @@ local function wait_us(i, lacks)
   return window.is_sliding and sliding.wait_us(window, need) or window.left_us
 end
 
+local function drop_oldest(i, units)
+  if not windows[i] or not windows[i].is_sliding then
+    return 0
+  end
+  sliding.drop(windows[i], units)
+  return units
+end
+
 local function reset_us(window)
+  if window.is_first and window.count == 0 then
+    return 0
+  end
   if window.current then
     return window.left_us + window.length_us
   end
