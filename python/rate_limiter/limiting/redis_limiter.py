@@ -298,7 +298,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             keys, *cost = args
             futures = [loop.allow(self._buckets, key, *cost) for key in checked_keys(keys)]
             return [one.wait() for one in futures]
-        future: HubFuture = getattr(loop, _IN_REDIS.get(method, method))(self._buckets, *args)
+        future: HubFuture = getattr(loop, method)(self._buckets, *args)
         try:
             return future.wait()
         except BaseException:
