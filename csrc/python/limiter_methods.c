@@ -131,8 +131,8 @@ static inline int limiter_take_by(table_decider decide, limiter_object *self, rl
     return 0;
 }
 
-static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
+                        rl_decision *out, rl_decision *each)
 {
     return limiter_take_by(rl_table_take, self, key, costs, allowed, out, each);
 }
