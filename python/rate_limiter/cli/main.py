@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rate_limiter import __version__
-from rate_limiter.cli import buckets, rules
+from rate_limiter.cli import buckets, migrate, rules
 from rate_limiter.cli.bench import command as bench
 from rate_limiter.cli.common import Parser, epilog, guarded, make_printable
 from rate_limiter.cli.load import command as load
@@ -18,6 +18,7 @@ EXAMPLES = """\
   rate-limiter rules check rate_limits.json
   rate-limiter rules explain --path /files/7 --method POST
   rate-limiter bench --store redis://localhost:6379/0
+  rate-limiter migrate .
 
 `rate-limiter COMMAND --help` shows more examples.
 """
@@ -46,7 +47,7 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=f"rate-limiter {__version__}")
     actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    for command in (load, buckets, rules, bench):
+    for command in (load, buckets, rules, bench, migrate):
         command.add_parser(actions)
     return made
 
