@@ -30,6 +30,7 @@ PYTHON_FLOORS = (
     ("observe",),
     ("policy",),
     ("web",),
+    ("compat",),
     FRONTS,
     ("seeds",),
     ("cli",),
@@ -145,6 +146,14 @@ def test_imports_run_downwards(module: str) -> None:
         same_room = use.used.partition(".")[0] == module.partition(".")[0]
         same_room &= floor_of(use.used) == floor_of(module)
         assert same_room or floor_of(use.used) < floor_of(module), str(use)
+
+
+def test_the_seeds_do_not_use_the_stand_ins_for_other_limiters() -> None:
+    seeds = [module for module in MODULES if module.partition(".")[0] == "seeds"]
+    assert seeds
+    for module in seeds:
+        for use in imports(MODULES[module]):
+            assert use.used.partition(".")[0] != "compat", str(use)
 
 
 @pytest.mark.parametrize("module", sorted(PATHS))
