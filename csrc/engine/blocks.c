@@ -94,7 +94,7 @@ void rl_blocks_lift_all(rl_table *table)
 {
     rl_table *blocks = atomic_load_explicit(&table->blocks, memory_order_acquire);
     size_t next = 0;
-    while (blocks != NULL && rl_table_reset_part(blocks, &next)) {}
+    while (blocks != NULL && rl_table_empty_part(blocks, &next)) {}
 }
 
 int64_t rl_blocks_find(rl_table *table, rl_key key, rl_time now)

@@ -81,6 +81,9 @@ rl_status rl_table_copy_entries(rl_table *from, rl_table *to, rl_time now);
 /* Remove the entry of a key. */
 void rl_table_remove(rl_table *table, rl_key key);
 
+/* As rl_table_reset_part, without blocks. */
+bool rl_table_empty_part(rl_table *table, size_t *next);
+
 /* ---- places ---------------------------------------------------------------- */
 
 static inline uint64_t key_tag(rl_key key)

@@ -230,4 +230,12 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
  * except for a key with lone surrogates. 0, or -1 with an exception set and nothing given back. */
 int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens);
 
+#if PY_VERSION_HEX >= 0x030D0000
+#define LOCKED(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define UNLOCKED Py_END_CRITICAL_SECTION()
+#else /* the GIL */
+#define LOCKED(object) {
+#define UNLOCKED }
+#endif
+
 #endif

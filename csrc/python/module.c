@@ -2,8 +2,7 @@
 #include "python/core.h"
 #include "engine/shared.h"
 #ifndef RL_NO_REDIS
-#include <hiredis/hiredis.h>
-#include <openssl/crypto.h>
+#include "redis/libraries.h"
 #endif
 
 #define TEXT_OF(macro) TEXT_OF_TOKENS(macro)
@@ -12,9 +11,6 @@
 /* How the package was built; setup.py defines it. */
 #ifndef RL_BUILD
 #define RL_BUILD built from source
-#endif
-#ifndef RL_NO_REDIS
-#define HIREDIS_VERSION TEXT_OF(HIREDIS_MAJOR) "." TEXT_OF(HIREDIS_MINOR) "." TEXT_OF(HIREDIS_PATCH)
 #endif
 #ifdef __clang__
 #define BUILD_COMPILER __VERSION__
@@ -92,9 +88,8 @@ static int add_redis(PyObject *module, core_state *state)
     if (add_type(module, &redis_client_spec, &state->redis_client_type) < 0 ||
         add_type(module, &redis_buckets_spec, &state->redis_buckets_type) < 0 ||
         add_type(module, &redis_loop_spec, &state->redis_loop_type) < 0 ||
-        PyModule_AddStringConstant(module, "HIREDIS_VERSION", HIREDIS_VERSION) < 0 ||
-        PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION)) <
-            0) {
+        PyModule_AddStringConstant(module, "HIREDIS_VERSION", rl_hiredis_version()) < 0 ||
+        PyModule_AddStringConstant(module, "OPENSSL_VERSION", rl_openssl_version()) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "HAS_REDIS", 1);

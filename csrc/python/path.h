@@ -9,6 +9,7 @@
  *                 verdict.c     what one rule decided
  *                 record.c      the verdicts of a request
  *                 record_fields.c   the header fields that describe them
+ *                 record_object.c   RateLimitRecord, as the application reads it
  *                 asgi.c, wsgi.c    pass or deny
  *                 asgi_sender.c, asgi_recorder.c    add the fields to a response
  *
@@ -205,9 +206,6 @@ typedef struct policy_object {
     bool refreshes;          /* the rules may change: _refresh() is called for each request */
 } policy_object;
 
-/* Return true if an object is a Policy with this version in force. */
-bool policy_follows(const core_state *state, PyObject *policy, const version_object *version);
-
 /* Return the version in force, after a reload where one is due: a new reference, or NULL with an
  * exception set. */
 version_object *policy_version(policy_object *policy);
@@ -281,6 +279,9 @@ void record_add(record_object *record, verdict_object *verdict);
  * work of the request run, such as other items of a batch. Verdicts that only Python can settle
  * stay: those of remote stores, and those of rules from before a reload. */
 void record_give_back(record_object *record, const verdict_object *denial);
+
+/* Drop all verdicts but one, which may be NULL or none of the record's. */
+void record_drop_others(record_object *record, const verdict_object *kept);
 
 /* Return the tightest verdict, of those with fields or of all. Borrowed; NULL: there is none. */
 const verdict_object *record_tightest(const record_object *record, bool with_fields);

@@ -305,14 +305,6 @@ static policy_object *policy_of(PyObject *self)
     return (policy_object *)self;
 }
 
-#if PY_VERSION_HEX >= 0x030D0000
-#define LOCKED(object) Py_BEGIN_CRITICAL_SECTION(object)
-#define UNLOCKED Py_END_CRITICAL_SECTION()
-#else /* the GIL */
-#define LOCKED(object) {
-#define UNLOCKED }
-#endif
-
 version_object *policy_version(policy_object *self)
 {
     if (self->refreshes) {
@@ -331,18 +323,6 @@ version_object *policy_version(policy_object *self)
         PyErr_SetString(PyExc_RuntimeError, "this policy has no rules yet");
     }
     return version;
-}
-
-bool policy_follows(const core_state *state, PyObject *policy, const version_object *version)
-{
-    if (policy == NULL || !PyObject_TypeCheck(policy, state->policy_type)) {
-        return false;
-    }
-    bool follows;
-    LOCKED(policy);
-    follows = policy_of(policy)->version == version;
-    UNLOCKED;
-    return follows;
 }
 
 static PyObject *policy_use(PyObject *object, PyObject *args)

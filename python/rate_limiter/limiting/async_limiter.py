@@ -11,10 +11,19 @@ from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits
 from rate_limiter.limiting.clocks import Clock
-from rate_limiter.limiting.limiter import EVERY, RateLimiter, checked_request
+from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.limiting.reservation import AsyncReservation
 from rate_limiter.limiting.slots import AsyncSlot, CallKey, P, R, limited
-from rate_limiter.limiting.waiting import Ask, Patience, Sleep, TaskWaiter, Waiter, wait_steps
+from rate_limiter.limiting.takers import checked_tokens
+from rate_limiter.limiting.waiting import (
+    Ask,
+    Patience,
+    Sleep,
+    TaskWaiter,
+    Waiter,
+    checked_request,
+    wait_steps,
+)
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import running_loop
 
@@ -221,7 +230,7 @@ class AsyncRateLimiter:
         See RateLimiter.reserve; ``await reservation.settle(...)`` in the block. A task that is
         cancelled in the block gives everything back, as after any other exception.
         """
-        tokens = checked_request(self._limiter, key, cost)[1]
+        tokens = checked_tokens(self._limiter, key, cost)
         return AsyncReservation(self, key, tokens, Patience(timeout, max_waiting))
 
     def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> AsyncSlot:
@@ -257,3 +266,6 @@ async def _answer(waiter: Waiter, ask: Ask, key: str | bytes) -> Any:
     if call_redis is not None:
         return await call_redis(ask.method.lstrip("_"), key, ask.cost)
     return getattr(waiter.limiter, ask.method)(key, ask.cost)
+
+
+RateLimiter._as_async = staticmethod(AsyncRateLimiter.of)

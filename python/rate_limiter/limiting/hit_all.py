@@ -12,8 +12,9 @@ from rate_limiter import _core
 from rate_limiter._core import Decision
 from rate_limiter.limit import Cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-from rate_limiter.limiting.limiter import RateLimiter, checked_request
+from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
+from rate_limiter.limiting.takers import checked_tokens
 from rate_limiter.stores.connection import scripts
 
 Key: TypeAlias = str | bytes
@@ -158,7 +159,7 @@ def _checked_item(i: int, item: object) -> _Request:
     limiter = limiter._limiter if isinstance(limiter, AsyncRateLimiter) else limiter
     if not isinstance(limiter, RateLimiter):
         raise TypeError(f"item {i} must begin with a RateLimiter, got {limiter!r}")
-    return _Request(limiter, key, checked_request(limiter, key, cost)[1])
+    return _Request(limiter, key, checked_tokens(limiter, key, cost))
 
 
 def _in_memory(checked: list[_Request]) -> Decisions:

@@ -19,12 +19,14 @@ from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, ManualClock
 from rate_limiter.limiting.reservation import Reservation
 from rate_limiter.limiting.slots import CallKey, P, R, Slot, limited
-from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
+from rate_limiter.limiting.takers import AsyncTaker, checked_tokens
+from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
     Patience,
     Sleep,
     ThreadWaiter,
+    checked_request,
     line_key,
     wait_steps,
 )
@@ -100,6 +102,9 @@ class RateLimiter(_core.Limiter):
     """Whether a decision may wait for a store outside this host."""
 
     _remote_kind: ClassVar[type[RateLimiter] | None] = None  # makes limiters for remote stores
+
+    _as_async: ClassVar[Callable[[RateLimiter], AsyncTaker]]
+    """AsyncRateLimiter.of, set by async_limiter.py, which imports this file."""
 
     def __init_subclass__(cls, *, serves_remote_stores: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -356,7 +361,7 @@ class RateLimiter(_core.Limiter):
         Raises:
             TypeError, ValueError: a bad key, cost, timeout or max_waiting.
         """
-        tokens = checked_request(self, key, cost)[1]
+        tokens = checked_tokens(self, key, cost)
         return Reservation(self, key, tokens, Patience(timeout, max_waiting))
 
     def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> Slot:
@@ -382,9 +387,7 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: a bad key, cost or timeout, or the function is a generator.
             RateLimitExceeded: from a call that cannot pass within `timeout`.
         """
-        from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-
-        return limited(self, AsyncRateLimiter.of(self), key, cost, timeout)
+        return limited(self, type(self)._as_async(self), key, cost, timeout)
 
     def _behind_waiters(self, key: str | bytes, cost: Cost = 1, /) -> tuple[Decision, ...] | None:
         """Return the denial of a request that would overtake waiters, and one for each limit."""
@@ -524,18 +527,6 @@ class RateLimiter(_core.Limiter):
 def limiters_in_use() -> list[RateLimiter]:
     """Return all limiters of this process, those of rules, routes and decorators included."""
     return [each for ref in _in_use.valuerefs() if (each := ref()) is not None]
-
-
-def checked_request(
-    limiter: RateLimiter, key: str | bytes, cost: Cost
-) -> tuple[bytes, tuple[float, ...]]:
-    """Return the key and the cost of each limit for a Waiter.
-
-    Raises:
-        TypeError, ValueError: one of them is wrong.
-    """
-    _core.Limiter.peek(limiter, key, cost)  # in memory, whatever the store: it checks both
-    return line_key(key), tuple(map(float, costs_of(limiter.limits, cost)))
 
 
 def checked_prefix(prefix: object) -> bytes:

@@ -23,9 +23,9 @@ from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Cost, Limit, Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
 from rate_limiter.limiting.late_answers import kept, wait_until_given_back
-from rate_limiter.limiting.limiter import RateLimiter, checked_prefix, checked_request
+from rate_limiter.limiting.limiter import RateLimiter, checked_prefix
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
-from rate_limiter.limiting.waiting import Lines
+from rate_limiter.limiting.waiting import Lines, checked_request
 from rate_limiter.stores.address import redis_store
 from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import Source, scripts

@@ -5,24 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
 
 from rate_limiter._core import Decision, StoreError
 from rate_limiter.limit import Cost, Limit
+from rate_limiter.limiting.takers import AsyncTaker, HasLimits, Taker, checked_tokens
 from rate_limiter.limiting.waiting import Patience
 
-if TYPE_CHECKING:
-    from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-    from rate_limiter.limiting.limiter import RateLimiter
-
 Tokens = tuple[float, ...]
-
-
-class HasLimits(Protocol):
-    """A limiter of either kind."""
-
-    @property
-    def limits(self) -> tuple[Limit, ...]: ...
 
 
 class BaseReservation:
@@ -83,9 +72,7 @@ class BaseReservation:
 class Reservation(BaseReservation):
     """Tokens that a block may use, see RateLimiter.reserve."""
 
-    def __init__(
-        self, limiter: RateLimiter, key: str | bytes, cost: Tokens, patience: Patience
-    ) -> None:
+    def __init__(self, limiter: Taker, key: str | bytes, cost: Tokens, patience: Patience) -> None:
         super().__init__(limiter, key, cost, patience)
         self._limiter = limiter
 
@@ -103,7 +90,7 @@ class Reservation(BaseReservation):
             TypeError, ValueError: bad tokens. Nothing has changed.
             StoreError: the store gave no answer, see `on_store_error`.
         """
-        less, more = self._settle(tokens_of(self._limiter, self.key, used))
+        less, more = self._settle(checked_tokens(self._limiter, self.key, used))
         try:
             if any(less):
                 self._limiter.refund(self.key, less)
@@ -134,7 +121,7 @@ class AsyncReservation(BaseReservation):
     """Tokens that a block may use, see AsyncRateLimiter.reserve."""
 
     def __init__(
-        self, limiter: AsyncRateLimiter, key: str | bytes, cost: Tokens, patience: Patience
+        self, limiter: AsyncTaker, key: str | bytes, cost: Tokens, patience: Patience
     ) -> None:
         super().__init__(limiter, key, cost, patience)
         self._limiter = limiter
@@ -144,7 +131,7 @@ class AsyncReservation(BaseReservation):
 
         It is done even if the task is cancelled while it waits for the store.
         """
-        less, more = self._settle(tokens_of(self._limiter._limiter, self.key, used))
+        less, more = self._settle(checked_tokens(self._limiter._limiter, self.key, used))
         try:
             if any(less):
                 await self._limiter.refund(self.key, less)
@@ -169,18 +156,6 @@ class AsyncReservation(BaseReservation):
         if self._end(error):
             with contextlib.suppress(StoreError):
                 await self._limiter.refund(self.key, self.cost)
-
-
-def tokens_of(limiter: RateLimiter, key: str | bytes, cost: Cost) -> Tokens:
-    """Return the tokens of each limit.
-
-    Raises:
-        TypeError, ValueError: a bad key or cost.
-    """
-    # Imported here, because limiter.py imports this file.
-    from rate_limiter.limiting.limiter import checked_request
-
-    return checked_request(limiter, key, cost)[1]
 
 
 def _taken(limit: Limit, tokens: float) -> float:

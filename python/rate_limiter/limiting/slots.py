@@ -6,14 +6,12 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from rate_limiter._core import Decision
 from rate_limiter.limit import Cost
-
-if TYPE_CHECKING:
-    from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-    from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.takers import AsyncTaker, Taker
+from rate_limiter.limiting.waiting import Patience
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,9 +23,7 @@ CallKey: TypeAlias = str | bytes | Callable[..., str | bytes]
 class Slot:
     """A block that waits for its turn before it runs, see RateLimiter.slot."""
 
-    def __init__(
-        self, limiter: RateLimiter, key: str | bytes, cost: Cost, timeout: float | None
-    ) -> None:
+    def __init__(self, limiter: Taker, key: str | bytes, cost: Cost, timeout: float | None) -> None:
         self._limiter = limiter
         self._asked = (key, cost, timeout)
 
@@ -47,7 +43,7 @@ class AsyncSlot:
     """A block that waits for its turn before it runs, see AsyncRateLimiter.slot."""
 
     def __init__(
-        self, limiter: AsyncRateLimiter, key: str | bytes, cost: Cost, timeout: float | None
+        self, limiter: AsyncTaker, key: str | bytes, cost: Cost, timeout: float | None
     ) -> None:
         self._limiter = limiter
         self._asked = (key, cost, timeout)
@@ -65,8 +61,8 @@ class AsyncSlot:
 
 
 def limited(
-    limiter: RateLimiter,
-    asynchronous: AsyncRateLimiter,
+    limiter: Taker,
+    asynchronous: AsyncTaker,
     key: CallKey,
     cost: Cost,
     timeout: float | None,
@@ -78,8 +74,6 @@ def limited(
             f"not {type(key).__name__}: write @limiter.limited('api')"
         )
     limiter.peek("" if callable(key) else key, cost)  # which checks both
-    from rate_limiter.limiting.waiting import Patience
-
     Patience(timeout)
 
     def key_of(args: Any, kwargs: Any) -> str | bytes:

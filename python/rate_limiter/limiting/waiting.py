@@ -50,6 +50,7 @@ from rate_limiter.checks.arguments import checked_whole
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Cost, Limit
 from rate_limiter.limiting.clocks import longest_sleep_s, now_s
+from rate_limiter.limiting.takers import HasLimits, checked_tokens
 from rate_limiter.limiting.wait_time import cost_to_peek, costs_of, decisions_behind
 from rate_limiter.stores.connection import running_loop
 
@@ -341,6 +342,18 @@ if hasattr(os, "register_at_fork"):
 def line_key(key: str | bytes) -> bytes:
     """Return a key as bytes, as the engine uses it."""
     return key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
+
+
+def checked_request(
+    limiter: HasLimits, key: str | bytes, cost: Cost
+) -> tuple[bytes, tuple[float, ...]]:
+    """Return the key and the cost of each limit for a Waiter.
+
+    Raises:
+        TypeError, ValueError: one of them is wrong.
+    """
+    tokens = checked_tokens(limiter, key, cost)
+    return line_key(key), tokens
 
 
 # --- The steps -----------------------------------------------------------------------------------
