@@ -241,7 +241,7 @@ def test_options_are_all_known() -> None:
 
 def test_fields_of_the_rules() -> None:
     text = page_text("rules")
-    table = text[text.index("| field |") : text.index("A rule without")]
+    table = text[text.index("| field |") : text.index("If a rule has no")]
     rows = [line.split("|")[1] for line in table.splitlines()[2:] if line]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(named) == sorted(RuleModel.model_fields)

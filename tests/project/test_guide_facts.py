@@ -139,7 +139,7 @@ def test_versions_are_those_that_the_guides_name() -> None:
     named = {
         "slowapi": ("slowapi", "slowapi {}"),
         "flask-limiter": ("flask-limiter", "Flask-Limiter {}"),
-        "fastapi-limiter": ("fastapi-limiter", "of {} with"),
+        "fastapi-limiter": ("fastapi-limiter", "with {} and pyrate-limiter"),
     }
     for page, (package, text) in named.items():
         page_text = (DOCS / "migration" / f"{page}.md").read_text(encoding="utf-8")

@@ -80,11 +80,11 @@ def blocks_of(path: Path) -> list[Block]:
 
 
 def _begins_indented(lines: list[str], at: int) -> bool:
-    """Return whether an indented block is code, not the second paragraph of a list item."""
+    """Return whether an indented block is code, not part of a list item, an admonition or a tab."""
     if not lines[at].startswith("    ") or at == 0 or lines[at - 1].strip():
         return False
     before = next((line for line in reversed(lines[:at]) if line.strip()), "")
-    return not re.match(r" *([-*]|\d+\.) |  ", before)
+    return not re.match(r" *([-*]|\d+\.|!!!|===) |  ", before)
 
 
 @dataclass
