@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the code: what each class can be told, with defaults.
+"""Write docs/configuration.md from the code: the arguments of each class, with defaults.
 
     python docs/configuration.py
 
@@ -28,10 +28,10 @@ from rate_limiter.rule_source import FileRules, RedisRules
 FILE = Path(__file__).parent / "configuration.md"
 BEGINNING = """# Configuration
 
-Written by `python docs/configuration.py` from the code. What the environment says is in
-[settings](settings.md). An argument that is wrong is refused when the object is made, with a
-message that names it. So is an argument that has no effect beside the others, such as
-`proxy_header` without `trusted_proxies`: the message names both.
+Written by `python docs/configuration.py` from the code. Variables of the environment are in
+[settings](settings.md). An invalid argument is an error when the object is created, and the
+message names it. An argument without effect, such as `proxy_header` without `trusted_proxies`, is
+an error that names both.
 """
 KNOWN: dict[str, Any] = {
     one.__name__: one
@@ -65,13 +65,13 @@ SECTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "HeaderStyle": ("A value of `headers=`; see [headers](headers.md).", HeaderStyle),
     "Store": ("A value of `store=`, for middlewares, `RateLimit` and `FlaskRateLimiter`.", Store),
     "RedisStore": (
-        "Where an address alone says too little. Options of the address are in "
+        "For options that an address cannot express. Options of the address are in "
         "[stores](stores.md#addresses).",
         RedisStore,
     ),
-    "Jwt": ("Who may sign [tokens](identity.md#tokens).", Jwt),
-    "FileRules": ("[Rules](rules.md) of a file.", FileRules),
-    "RedisRules": ("[Rules](rules.md) of a fleet.", RedisRules),
+    "Jwt": ("Keys that may sign [tokens](identity.md#tokens).", Jwt),
+    "FileRules": ("[Rules](rules.md) from a file.", FileRules),
+    "RedisRules": ("[Rules](rules.md) from Redis.", RedisRules),
 }
 
 
@@ -79,27 +79,27 @@ def meanings(documented: Any) -> dict[str, str]:
     """Return what a docstring says about each argument."""
     text = inspect.getdoc(documented) or ""
     found = re.search(r"^Args:\n((?:(?: .*)?\n)*)", text + "\n", re.MULTILINE)
-    told: dict[str, str] = {}
+    described: dict[str, str] = {}
     for names, meaning in re.findall(
         r"^    ([a-z0-9_, ]+): ((?:.*\n)(?:     +.*\n)*)", found[1] if found else "", re.MULTILINE
     ):
         for name in names.split(", "):
             plain = " ".join(meaning.split()).replace("``", "`")
-            told[name] = re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", plain)
-    return told
+            described[name] = re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", plain)
+    return described
 
 
 def meaning(documented: Any, name: str) -> str:
-    """Return what an argument means, wherever it is told.
+    """Return what an argument means, following "as for X" and "see X".
 
     Raises:
-        LookupError: nobody tells it.
+        LookupError: no docstring describes it.
     """
-    told = meanings(documented)[name]
-    where = re.match(r"(?:as for|see) (\w+)(?:[.;,] ?|$)", told)
+    text = meanings(documented)[name]
+    where = re.match(r"(?:as for|see) (\w+)(?:[.;,] ?|$)", text)
     if where is None or where[1] not in KNOWN:
-        return told
-    rest = told[where.end() :]
+        return text
+    rest = text[where.end() :]
     other = OTHER_NAMES.get((where[1], name), name)
     first = meaning(KNOWN[where[1]], other).rstrip(".")
     return f"{first}. {rest[:1].upper()}{rest[1:]}".strip()
@@ -114,8 +114,8 @@ def table(documented: Callable[..., Any]) -> str:
         if name == "self":
             continue
         default = "" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
-        told = meaning(documented, name).replace("|", r"\|")
-        lines.append(f"| `{name}` | {default} | {told} |")
+        text = meaning(documented, name).replace("|", r"\|")
+        lines.append(f"| `{name}` | {default} | {text} |")
     return "\n".join(lines)
 
 

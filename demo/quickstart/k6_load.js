@@ -43,13 +43,13 @@ export default function () {
     const answer = request();
     check(answer, {
       'is a 200 or a 429': (r) => r.status === 200 || r.status === 429,
-      'tells the limit': (r) => r.headers['X-Ratelimit-Limit'] === '10',
-      'tells what remains': (r) => isWhole(r.headers['X-Ratelimit-Remaining']),
+      'has the limit': (r) => r.headers['X-Ratelimit-Limit'] === '10',
+      'has the remaining requests': (r) => isWhole(r.headers['X-Ratelimit-Remaining']),
     });
     if (answer.status === 429) {
       denied.add(1);
       check(answer, {
-        'tells when to come back': (r) => Number(r.headers['Retry-After']) >= 1,
+        'has the time to wait': (r) => Number(r.headers['Retry-After']) >= 1,
         'has nothing left': (r) => r.headers['X-Ratelimit-Remaining'] === '0',
       });
     } else {

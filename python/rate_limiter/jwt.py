@@ -323,7 +323,7 @@ class _Keys:
             raise ValueError(f"it is larger than {_JWKS_MAX} bytes")
         data = json.loads(text)
         if not isinstance(data, dict) or not isinstance(data.get("keys"), list):
-            raise ValueError("it is no JSON Web Key Set")
+            raise ValueError("it is not a JSON Web Key Set")
         keys = jwt.PyJWKSet.from_dict(data).keys
         # A symmetric key in a public set is not secret.
         self._by_kid = {key.key_id: key for key in keys if key.key_type != "oct"}

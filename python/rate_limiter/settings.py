@@ -97,12 +97,12 @@ class Settings(BaseSettings):
     rules: Address | None = Field(
         default=None,
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
-        description="File of rules, or address of a Redis with rules.",
+        description="Rules file, or address of a Redis with rules.",
     )
     rules_fallback: str | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_RULES_FALLBACK",
-        description="File of rules to start with if the Redis of the rules is away or has none.",
+        description="Rules file used if the Redis with the rules is down or has no rules.",
     )
     key: Words = Field(
         default=["ip"],
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     enabled: bool = Field(
         default=True,
         validation_alias="RATE_LIMITER_ENABLED",
-        description="false lets everything pass, for example in tests.",
+        description="false disables all limits, for example in tests.",
     )
     status_path: str | None = Field(
         default=None,

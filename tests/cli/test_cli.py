@@ -116,7 +116,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["inspect", "k", "--store", "http://x"], 2, "--store: "),
         (["inspect", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
         (["reset", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
-        (["reset", "k", "--name", "api"], 2, "--name goes with --limit"),
+        (["reset", "k", "--name", "api"], 2, "--name requires --limit"),
         (["inspect", "k", "--raw", "--limit", "1/s", "--name", "api"], 2, "not with --raw"),
         (["rules", "check", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "check", "/"], 1, "/"),

@@ -452,7 +452,7 @@ def test_what_looks_like_a_network_must_be_one(key: str) -> None:
 
 
 def test_two_rules_for_one_network_are_refused() -> None:
-    with pytest.raises(ValueError, match="the rules 'a' and 'b' ask for the same requests"):
+    with pytest.raises(ValueError, match="the rules 'a' and 'b' have the same conditions"):
         RuleTable(
             [
                 Rule("a", deny=True, keys=("2001:DB8::/32",)),

@@ -191,9 +191,9 @@ def test_it_is_what_a_scan_would_find(
     ("rules", "message"),
     [
         ([rule("a"), rule("a")], "two rules have the name 'a'"),
-        ([rule("a"), rule("b")], "the rules 'a' and 'b' ask for the same requests"),
-        ([rule("a", paths=["/x/{i}"]), rule("b", paths=["/x/*"])], "ask for the same requests"),
-        ([rule("a", methods=["GET", "PUT"]), rule("b", methods=["PUT"])], "ask for the same"),
+        ([rule("a"), rule("b")], "the rules 'a' and 'b' have the same conditions"),
+        ([rule("a", paths=["/x/{i}"]), rule("b", paths=["/x/*"])], "have the same conditions"),
+        ([rule("a", methods=["GET", "PUT"]), rule("b", methods=["PUT"])], "have the same"),
     ],
 )
 def test_rules_that_clash(rules: list[Rule], message: str) -> None:
@@ -334,7 +334,7 @@ BAD = [
     ('{"a": {"limits": "5/s", "methods": ["po st"]}}', ".json", "methods: expected names"),
     ('{"a b": {"limits": "5/s"}}', ".json", "rule 'a b': expected a name without spaces"),
     ('{"a": {"limits": "5/s", "path": "/x"}, "b": {"limits": "5/s", "path": "/x"}}', ".json",
-     "f.json: the rules 'a' and 'b' ask for the same requests"),
+     "f.json: the rules 'a' and 'b' have the same conditions"),
     ("[a\nlimits = 1", ".toml", "f.toml: "),
     ('[a]\nlimits = "5/s"\ncost = "x"', ".toml", "f.toml:3: rule 'a', cost: "),
     ("a: [", ".yaml", "f.yaml:1: "),
@@ -506,7 +506,7 @@ def test_a_changed_file_counts_at_once_and_keeps_the_state(
             change(source, text)
             source.reload()
         assert take(policy)[1] == 100
-        assert "new rules are wrong, so the old ones stay" in caplog.records[-1].message
+        assert "new rules are invalid; keeping the old ones" in caplog.records[-1].message
     assert [record.levelname for record in caplog.records].count("ERROR") == 2
     assert (source.loaded, source.refused) == (2, 2)
     assert source.health()["last_error"].startswith(str(path))

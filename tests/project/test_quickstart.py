@@ -123,9 +123,9 @@ def test_the_load_script(tmp_path: Path) -> None:
     seen = json.loads(done.stdout)
     assert {name: counts["failed"] for name, counts in seen["checks"].items()} == {
         "is a 200 or a 429": 0,
-        "tells the limit": 0,
-        "tells what remains": 0,
-        "tells when to come back": 0,
+        "has the limit": 0,
+        "has the remaining requests": 0,
+        "has the time to wait": 0,
         "has nothing left": 0,
         "health is not limited": 0,
     }
@@ -163,7 +163,7 @@ def test_the_load_script_notices_what_is_wrong(tmp_path: Path) -> None:
             check=True,
         )
     seen = json.loads(done.stdout)
-    assert seen["checks"]["tells the limit"] == {"passed": 0, "failed": 6}
+    assert seen["checks"]["has the limit"] == {"passed": 0, "failed": 6}
     assert seen["counters"]["rate_limit_denied"] == 0
 
 

@@ -287,8 +287,8 @@ def test_the_error_of_an_open_breaker_is_that_of_the_store(ask: Callable[..., An
         outage.failing = False
         wait_until(lambda: "CROSSSLOT" in str(ask(limiter, "bad")[0]), "a probe is due")
         outage.failing = True
-        told = "left alone: LOADING"
-        wait_until(lambda: told in str(ask(limiter)[0]), "no probe is due")
+        message = "not asked again yet: LOADING"
+        wait_until(lambda: message in str(ask(limiter)[0]), "no probe is due")
 
 
 # --- A cluster ---

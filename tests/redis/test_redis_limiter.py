@@ -147,7 +147,7 @@ def test_acquire_waits(server: RedisServer, ask: Callable[..., Any]) -> None:
 
 
 def test_clock_is_the_servers(server: RedisServer) -> None:
-    with pytest.raises(ValueError, match="goes by the clock of its server"):
+    with pytest.raises(ValueError, match="uses the clock of its server"):
         on_redis("1/s", server, clock=ManualClock())
 
 

@@ -184,8 +184,8 @@ def test_commands(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> No
         (["reset"], "give either KEY or --all"),
         (["reset", "k", "--all"], "give either KEY or --all"),
         (["reset", "--all", "--raw"], "--raw goes with KEY"),
-        (["reset", "a*", "--name", "api"], "--name goes with --limit"),
-        (["list", "--name", "api"], "--name goes with --limit"),
+        (["reset", "a*", "--name", "api"], "--name requires --limit"),
+        (["list", "--name", "api"], "--name requires --limit"),
     ],
 )
 def test_wrong_usage(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_a_broken_file_is_logged(
     monkeypatch.setenv("RATE_LIMIT_RULES_PATH", str(path))
     client = distributed(server, capacity=3, refill_rate=1)
     assert client.get("/special_path").headers["X-RateLimit-Limit"] == "3"
-    assert f"rules for paths do not count: {path}" in caplog.text
+    assert f"rules for paths have no effect: {path}" in caplog.text
 
 
 def test_rules_given_to_it(server: RedisServer) -> None:

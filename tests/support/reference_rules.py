@@ -179,7 +179,7 @@ class RuleTable:
                 other = terminal.setdefault((method, tier), rule)
                 if other is not rule:
                     raise ValueError(
-                        f"the rules {other.name!r} and {rule.name!r} ask for the same requests; "
+                        f"the rules {other.name!r} and {rule.name!r} have the same conditions; "
                         f"let them differ in path, method, tier or key"
                     )
 

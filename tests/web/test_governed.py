@@ -776,4 +776,4 @@ def test_logging_of_new_rules(caplog: pytest.LogCaptureFixture, tmp_path: Path) 
     path.write_text(json.dumps({"default": {"limits": "1/s"}}))
     with caplog.at_level(logging.INFO, "rate_limiter"):
         source.reload()
-    assert f"took new rules from {path}: default" in caplog.text
+    assert f"loaded new rules from {path}: default" in caplog.text

@@ -62,14 +62,14 @@ def add_parser(actions: Any) -> None:
     """Add the commands to the program."""
     for name, run, help_text, description, examples in (
         ("inspect", _inspect, "show a client's buckets", INSPECT, INSPECT_EXAMPLES),
-        ("reset", _reset, "make buckets of clients full", RESET, RESET_EXAMPLES),
+        ("reset", _reset, "refill the buckets of clients", RESET, RESET_EXAMPLES),
         ("list", _list, "list the clients that have buckets", LIST, LIST_EXAMPLES),
     ):
         parser = actions.add_parser(
             name, help=help_text, description=description, epilog=epilog(examples)
         )
         parser.set_defaults(run=run)
-        key_help = "the client's key, as the limiter gets it"
+        key_help = "the client's key, as passed to the limiter"
         if name == "inspect":
             parser.add_argument("key", metavar="KEY", help=key_help)
         else:
@@ -84,9 +84,11 @@ def add_parser(actions: Any) -> None:
         parser.add_argument(
             "--name", default="", help="the name of the limiter, with --limit (none)"
         )
-        parser.add_argument("--prefix", default=PREFIX, help=f"of keys in Redis ({PREFIX})")
+        parser.add_argument("--prefix", default=PREFIX, help=f"prefix of keys in Redis ({PREFIX})")
         if name != "list":
-            parser.add_argument("--raw", action="store_true", help="KEY is the whole key in Redis")
+            parser.add_argument(
+                "--raw", action="store_true", help="KEY is the complete key in Redis"
+            )
         add_json(parser)
 
 
@@ -140,9 +142,9 @@ def _list(given: argparse.Namespace) -> int:
 def _search(given: argparse.Namespace, address: str, connection: Connection) -> dict[bytes, bytes]:
     """Return the keys in Redis of the clients that are meant, and the keys of those."""
     if given.name and given.limit is None:
-        raise UsageError("--name goes with --limit")
+        raise UsageError("--name requires --limit")
     if getattr(given, "raw", False):
-        raise UsageError("--raw goes with KEY, a whole key")
+        raise UsageError("--raw requires KEY, a complete key")
     key = (given.key or "*").encode("utf-8", "surrogateescape")
     prefix, is_prefix = key.removesuffix(b"*"), key.endswith(b"*")
     if given.limit is not None:
@@ -156,7 +158,7 @@ def _search(given: argparse.Namespace, address: str, connection: Connection) -> 
 def _keys(given: argparse.Namespace, address: str, connection: Connection) -> list[bytes]:
     if given.name and (given.raw or given.limit is None):
         # Ignoring the name would reset more than requested.
-        raise UsageError("--name goes with --limit, and not with --raw")
+        raise UsageError("--name requires --limit, and excludes --raw")
     if given.raw:
         if given.prefix != PREFIX:
             raise UsageError("--prefix has no effect with --raw")

@@ -37,11 +37,11 @@ LOCAL_REDIS = "redis://localhost:6379/0"
 EXIT_STATUS = """\
 exit status:
   0    done
-  1    not possible, or failed; one line on stderr says why
-  2    wrong usage; one line on stderr says what was expected
-  3    load only: done, but requests failed (no answer, or one of 500 and above)
-  130  interrupted with Ctrl-C; load and bench print what they have found so far
-  143  load and bench only: ended by SIGTERM, as timeout sends it; they print that too
+  1    failed; one line on stderr names the reason
+  2    wrong usage; one line on stderr names what was expected
+  3    load only: done, but requests failed (no response, or a status of 500 or above)
+  130  interrupted with Ctrl-C; load and bench print their results so far
+  143  load and bench only: ended by SIGTERM, as sent by timeout; they print results too
 """
 
 _T = TypeVar("_T")
@@ -101,7 +101,7 @@ def name_and_value(text: str) -> tuple[str, str]:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
 
 
 def add_header(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def add_header(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=parsed(name_and_value),
         metavar="NAME=VALUE",
-        help="may be given again",
+        help="repeatable",
     )
 
 
@@ -121,7 +121,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="URL",
-        help=f"the Redis (that of the settings in the environment and .env, else {LOCAL_REDIS})",
+        help=f"the Redis (from the environment or .env, else {LOCAL_REDIS})",
     )
 
 

@@ -69,7 +69,7 @@ def add_parser(actions: Any) -> None:
     parser = actions.add_parser(
         "rules",
         help="check, explain, push and pull rules",
-        description="Work with files of rules, and with the rules in a Redis.",
+        description="Work with rules files, and with rules in Redis.",
         epilog=epilog("".join(EXAMPLES.values())),
     )
     commands = parser.add_subparsers(
@@ -88,11 +88,11 @@ def add_parser(actions: Any) -> None:
         made.set_defaults(run=run)
         return made
 
-    check = added(_check, "check", "check a file of rules for mistakes")
+    check = added(_check, "check", "check a rules file for errors")
     explain = added(_explain, "explain", "show which rule limits a request, and why")
     push = added(_push, "push", "write rules to Redis, for all processes that use them")
     pull = added(_pull, "pull", "show the rules in Redis, as JSON")
-    schema = added(_schema, "schema", "print the JSON Schema of a file of rules")
+    schema = added(_schema, "schema", "print the JSON Schema of rules files")
     for command in (check, explain, push):
         command.add_argument(
             "file",
@@ -105,18 +105,18 @@ def add_parser(actions: Any) -> None:
         command.add_argument(
             "--format",
             choices=[suffix[1:] for suffix in SUFFIXES],
-            help="of FILE (that of its ending, else json)",
+            help="format of FILE (its extension, else json)",
         )
     for command in (push, pull):
         add_store(command)
     for command in (check, explain, push, pull):
-        command.add_argument("--hash", help=f"its key in Redis ({RULES_KEY})")
+        command.add_argument("--hash", help=f"key of the rules in Redis ({RULES_KEY})")
     push.add_argument(
         "--if-version",
         metavar="VERSION",
-        help=f"push only over this version, or over none ({NO_VERSION}): that of pull --version",
+        help=f"push only over this version (see pull --version), or no rules ({NO_VERSION})",
     )
-    pull.add_argument("--version", action="store_true", help="print only their version")
+    pull.add_argument("--version", action="store_true", help="print only the version")
     _add_request(explain)
     for command in (check, explain, push, pull, schema):
         add_json(command)
@@ -124,10 +124,10 @@ def add_parser(actions: Any) -> None:
 
 def _add_request(explain: argparse.ArgumentParser) -> None:
     explain.add_argument("--path", required=True, metavar="/PATH")
-    explain.add_argument("--method", default="GET", help="of HTTP (GET)")
+    explain.add_argument("--method", default="GET", help="HTTP method (GET)")
     add_header(explain)
     explain.add_argument(
-        "--client", default="127.0.0.1", metavar="ADDRESS", help="the peer (127.0.0.1)"
+        "--client", default="127.0.0.1", metavar="ADDRESS", help="address of the peer (127.0.0.1)"
     )
     explain.add_argument(
         "--key",
@@ -145,7 +145,7 @@ def _add_request(explain: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NETWORK",
-        help="whose X-Forwarded-For counts (RATE_LIMITER_TRUSTED_PROXIES); may be given again",
+        help="network with trusted X-Forwarded-For (RATE_LIMITER_TRUSTED_PROXIES); repeatable",
     )
 
 

@@ -119,8 +119,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             _check_hash_tag(self.store.prefix)
         if not isinstance(clock, str):
             raise ValueError(
-                f"clock={shown(clock)} cannot be used with store={shown(store)}, which goes by the "
-                "clock of its server: leave clock out, or keep the limits in memory"
+                f"clock={shown(clock)} cannot be used with store={shown(store)}, which uses the "
+                "clock of its server: omit clock, or keep the limits in memory"
             )
         exact = exact_prefix is not None
         endings = (
@@ -471,7 +471,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         )
 
     def _unavailable(self) -> StoreError:
-        error = StoreError(f"Redis has failed and is left alone: {self._breaker.last_failure}")
+        error = StoreError(
+            f"Redis has failed and is not asked again yet: {self._breaker.last_failure}"
+        )
         error.kind = "connect"
         return error
 

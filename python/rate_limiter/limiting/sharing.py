@@ -39,7 +39,7 @@ def note_unnamed(limiter: RateLimiter, place: Hashable, limits: Iterable[Limit])
         _is_reported = True
     logger.warning(
         "two applications with the limits '%s' and without a name share their buckets in one "
-        "store, so a request that passes both counts twice: give each a name=, or both the same "
-        "one if they are to share",
+        "store, so a request that passes both counts twice: give each its own name=, or both the "
+        "same name to share them",
         "; ".join(map(str, limits)),
     )

@@ -99,25 +99,23 @@ class RuleModel(BaseModel):
     )
     path: Texts = Field([], description='Patterns: "/items/{id}", "/static/**".')
     methods: Texts = Field([], description='Such as ["POST"].')
-    tier: Texts = Field([], description="Clients of these tiers.")
+    tier: Texts = Field([], description="Only clients in these tiers.")
     keys: Texts = Field(
         [],
-        description='Clients with these keys, or of these networks: ["203.0.113.0/24"].',
+        description='Only clients with these keys or in these networks: ["203.0.113.0/24"].',
     )
-    cost: Number | None = Field(
-        None, ge=0, allow_inf_nan=False, description="Tokens a request takes."
-    )
+    cost: Number | None = Field(None, ge=0, allow_inf_nan=False, description="Tokens per request.")
     key: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description='Who a request counts for: "ip", "header:X-API-Key", "jwt:sub", a chain.'
+        None, description='Key of a request: "ip", "header:X-API-Key", "jwt:sub", a chain.'
     )
     exempt: Flag = Field(False, description="Do not limit.")
     deny: Flag = Field(False, description="Deny every request.")
-    shadow: Flag = Field(False, description="Count, and never deny.")
+    shadow: Flag = Field(False, description="Count but never deny.")
     on_store_error: Literal["memory", "allow", "deny", "raise"] | None = Field(
         None, description="How to decide while Redis is unavailable."
     )
     refund: Statuses = Field(
-        [], description='Statuses for which the cost is given back: ["5xx", "404"].'
+        [], description='Response statuses whose cost is given back: ["5xx", "404"].'
     )
 
     def rule(self, name: str) -> Rule:

@@ -173,12 +173,12 @@ class ReloadedRules(RuleSource):
         self._table = table
         self.loaded += 1
         self.last_error = None
-        logger.info("took new rules from %s: %s", self._what, ", ".join(table.rules))
+        logger.info("loaded new rules from %s: %s", self._what, ", ".join(table.rules))
 
     def _refuse(self, error: Exception) -> None:
         if str(error) != self.last_error:  # else it is the same version again
             self.refused += 1
-            logger.error("new rules are wrong, so the old ones stay: %s", error)
+            logger.error("new rules are invalid; keeping the old ones: %s", error)
         self.last_error = str(error)
 
 

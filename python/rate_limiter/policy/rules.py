@@ -174,7 +174,7 @@ class RuleTable:
         routes: finds the numbers of the rules.
 
     Raises:
-        ValueError: two rules have the same name, or ask for the same; or a path has more than 64
+        ValueError: two rules have the same name, or the same conditions; or a path has more than 64
             segments.
     """
 
@@ -200,8 +200,8 @@ class RuleTable:
                 raise
             one, other = (self._all[i].name for i in error.args[1:])
         raise ValueError(
-            f"the rules {one!r} and {other!r} ask for the same requests; "
-            f"let them differ in path, method, tier or key"
+            f"the rules {one!r} and {other!r} have the same conditions; "
+            f"they must differ in path, method, tier or key"
         )
 
     def _routes_of(self, number: int, rule: Rule) -> Iterator[_Route]:

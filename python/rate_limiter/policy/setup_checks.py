@@ -93,8 +93,8 @@ class SetupChecks:
                 logger.warning(
                     "a request from %s has the header %s (%a), but no proxy is trusted: if that is "
                     "your proxy, all its clients share one limit. Name it or its network, such as "
-                    "trusted_proxies=['%s']; if it is not, clients may have made the header up, "
-                    "and nothing is wrong",
+                    "trusted_proxies=['%s']; otherwise a client may have forged it, "
+                    "and no change is needed",
                     peer if peer is None or str(peer).isprintable() else ascii(peer),
                     name.decode("latin-1"),
                     value[:100].decode("latin-1"),
@@ -135,7 +135,7 @@ class SetupChecks:
             self._looks_for_sharing = False
             logger.warning(
                 "%s clients with different addresses share one key, %r, and so one limit: look at "
-                "what key= returns; if one limit for all is meant, say key='all'",
+                "what key= returns; if one shared limit is intended, use key='all'",
                 len(self._peers),
                 key,
             )

@@ -142,7 +142,7 @@ def _warn_of(rule: Rule, *fields: str) -> None:
     ignored = [name for name in fields if getattr(rule, name)]
     if ignored:
         logger.warning(
-            "rule %r: %s means nothing to DistributedTokenBucketMiddleware",
+            "rule %r: %s has no effect in DistributedTokenBucketMiddleware",
             rule.name,
             ", ".join(ignored),
         )
@@ -156,7 +156,7 @@ def _rules_of_environment() -> RuleSource | None:
     try:
         return as_source(path)
     except (ValueError, ImportError) as error:
-        logger.error("rules for paths do not count: %s", error)
+        logger.error("rules for paths have no effect: %s", error)
         return None
 
 

@@ -41,13 +41,13 @@ EXAMPLES = """\
   rate-limiter load --url http://localhost:8080/v1/hello --json-file load.json --plot load.png
 """
 DESCRIPTION = """\
-Send requests and report how many passed, how many were limited, and how fast the answers were.
+Send requests and report how many passed, how many were limited, and how fast responses were.
 
-By default a closed loop: each of --concurrency connections sends its next request after the answer
-to its last, so a slow server gets fewer requests. With --rate, requests are due at fixed times
-instead, and latencies count from then. The test ends after --seconds or --requests, whichever comes
-first. Targets other than this machine are refused without --target-is-mine. Redirects are not
-followed.
+By default a closed loop: each of --concurrency connections sends its next request after the last
+response, so a slow server gets fewer requests. With --rate, requests are due at fixed times
+instead, and latencies are measured from then. The test ends after --seconds or --requests,
+whichever comes first. Targets other than this machine are refused without --target-is-mine.
+Redirects are not followed.
 """
 SECONDS = 10.0
 SECONDS_FOR_REQUESTS = 300.0
@@ -62,7 +62,7 @@ def add_parser(actions: Any) -> None:
     """Add the command to the program."""
     parser = actions.add_parser(
         "load",
-        help="put load on a server and see what its limits do",
+        help="send load to a server and report how its limits respond",
         description=DESCRIPTION,
         epilog=epilog(EXAMPLES),
     )
@@ -105,10 +105,8 @@ def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
     add("--seconds", type=float, metavar="S", help=f"at most ({seconds})")
     requests = defaults.get("requests", REQUESTS)
     add("--requests", type=int, metavar="N", help=f"at most ({requests})")
-    add(
-        "--rate", type=float, metavar="R", help="requests a second that are due; else a closed loop"
-    )
-    add("--timeout", type=float, default=10.0, metavar="S", help="of each request (10)")
+    add("--rate", type=float, metavar="R", help="requests per second (default: closed loop)")
+    add("--timeout", type=float, default=10.0, metavar="S", help="timeout of each request (10)")
     add("--api-key", metavar="K", help="sent as X-API-Key")
     add(
         "--users",
@@ -117,13 +115,13 @@ def _add_options(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
         metavar="M",
         help=f"rotate M API keys: user-0, user-1, ...{f' ({users})' if users else ''}",
     )
-    add("--method", default="GET", help=f"of HTTP ({defaults.get('method', 'GET')})")
+    add("--method", default="GET", help=f"HTTP method ({defaults.get('method', 'GET')})")
     add_header(parser)
-    add("--target-is-mine", action="store_true", help="load it though it is not this machine")
+    add("--target-is-mine", action="store_true", help="allow a target on another host")
     add("--cacert", type=Path, metavar="FILE", help="certificates to trust, in PEM form")
-    add("--insecure", action="store_true", help="do not check the server's certificate")
-    add("--json-file", type=Path, metavar="FILE", help="write the result there as well, as JSON")
-    add("--plot", type=Path, metavar="FILE", help="draw it, into a .png, .svg or .pdf")
+    add("--insecure", action="store_true", help="do not verify the certificate")
+    add("--json-file", type=Path, metavar="FILE", help="also write the result here, as JSON")
+    add("--plot", type=Path, metavar="FILE", help="plot the result (.png, .svg or .pdf)")
     add_json(parser)
 
 
