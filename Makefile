@@ -20,7 +20,7 @@ help: ## list these targets
 
 # --- Commands --------------------------------------------------------------------------------
 
-.PHONY: demo demos demo-arguments test test-all wheels lint pytest bench docs screenshots clean
+.PHONY: demo demos demo-arguments test test-all wheels lint pytest bench docs docs-serve screenshots clean
 demo: demo-arguments $(VENV)/demo.stamp ## serve a demo (DEMO=fastapi; PORT=5000 for another port)
 	@exec $(VENV)/bin/python -m demo '$(DEMO)' $(PORT)
 
@@ -66,10 +66,11 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@$(VENV)/bin/python benchmarks/service.py
 
 docs: $(VENV)/docs.stamp ## the docs site, in build/site
-	@mkdir -p build
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file docs/site/mkdocs.yml \
-		>build/site.log 2>&1 || { cat build/site.log; exit 1; }
-	@echo "build/site/index.html"
+	@$(VENV)/bin/python docs/build_site.py
+	@echo "built build/site; make docs-serve serves it, so that search works"
+
+docs-serve: docs ## serve the docs site on a free port (PORT=8000 for another one)
+	@exec $(VENV)/bin/python -u -m http.server $(or $(PORT),0) --bind 127.0.0.1 --directory build/site
 
 screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pages, in build/screenshots
 	@PYTHON='$(PYTHON)' .ci/system-packages docs

@@ -25,7 +25,7 @@ REQUESTS_S = [
 
 
 class Moment(NamedTuple):
-    """What the engine tells at one time."""
+    """What the engine returns at one time."""
 
     now_s: float
     tokens: float

@@ -4,7 +4,7 @@
     python docs/screenshots.py site-faq-dark site-faq-narrow
 
 They go to build/screenshots, those that pages show to docs/images. Chromium can reach nothing but
-this host, so a page that needs another one is told here: what it should show is missing.
+this host, so a page that needs another one is found: what it should show is missing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from servers import serve  # noqa: E402
+from support.servers import serve  # noqa: E402
 
 IMAGES, OTHERS = ROOT / "docs" / "images", ROOT / "build" / "screenshots"
 MOST_BYTES = 200_000  # of a picture that is kept
-WIDE, NARROW = (1280, 900), (500, 900)
+WIDE = (1280, 900)
+NARROWEST = 500  # of windows of Chromium; a narrower page is shown in a frame
 
 
 class Shot(NamedTuple):
-    """A picture: of what, and what must be found in the page that scripts have made of it."""
+    """A picture: of what, and what must be found in the page after its scripts have run."""
 
     name: str
     path: str
@@ -47,11 +48,10 @@ PAGES = {  # by path without its end: what a picture is called, and the title
     page.relative_to(FOLDER).with_suffix("").as_posix(): page.read_text("utf-8").splitlines()[0][2:]
     for page in sorted(FOLDER.rglob("*.md"))
 }
-KINDS = {"": (1280, 2400), "-dark": (1280, 2400), "-narrow": (500, 2000)}
+KINDS = {"": (1280, 2400), "-dark": (1280, 2400), "-narrow": (400, 2000)}
 # Pages with drawings, code, wide tables: what may look wrong in the dark or on a small screen.
 ALL_KINDS = {"index", "how-it-decides", "algorithms", "choosing", "configuration", "api"}
 SITE = [
-    Shot("site-index", "/index.html", PAGES["index"], kept=True),
     *(
         Shot(
             f"site-{page.replace('/', '-')}{kind}",
@@ -68,7 +68,7 @@ SITE = [
 
 
 def chromium(shot: Shot, url: str, file: Path) -> str:
-    """Open a page in a Chromium of its own; return the page that scripts have made of it."""
+    """Open a page in a new Chromium; return the page after its scripts have run."""
     with tempfile.TemporaryDirectory() as profile:
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
         command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -80,14 +80,21 @@ def chromium(shot: Shot, url: str, file: Path) -> str:
         command += [f"--user-data-dir={profile}", "--window-size={},{}".format(*shot.size)]
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         command += ["--force-dark-mode"] if shot.dark else []
-        done = subprocess.run(
-            [*command, "--dump-dom", f"--screenshot={file}", url],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout
+
+        def run(*arguments: str) -> str:
+            done = subprocess.run(
+                [*command, *arguments], capture_output=True, text=True, timeout=120, check=True
+            )
+            return done.stdout
+
+        if shot.size[0] >= NARROWEST:
+            return run("--dump-dom", f"--screenshot={file}", url)
+        style = f"width:{shot.size[0]}px;height:{shot.size[1]}px;border:0"
+        frame = f'<body style="margin:0"><iframe src="{url}" style="{style}"></iframe></body>'
+        around = Path(profile) / "frame.html"
+        around.write_text(frame)
+        run(f"--screenshot={file}", around.as_uri())
+        return run("--dump-dom", url)
 
 
 def take(shot: Shot, base: str) -> None:

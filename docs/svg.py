@@ -24,7 +24,7 @@ def _number(value: float) -> str:
 
 
 class Drawing:
-    """Collect shapes; `text` is what someone who cannot see the drawing is told."""
+    """Collect shapes; `text` is the description for readers who cannot see the drawing."""
 
     def __init__(self, width: float, height: float, text: str) -> None:
         self.width, self.height = width, height
@@ -123,7 +123,7 @@ class Chart(Drawing):
 
     Args:
         text: what the chart shows, in words.
-        x, y: what the axes tell, and their first and last values.
+        x, y: labels of the axes, and their first and last values.
         x_step, y_step: between ticks.
         x_names: what stands at the ticks of the x axis, instead of their values.
     """
@@ -177,7 +177,7 @@ class Chart(Drawing):
         self.line([self.at(*point) for point in points], colour, width, dash)
 
     def legend(self, rows: Sequence[tuple[str, str]], *, left: float = 12, top: float = 8) -> None:
-        """Tell what the colours mean, at the top left."""
+        """Draw the legend at the top left."""
         wide = 40 + max(len(name) for _, name in rows) * 12 * _LETTER
         x, y = self.LEFT + left, self.TOP + top
         self.box(x, y, wide, 10 + 19 * len(rows), fill="#fff", edge="#cfd8dc")

@@ -117,7 +117,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
         (["inspect", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
         (["reset", "k", "--store", "redis://localhost:1"], 1, "cannot connect"),
         (["reset", "k", "--name", "api"], 2, "--name requires --limit"),
-        (["inspect", "k", "--raw", "--limit", "1/s", "--name", "api"], 2, "not with --raw"),
+        (["inspect", "k", "--raw", "--limit", "1/s", "--name", "api"], 2, "excludes --raw"),
         (["rules", "check", "/nowhere/x.json"], 1, "No such file"),
         (["rules", "check", "/"], 1, "/"),
         (["rules", "push", "/nowhere/x.json"], 1, "No such file"),

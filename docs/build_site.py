@@ -1,0 +1,52 @@
+"""Build the docs site from mkdocs.yml and docs/ with Zensical, strictly.
+
+    python docs/build_site.py
+
+Zensical writes into `site_dir`, which must be inside the folder of mkdocs.yml. The footer shows
+the versions of the package and of what it is built with.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import rate_limiter
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def versions() -> str:
+    """Return the text of the footer."""
+    zensical = version("zensical")
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"rate_limiter {rate_limiter.__version__}, built with Python {python}, Zensical {zensical}"
+    )
+
+
+def build(root: Path = ROOT) -> str:
+    """Build the site of the folder with mkdocs.yml and docs/; return what Zensical prints.
+
+    Raises:
+        SystemExit: a link leads nowhere, or something else is wrong; with the output.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--clean", "--strict"],
+        cwd=root,
+        env=os.environ | {"SITE_VERSIONS": versions()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stdout)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    build()
