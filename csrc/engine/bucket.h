@@ -11,7 +11,7 @@
  *     ─────────┼──────deficit─────┼──────────> V
  *              |<── at most cap ──>|
  *
- * so a word at or before V means "full", the same as no word at all. Taking
+ * so a word at or before V means "full", the same as no word. Taking
  * cost c moves the word c to the right, and is allowed while it stays within
  * cap of V. This is the generic cell rate algorithm (ITU-T I.371, annex A)
  * counted in tokens instead of time, which keeps whole tokens exact at any

@@ -152,7 +152,7 @@ static void limiter_raise_shared(rl_shared_status status, PyObject *path)
 }
 
 /* Open the table in a file. Another process may have it locked for as long as it is stopped, so
- * signals are handled meanwhile. 0, or -1 with an exception set. */
+ * signals are handled while it waits. 0, or -1 with an exception set. */
 static int limiter_open_table(limiter_object *self, size_t max_keys, PyObject *keep, PyObject *path)
 {
     rl_table *kept = keep != Py_None ? limiter_of(keep)->table : NULL;

@@ -668,7 +668,7 @@ PyMethodDef limiter_methods[] = {
      PyDoc_STR("stats($self, /)\n--\n\n"
                "Free full buckets and return counts as a dict of ints.\n\n"
                "keys (not full now), slots, bytes, allowed, denied, inserted, evicted_active,\n"
-               "grow_failures. Takes about 20 ms for 600,000 keys; other threads run meanwhile.")},
+               "grow_failures. Takes about 20 ms for 600,000 keys; other threads keep running.")},
     {"_counts", limiter_counts, METH_NOARGS,
      PyDoc_STR("_counts($self, /)\n--\n\n"
                "Return what stats() does, without freeing full buckets: keys may include some.")},

@@ -262,7 +262,7 @@ typedef struct record_object {
     verdict_object *last;  /* borrowed from the list */
     size_t n;
     double spread;      /* of Retry-After, set once; below 0: not yet */
-    bool has_sender;    /* somebody adds the header fields to the response */
+    bool has_sender;    /* something adds the header fields to the response */
     bool is_answered;   /* the response has begun */
     PyObject *status;   /* strong; of a WSGI response; NULL: it has not begun */
     PyObject *response; /* strong; its headers, a list */
@@ -270,7 +270,7 @@ typedef struct record_object {
 
 /* Return the record of a request, made if there is none, or only that of an earlier request with the
  * same dict: a new reference, or NULL with an exception set. Once a websocket is accepted, each call
- * makes a record of its own. */
+ * makes its own record. */
 record_object *record_of_request(const request *request);
 
 /* Add a verdict that no record has. */

@@ -76,7 +76,7 @@ void rl_connection_free(rl_connection *redis);
  * about 64 KB at most: the descriptor stays ready while there is more. */
 void rl_connection_step(rl_connection *redis, int64_t now_ns);
 
-/* Give a connection that is opening, and whose server has answered, more time: nobody stepped it
+/* Give a connection that is opening, and whose server has answered, more time: it was not stepped
  * for so long. */
 void rl_connection_resume(rl_connection *redis, int64_t away_ns);
 

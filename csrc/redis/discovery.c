@@ -32,7 +32,7 @@ static int count_slots(const redisReply *reply, const rl_server *from)
     return n_slots;
 }
 
-/* Checked first: a node that left the cluster knows no slots, and then the old map is better. */
+/* Checked first: a node that left the cluster reports no slots, and then the old map is better. */
 static bool read_slots(rl_topology *topology, const redisReply *reply, const rl_server *from)
 {
     if (count_slots(reply, from) == 0) {

@@ -98,7 +98,7 @@ void rl_topology_flush(rl_topology *topology);
 /* Mark a descriptor as ready: the next step serves it. */
 void rl_topology_mark(rl_topology *topology, int fd);
 
-/* Call this before a step if nobody has waited for the descriptors for a while. Connections whose
+/* Call this before a step if the descriptors have not been polled for a while. Connections whose
  * servers have answered since then get that much longer to be ready. */
 void rl_topology_resume(rl_topology *topology, int64_t away_ns);
 

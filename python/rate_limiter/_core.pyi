@@ -295,7 +295,7 @@ class RuleRoutes:
     ) -> tuple[int | None, ...]: ...
 
 class StoreError(RuntimeError):
-    """Tell that a store gave no decision.
+    """Record that a store gave no decision.
 
     Attributes:
         kind: ``"connect"``, ``"lost"``, ``"timeout"``, ``"answer"``, ``"protocol"``, ``"busy"``,

@@ -65,7 +65,7 @@ class ManualClock(_core.ManualClock):
         self._watching[id(waiters)] = waiters
 
     def _wake(self) -> None:
-        # A list of references, since a signal handler may make another limiter meanwhile.
+        # A list of references, since a signal handler may make another limiter during the loop.
         for ref in self._watching.valuerefs():
             waiters = ref()
             if waiters is not None:

@@ -1,6 +1,6 @@
 """Let greenlets of gevent and eventlet wait for Redis without stopping the others of their thread.
 
-The engine has sockets of its own, which monkey patching does not reach. Where the library has
+The engine has its own sockets, which monkey patching does not reach. Where the library has
 patched `socket`, its hub therefore sends and reads a decision: it gets the few methods
 of an event loop that a RedisLoop needs, and the greenlet waits for a future. Other threads and
 programs wait in the engine.
@@ -181,7 +181,7 @@ class EventletLoop:
         return False
 
     def after_fork_in_child(self) -> None:
-        """Forget the descriptors. The selector is the parent's: a child needs a hub of its own."""
+        """Forget the descriptors. The selector is the parent's: a child needs its own hub."""
         self._listeners.clear()
 
     def _add(self, fd: int, way: str, callback: Callback, args: tuple[Any, ...]) -> None:

@@ -68,7 +68,7 @@ class RateLimiter(_core.Limiter):
         max_keys: about how many keys may be in use at once; memory use grows with the keys in use.
         clock: ``"monotonic"``, ``"coarse"`` (cheaper, in steps of some milliseconds), a ManualClock
             or a callable that returns seconds, such as ``time.time``. One that is set back refills
-            nothing. A Redis goes by the clock of its server, so these two are refused with it.
+            nothing. Redis uses the clock of its server, so these two are an error with it.
         waiters_first: whether `allow`, `hit` and `allow_many` leave the tokens to the callers of
             this process that wait in `acquire` for the same key. They are denied unless there are
             enough tokens for those as well.

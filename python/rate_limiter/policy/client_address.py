@@ -143,8 +143,8 @@ class ClientAddress:
     ) -> Address | None:
         """Return the client's address; None where it has none. Arguments are those of key().
 
-        With `strict` it is also None where the header is malformed: an address that somebody is
-        trusted for must not be that of the proxy instead.
+        With `strict` it is also None if the header is malformed: a rule that trusts an address must
+        not match the proxy's address instead.
         """
         found = self.walk.address(peer, values, strict)
         return None if found is None else _as_address(found)

@@ -113,7 +113,7 @@ class ReloadedRules(RuleSource):
     """Rules that are loaded again when they change.
 
     A request starts a thread that checks for changes if the last check is `check_every_s` old. It
-    does not wait for the thread, so it and those that come meanwhile use the rules before. The
+    does not wait for the thread, so it and those that follow use the rules before. The
     thread compiles new rules for all policies that follow, so requests do not wait for that either.
     """
 

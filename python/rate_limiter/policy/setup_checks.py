@@ -109,7 +109,7 @@ class SetupChecks:
             self._looks_for_users = False
             logger.warning(
                 "a request has an Authorization header, but the function given as key returned "
-                "None, so the client's address counts. If the key is to be the user, %s",
+                "None, so the client's address counts. To use the user as the key, %s",
                 USER_KEYS,
             )
 

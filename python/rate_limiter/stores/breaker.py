@@ -4,7 +4,7 @@
        ^                         │                         except one probe per pause
        └──────── a success ──────┴──────────────────────────────┘
 
-Each node of a cluster has a circuit of its own, so that keys of the other nodes are not affected.
+Each node of a cluster has its own circuit, so that keys of the other nodes are not affected.
 All other stores have one, for the node ``""``. In a cluster that circuit stands for the time in
 which no node is known.
 

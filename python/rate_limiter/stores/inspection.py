@@ -15,7 +15,7 @@ _STORED = re.compile(rb"(\d+)(?:\+\d+/\d+)?", re.ASCII)
 
 SLIDING_LAYOUT = ":2"
 """End of the key of a sliding window: the layout of its value, which sliding.lua describes. Running
-processes of a version with another layout keep keys of their own."""
+processes of a version with another layout keep separate keys."""
 
 
 def inspect_key(connection: Connection, key: bytes, limit: Limit | None) -> BucketInfo:

@@ -81,7 +81,7 @@ def redis_address(client_or_url: object) -> str:
     nodes = getattr(client, "nodes_manager", None)
     is_cluster = isinstance(getattr(nodes, "startup_nodes", None), dict)
     is_client = is_cluster or isinstance(getattr(pool, "connection_kwargs", None), dict)
-    if not is_client or hasattr(client, "execute"):  # only a pipeline has it
+    if not is_client or hasattr(client, "execute"):  # only pipelines have it
         raise _no_client(client)
     link = _cluster_link(nodes) if is_cluster else _Link.of(pool)
     if not link.is_real:

@@ -245,7 +245,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             TypeError: the middleware has a `policy`; or as RateLimiter.reset.
         """
         if self._limited is None:
-            raise TypeError("a middleware with policy has no limits of its own to reset")
+            raise TypeError("a middleware with policy has no limits to reset")
         self._limited.policy.reset(key, prefix=prefix)
 
     async def _called_by_name(self, scope: Scope, receive: Receive, send: Send) -> None:
