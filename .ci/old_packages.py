@@ -1,4 +1,4 @@
-"""Install packages that tests use from a folder of their own, beside the environment's packages.
+"""Install packages that tests use from a separate folder, beside the environment's packages.
 
 tests/support/guides.py uses the older version that docs/migration describes,
 tests/project/test_differential.py the oldest FastAPI that the package supports, with its Starlette.

@@ -9,6 +9,7 @@ the versions of the package and of what it is built with.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -45,7 +46,14 @@ def build(root: Path = ROOT) -> str:
     )
     if done.returncode:
         raise SystemExit(done.stdout)
+    reference = root / "build" / "site" / "api.html"
+    reference.write_text(linked(reference.read_text(encoding="utf-8")), encoding="utf-8")
     return done.stdout
+
+
+def linked(text: str) -> str:
+    """Return HTML in which the pages that docstrings name, as in docs/stores.md, are links."""
+    return re.sub(r"\bdocs/([\w-]+)\.md\b", r'<a href="\1.html">\1</a>', text)
 
 
 if __name__ == "__main__":

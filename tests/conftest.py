@@ -1,4 +1,4 @@
-"""What the Python tests share: Hypothesis profiles, a Redis, programs in a process of their own."""
+"""What the Python tests share: Hypothesis profiles, a Redis, programs in separate processes."""
 
 import asyncio
 import contextlib

@@ -96,7 +96,7 @@ static rl_shared_status shared_describe(const rl_table *plan, header *out)
             .capacity = limit->capacity,
             .refill_rate = limit->refill_rate,
             .window_ns = limit->window_ns,
-            .kind = (uint8_t)limit->kind, /* first, where a file of an earlier version has it */
+            .kind = (uint8_t)limit->kind, /* first, as in files of an earlier version */
             .unit = limit->calendar,
             .starts_first = limit->starts_first,
             .counts_denied = limit->counts_denied,

@@ -45,7 +45,7 @@ rl_status rl_window_init(rl_limit *limit, bool sliding, double count, int64_t wi
 rl_status rl_window_init_first(rl_limit *limit, double count, int64_t window_s);
 
 /* The same of a calendar window. `zone` must outlive the limit and all copies of it; `window_s` is
- * only what rl_limit.window_ns becomes, to tell limits apart. */
+ * only what rl_limit.window_ns becomes, to distinguish limits. */
 rl_status rl_window_init_calendar(rl_limit *limit, double count, int64_t window_s, rl_unit unit,
                                   const rl_zone *zone);
 

@@ -221,7 +221,7 @@ const rl_routes *routes_value(PyObject *routes);
 /* ---- verdict.c ------------------------------------------------------------------------------------ */
 
 /* Verdict: what the limits of one rule decided about a request. It is made before the decision, so
- * that nothing can fail afterwards; immutable once a record has it. */
+ * that nothing can fail afterwards; immutable once it is in a record. */
 typedef struct verdict_object {
     PyObject_VAR_HEAD version_object *version; /* strong; NULL: a decision without a rule */
     const policy_rule *rule;                   /* of the version, or NULL */

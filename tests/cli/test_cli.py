@@ -50,7 +50,7 @@ def test_options_of_the_page_are_those_of_the_command(name: str) -> None:
     assert found, f"docs/command.md has no section {name!r}"
     section = rest.partition("\n## ")[0]
     table = section[section.index("| option | default |") :].partition("\n\n")[0]
-    told = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    listed = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     known = []
     for action in COMMANDS[name]._actions:
         if action.dest == "help":
@@ -58,13 +58,13 @@ def test_options_of_the_page_are_those_of_the_command(name: str) -> None:
         value = action.metavar if action.metavar else action.dest.upper()
         first = action.option_strings[0] if action.option_strings else ""
         known.append(f"`{' '.join(filter(None, (first, '' if action.nargs == 0 else value)))}`")
-    assert sorted(told) == sorted(known)
+    assert sorted(listed) == sorted(known)
 
 
 def test_exit_statuses_of_the_page() -> None:
     table = TEXT[TEXT.index("| exit status |") :].partition("\n\n")[0]
-    told = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
-    assert told == re.findall(r"^  (\d+) ", EXIT_STATUS, re.MULTILINE)
+    listed = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+    assert listed == re.findall(r"^  (\d+) ", EXIT_STATUS, re.MULTILINE)
 
 
 # --- Help ---
@@ -182,8 +182,8 @@ def test_a_missing_extra_is_named(module: str, words: list[str], extra: str) -> 
         timeout=120,
         check=False,
     )
-    told = f"rate-limiter: {module} is missing: pip install 'rate-limiter-c[{extra}]'\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    listed = f"rate-limiter: {module} is missing: pip install 'rate-limiter-c[{extra}]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", listed)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def load(url: str, **settings: Any) -> LoadResult:
 
 def test_counts_are_those_of_the_server(counting: Server) -> None:
     result = load(f"{counting.url}/limited", requests=120, users=4, concurrency=8, seconds=60)
-    told = seen(counting)
-    assert told["requests"] == {"GET /limited": 120}
-    assert told["keys"] == {f"user-{number}": 30 for number in range(4)}
+    report = seen(counting)
+    assert report["requests"] == {"GET /limited": 120}
+    assert report["keys"] == {f"user-{number}": 30 for number in range(4)}
     assert result.statuses == {200: 40, 429: 80}
     assert [result.count_of(kind) for kind in KINDS] == [40, 80, 0]
     assert (result.requests, result.failed, result.ended_by) == (120, 0, "requests")
@@ -277,7 +277,7 @@ def test_the_caller_may_own_the_target(counting: Server, monkeypatch: pytest.Mon
     assert load(url, requests=1, is_mine=True).statuses == {200: 1}
 
 
-def test_nobody_listens() -> None:
+def test_unused_port() -> None:
     port = free_port()
     with pytest.raises(LoadError, match=f"cannot connect to localhost:{port}: connection refused"):
         load(f"http://localhost:{port}/")
@@ -392,12 +392,12 @@ def test_json_and_files(
     words = ["--requests", "40", "--users", "2", "--concurrent", "4", "--json", *files]
     assert command(["load", "--url", f"{counting.url}/limited", *words]) == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
+    report = json.loads(shown.out)
     assert shown.err == ""
-    assert (told["allowed"], told["limited"], told["requests"]) == (20, 20, 40)
-    assert told["latency_ms"]["limited"]["p99"] <= told["latency_ms"]["limited"]["max"]
-    assert told["retry_after"] == {"seen": 20, "min_s": 1, "max_s": 3}
-    assert json.loads((tmp_path / "x.json").read_text()) == told
+    assert (report["allowed"], report["limited"], report["requests"]) == (20, 20, 40)
+    assert report["latency_ms"]["limited"]["p99"] <= report["latency_ms"]["limited"]["max"]
+    assert report["retry_after"] == {"seen": 20, "min_s": 1, "max_s": 3}
+    assert json.loads((tmp_path / "x.json").read_text()) == report
     image = (tmp_path / "x.png").read_bytes()
     assert image.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")
@@ -500,12 +500,12 @@ def test_ctrl_c_prints_the_results_so_far(
     finally:
         process.kill()
     assert (process.returncode, err) == (status, "")
-    told = json.loads(out)
-    assert told["ended_by"] == "interrupt"
-    assert told["requests"] >= 20
+    report = json.loads(out)
+    assert report["ended_by"] == "interrupt"
+    assert report["requests"] >= 20
     # Of those that were under way, some may not have come as far as the server.
     got = seen(counting)["requests"]["GET /slow"]
-    assert told["requests"] <= got <= told["requests"] + told["unfinished"]
+    assert report["requests"] <= got <= report["requests"] + report["unfinished"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a full disk at hand needs Linux")
@@ -553,9 +553,9 @@ def test_the_script_of_the_gateway(counting: Server) -> None:
         f"tools/load_test.py --url {counting.url}/limited --api-key K --concurrency 20 --seconds 1"
     )
     printed = printed_by_script("gateway", words)
-    told = seen(counting)["keys"]
-    assert f"200: 10, 429: {told['K'] - 10:,}" in printed
-    assert list(told) == ["K"]
+    report = seen(counting)["keys"]
+    assert f"200: 10, 429: {report['K'] - 10:,}" in printed
+    assert list(report) == ["K"]
 
 
 def test_the_script_of_the_service(counting: Server) -> None:
@@ -579,7 +579,7 @@ def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[st
     assert script("Try.", ["--users", "1", "--api-key", "k"], **defaults) == 2
     with pytest.raises(SystemExit):
         script("Try.", ["--help"], **defaults, concurrency=50)
-    told = " ".join(capsys.readouterr().out.split())
+    report = " ".join(capsys.readouterr().out.split())
     for option in (
         "connections (50)",
         "at most (4)",
@@ -587,5 +587,5 @@ def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[st
         "HTTP (POST)",
         "at most (300)",
     ):
-        assert option in told
-    assert f"({counting.url}; without a path: /p)" in told
+        assert option in report
+    assert f"({counting.url}; without a path: /p)" in report

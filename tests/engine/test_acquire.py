@@ -166,7 +166,7 @@ def test_str_and_bytes_stand_in_one_line() -> None:
 # --- leaving a line --------------------------------------------------------------------------
 
 
-async def test_cancelled_waiter_takes_nothing_and_delays_nobody() -> None:
+async def test_cancelled_waiter_takes_nothing_and_delays_no_other() -> None:
     clock = ManualClock()
     limiter = AsyncRateLimiter("1/hour; burst=2", clock=clock)
     await limiter.acquire("k", 2)

@@ -1,4 +1,4 @@
-"""Clocks of limiters: a ManualClock wakes those who wait, and callables tell the time."""
+"""Clocks of limiters: a ManualClock wakes those who wait, and callables return the time."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_moving_a_clock_wakes_a_task() -> None:
     assert (await asyncio.wait_for(waiter, PATIENT_S)).allowed
 
 
-def test_a_step_that_is_too_short_lets_nobody_pass(pool: ThreadPoolExecutor) -> None:
+def test_no_caller_passes_after_too_short_a_step(pool: ThreadPoolExecutor) -> None:
     clock = ManualClock()
     limiter = RateLimiter("1/second", clock=clock)
     limiter.acquire("k")
@@ -377,7 +377,7 @@ def test_time_machine() -> None:
 
 @pytest.mark.parametrize("clock", [ManualClock(), time.time], ids=["manual", "callable"])
 @pytest.mark.parametrize("kind", [RateLimiter, AsyncRateLimiter])
-def test_redis_has_a_clock_of_its_own(kind: Any, clock: Any) -> None:
+def test_redis_has_a_separate_clock(kind: Any, clock: Any) -> None:
     with pytest.raises(
         ValueError, match=r"clock=.* cannot be used with store='redis://127.0.0.1:1/0'"
     ):

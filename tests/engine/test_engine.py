@@ -100,7 +100,7 @@ def test_sleeping_for_retry_after_is_enough() -> None:
 # --- ManualClock -----------------------------------------------------------------------------
 
 
-def test_clock_moves_only_when_told() -> None:
+def test_clock_moves_only_when_advanced() -> None:
     clock = ManualClock(5)
     clock.advance(1.5)
     clock.advance_ns(-2)
@@ -167,7 +167,7 @@ KEYS: list[str | bytes] = [
 ]
 
 
-def test_any_key_has_a_bucket_of_its_own() -> None:
+def test_any_key_has_a_separate_bucket() -> None:
     limiter = limiter_of(1, 0)
     assert limiter.allow_many(KEYS) == [True] * len(KEYS)
     assert limiter.allow_many(KEYS) == [False] * len(KEYS)

@@ -125,11 +125,11 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(key=keys)
     def wait_until_full(self, key: str) -> None:
         decision = self.limiter.peek(key, 0)
-        told = self.told(decision)
+        number = self.tightest(decision)
         if self.has_time_for(decision.reset_after_ns) and decision.reset_after_ns > 0:
             self.move(decision.reset_after_ns)
-            deficit = self.buckets[key][told].deficit(self.clock.now_ns)
-            assert deficit <= self.error(self.limits[told])
+            deficit = self.buckets[key][number].deficit(self.clock.now_ns)
+            assert deficit <= self.error(self.limits[number])
             if len(self.limits) == 1:
                 full = self.limiter.peek(key, 0)
                 assert (full.remaining, full.reset_after_ns) == (full.limit, 0)
@@ -167,7 +167,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.clock.advance_ns(step_ns)
             self.moved_ns += step_ns
 
-    def told(self, decision: Decision) -> int:
+    def tightest(self, decision: Decision) -> int:
         return self.capacities.index(decision.limit)
 
     def error(self, limit: ExactLimit, in_ns: int = 0) -> Fraction:
@@ -193,9 +193,11 @@ class EngineMachine(RuleBasedStateMachine):
         retry_ns = decision.retry_after_ns
         assert 0 < retry_ns <= NEVER_NS
         then_ns = self.clock.now_ns + retry_ns
-        told = self.buckets[key][self.told(decision)]
-        error = self.error(told.limit, retry_ns)
-        assert told.missing(told.limit.cost(cost), then_ns - 1) > -error, "retry_after is too long"
+        tightest = self.buckets[key][self.tightest(decision)]
+        error = self.error(tightest.limit, retry_ns)
+        assert tightest.missing(tightest.limit.cost(cost), then_ns - 1) > -error, (
+            "retry_after is too long"
+        )
         if retry_ns < NEVER_NS:
             for bucket in self.buckets[key]:
                 error = self.error(bucket.limit, retry_ns)
@@ -206,9 +208,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def check_state(self, key: str, decision: Decision) -> None:
         now_ns = self.clock.now_ns
-        told = self.buckets[key][self.told(decision)]
-        limit = told.limit
-        left = max(limit.capacity - told.deficit(now_ns), Fraction(0))
+        tightest = self.buckets[key][self.tightest(decision)]
+        limit = tightest.limit
+        left = max(limit.capacity - tightest.deficit(now_ns), Fraction(0))
         remaining = Fraction(decision.remaining)
         rounded_down = 2 * limit.unit + left / 2**52
         assert left - rounded_down <= remaining <= left + limit.slack(self.moved_ns)
@@ -217,9 +219,9 @@ class EngineMachine(RuleBasedStateMachine):
         reset_ns = decision.reset_after_ns
         error = self.error(limit, reset_ns)
         if reset_ns < NEVER_NS:
-            assert told.deficit(now_ns + reset_ns) <= error
+            assert tightest.deficit(now_ns + reset_ns) <= error
         if reset_ns > 0 and not error:
-            assert told.deficit(now_ns + reset_ns - 1) > 0
+            assert tightest.deficit(now_ns + reset_ns - 1) > 0
         if decision.allowed:
             assert decision.retry_after_ns == 0
             for bucket in self.buckets[key]:

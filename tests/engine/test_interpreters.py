@@ -42,7 +42,7 @@ def run(interpreter, program):
 
 
 def ask(program, own_gil=True):
-    # Run a program that writes to the descriptor `out`, in an interpreter of its own.
+    # Run a program that writes to the descriptor `out`, in a separate interpreter.
     reader, writer = os.pipe()
     interpreter = create(own_gil)
     run(interpreter, f"out = {{writer}}\\n" + (ALONE if own_gil else "") + program)

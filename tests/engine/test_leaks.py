@@ -132,7 +132,7 @@ print(full, flooded, resident_bytes() - before)
 """
 
 
-@pytest.mark.unsanitized(reason="the sanitizer surrounds every allocation with memory of its own")
+@pytest.mark.unsanitized(reason="the sanitizer surrounds every allocation with other memory")
 def test_resident_memory(run_python: Callable[..., str]) -> None:
     """At most 32 bytes for each of a million keys, no more under a flood, less afterwards."""
     full, flooded, after = map(int, run_python(MEMORY).split())

@@ -146,10 +146,10 @@ def test_parse_takes_one_limit() -> None:
 @given(st.text(alphabet="0123456789./;= eE+-perburstminhdayxwofslg\n", max_size=40))
 def test_any_text_parses_or_says_what_is_wrong(text: str) -> None:
     try:
-        told = [repr(limit) for limit in parse_limits(text)]
+        parsed = [repr(limit) for limit in parse_limits(text)]
     except ValueError as error:
-        told = [str(error)]
-    assert all(one.startswith("Limit") or repr(text) in one for one in told)
+        parsed = [str(error)]
+    assert all(one.startswith("Limit") or repr(text) in one for one in parsed)
 
 
 @given(

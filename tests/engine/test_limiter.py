@@ -38,7 +38,7 @@ async def test_allow_until_empty_then_refilled(kind: type[RateLimiter]) -> None:
     assert [await call("allow", "k") for _ in range(2)] == [True, False]
 
 
-async def test_hit_tells_the_numbers(kind: type[RateLimiter]) -> None:
+async def test_hit_returns_the_numbers(kind: type[RateLimiter]) -> None:
     call = Both(kind, limits="10/second")
     assert await call("hit", "k", 4) == Decision(True, 6, limit=10, reset_after=0.4)
     assert await call("hit", "k", cost=7) == Decision(
@@ -80,9 +80,9 @@ async def test_several_limits_are_all_or_nothing(kind: type[RateLimiter]) -> Non
     denied = await call("hit", "k", 8)
     assert isinstance(denied, Decision)
     assert (denied.allowed, denied.limit) == (False, 15)
-    told = await call("hit", "k", 7)
-    assert isinstance(told, Decision)
-    assert (told.allowed, told.limit, int(told.remaining)) == (True, 15, 0)
+    taken = await call("hit", "k", 7)
+    assert isinstance(taken, Decision)
+    assert (taken.allowed, taken.limit, int(taken.remaining)) == (True, 15, 0)
     assert await call("peek", "k") == await call("hit", "k")
 
 
@@ -158,7 +158,7 @@ def test_exception_keeps_the_key_out_of_its_message_and_pickles() -> None:
     assert (copy.decision, copy.key, copy.retry_after) == (error.decision, error.key, 1.5)
 
 
-def test_inspect_tells_of_each_limit() -> None:
+def test_inspect_shows_each_limit() -> None:
     limiter = RateLimiter("2/second; 10/hour", clock=ManualClock())
     limiter.allow("k", 2)
     second, hour = limiter.inspect("k")

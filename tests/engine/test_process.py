@@ -76,7 +76,7 @@ if __name__ == "__main__":
 """
 
 
-def test_each_worker_has_buckets_of_its_own(run_python: Callable[..., str]) -> None:
+def test_each_worker_has_separate_buckets(run_python: Callable[..., str]) -> None:
     assert run_python(POOL) == "5.0\n"
 
 

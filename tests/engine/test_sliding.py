@@ -240,7 +240,7 @@ def test_beside_other_limits() -> None:
     assert limiter.hit("k").retry_after == 3480
 
 
-def test_a_crowded_table_gives_nobody_more() -> None:
+def test_no_client_gets_more_in_a_crowded_table() -> None:
     """The client that evicts another starts with what that one had used."""
     clock = ManualClock(1000 * NS)
     limiter = RateLimiter("2/minute; window=sliding", clock=clock, max_keys=8)

@@ -31,7 +31,7 @@ class Loop:
 
 
 class Caller(Waiter):
-    """A caller of `acquire` that does one step when it is told to."""
+    """A caller of `acquire` that does one step at a time."""
 
     blocks_thread = False  # as a task; the one that forks is a thread
 

@@ -177,7 +177,7 @@ def test_forked_child_has_empty_lines(limiter: RateLimiter) -> None:
         assert run_in_child(limiter) == 0
 
 
-def test_forked_child_has_a_lock_of_its_own(limiter: RateLimiter) -> None:
+def test_forked_child_has_a_separate_lock(limiter: RateLimiter) -> None:
     is_held, is_over = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -272,16 +272,16 @@ def test_counts_are_plain_numbers() -> None:
 
 def test_each() -> None:
     limiter = RateLimiter("10/second; 15/minute; window=fixed", clock=ManualClock(0))
-    told, *each = limiter.hit_each("k", 4)
-    assert told == each[0]
+    overall, *each = limiter.hit_each("k", 4)
+    assert overall == each[0]
     assert [(one.limit, one.remaining) for one in each] == [(10, 6), (15, 11)]
-    told, *each = limiter.hit_each("k", 11.5)
-    assert not told
+    overall, *each = limiter.hit_each("k", 11.5)
+    assert not overall
     assert [one.allowed for one in each] == [False, False]
     assert limiter.peek_each("k", 0)[1:] == tuple(limiter.hit_each("k", 0)[1:])
-    told, *each = limiter.hit_each("k", 8)
+    overall, *each = limiter.hit_each("k", 8)
     assert [one.allowed for one in each] == [False, True]
-    assert told == each[0]
+    assert overall == each[0]
 
 
 async def test_awaited() -> None:

@@ -284,7 +284,7 @@ def test_evictions_are_counted_once(dimension: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
-def test_shared_memory_is_told_of_once(tmp_path: Path, dimension: str) -> None:
+def test_shared_memory_is_reported_once(tmp_path: Path, dimension: str) -> None:
     """Numbers of another file are added."""
     one, same, other = (
         RateLimiter("1/hour", store=f"shared://{tmp_path}/app", name=name, max_keys=100)
@@ -332,7 +332,7 @@ def test_middleware(dimension: str) -> None:
     assert counted(dimension) == (2, 1)
 
 
-def test_rules_have_dimensions_of_their_own(dimension: str) -> None:
+def test_rules_have_separate_dimensions(dimension: str) -> None:
     app = FastAPI()
     rules = {
         "default": {"limits": "1/minute"},
@@ -506,8 +506,8 @@ except ImportError as error:
     print(error, error.name)
 RateLimitMiddleware(None, limits="5/minute")
 """
-    told = "metrics='api' needs prometheus_client: pip install 'rate-limiter-c[metrics]'"
-    assert run_python(program) == f"{told} prometheus_client\n"
+    expected = "metrics='api' needs prometheus_client: pip install 'rate-limiter-c[metrics]'"
+    assert run_python(program) == f"{expected} prometheus_client\n"
 
 
 def test_registry_can_be_described() -> None:
@@ -788,6 +788,6 @@ for one in readings():
 """
 
 
-def test_what_was_before_a_fork_is_told_once(tmp_path: Path) -> None:
+def test_what_was_before_a_fork_is_reported_once(tmp_path: Path) -> None:
     done = run_in(tmp_path, FORKING)
     assert sorted(done.stdout.splitlines()) == ["fallback_decisions 3", "store_errors 3"]

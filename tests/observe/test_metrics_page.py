@@ -32,18 +32,18 @@ def test_python_blocks() -> None:
 @pytest.mark.usefixtures("server")
 def test_the_table_of_metrics() -> None:
     rows = re.findall(r"^\| `(rate_limiter_\w+)` \| (.*?) \|", TEXT, re.MULTILINE)
-    told = {
+    documented = {
         name.removesuffix("_total"): set(re.findall(r"`(\w+)`", labels)) for name, labels in rows
     }
     from rate_limiter.observe import prometheus as metrics
 
     names = {metrics.ALLOWED, metrics.BLOCKED, metrics.SHADOW_DENIED, metrics.SECONDS}
     names |= {name for name, _ in metrics._READINGS.values()}
-    assert set(told) == names
+    assert set(documented) == names
     for family in registry().collect():
         for sample in family.samples:
-            if family.name in told:
-                assert set(sample.labels) - {"le"} == told[family.name]
+            if family.name in documented:
+                assert set(sample.labels) - {"le"} == documented[family.name]
 
 
 def test_the_table_of_alerts() -> None:

@@ -462,7 +462,7 @@ def test_a_decorated_view_named_static_is_limited(tmp_path: Any) -> None:
         assert [ask_flask(app, path=path)[0] for _ in range(2)] == [200, 429]
 
 
-def test_static_files_with_a_limit_of_their_own_are_limited(tmp_path: Any) -> None:
+def test_static_files_with_a_decorator_are_limited(tmp_path: Any) -> None:
     app, limiter = static_app(tmp_path)
     app.view_functions["static"] = limiter.limit("2/hour")(app.view_functions["static"])
     assert [ask_flask(app, path="/static/a.txt")[0] for _ in range(3)] == [200, 200, 429]

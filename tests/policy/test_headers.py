@@ -15,7 +15,7 @@ def test_allowed() -> None:
     }
 
 
-def test_denied_tells_when_to_come_back() -> None:
+def test_denied_has_the_time_to_wait() -> None:
     limiter = RateLimiter("3/minute", clock=ManualClock())
     limiter.hit("k", 3)
     assert header_values(limiter.hit("k")) == {

@@ -67,16 +67,16 @@ def test_keys(key: Any, headers: dict[str, Any], expected: str | None) -> None:
 
 
 def test_awaited_parts_of_a_chain() -> None:
-    async def nobody(scope: Any) -> None:
+    async def absent(scope: Any) -> None:
         return None
 
     async def user(scope: Any) -> str:
         return "user:1"
 
     identities = Identities()
-    assert value_of(identities.key([nobody, user]), scope_of()) == "user:1"
-    assert value_of(identities.key([nobody, nobody, "ip"]), scope_of()) == "ip:192.0.2.1"
-    assert value_of(identities.key([nobody, "header:x"]), scope_of(x="1")) == "header:x:1"
+    assert value_of(identities.key([absent, user]), scope_of()) == "user:1"
+    assert value_of(identities.key([absent, absent, "ip"]), scope_of()) == "ip:192.0.2.1"
+    assert value_of(identities.key([absent, "header:x"]), scope_of(x="1")) == "header:x:1"
 
 
 def test_long_values_are_digested() -> None:

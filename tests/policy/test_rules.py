@@ -248,7 +248,7 @@ GROWN = {
 }
 
 
-def test_the_shape_of_an_earlier_system() -> None:
+def test_the_shape_of_the_distributed_middleware_demo() -> None:
     table = parse_rules(SEED)
     names = {path: table.match(path, "GET") for path in ("/", "/special_path", "/special_path/x")}
     assert [one and one.name for one in names.values()] == [
@@ -396,7 +396,7 @@ def test_a_pipe_without_a_writer(tmp_path: Path) -> None:
         FileRules(tmp_path / "rules.json")
 
 
-def test_every_mistake_is_told() -> None:
+def test_every_mistake_is_reported() -> None:
     with pytest.raises(RulesError) as caught:
         parse_rules('{"a": {"cost": -1, "colour": 1}, "b": {}, "c": 3}', source="f")
     assert len(str(caught.value).splitlines()) == 4
@@ -555,9 +555,9 @@ def test_a_new_policy_of_a_rule(tmp_path: Path) -> None:
     rules = {"default": {"limits": "5/s", "on_store_error": "allow"}}
     path = tmp_path / "rate_limits.json"
     path.write_text(json.dumps(rules))
-    nobody = "redis://127.0.0.1:1"
+    unreachable = "redis://127.0.0.1:1"
     source = FileRules(path)
-    policy = policy_of(source, store=nobody)
+    policy = policy_of(source, store=unreachable)
     assert _async_take(policy)(1)[0]
     rules["default"]["on_store_error"] = "deny"
     change(source, json.dumps(rules))

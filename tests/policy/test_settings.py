@@ -184,7 +184,7 @@ def test_variables_that_are_mistyped(
     ]
 
 
-def test_a_subclass_has_variables_of_its_own(
+def test_a_subclass_has_separate_variables(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class More(Settings):

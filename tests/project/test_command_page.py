@@ -28,11 +28,11 @@ def shell(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], tuple
     (tmp_path / "rate_limits.json").write_text(rules[1])
     programs = str(Path(sys.executable).parent)
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "REDIS_URL": server.url}
-    nobody = {"REDIS_URL": "redis://127.0.0.1:1", "REDIS_PORT": "1"}
+    unreachable = {"REDIS_URL": "redis://127.0.0.1:1", "REDIS_PORT": "1"}
     uvicorn = ("-m", "uvicorn", "--port", "{port}", "--log-level", "warning")
     with (
-        serve(tmp_path / "g", *uvicorn, "demo.gateway.app:app", environment=nobody) as gateway,
-        serve(tmp_path / "s", *uvicorn, "demo.service.app:app", environment=nobody) as service,
+        serve(tmp_path / "g", *uvicorn, "demo.gateway.app:app", environment=unreachable) as gateway,
+        serve(tmp_path / "s", *uvicorn, "demo.service.app:app", environment=unreachable) as service,
     ):
         places = {
             "redis://localhost:6379/0": server.address,

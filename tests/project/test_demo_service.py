@@ -74,7 +74,7 @@ def test_what_documentation_needs_is_not_limited(service: Server) -> None:
         assert "X-RateLimit-Limit" in client.get("/docs/assets/nothing").headers
 
 
-def test_the_documentation_tells_of_the_routes(service: Server) -> None:
+def test_the_documentation_describes_the_routes(service: Server) -> None:
     paths = ASKING.get(f"{service.url}/openapi.json").json()["paths"]
     assert set(paths) == {"/", "/health", "/api/resource", "/rate-limit/status"}
     assert set(paths["/api/resource"]["post"]["responses"]) == {"200", "400", "422", "429"}
@@ -83,7 +83,7 @@ def test_the_documentation_tells_of_the_routes(service: Server) -> None:
 # --- Limits of keys and of addresses ---
 
 
-def test_keys_and_addresses_have_limits_of_their_own(tmp_path: Path, server: RedisServer) -> None:
+def test_keys_and_addresses_have_separate_limits(tmp_path: Path, server: RedisServer) -> None:
     (tmp_path / "two.py").write_text(
         "from demo.service.app import create_app\n"
         "from rate_limiter import Limit\n"

@@ -38,7 +38,7 @@ def test_make_lists_the_demos() -> None:
 
 
 @pytest.mark.parametrize("name", ["nonsense", ""])
-def test_make_tells_what_demos_there_are(name: str) -> None:
+def test_make_lists_known_demos(name: str) -> None:
     done = run("make", "demo", f"DEMO={name}")
     assert done.returncode != 0
     assert done.stdout == ""  # nothing was built before

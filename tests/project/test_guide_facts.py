@@ -167,7 +167,7 @@ app.get("/")(lambda: "ok")
     [
         ("```python\nx = 1\n```\n", "page.md:1: nothing runs this"),
         ("text\n\n```console\n$ true\n```\n", "page.md:3: nothing runs this"),
-        ("```text\nprinted by nobody\n```\n", "page.md:1: nothing runs this"),
+        ("```text\nprinted by no command\n```\n", "page.md:1: nothing runs this"),
         ("```bash\ntrue\n```\n", "page.md:1: nothing runs this"),
         ("<!-- test: run -->\n```python\nx = 1\n```\n", "it asserts nothing"),
         ("<!-- test: run -->\n```python\nassert 1 == 2\n```\n", "^$"),

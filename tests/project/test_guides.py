@@ -25,7 +25,7 @@ def test_guide(
     assert guide.ran
 
 
-def test_readers_are_told_what_a_program_is() -> None:
+def test_each_program_has_a_label() -> None:
     labels = {
         "before": ["Before:"],
         "after": ["After:"],

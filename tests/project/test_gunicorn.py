@@ -107,9 +107,9 @@ def test_health_check(server: Server, image: Path) -> None:
         )
 
     assert check(server.port).returncode == 0
-    nobody = check(1)
-    assert nobody.returncode == 1
-    assert "http://127.0.0.1:1/health does not answer" in nobody.stderr
+    unreachable = check(1)
+    assert unreachable.returncode == 1
+    assert "http://127.0.0.1:1/health does not answer" in unreachable.stderr
 
 
 def test_our_own_proxies_decide_who_the_client_is(server: Server) -> None:
@@ -204,7 +204,7 @@ def test_counts_survive_every_signal(image: Path, tmp_path: Path) -> None:
         served(server)
 
 
-def test_nobody_is_believed_by_default(image: Path, tmp_path: Path) -> None:
+def test_no_proxy_is_trusted_by_default(image: Path, tmp_path: Path) -> None:
     """uvicorn itself would believe what comes from this host."""
     environment = variables(WEB_CONCURRENCY="1")
     command = ("-m", "gunicorn", "--config", "deploy/gunicorn.conf.py")

@@ -36,7 +36,7 @@ def settled(bucket: TokenBucket) -> TokenBucket:
     deadline_s = time.monotonic() + 60
     while bucket.limiter.store.health()["status"] != "ok" or not bucket.limiter.store.ping():
         assert time.monotonic() < deadline_s
-        bucket.get_remaining("nobody")
+        bucket.get_remaining("unused")
     return bucket
 
 
@@ -53,7 +53,7 @@ def test_a_bucket_is_emptied_and_refilled(client_of_redis: redis.Redis) -> None:
         time.sleep(0.05)
 
 
-def test_clients_have_buckets_of_their_own(client_of_redis: redis.Redis) -> None:
+def test_clients_have_separate_buckets(client_of_redis: redis.Redis) -> None:
     bucket = settled(TokenBucket(client_of_redis, capacity=2, refill_rate=0.01))
     assert [bucket.consume("a") for _ in range(3)] == [True, True, False]
     assert bucket.consume("b") is True

@@ -145,7 +145,7 @@ def test_status_takes_nothing(client: httpx.Client) -> None:
     assert in_one_window(scenario)[1].headers["x-ratelimit-remaining"] == "18"
 
 
-def test_status_tells_what_was_taken(client: httpx.Client) -> None:
+def test_status_shows_what_was_taken(client: httpx.Client) -> None:
     for _ in range(5):
         (*_, last) = spend(client, 3)
         who = {"X-API-Key": last.request.headers["x-api-key"]}

@@ -179,6 +179,11 @@ def test_links_work_in_any_repository() -> None:
                 assert target.is_relative_to(ROOT / "docs"), (page, link)
 
 
+def test_docstrings_link_to_pages(site: Path) -> None:
+    assert "stores.html" in loads_of(site / "api.html").linked
+    assert not re.search(r"docs/[\w-]+\.md", (site / "api.html").read_text(encoding="utf-8"))
+
+
 def test_the_footer_shows_versions(site: Path) -> None:
     import rate_limiter
 

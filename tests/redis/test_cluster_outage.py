@@ -344,7 +344,7 @@ def _slot(name: bytes) -> int:
 
 
 def one_slot_each(host: Callable[[int], tuple[str, int]]) -> bytes:
-    """Return an answer to CLUSTER SLOTS in which each slot is a range of its own."""
+    """Return an answer to CLUSTER SLOTS in which each slot is a separate range."""
     entry = b"*3\r\n:%d\r\n:%d\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n"
     masters = [(slot, *host(slot)) for slot in range(16384)]
     ranges = [entry % (slot, slot, len(h), h.encode(), port) for slot, h, port in masters]

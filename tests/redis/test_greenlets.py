@@ -13,7 +13,7 @@ import pytest
 from rate_limiter import AsyncRateLimiter, RateLimiter
 from support.redis_servers import RedisServer
 
-# Each program runs in a process of its own, since monkey patching is for good.
+# Each program runs in a separate process, since monkey patching is permanent.
 START = {
     "gevent": """
 import gevent.monkey

@@ -243,7 +243,7 @@ def test_slow_and_trickled_answers(ask: Callable[..., Any]) -> None:
             assert ask(limiter)[0].allowed is True
 
 
-def test_an_answer_that_comes_too_late_goes_to_nobody(ask: Callable[..., Any]) -> None:
+def test_a_late_answer_is_dropped(ask: Callable[..., Any]) -> None:
     """The first answer comes after the second question; it must not be taken for its answer."""
 
     def handle(connection: FakeConnection) -> None:

@@ -64,7 +64,7 @@ def test_a_burst_is_exact(client: redis.Redis) -> None:
         client.delete("k")
 
 
-def test_the_reply_tells_the_deficit(client: redis.Redis) -> None:
+def test_the_reply_has_the_deficit(client: redis.Redis) -> None:
     assert run(client, TAKE, ["k"], SLOW.numbers(2)) == [1, 2 * SLOW.token]
     allowed, deficit = run(client, PEEK, ["k"], SLOW.numbers(4))
     assert allowed == 0
@@ -131,7 +131,7 @@ def test_peek_writes_nothing_even_on_a_replica(tmp_path: Path) -> None:
         contextlib.closing(replica.admin()) as copy,
     ):
         run(at, TAKE, ["k"], SLOW.numbers(2))
-        wait_until(lambda: copy.exists("k"), "the replica has it")
+        wait_until(lambda: copy.exists("k"), "the replica has the key")
         assert run(copy, PEEK, ["k"], SLOW.numbers(3))[0] == 1
         with pytest.raises(redis.ResponseError, match=r"READONLY|read only"):
             run(copy, TAKE, ["k"], SLOW.numbers(1))
@@ -278,7 +278,7 @@ def many(client: redis.Redis, bucket: Bucket, *requests: tuple[str, int]) -> lis
     return list(zip(reply[::2], reply[1::2], strict=True))
 
 
-def test_many_are_decided_each_by_itself(client: redis.Redis) -> None:
+def test_many_are_decided_separately(client: redis.Redis) -> None:
     requests = [("a", 3), ("b", 5), ("a", 2), ("a", 1), ("b", 0), ("c", 9), ("c", 1)]
     answers = many(client, SLOW, *requests)
     assert [allowed for allowed, _ in answers] == [1, 1, 1, 0, 1, 0, 1]

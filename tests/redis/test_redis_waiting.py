@@ -39,7 +39,7 @@ class Stub(Waiter):
 
 @pytest.fixture
 def limiter(server: RedisServer, request: pytest.FixtureRequest) -> RateLimiter:
-    """A limiter with ten tokens and a bucket of its own."""
+    """A limiter with ten tokens and a separate bucket."""
     return RateLimiter(Limit(10, 1 / 3600), store=server.url, name=request.node.name[:60])
 
 
@@ -163,7 +163,7 @@ def test_signal_handler_that_raises_in_a_task(limiter: RateLimiter) -> None:
         await task
 
     for _ in at_each_step(lambda: asyncio.run(work()), interrupt):
-        # CPython 3.10 may leave a task behind on the closed loop, which keeps nobody from passing.
+        # CPython 3.10 may leave a task behind on the closed loop, which does not block others.
         assert limiter._lines.costs(b"k") == []
         limiter.reset("k")
 

@@ -327,9 +327,9 @@ def test_windows_of_rules_are_shown_without_their_limit(
     assert main(["inspect", "bob", "--store", server.url, "--json"]) == 0
     import json
 
-    told = json.loads(capsys.readouterr().out)
-    assert len(told) == 3
-    assert all(one["full_after_s"] > 0 for one in told)
+    result = json.loads(capsys.readouterr().out)
+    assert len(result) == 3
+    assert all(one["full_after_s"] > 0 for one in result)
     assert main(["reset", "bob", "--store", server.url]) == 0
     assert capsys.readouterr().out == "3 removed\n"
 
@@ -346,9 +346,9 @@ def test_waits_are_whole_microseconds(server: RedisServer, client: redis.Redis) 
     limiter = limiter_of(server, Limit.sliding_window(10, 3600), prefix="")
     now_s = steady(client, 3600)
     client.set("k", f"7*1@{now_s}000000,{now_s}000005")
-    told = limiter.peek("k", 9)
-    assert told.retry_after > 0
-    assert told.retry_after_ns % 1000 == told.reset_after_ns % 1000 == 0
+    result = limiter.peek("k", 9)
+    assert result.retry_after > 0
+    assert result.retry_after_ns % 1000 == result.reset_after_ns % 1000 == 0
 
 
 def test_other_limits_start_from_the_usage(server: RedisServer) -> None:
@@ -419,10 +419,10 @@ async def test_tasks_of_one_turn_share_a_script(server: RedisServer, client: red
     limiter = AsyncRateLimiter("20/day", store=server.url, on_store_error="raise")
     await limiter.hit_each("warm")
     before = client.info("commandstats")
-    told = await asyncio.gather(*(limiter.hit_each("k") for _ in range(30)))
+    result = await asyncio.gather(*(limiter.hit_each("k") for _ in range(30)))
     after = client.info("commandstats")
     calls = [stats["cmdstat_evalsha"]["calls"] for stats in (before, after)]
     assert calls[1] - calls[0] <= 3
-    assert sum(one.allowed for one, _ in told) == 20
-    assert sorted(one.remaining for one, _ in told if one) == pytest.approx(range(20), abs=0.01)
-    assert all(one is each for one, each in told)
+    assert sum(one.allowed for one, _ in result) == 20
+    assert sorted(one.remaining for one, _ in result if one) == pytest.approx(range(20), abs=0.01)
+    assert all(one is each for one, each in result)

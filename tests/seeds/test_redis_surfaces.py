@@ -1,4 +1,4 @@
-"""What programs written for the earlier systems expect of us, on a real Redis."""
+"""Programs written for the five public demos, on a real Redis."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def admin(server: RedisServer) -> Iterator[redis.Redis]:
 
 plain_app = PlainTextResponse("here")
 
-NOBODY = f"redis://127.0.0.1:{free_port()}/0"
+UNREACHABLE = f"redis://127.0.0.1:{free_port()}/0"
 
 
 # --- 000 ---
@@ -123,7 +123,7 @@ def test_middleware_of_000(client: Any, admin: redis.Redis) -> None:
 
 
 def test_middleware_without_redis() -> None:
-    app = RateLimiterMiddleware(plain_app, NOBODY, capacity=2, refill_rate=0.01)
+    app = RateLimiterMiddleware(plain_app, UNREACHABLE, capacity=2, refill_rate=0.01)
     assert [each.status_code for each in get(app, "/", "/", "/")] == [200, 200, 429]
 
 
@@ -194,7 +194,7 @@ async def test_stores_of_the_other_colour(server: RedisServer) -> None:
 
 
 def test_store_without_redis() -> None:
-    store = RedisStore(NOBODY)
+    store = RedisStore(UNREACHABLE)
     limiter = TokenBucketRateLimiter(RateLimitConfig(2, 0.001), store)
     assert [limiter.allow_request("u") for _ in range(3)] == [True, True, False]
     assert store.ping() is False
@@ -330,7 +330,7 @@ def test_asgi_middleware(server: RedisServer) -> None:
 
 @pytest.mark.parametrize(("policy", "status"), [("deny", 503), ("allow", 200), ("memory", 200)])
 def test_asgi_middleware_without_redis(policy: str, status: int) -> None:
-    app = RateLimitMiddleware(plain_app, limits="3/day", store=NOBODY, on_store_error=policy)
+    app = RateLimitMiddleware(plain_app, limits="3/day", store=UNREACHABLE, on_store_error=policy)
     answer = get(app, "/")[0]
     assert answer.status_code == status
     if policy == "deny":
@@ -353,7 +353,7 @@ def test_fastapi(server: RedisServer) -> None:
     app = fastapi_app(server.url, "raise")
     answers = get(app, "/first", "/first", "/first", "/second")
     assert [each.status_code for each in answers] == [200, 200, 429, 200]
-    assert get(fastapi_app(NOBODY, "deny"), "/first")[0].status_code == 503
+    assert get(fastapi_app(UNREACHABLE, "deny"), "/first")[0].status_code == 503
     with pytest.raises(ValueError, match="a RateLimit needs a name"):
         RateLimit("2/day", store=server.url)
 
@@ -387,8 +387,8 @@ def test_flask(server: RedisServer, admin: redis.Redis) -> None:
     assert [clients[i % 2].get("/b").status_code for i in range(2)] == [200, 429]
     assert [clients[i % 2].get("/").status_code for i in range(4)] == [200, 200, 200, 429]
     assert admin.exists("rl:shop:{127.0.0.1}:3/day")
-    assert flask_app(NOBODY, "deny").test_client().get("/").status_code == 503
-    assert flask_app(NOBODY, "memory").test_client().get("/").status_code == 200
+    assert flask_app(UNREACHABLE, "deny").test_client().get("/").status_code == 503
+    assert flask_app(UNREACHABLE, "memory").test_client().get("/").status_code == 200
 
 
 # --- The command ---
@@ -434,7 +434,7 @@ def test_command_on_raw_keys(server: RedisServer, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--store", NOBODY], 1, "Connection refused"),
+        (["--store", UNREACHABLE], 1, "Connection refused"),
         (["--store", "redis://h:x"], 2, "the port must be a number"),
     ],
 )

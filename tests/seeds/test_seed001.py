@@ -335,7 +335,7 @@ def test_denied_request_writes_nothing() -> None:
     assert store.writes == 1
 
 
-def test_memory_store_with_methods_of_its_own_is_asked() -> None:
+def test_memory_store_with_overridden_methods_is_called() -> None:
     class Counting(InMemoryStore):
         calls = 0
 
@@ -349,7 +349,7 @@ def test_memory_store_with_methods_of_its_own_is_asked() -> None:
     assert store.calls == 6
 
 
-async def test_memory_store_with_methods_of_its_own_is_asked_async() -> None:
+async def test_memory_store_with_overridden_methods_is_called_async() -> None:
     class Counting(AsyncInMemoryStore):
         calls = 0
 

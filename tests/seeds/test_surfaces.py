@@ -1,4 +1,4 @@
-"""What programs written for earlier systems expect: rules (002) and gateway (003)."""
+"""Programs written for the distributed-middleware (002) and API-gateway (003) demos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rate_limiter.middleware import DistributedTokenBucketMiddleware, RateLimitM
 from support.redis_servers import RedisServer
 from support.servers import Server, serve
 
-NOBODY = "redis://127.0.0.1:1/0"
+UNREACHABLE = "redis://127.0.0.1:1/0"
 
 # --- 002: rules for paths ---
 
@@ -224,8 +224,10 @@ def test_gateway_exempt_paths(server: RedisServer) -> None:
     ):
         client = gateway(limiter, POLICY, **arguments)
         for path in ("/health", "/metrics", "/v1"):
-            told = "X-RateLimit-Limit" in client.get(path, headers={"x-user-id": path}).headers
-            assert told == (path in limited)
+            has_header = (
+                "X-RateLimit-Limit" in client.get(path, headers={"x-user-id": path}).headers
+            )
+            assert has_header == (path in limited)
 
 
 def test_gateway_headers_by_other_names(server: RedisServer) -> None:
@@ -290,7 +292,7 @@ async def _ask(gate: Any, scope: Any) -> None:
 
 
 def test_gateway_without_redis() -> None:
-    client = gateway(TokenBucketLimiter(NOBODY, POLICY), POLICY)
+    client = gateway(TokenBucketLimiter(UNREACHABLE, POLICY), POLICY)
     assert [client.get("/").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
@@ -309,7 +311,7 @@ def test_gateway_with_a_limiter_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("limiter", "policy", "message"),
     [(5, POLICY, "limiter must be a TokenBucketLimiter"), (None, POLICY, "limiter must be"),
-     (TokenBucketLimiter(NOBODY, POLICY), 5, "policy must be a RateLimitPolicy")],
+     (TokenBucketLimiter(UNREACHABLE, POLICY), 5, "policy must be a RateLimitPolicy")],
 )  # fmt: skip
 def test_bad_gateways(limiter: Any, policy: Any, message: str) -> None:
     async def app(*arguments: Any) -> None: ...
@@ -323,7 +325,7 @@ def test_the_demo_of_the_gateway(
     tmp_path: Path, redis_of_session: RedisServer, with_redis: bool
 ) -> None:
     environment = {
-        "REDIS_URL": redis_of_session.url if with_redis else NOBODY,
+        "REDIS_URL": redis_of_session.url if with_redis else UNREACHABLE,
         "RL_RATE_PER_SEC": "0.01",
         "RL_BURST": "4",
         "PORT": "{port}",

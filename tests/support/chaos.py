@@ -239,7 +239,7 @@ def excess_of(
     Args:
         grants: when each call that was granted a token began and ended.
         damages: the faults, which add tokens from their beginning on.
-        memories: processes that may grant the limit again, each from a bucket of its own.
+        memories: processes that may grant the limit again, each from a separate bucket.
     """
     buckets = 1 + memories
     longest_s = max((end - began for began, end in grants), default=0.0)

@@ -1,6 +1,6 @@
 """Stores that the chaos run breaks: alone behind a proxy, watched by sentinels, and a cluster.
 
-A fault ends with the store whole again. Each tells what it may add to what clients are granted:
+A fault ends with the store whole again. Each returns what it may add to what clients are granted:
 nothing, or one capacity for a bucket that was lost or emptied, and with a replica that was promoted
 while its master was only silent also what the second of two masters refills until it is demoted.
 """

@@ -247,7 +247,7 @@ class Checker:
         if is_denied and case.cost <= left:
             self._fault(case, seen, "denial", f"{left} left, cost {case.cost}")
         if accepted is None:
-            buckets[fitting[0] if fitting else ("nobody", str(case.number))] = after
+            buckets[fitting[0] if fitting else ("unknown", str(case.number))] = after
             return
         for who in accepted:
             if buckets.get(who, 0) + cost == after:
@@ -255,7 +255,7 @@ class Checker:
                 buckets[who] = after
                 return
         # What the framework took for no credentials may have had this bucket before.
-        if fitting and fitting[0][0] == "nobody" and not buckets.keys() & set(accepted):
+        if fitting and fitting[0][0] == "unknown" and not buckets.keys() & set(accepted):
             buckets[accepted[0]] = buckets.pop(fitting[0]) + cost
             return
         if fitting:

@@ -15,7 +15,7 @@ function canonical(name) {
   return name.toLowerCase().replace(/(^|-)[a-z]/g, (letter) => letter.toUpperCase());
 }
 
-// k6 waits for an answer where Node would go on; curl in a process of its own does the same.
+// k6 waits for an answer where Node would go on; curl in a separate process does the same.
 function request(url, ...options) {
   const output = execFileSync('curl', ['-si', ...options, url], { encoding: 'utf8' });
   const [head, ...body] = output.split('\r\n\r\n');

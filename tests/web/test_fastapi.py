@@ -72,13 +72,13 @@ def test_router_shares_one_bucket(app: FastAPI, client: TestClient) -> None:
     assert statuses(client, "/r/a", 1) + statuses(client, "/r/b", 2) == [200, 200, 429]
 
 
-def test_routes_have_buckets_of_their_own(app: FastAPI, client: TestClient) -> None:
+def test_routes_have_separate_buckets(app: FastAPI, client: TestClient) -> None:
     for path in ("/a", "/b"):
         app.get(path, dependencies=[Depends(limit("1/minute"))])(lambda: None)
     assert statuses(client, "/a", 2) == statuses(client, "/b", 2) == [200, 429]
 
 
-def test_stacked_limits_tell_of_the_tightest_and_take_all_or_nothing(
+def test_stacked_limits_show_the_tightest_and_take_all_or_nothing(
     app: FastAPI, client: TestClient
 ) -> None:
     wide, narrow = limit("9/minute"), limit("3/minute", cost=2)
@@ -136,7 +136,9 @@ def test_headers_off(app: FastAPI, client: TestClient) -> None:
         assert not [name for name in answer.headers if "ratelimit" in name]
 
 
-def test_a_limit_without_headers_is_not_told_by_another(app: FastAPI, client: TestClient) -> None:
+def test_a_limit_without_headers_is_not_described_by_another(
+    app: FastAPI, client: TestClient
+) -> None:
     silent, telling = limit("2/minute", headers="off"), limit("9/minute")
     app.get("/", dependencies=[Depends(silent), Depends(telling)])(lambda: None)
     assert client.get("/").headers["x-ratelimit-limit"] == "9"
@@ -196,7 +198,7 @@ def documented(app: FastAPI, path: str = "/", method: str = "get") -> Any:
     return app.openapi()["paths"][path][method]["responses"].get("429")
 
 
-def test_429_is_documented_by_itself(app: FastAPI) -> None:
+def test_429_is_documented_automatically(app: FastAPI) -> None:
     router = APIRouter(prefix="/r", dependencies=[Depends(limit())])
     router.post("/a")(lambda: None)
     app.include_router(router)
@@ -226,7 +228,7 @@ def test_429_is_documented_again_when_routes_were_added(app: FastAPI) -> None:
     assert documented(app) == RATE_LIMITED_RESPONSE
 
 
-def test_documents_are_of_their_own(app: FastAPI) -> None:
+def test_applications_have_separate_documents(app: FastAPI) -> None:
     app.get("/", dependencies=[Depends(limit())])(lambda: None)
     documented(app)["description"] = "changed"
     assert RATE_LIMITED_RESPONSE["description"] == "Rate limit exceeded"

@@ -80,7 +80,7 @@ def test_a_mounted_application_is_named_after_its_place(app: FastAPI, client: Te
     assert statuses(client, "/x", 1) + statuses(client, "/sub/x", 1) == [429, 429]
 
 
-def test_several_limits_of_one_route_have_names_of_their_own(app: FastAPI) -> None:
+def test_several_limits_of_one_route_have_different_names(app: FastAPI) -> None:
     limits = RateLimits(app, store="redis://127.0.0.1:1", name="shop")
     several = [limits("5/minute"), limits("5/minute", key="all"), limits("9/hour", name="all")]
     app.get("/a/{b}", dependencies=several)(lambda: "a")

@@ -106,7 +106,7 @@ def test_stacked_decorators_take_all_or_nothing() -> None:
     assert [one.peek("127.0.0.1").remaining for one in limiters] == [3, 1]
 
 
-def test_views_with_the_same_text_have_buckets_of_their_own() -> None:
+def test_views_with_the_same_text_have_separate_buckets() -> None:
     limiter = limiter_of()
     app = app_of(limiter)
     for path in ("/a", "/b"):

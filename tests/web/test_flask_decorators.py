@@ -145,7 +145,7 @@ def views_of(limiter: FlaskRateLimiter, app: Flask) -> None:
         app.add_url_rule(path, path, limiter.limit("1/hour")(view))
 
 
-def test_views_of_one_factory_have_buckets_of_their_own_in_redis(server: RedisServer) -> None:
+def test_views_of_one_factory_have_separate_buckets_in_redis(server: RedisServer) -> None:
     for codes in ([200, 429], [429, 429]):  # of a second process: the same buckets
         limiter = FlaskRateLimiter(store=server.url, on_store_error="raise")
         app = Flask("factory")

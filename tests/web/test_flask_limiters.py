@@ -65,7 +65,7 @@ def test_a_request_that_counts_several_times_keeps_what_ran() -> None:
     assert get(app, "/").json == ["done"] * 3 + ["denied"] * 5
 
 
-def test_decorators_replace_the_default_limits_of_their_own_limiter() -> None:
+def test_decorators_replace_only_the_default_limits_of_their_limiter() -> None:
     app, by_user, by_address = two_limiters()
     app.get("/own", endpoint="own")(by_user.limit("5/minute")(lambda: "own"))
     app.get("/free", endpoint="free")(by_address.exempt(lambda: "free"))
@@ -79,7 +79,7 @@ def test_decorators_replace_the_default_limits_of_their_own_limiter() -> None:
     assert statuses(app, "/stray", 2, environ_base=other) == [200, 429]
 
 
-def test_a_limiter_without_headers_is_not_told_by_another() -> None:
+def test_a_limiter_without_headers_is_not_described_by_another() -> None:
     app = app_of(limiter_of(default_limits="9/minute"))
     limiter_of(default_limits="2/minute", headers="off").init_app(app)
     app.get("/")(lambda: "ok")
@@ -93,7 +93,7 @@ def test_a_limiter_that_is_turned_off_beside_another() -> None:
     assert statuses(app, "/", 3) == [200, 200, 429]
 
 
-def test_limiters_of_an_application_have_buckets_of_their_own_in_redis(
+def test_limiters_of_an_application_have_separate_buckets_in_redis(
     server: RedisServer,
 ) -> None:
     arguments = {"default_limits": "9/hour", "store": server.url, "on_store_error": "raise"}

@@ -68,7 +68,7 @@ def test_rules() -> None:
     assert client.ask().headers["X-RateLimit-Limit"] == "7"
 
 
-def test_each_rule_has_buckets_of_its_own() -> None:
+def test_each_rule_has_separate_buckets() -> None:
     client = Client(rules={"/a": {"limits": "1/minute"}, "/b": {"limits": "1/minute"}})
     assert client.statuses(2, "/a") == client.statuses(2, "/b") == [200, 429]
     assert client.statuses(3, "/c") == [200] * 3  # no rule matches
@@ -690,7 +690,7 @@ def test_status() -> None:
     assert off.ask("/rate-limit/status").json() == {"path": "/rate-limit/status"}
 
 
-def test_status_tells_whether_the_next_request_passes() -> None:
+def test_status_shows_whether_the_next_request_passes() -> None:
     rules = {
         "default": {"limits": "3/minute"},
         "free": {"path": "/free", "limits": "1/minute", "cost": 0},

@@ -107,7 +107,7 @@ def test_applications_own_messages_are_not_written_to() -> None:
     }
 
 
-def test_clients_have_buckets_of_their_own() -> None:
+def test_clients_have_separate_buckets() -> None:
     middleware = limited(limits="1/minute")
 
     def status(client: object) -> int:
@@ -195,7 +195,7 @@ def test_headers_of_any_iterable_kind(headers: Any) -> None:
     assert header(start, b"a") == (b"b" if headers not in ((), [], None) else None)
 
 
-def test_nested_middlewares_tell_of_the_inner_limit() -> None:
+def test_nested_middlewares_show_the_inner_limit() -> None:
     clock = ManualClock()
     inner = limited(limits="5/minute", clock=clock)
     start = call(limited(inner, limits="9/minute", clock=clock), scope_of())[0]
@@ -566,7 +566,7 @@ def test_one_that_is_turned_off_is_not_there(more: dict[str, Any]) -> None:
     assert middleware.governor is None
 
 
-def test_mistakes_are_told_also_where_it_is_turned_off() -> None:
+def test_mistakes_are_errors_also_when_disabled() -> None:
     for wrong in ({"limits": "1/eon"}, {"cost": 3}, {"key": "colour"}, {"exempt_paths": ["x"]}):
         with pytest.raises(ValueError, match=r".+"):
             limited(enabled=False, **wrong)

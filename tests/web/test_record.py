@@ -207,7 +207,9 @@ def responses_of(stack: Any) -> dict[tuple[str, str], int]:
     """Return requests that both limits decide about, with the statuses of their responses."""
     found = RESPONSES | (NO_ROUTE if stack in ANY_REQUEST else {})
     if stack in (two_asgi_middlewares, added_middleware_and_route, two_dependencies):
-        return {one: status for one, status in found.items() if one[0] != "HEAD"}  # no route has it
+        return {
+            one: status for one, status in found.items() if one[0] != "HEAD"
+        }  # no route allows it
     return found
 
 

@@ -46,7 +46,7 @@ def test_websocket_and_then_429(server: Server) -> None:
     assert 0 < int(caught.value.response.headers["retry-after"]) <= 1200
 
 
-def test_websocket_route_with_a_limit_of_its_own(server: Server) -> None:
+def test_websocket_route_with_a_separate_limit(server: Server) -> None:
     url = server.url.replace("http", "ws") + "/own-limit"
     with connect(url, additional_headers={"X-API-Key": "one"}):
         pass

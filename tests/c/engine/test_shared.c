@@ -89,7 +89,7 @@ static void test_two_handles_are_one_table(void)
     CHECK_EQUAL(rl_table_sweep(two, at(5)).keys, 1);
     rl_table_free(one);
     rl_table_free(two);
-    rl_table *again = opened(limits, 2, 100); /* it stays while no process has it open */
+    rl_table *again = opened(limits, 2, 100); /* it stays while it is open in no process */
     rl_decision decision;
     rl_table_peek(again, rl_table_key(again, "k", 1), costs, at(5), &decision, NULL);
     CHECK(!decision.allowed);
@@ -159,7 +159,7 @@ static void test_files_that_are_something_else(void)
 }
 
 /* A file from before the last boot, or one that was never finished, starts empty. */
-static void test_files_that_start_anew(void)
+static void test_files_that_are_made_again(void)
 {
     rl_limit limit = limit_of(3, 0);
     uint64_t cost = rl_limit_cost(&limit, 1);
@@ -302,7 +302,7 @@ int main(void)
     test_two_handles_are_one_table();
     test_it_does_not_grow();
     test_files_that_are_something_else();
-    test_files_that_start_anew();
+    test_files_that_are_made_again();
     test_processes_admit_what_one_would(admitted);
     test_processes_that_are_killed(admitted);
     munmap((void *)admitted, 4096);

@@ -189,7 +189,7 @@ static void test_signals_while_space_is_reserved(void)
 
 /* ---- bytes that are overwritten ------------------------------------------------------ */
 
-/* In a child: use the table until told to end, and open it again now and then. */
+/* In a child: use the table until the parent ends it, and open it again now and then. */
 static void use(rl_table *table, const _Atomic bool *end, uint64_t seed)
 {
     bool sane = true;

@@ -376,10 +376,10 @@ static void test_renew_extremes(void)
             double most_s = 2 * after.capacity / after.refill_rate;
             double expected_s = (double)old_one.reset_after_ns / 1e9;
             expected_s = expected_s < most_s ? expected_s : most_s;
-            double told_s = (double)new_one.reset_after_ns / 1e9;
+            double returned_s = (double)new_one.reset_after_ns / 1e9;
             double unit_s = after.unit / after.refill_rate;
-            CHECK(told_s <= expected_s * (1 + 1e-9) + 2e-9);
-            CHECK(told_s >= expected_s * (1 - 1e-9) - unit_s - 2e-9);
+            CHECK(returned_s <= expected_s * (1 + 1e-9) + 2e-9);
+            CHECK(returned_s >= expected_s * (1 - 1e-9) - unit_s - 2e-9);
         } else {
             double left = after.capacity - before.capacity / 2;
             CHECK(new_one.remaining == (left > 0 ? left : 0));

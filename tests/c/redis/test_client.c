@@ -236,7 +236,7 @@ static void test_fork(void)
     fake_redis_stop(server);
 }
 
-static void test_nobody_there(void)
+static void test_no_server(void)
 {
     int threads_before = threads_now();
     rl_options options = options_for(1, 1000);
@@ -268,6 +268,6 @@ int main(void)
     test_garbage();
     test_without_memory();
     test_fork();
-    test_nobody_there();
+    test_no_server();
     return report("client");
 }
