@@ -22,7 +22,7 @@ UNITS_S = {
     "month": 30 * 86400,
     "year": 365 * 86400,
 }
-"""Seconds of each unit. Months and years have a length of their own only as calendar windows."""
+"""Seconds of each unit. Months and years have a length only as calendar windows."""
 
 _UNIT_NAMES = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "second"),
