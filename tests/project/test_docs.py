@@ -28,6 +28,7 @@ ELSEWHERE = {
     "security.md",
     "faq.md",
     *(f"migration/{page.name}" for page in DOCS.glob("migration/*.md")),
+    *(f"cookbook/{page.name}" for page in DOCS.glob("cookbook/*.md")),
 }
 PAGES = {
     name: page
@@ -179,7 +180,8 @@ def test_every_page_has_a_test() -> None:
     texts = [path.read_text(encoding="utf-8") for path in tests]
     for page in DOCS.rglob("*.md"):
         name = page.relative_to(DOCS).as_posix()
-        named = "migration" if name.startswith("migration/") else page.stem
+        folder = name.rpartition("/")[0]
+        named = folder if folder in ("migration", "cookbook") else page.stem
         pattern = rf"[\"/]{named}(\.md)?\""
         assert name in PAGES or any(re.search(pattern, text) for text in texts), name
 

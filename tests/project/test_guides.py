@@ -11,6 +11,7 @@ from support.redis_servers import RedisServer
 
 PAGES = [
     *sorted((DOCS / "migration").glob("*.md")),
+    *(page for page in sorted((DOCS / "cookbook").glob("*.md")) if page.stem != "index"),
     *(DOCS / f"{name}.md" for name in ("testing", "security", "faq")),
 ]
 

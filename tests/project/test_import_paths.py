@@ -70,6 +70,7 @@ PATHS = {
     "rate_limiter.settings": ("Settings",),
     "rate_limiter.startup": ("exit_on_mistake", "forget_ended_processes"),
     "rate_limiter.telemetry": ("instrument", "watch"),
+    "rate_limiter.testing": ("reset_all",),
     "rate_limiter.token_bucket": ("TokenBucketLimiter", "TokenBucketRateLimiter"),
     "rate_limiter.token_bucket_async": ("AsyncTokenBucketRateLimiter",),
 }

@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +113,17 @@ class Guide:
         )
 
     def _execute(self, block: Block) -> dict[str, Any]:
-        names: dict[str, Any] = {"__name__": f"guide_{block.line}"}
+        module = types.ModuleType(f"guide_{block.line}")
         # Errors and failed assertions show the line of the page.
         source = "\n" * block.line + self._local(block)
-        exec(compile(source, str(self.page), "exec", dont_inherit=True), names)
-        return names
+        code = compile(source, str(self.page), "exec", dont_inherit=True)
+        # Litestar finds the module of a handler there, to resolve its annotations.
+        sys.modules[module.__name__] = module
+        try:
+            exec(code, vars(module))
+        finally:
+            del sys.modules[module.__name__]
+        return vars(module)
 
     # --- How blocks are tested ---
 
