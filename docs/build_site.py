@@ -1,15 +1,16 @@
-"""Build the docs site from mkdocs.yml and docs/ with Zensical, strictly.
+"""Build the docs site, build/site, with Zensical, strictly.
 
     python docs/build_site.py
 
-Zensical writes into `site_dir`, which must be inside the folder of mkdocs.yml. The footer shows
-the versions of the package and of what it is built with.
+Zensical reads and writes only below the folder of mkdocs.yml, so it builds from a copy in
+build/site-source. The footer shows the versions of the package and of what it is built with.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -30,14 +31,18 @@ def versions() -> str:
 
 
 def build(root: Path = ROOT) -> str:
-    """Build the site of the folder with mkdocs.yml and docs/; return what Zensical prints.
+    """Build the site of the folder with docs/; return what Zensical prints.
 
     Raises:
         SystemExit: a link leads nowhere, or something else is wrong; with the output.
     """
+    source = root / "build" / "site-source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "docs", source / "docs")
+    shutil.copy(root / "docs" / "site" / "mkdocs.yml", source)
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--clean", "--strict"],
-        cwd=root,
+        cwd=source,
         env=os.environ | {"SITE_VERSIONS": versions()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,7 +51,10 @@ def build(root: Path = ROOT) -> str:
     )
     if done.returncode:
         raise SystemExit(done.stdout)
-    reference = root / "build" / "site" / "api.html"
+    site = root / "build" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(source / "site", site)
+    reference = site / "api.html"
     reference.write_text(linked(reference.read_text(encoding="utf-8")), encoding="utf-8")
     return done.stdout
 
