@@ -29,7 +29,7 @@ class RequestContext:
     """What one extension has decided about one request."""
 
     __slots__ = (
-        *("application", "conditional", "fell_back", "endpoint", "plan", "seen", "taken"),
+        *("application", "conditional", "endpoint", "error", "fell_back", "plan", "seen", "taken"),
         *("view_rate_limit", "view_rate_limits"),
     )
 
@@ -42,6 +42,7 @@ class RequestContext:
         self.conditional: list[tuple[RequestLimit, int]] = []
         self.seen: set[Limit] = set()
         self.fell_back = False
+        self.error: RateLimitExceeded | None = None
 
 
 def evaluate(

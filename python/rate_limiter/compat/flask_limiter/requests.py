@@ -143,7 +143,8 @@ class RequestChecks:
             if not endpoint or self._is_exempt(context.plan):
                 return
             self._evaluate(context, endpoint, collect(), whole_request)
-        except RateLimitExceeded:
+        except RateLimitExceeded as error:
+            context.error = error
             raise
         except Exception:
             if not application.swallow_errors:
@@ -255,6 +256,10 @@ class RequestChecks:
         context: RequestContext | None = current.__dict__.get(self._slot)
         if context is None:
             return response
+        if context.error is not None:
+            # Flask's frames refer to the exception, which refers to them: a cycle per denial.
+            context.error.__traceback__ = None
+            context.error = None
         application = context.application
         try:
             if context.conditional:
