@@ -94,8 +94,9 @@ class RateLimiter:
 
     def stats_of(self, item: RateLimitItem, decision: Decision) -> WindowStats:
         """Return the state of the window according to a Decision of just now."""
-        # A sliding window is empty later than its length; a denied client may retry earlier.
-        seconds = decision.retry_after or min(decision.reset_after, item.get_expiry())
+        # A sliding window is empty later than its length; a denied client may retry earlier, or
+        # never if the cost is above the amount.
+        seconds = min(decision.retry_after or decision.reset_after, item.get_expiry())
         return WindowStats(time.time() + seconds, int(decision.remaining))
 
     def clear(self, item: RateLimitItem, *identifiers: str) -> None:
