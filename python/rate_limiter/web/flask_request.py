@@ -148,7 +148,7 @@ class Attached:
     def _find_policies(
         self, state: State, current: Request, endpoint: str, view: Any
     ) -> Iterable[Policy]:
-        if _serves_static_files(endpoint, view) and not hasattr(view, LIMITS):
+        if serves_static_files(endpoint, view) and not hasattr(view, LIMITS):
             return ()
         of_view = _sources(view, current.method)
         if self._is_exempted(state, of_view) or self._limits(state, of_view):
@@ -284,7 +284,7 @@ def _status(state: State, current: Request) -> Response:
     return response
 
 
-def _serves_static_files(endpoint: str, view: Any) -> bool:
+def serves_static_files(endpoint: str, view: Any) -> bool:
     """Return whether Flask added a view for a ``static_folder``."""
     is_flasks = (getattr(view, "__module__", None) or "").partition(".")[0] == "flask"
     return is_flasks and endpoint.rpartition(".")[2] == "static"

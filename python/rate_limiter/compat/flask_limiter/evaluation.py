@@ -1,0 +1,233 @@
+"""Count a request against its limits, and describe them in the response's headers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rate_limiter.checks.extras import extra_named
+from rate_limiter.compat.flask_limiter.definitions import (
+    Limit,
+    OnBreach,
+    RequestLimit,
+    RuntimeLimit,
+    peek,
+)
+from rate_limiter.compat.flask_limiter.errors import RateLimitExceeded
+from rate_limiter.compat.limits.strategies import RateLimiter as Strategy
+
+with extra_named():
+    from flask.wrappers import Response
+    from werkzeug.http import http_date, parse_date
+
+if TYPE_CHECKING:
+    from rate_limiter.compat.flask_limiter.application import Application, HeaderTexts
+    from rate_limiter.compat.flask_limiter.routes import Plan
+
+
+class RequestContext:
+    """What one extension has decided about one request."""
+
+    __slots__ = (
+        *("application", "conditional", "endpoint", "error", "fell_back", "plan", "seen", "taken"),
+        *("view_rate_limit", "view_rate_limits"),
+    )
+
+    def __init__(self, endpoint: str | None, application: Application, plan: Plan) -> None:
+        # Not the request: it refers to this object, and cycles cost the next requests time.
+        self.endpoint, self.application, self.plan = endpoint, application, plan
+        self.view_rate_limit: RequestLimit | None = None
+        self.view_rate_limits: list[RequestLimit] = []
+        self.taken: list[tuple[RequestLimit, int]] = []
+        self.conditional: list[tuple[RequestLimit, int]] = []
+        self.seen: set[Limit] = set()
+        self.fell_back = False
+        self.error: RateLimitExceeded | None = None
+
+
+def evaluate(
+    context: RequestContext,
+    strategy: Strategy,
+    endpoint: str,
+    limits: list[RuntimeLimit],
+    *,
+    whole_request: bool,
+) -> None:
+    """Count the request against limits, the shortest first.
+
+    Args:
+        whole_request: whether a denial ends the request, so that limits it passed before, in an
+            earlier call, get back what they took. Those of this call always do.
+
+    Raises:
+        RateLimitExceeded: it exceeds one of them, or a meta limit.
+    """
+    application = context.application
+    if len(limits) > 1:
+        limits.sort(key=lambda one: one.limit)
+    _check_meta_limits(context, strategy, endpoint, limits)
+    before = 0 if whole_request else len(context.taken)
+    counted: list[RequestLimit] = []
+    breached: list[RequestLimit] = []
+    for limit in limits:
+        # Most limits have neither condition: this is the path of every request.
+        definition = limit.definition
+        if definition.exempt_when is not None and limit.is_exempt:
+            continue
+        if definition.methods and limit.method_exempt:
+            continue
+        names = _count_names(application, limit, endpoint)
+        if names is None:
+            continue
+        cost = limit.deduction_amount if callable(definition.cost) else definition.cost or 1
+        decision = strategy.decide(limit.limit, *names, cost=cost)
+        state = RequestLimit(strategy, limit, names, decision)
+        counted.append(state)
+        if not decision.allowed:
+            application.logger.info(
+                "ratelimit %s (%s) exceeded at endpoint: %s", limit.limit, names[-2], names[-1]
+            )
+            breached.append(state)
+            if application.fail_on_first_breach:
+                break
+        elif definition.deduct_when is not None:
+            context.conditional.append((state, cost))
+        else:
+            context.taken.append((state, cost))
+    _note_states(context, counted, breached)
+    if breached:
+        for state, cost in context.taken[before:]:
+            state.give_back(cost)
+        del context.taken[before:]
+        _deny(context, strategy, endpoint, breached)
+
+
+def _note_states(
+    context: RequestContext, counted: list[RequestLimit], breached: list[RequestLimit]
+) -> None:
+    if not counted:
+        return
+    if breached:
+        context.view_rate_limit = breached[-1]
+    elif len(counted) == 1:
+        context.view_rate_limit = counted[0]
+    else:
+        context.view_rate_limit = next((one for one in counted if not one.shared), counted[0])
+    earlier = context.view_rate_limits
+    context.view_rate_limits = (
+        sorted(earlier + counted, key=lambda one: one.limit) if earlier else counted
+    )
+
+
+def settle(context: RequestContext, response: Response) -> None:
+    """Give back the costs of limits whose `deduct_when` does not count this response."""
+    pending, context.conditional = context.conditional, []
+    for state, cost in pending:
+        deduct_when = state.runtime_limit.deduct_when
+        if deduct_when is not None and not deduct_when(response):
+            state.give_back(cost)
+
+
+def write_headers(
+    response: Response, limit: RequestLimit, names: HeaderTexts, retry_after: str | None
+) -> None:
+    """Describe a limit in the headers of a response; those that the view has set stay."""
+    headers, window = response.headers, limit.window
+    reset_at = int(window.reset_time + 1)
+    given = {name.lower() for name, _ in headers}
+    if names.limit.lower() not in given:
+        headers.add(names.limit, str(limit.limit.amount))
+    if names.remaining.lower() not in given:
+        headers.add(names.remaining, str(window.remaining))
+    if names.reset.lower() not in given:
+        headers.add(names.reset, str(reset_at))
+    if names.retry_after.lower() in given:
+        reset_at = max(reset_at, _retry_at(headers.get(names.retry_after)))
+        headers.remove(names.retry_after)
+    is_date = retry_after == "http-date"
+    headers.add(
+        names.retry_after, http_date(reset_at) if is_date else str(int(reset_at - time.time()))
+    )
+
+
+def _retry_at(header: str | None) -> int:
+    """Return the time in a Retry-After header, in seconds since the epoch; 0 without one."""
+    if header is None:
+        return 0
+    if header.isascii() and header.isdecimal() and len(header) < 12:
+        return int(time.time() + int(header))
+    date = parse_date(header)
+    return 0 if date is None else int(date.timestamp())
+
+
+def _count_names(application: Application, limit: RuntimeLimit, endpoint: str) -> list[str] | None:
+    key, definition = limit.key_func(), limit.definition
+    is_plain = definition.scope is None and not definition.per_method
+    scope = endpoint if is_plain else limit.scope_for(endpoint)
+    if not key or not scope:
+        application.logger.error(
+            "Skipping limit: %s. Empty value found in parameters.", limit.limit
+        )
+        return None
+    return [application.key_prefix, key, scope] if application.key_prefix else [key, scope]
+
+
+def _meta_limits(application: Application, limits: list[RuntimeLimit]) -> list[RuntimeLimit]:
+    if not application.meta_limits and not any(one.definition.meta_limits for one in limits):
+        return []
+    shared = [one for meta in application.meta_limits for one in meta.resolve()]
+    own = [one for limit in limits if limit.definition.meta_limits for one in limit.meta_limits]
+    return [meta for meta in shared + own if not meta.is_exempt]
+
+
+def _check_meta_limits(
+    context: RequestContext, strategy: Strategy, endpoint: str, limits: list[RuntimeLimit]
+) -> None:
+    """Raise RateLimitExceeded while a meta limit is used up."""
+    if context.plan.skips_meta or context.fell_back:
+        return
+    application = context.application
+    for meta in _meta_limits(application, limits):
+        names = _count_names(application, meta, endpoint)
+        if names is None:
+            continue
+        decision = peek(strategy, meta.limit, names, meta.deduction_amount)
+        if not decision.allowed:
+            state = RequestLimit(strategy, meta, names, decision)
+            context.view_rate_limit, context.view_rate_limits = state, [state]
+            callback = meta.on_breach or application.on_meta_breach
+            raise RateLimitExceeded(meta, _called(application, [callback], state))
+
+
+def _deny(
+    context: RequestContext, strategy: Strategy, endpoint: str, breached: list[RequestLimit]
+) -> None:
+    application, response = context.application, None
+    for state in breached:
+        callbacks = [application.on_breach, state.runtime_limit.on_breach]
+        response = _called(application, callbacks, state) or response
+    if not context.plan.skips_meta and not context.fell_back:
+        for meta in _meta_limits(application, [state.runtime_limit for state in breached]):
+            names = _count_names(application, meta, endpoint)
+            if names is not None:
+                strategy.hit(meta.limit, *names, cost=meta.deduction_amount)
+    raise RateLimitExceeded(breached[0].runtime_limit, response)
+
+
+def _called(
+    application: Application, callbacks: list[OnBreach | None], state: RequestLimit
+) -> Response | None:
+    """Call the functions for a breach; return the last Response that one returned."""
+    response = None
+    for callback in dict.fromkeys(callbacks):
+        if callback is None:
+            continue
+        try:
+            returned = callback(state)
+        except Exception:
+            if not application.swallow_errors:
+                raise
+            application.logger.exception("on_breach callback failed")
+        else:
+            response = returned if isinstance(returned, Response) else response
+    return response
