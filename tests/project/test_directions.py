@@ -30,6 +30,7 @@ PYTHON_FLOORS = (
     ("observe",),
     ("policy",),
     ("web",),
+    ("compat",),
     FRONTS,
     ("seeds",),
     ("cli",),

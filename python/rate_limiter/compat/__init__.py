@@ -1,0 +1,1 @@
+"""Import paths for programs written for other rate limiters: one changed line, the same program."""
