@@ -41,7 +41,7 @@ from web_cases import (
     by_base,
 )
 from web_drivers import Driver
-from web_peers import FLASK_LIMITER, PACKAGES, all_cases
+from web_peers import COMPAT, FLASK_LIMITER, PACKAGES, all_cases
 from web_servers import measure_servers, served_cases, wrk_version
 
 SLICE_NS = 3_000_000
@@ -144,6 +144,14 @@ def targets() -> Iterator[Target]:
         1.3,
         (EMPTY, NO_FASTAPI),
     )
+    for name in ("ASGI middleware", "decorator"):
+        yield Target(
+            f"added by slowapi / {COMPAT}, {name}",
+            (f"{COMPAT}, {name}", NO_FASTAPI),
+            2,
+            (f"slowapi, {name}", NO_FASTAPI),
+            at_least=True,
+        )
     for name in ("default limits", "decorator"):
         case = f"Flask, {name}"
         yield Target(

@@ -7,6 +7,8 @@ when a case is built, so that a run of other cases does not need them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -31,6 +33,7 @@ PACKAGES = (
 )
 FLASK_LIMITER = "Flask-Limiter, default limits"
 SLOWAPI = "slowapi, decorator"
+COMPAT = "rate_limiter.compat.slowapi"
 REMAINING = "x-ratelimit-remaining"
 
 
@@ -45,6 +48,8 @@ def peer_cases() -> Iterator[Case]:
     for name, make, shows in (
         ("slowapi, ASGI middleware", slowapi_middleware, ""),  # its 429 has no headers
         (SLOWAPI, slowapi_decorator, REMAINING),
+        (f"{COMPAT}, ASGI middleware", partial(slowapi_middleware, package=COMPAT), REMAINING),
+        (f"{COMPAT}, decorator", partial(slowapi_decorator, package=COMPAT), REMAINING),
         ("fastapi-limiter, dependency", fastapi_limiter, ""),
         ("throttled-py, hand-written dependency", throttled_dependency, REMAINING),
     ):
@@ -78,32 +83,26 @@ def asgi_ratelimit(limits: str) -> Any:
 # --- FastAPI ---------------------------------------------------------------------------------
 
 
-def _with_slowapi(app: FastAPI, limiter: Any) -> FastAPI:
-    from slowapi import _rate_limit_exceeded_handler
-    from slowapi.errors import RateLimitExceeded
+def _slowapi(package: str, app: FastAPI, **options: Any) -> Any:
+    """Return a Limiter of slowapi or of its stand-in, which `app` uses."""
+    made = import_module(package)
+    key = import_module(f"{package}.util").get_remote_address
+    limiter = app.state.limiter = made.Limiter(key, headers_enabled=True, **options)
+    error = import_module(f"{package}.errors").RateLimitExceeded
+    app.add_exception_handler(error, made._rate_limit_exceeded_handler)
+    return limiter
 
-    app.state.limiter = limiter
-    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+
+def slowapi_middleware(limits: str, package: str = "slowapi") -> FastAPI:
+    app = fastapi_app()
+    _slowapi(package, app, default_limits=[limits])
+    app.add_middleware(import_module(f"{package}.middleware").SlowAPIASGIMiddleware)
     return app
 
 
-def slowapi_middleware(limits: str) -> FastAPI:
-    from slowapi import Limiter
-    from slowapi.middleware import SlowAPIASGIMiddleware
-    from slowapi.util import get_remote_address
-
-    limiter = Limiter(get_remote_address, default_limits=[limits], headers_enabled=True)
-    app = _with_slowapi(fastapi_app(), limiter)
-    app.add_middleware(SlowAPIASGIMiddleware)
-    return app
-
-
-def slowapi_decorator(limits: str) -> FastAPI:
-    from slowapi import Limiter
-    from slowapi.util import get_remote_address
-
-    limiter = Limiter(get_remote_address, headers_enabled=True)
-    app = _with_slowapi(FastAPI(), limiter)
+def slowapi_decorator(limits: str, package: str = "slowapi") -> FastAPI:
+    app = FastAPI()
+    limiter = _slowapi(package, app)
 
     async def item(request: Request, response: Response) -> dict[str, str]:
         return {"message": "hello"}

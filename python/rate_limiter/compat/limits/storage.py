@@ -69,6 +69,7 @@ class Storage:
         key_prefix: prefix of the keys in Redis.
         on_store_error: while a Redis is unavailable: ``"memory"`` (the same limits in this
             process), ``"allow"``, ``"deny"`` or ``"raise"`` (StorageError).
+        count_denied: whether denied requests count too, as in the fixed windows of `limits`.
         clock: for memory, a callable that returns seconds.
         max_keys: about how many keys each limit may have in use in this process at once.
         options: for a Redis, settings of redis-py that an address can express, or
@@ -87,12 +88,13 @@ class Storage:
         *,
         key_prefix: str = PREFIX,
         on_store_error: OnStoreError = "memory",
+        count_denied: bool = False,
         clock: Clock = wall_clock,
         max_keys: int = 1_000_000,
         **options: Any,
     ) -> None:
         self.uri = _address(uri or self.DEFAULT_URI, options)
-        self.clock, self.max_keys = clock, max_keys
+        self.clock, self.max_keys, self.count_denied = clock, max_keys, count_denied
         self.redis: RedisStore | None = None
         self._limiters: dict[Limit, RateLimiter] = {}
         try:

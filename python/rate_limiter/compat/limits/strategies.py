@@ -1,6 +1,7 @@
 """Strategies of `limits`: how requests are counted against an item.
 
-Each counts exactly under threads, tasks and processes. A denied request takes nothing.
+Each counts exactly under threads, tasks and processes. A denied request takes nothing, unless the
+storage has `count_denied`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class RateLimiter:
         values = (item.amount, item.multiples, type(item))
         limiter = self._limiters.get(values)
         if limiter is None:
-            limit = self._windows(item.amount, item.get_expiry())
+            limit = self._windows(
+                item.amount, item.get_expiry(), count_denied=self.storage.count_denied
+            )
             limiter = self._limiters[values] = self.storage.limiter_of(limit)
         return limiter
 
@@ -100,8 +103,8 @@ class RateLimiter:
         self.limiter_of(item).reset(item.key_for(*identifiers))
 
 
-def _fixed_window(amount: int, window_s: int) -> Limit:
-    return Limit.fixed_window(amount, window_s, start="first")
+def _fixed_window(amount: int, window_s: int, count_denied: bool) -> Limit:
+    return Limit.fixed_window(amount, window_s, start="first", count_denied=count_denied)
 
 
 class FixedWindowRateLimiter(RateLimiter):
