@@ -140,7 +140,7 @@ class Limiter:
     def _set_headers(self, settings: Settings, enabled: bool, retry_after: str | None) -> None:
         self._headers_enabled = enabled or settings.flag("RATELIMIT_HEADERS_ENABLED", False)
         names = (settings.text(name, default) for name, default in HEADER_SETTINGS.items())
-        self._header_names = tuple(cast(str, name) for name in names)
+        self._header_names = tuple(cast(str, name).lower().encode("latin-1") for name in names)
         retry_after = retry_after or settings.text("RATELIMIT_HEADER_RETRY_AFTER_VALUE")
         self._retry_after = retry_after and _one_of(
             "retry_after", retry_after, "delta-seconds", "http-date"
@@ -411,14 +411,19 @@ class Limiter:
             stats = self._limiter.get_window_stats(item, *identifiers)
         limit, remaining, reset, retry_after = self._header_names
         reset_at = 1 + stats.reset_time
-        headers[limit] = str(item.amount)
-        headers[remaining] = str(stats.remaining)
-        headers[reset] = str(int(reset_at))
-        reset_at = max(reset_at, _retry_time(headers.get("Retry-After")))
+        retry_at = max(reset_at, _retry_time(headers.get("Retry-After")))
         if self._retry_after == "http-date":
-            headers[retry_after] = formatdate(reset_at, usegmt=True)
+            retry_text = formatdate(retry_at, usegmt=True)
         else:
-            headers[retry_after] = str(int(reset_at - time.time()))
+            retry_text = str(int(retry_at - time.time()))
+        raw = headers.raw
+        raw[:] = [field for field in raw if field[0] not in self._header_names]
+        raw += [
+            (limit, b"%d" % item.amount),
+            (remaining, b"%d" % stats.remaining),
+            (reset, b"%d" % reset_at),
+            (retry_after, retry_text.encode("ascii")),
+        ]
         return headers
 
 
