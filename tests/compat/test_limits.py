@@ -156,7 +156,7 @@ def test_a_window_begins_with_the_first_request(name: str, freed_s: int) -> None
 def test_denied_requests_count_if_the_storage_says_so() -> None:
     item = parse("5/hour")
     for count_denied, passed in ((False, True), (True, False)):
-        limiter = FixedWindowRateLimiter(storage_from_string("memory://", count_denied=count_denied))
+        limiter = FixedWindowRateLimiter(MemoryStorage(count_denied=count_denied))
         assert [limiter.hit(item, "a", cost=3) for _ in range(2)] == [True, False]
         assert limiter.hit(item, "a") is passed
 

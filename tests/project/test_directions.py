@@ -148,6 +148,14 @@ def test_imports_run_downwards(module: str) -> None:
         assert same_room or floor_of(use.used) < floor_of(module), str(use)
 
 
+def test_the_seeds_do_not_use_the_stand_ins_for_other_limiters() -> None:
+    seeds = [module for module in MODULES if module.partition(".")[0] == "seeds"]
+    assert seeds
+    for module in seeds:
+        for use in imports(MODULES[module]):
+            assert use.used.partition(".")[0] != "compat", str(use)
+
+
 @pytest.mark.parametrize("module", sorted(PATHS))
 def test_an_import_path_only_names(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text("utf-8"))

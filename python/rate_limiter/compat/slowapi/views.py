@@ -7,19 +7,37 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from rate_limiter.compat.slowapi.wrappers import LimitGroup
 
-if TYPE_CHECKING:
-    from rate_limiter.compat.slowapi.extension import Limiter
-
 _MARK = "__rate_limiter_views__"
 _REQUEST = "_rate_limiter_request"
 _RESPONSE = "_rate_limiter_response"
+
+
+class Checker(Protocol):
+    """What the wrapper of a view asks of a Limiter."""
+
+    enabled: bool
+    _headers_enabled: bool
+
+    def _should_check(self, request: Request) -> bool: ...
+
+    def _check_request_limit(
+        self, request: Request, endpoint_func: Callable[..., Any] | None, in_middleware: bool
+    ) -> None: ...
+
+    async def _check_async(
+        self, request: Request, endpoint_func: Callable[..., Any], in_middleware: bool
+    ) -> None: ...
+
+    def _show(
+        self, request: Request, result: Any, response: Any, arguments: Iterable[Any]
+    ) -> None: ...
 
 
 @dataclass
@@ -46,25 +64,25 @@ def name_of(view: Any) -> str:
     return f"{view.__module__}.{getattr(view, '__name__', type(view).__name__)}"
 
 
-def view_limits(limiter: Limiter, view: Any) -> ViewLimits | None:
+def view_limits(limiter: object, view: Any) -> ViewLimits | None:
     """Return what a limiter keeps about a view, or None.
 
     The attribute that holds it is copied by functools.wraps, so decorators may stand in between.
     """
-    marks: dict[Limiter, ViewLimits] | None = getattr(view, _MARK, None)
+    marks: dict[object, ViewLimits] | None = getattr(view, _MARK, None)
     return None if marks is None else marks.get(limiter)
 
 
-def marked(limiter: Limiter, view: Any) -> ViewLimits:
+def marked(limiter: object, view: Any) -> ViewLimits:
     """Return what a limiter keeps about a view, after making it if necessary."""
     target = getattr(view, "__func__", view)  # methods have no attributes
     if _MARK not in vars(target):
         setattr(target, _MARK, {})
-    marks: dict[Limiter, ViewLimits] = getattr(target, _MARK)
+    marks: dict[object, ViewLimits] = getattr(target, _MARK)
     return marks.setdefault(limiter, ViewLimits(name_of(view)))
 
 
-def limited(limiter: Limiter, view: Callable[..., Any], limits: ViewLimits) -> Callable[..., Any]:
+def limited(limiter: Checker, view: Callable[..., Any], limits: ViewLimits) -> Callable[..., Any]:
     """Return a function that checks the limits of a view before it calls it."""
     added = _added_parameters(view, limiter._headers_enabled)
 
