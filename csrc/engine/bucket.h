@@ -149,8 +149,8 @@ static inline rl_tap rl_limit_tap(const rl_limit *limit, int64_t now_ns)
 }
 
 /* Return the units that the bucket lacks; 0 = full. A clock that stepped back shows as a
- * larger deficit, so it never frees tokens. rl_entry_read cuts that at rl_limit_most, so it
- * locks nobody out until the clock has caught up. */
+ * larger deficit, so it never frees tokens. rl_entry_read cuts that at rl_limit_most, so no
+ * client is locked out until the clock has caught up. */
 static inline uint64_t rl_bucket_deficit(uint64_t word, uint64_t tap_units)
 {
     uint64_t ahead = word - tap_units;

@@ -584,7 +584,7 @@ def test_defaults_of_a_script(counting: Server, capsys: pytest.CaptureFixture[st
         "connections (50)",
         "at most (4)",
         "user-1, ... (2)",
-        "HTTP (POST)",
+        "HTTP method (POST)",
         "at most (300)",
     ):
         assert option in report

@@ -32,6 +32,11 @@ PATHS = {
         "Store",
     ),
     "rate_limiter.bucket_info": ("BucketInfo",),
+    "rate_limiter.compat.flask_limiter": ("Limiter",),
+    "rate_limiter.compat.flask_limiter.util": ("get_remote_address",),
+    "rate_limiter.compat.slowapi": ("Limiter", "_rate_limit_exceeded_handler"),
+    "rate_limiter.compat.slowapi.errors": ("RateLimitExceeded",),
+    "rate_limiter.compat.slowapi.util": ("get_remote_address",),
     "rate_limiter.config": ("RateLimitConfig", "RateLimitPolicy"),
     "rate_limiter.exceptions": ("RateLimitExceeded",),
     "rate_limiter.fastapi": (

@@ -166,7 +166,7 @@ def peek(strategy: Strategy, item: RateLimitItem, names: list[str], cost: int) -
 
 @dataclass(eq=False)
 class Limit:
-    """A default limit with options of its own, for `default_limits` of Limiter.
+    """A default limit with separate options, for `default_limits` of Limiter.
 
     Args:
         limit_provider: a text such as ``"10/minute"`` or ``"1/second;100/hour"``, or a callable

@@ -47,8 +47,8 @@ _NUMBERS = itertools.count()
 class RequestChecks:
     """The part of Limiter that runs for each request.
 
-    Application limits and, for views without limits of their own, those of their blueprint or the
-    default limits count in a `before_request` function; the limits of a decorator when what it
+    Application limits and, for views without limits, those of their blueprint or the default limits
+    count in a `before_request` function; the limits of a decorator when what it
     decorates is called, with those that they do not override.
     """
 

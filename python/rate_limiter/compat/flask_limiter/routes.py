@@ -1,7 +1,7 @@
 """Which limits and exemptions views, functions and blueprints have.
 
 They are kept on the functions as tuples that decorators with functools.wraps pass on. Names are
-not compared, so two views that one function has made have limits of their own.
+not compared, so two views that one function has made have separate limits.
 """
 
 from __future__ import annotations
@@ -151,5 +151,5 @@ class Blueprints:
 
 
 def drops_own_limits(exemption: ExemptionScope) -> bool:
-    """Return whether an exempt function loses the limits of its own decorators too."""
+    """Return whether an exempt function also loses the limits of its decorators."""
     return ORDINARY in exemption
