@@ -129,7 +129,9 @@ def test_other_commands_start_it(name: str, which: int, tmp_path: Path) -> None:
 
 def test_the_list_of_demos() -> None:
     text = (ROOT / "demo" / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \| (\d+) \| (\d+) \| (.*) \|$", text, re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`(\w+)`\]\((\S+)\) \| (\d+), [\w -]+ \| (\d+) \| (.*) \|$", text, re.MULTILINE
+    )
     assert rows == [
         (demo.name, f"{demo.name}/README.md", demo.number, str(demo.port), demo.summary)
         for demo in DEMOS.values()
