@@ -187,7 +187,7 @@ def test_commands(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["reset"], "give either KEY or --all"),
         (["reset", "k", "--all"], "give either KEY or --all"),
-        (["reset", "--all", "--raw"], "--raw goes with KEY"),
+        (["reset", "--all", "--raw"], "--raw requires KEY"),
         (["reset", "a*", "--name", "api"], "--name requires --limit"),
         (["list", "--name", "api"], "--name requires --limit"),
     ],

@@ -56,7 +56,7 @@ def test_two_without_a_name_are_reported_once(
     others = [make(store), make(store)]
     assert caplog.text.count(TEXT) == 1
     assert "the limits '1/hour'" in caplog.text
-    assert "give each a name=" in caplog.text
+    assert "give each its own name=" in caplog.text
     assert [first, *others]
 
 

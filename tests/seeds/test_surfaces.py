@@ -109,7 +109,7 @@ def test_rules_with_several_limits_and_shadows(
     client = distributed(server, capacity=3, refill_rate=1, rules=rules)
     assert [client.get("/several").status_code for _ in range(3)] == [200, 200, 429]
     assert [client.get("/shadow").status_code for _ in range(3)] == [200] * 3
-    assert "rule 'several': refund means nothing to" in caplog.text
+    assert "rule 'several': refund has no effect in" in caplog.text
 
 
 @pytest.fixture

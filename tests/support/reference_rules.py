@@ -180,7 +180,7 @@ class RuleTable:
                 if other is not rule:
                     raise ValueError(
                         f"the rules {other.name!r} and {rule.name!r} have the same conditions; "
-                        f"let them differ in path, method, tier or key"
+                        f"they must differ in path, method, tier or key"
                     )
 
     def limiting(
