@@ -13,6 +13,10 @@ import pytest
 from rate_limiter import AsyncRateLimiter, RateLimiter
 from support.redis_servers import RedisServer
 
+pytestmark = pytest.mark.unsanitized(
+    reason="a switch between greenlets copies the stack, which the sanitizer takes for an error"
+)
+
 # Each program runs in a separate process, since monkey patching is permanent.
 START = {
     "gevent": """
