@@ -21,37 +21,6 @@ Make = Callable[..., RateLimiter]
 LIMITS = ["10/day", "10/day; window=fixed", "10/day; window=sliding", "10/day; 5/minute"]
 
 
-@pytest.fixture(params=["memory", "shared", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Return a function that makes a limiter on one of the stores."""
-
-    def made(limits: Any = "10/day", **settings: Any) -> RateLimiter:
-        if request.param == "shared":
-            return RateLimiter(limits, store=f"shared://{tmp_path}/app", max_keys=1000, **settings)
-        if request.param == "redis":
-            server: RedisServer = request.getfixturevalue("server")
-            return RateLimiter(limits, store=server.url, on_store_error="raise", **settings)
-        return RateLimiter(limits, **settings)
-
-    return made
-
-
-@pytest.fixture(params=["threads", "tasks"])
-def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Return a function that calls a method of a limiter, blocking or awaited."""
-
-    def run(limiter: RateLimiter, method: str, *args: Any, **kwargs: Any) -> Any:
-        if request.param == "threads":
-            return getattr(limiter, method)(*args, **kwargs)
-
-        async def awaited() -> Any:
-            return await getattr(AsyncRateLimiter.of(limiter), method)(*args, **kwargs)
-
-        return asyncio.run(awaited())
-
-    return run
-
-
 @pytest.mark.parametrize("limits", LIMITS)
 def test_a_blocked_key_is_denied_until_then(
     make: Make, call: Callable[..., Any], limits: str
@@ -91,7 +60,7 @@ def test_after_the_block_the_bucket_is_as_it_was(make: Make, limits: str) -> Non
 
 
 def test_acquire_waits_for_the_end(make: Make, call: Callable[..., Any]) -> None:
-    limiter = make()
+    limiter = make("10/day")
     limiter.block("k", 0.1)
     started_s = time.monotonic()
     assert call(limiter, "acquire", "k")
@@ -107,7 +76,7 @@ def test_a_denial_lasts_as_long_as_the_bucket_needs(make: Make) -> None:
 
 
 def test_a_longer_block_stays(make: Make, call: Callable[..., Any]) -> None:
-    limiter = make()
+    limiter = make("10/day")
     call(limiter, "block", "k", 1000)
     call(limiter, "block", "k", 10)
     assert limiter.peek("k").retry_after == pytest.approx(1000, abs=30)
@@ -130,7 +99,7 @@ def test_a_longer_block_stays(make: Make, call: Callable[..., Any]) -> None:
     ],
 )
 def test_bad_times(make: Make, call: Callable[..., Any], seconds: Any, kind: Any) -> None:
-    limiter = make()
+    limiter = make("10/day")
     with pytest.raises(kind) as caught:
         call(limiter, "block", "k", seconds)
     text = repr(seconds) if kind is ValueError else type(seconds).__name__

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,42 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rate_limiter import AsyncRateLimiter, ManualClock, RateLimiter, RateLimitExceeded
 from rate_limiter.limiting.waiting import ThreadWaiter
-from support.redis_servers import RedisServer
 
 LIMITS = "60/day; 100000/day"
 
 Make = Callable[..., RateLimiter]
-
-
-@pytest.fixture(params=["memory", "shared", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Return a function that makes a limiter on one of the stores."""
-
-    def made(limits: str = LIMITS, **settings: Any) -> RateLimiter:
-        if request.param == "shared":
-            return RateLimiter(limits, store=f"shared://{tmp_path}/app", max_keys=1000, **settings)
-        if request.param == "redis":
-            server: RedisServer = request.getfixturevalue("server")
-            return RateLimiter(limits, store=server.url, on_store_error="raise", **settings)
-        return RateLimiter(limits, **settings)
-
-    return made
-
-
-@pytest.fixture(params=["threads", "tasks"])
-def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Return a function that calls a method of a limiter, blocking or awaited."""
-
-    def run(limiter: RateLimiter, method: str, *args: Any, **kwargs: Any) -> Any:
-        if request.param == "threads":
-            return getattr(limiter, method)(*args, **kwargs)
-
-        async def awaited() -> Any:
-            return await getattr(AsyncRateLimiter.of(limiter), method)(*args, **kwargs)
-
-        return asyncio.run(awaited())
-
-    return run
 
 
 def left(limiter: RateLimiter, key: str = "k") -> tuple[int, ...]:
@@ -61,7 +28,7 @@ def left(limiter: RateLimiter, key: str = "k") -> tuple[int, ...]:
 
 
 def test_each_limit_has_its_cost(make: Make, call: Callable[..., Any]) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
     assert call(limiter, "hit", "k", (1, 1500))
     assert left(limiter) == (59, 98_500)
     assert call(limiter, "allow", "k", cost=(9, 0)) is True
@@ -77,7 +44,7 @@ def test_each_limit_has_its_cost(make: Make, call: Callable[..., Any]) -> None:
 
 
 def test_a_cost_of_one_limit_denies_and_takes_nothing(make: Make, call: Callable[..., Any]) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
     for method in ("hit", "peek"):
         denied = call(limiter, method, "k", (1, 100_001))
         assert (denied.allowed, denied.limit, denied.retry_after) == (False, 100_000, math.inf)
@@ -121,7 +88,7 @@ async def test_tasks_of_one_turn_have_their_own_costs(make: Make) -> None:
 def test_bad_costs(
     make: Make, call: Callable[..., Any], method: str, cost: Any, kind: Any, message: str
 ) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
     with pytest.raises(kind) as caught:
         call(limiter, method, ["k"] if method == "allow_many" else "k", cost)
     assert message in str(caught.value)
@@ -189,7 +156,7 @@ class Block:
 
 @pytest.fixture(params=["with", "async with"])
 def block(request: pytest.FixtureRequest, make: Make) -> Block:
-    return Block(make(), request.param == "async with")
+    return Block(make(LIMITS), request.param == "async with")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +192,7 @@ def test_an_exception_gives_all_back(block: Block, error: type[BaseException]) -
 
 
 def test_an_exception_after_settle_keeps_what_was_used(make: Make) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
 
     def fail(reservation: Any) -> None:
         reservation.settle((1, 500))
@@ -262,7 +229,7 @@ def test_a_timeout_waits_for_tokens(make: Make, is_async: bool) -> None:
 
 
 def test_wrong_uses_of_settle(make: Make) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
     reservation = limiter.reserve("k", (1, 2000))
     with pytest.raises(RuntimeError, match="inside the block"):
         reservation.settle(1)
@@ -286,7 +253,7 @@ def test_wrong_uses_of_settle(make: Make) -> None:
 
 
 async def test_wrong_uses_of_settle_awaited(make: Make) -> None:
-    limiter = AsyncRateLimiter.of(make())
+    limiter = AsyncRateLimiter.of(make(LIMITS))
     reservation = limiter.reserve("k", (1, 2000))
     with pytest.raises(RuntimeError, match="inside the block"):
         await reservation.settle(1)
@@ -304,7 +271,7 @@ async def test_wrong_uses_of_settle_awaited(make: Make) -> None:
 
 @pytest.mark.parametrize("at", ["body", "settle"])
 def test_cancelled_tasks_lose_nothing(make: Make, at: str) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
 
     async def work(settles: asyncio.Event) -> None:
         async with AsyncRateLimiter.of(limiter).reserve("k", (1, 2000)) as reservation:
@@ -326,7 +293,7 @@ def test_cancelled_tasks_lose_nothing(make: Make, at: str) -> None:
 
 
 def test_a_loop_that_ends_gives_back(make: Make) -> None:
-    limiter = make()
+    limiter = make(LIMITS)
 
     async def work() -> None:
         async with AsyncRateLimiter.of(limiter).reserve("k", (1, 2000)):

@@ -30,23 +30,6 @@ Make = Callable[..., RateLimiter]
 Call = Callable[..., Decisions]
 
 
-@pytest.fixture(params=["memory", "shared", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Return a function that makes a limiter on one of the stores."""
-
-    def made(limits: Any, name: str = "", **settings: Any) -> RateLimiter:
-        if request.param == "shared":
-            store = f"shared://{tmp_path}/app"
-            return RateLimiter(limits, store=store, name=name, max_keys=1000, **settings)
-        if request.param == "redis":
-            server: RedisServer = request.getfixturevalue("server")
-            settings = {"on_store_error": "raise", **settings}
-            return RateLimiter(limits, store=server.url, name=name, **settings)
-        return RateLimiter(limits, **settings)
-
-    return made
-
-
 @pytest.fixture(params=["threads", "tasks"])
 def call(request: pytest.FixtureRequest) -> Call:
     """Return hit_all, or a function that awaits hit_all_async with AsyncRateLimiters."""
