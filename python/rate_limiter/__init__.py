@@ -7,10 +7,10 @@ if limiter.allow("user:42"):
     ...
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rate_limiter._core import Decision, StoreError
+from rate_limiter.checks.lazy_names import lazy_names
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
@@ -65,12 +65,7 @@ _LAZY = {
     "TokenBucketRateLimiter": "rate_limiter.seeds.pluggable.token_bucket",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used, see PEP 562."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

@@ -5,9 +5,9 @@ from rate_limiter.middleware import RateLimitMiddleware
 app.add_middleware(RateLimitMiddleware, limits="100/minute")
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rate_limiter.checks.lazy_names import lazy_names
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, client_of, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
 
@@ -33,9 +33,4 @@ _LAZY = {
     "RateLimiterMiddleware": "rate_limiter.seeds.quickstart",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of a demo when it is first used, see PEP 562."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(__name__, _LAZY)
