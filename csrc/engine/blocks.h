@@ -1,6 +1,6 @@
 /* engine/blocks.h -- the keys of a table that are blocked: denied until a time.
  *
- * Private to table.c, shared.c and blocks.c; rl_table_block is in engine/table.h.
+ * Private to table_decisions.c, together.c, shared.c and blocks.c; rl_table_block is in engine/table.h.
  *
  * The blocks of a table are a second table with the same secret. Its only limit is a bucket that
  * gains a token a microsecond, and a blocked key lacks a token for each microsecond that is left. So

@@ -1,6 +1,6 @@
 /* engine/shard.h -- one shard of a table: entries in lines, and the room for them.
  *
- * Private to table.c, shard.c, shared.c, blocks.c and together.c. Every function here is called with the
+ * Private to the table: table.c, table_decisions.c, shard.c, shared.c, blocks.c, together.c. Every function here is called with the
  * shard's lock held.
  *
  * The shards of a file are not trusted: other processes, and bytes that were overwritten, may

@@ -345,15 +345,11 @@ static check_status run_cost(check *check)
 
 /* ---- limits ------------------------------------------------------------------------------------------ */
 
-/* Return the costs of each limit, if the cost was a tuple, else NULL: with an exception set when
- * there is no memory. */
-static PyObject *tuple_of_costs(const check *check, const policy_rule *rule, const double *tokens)
+/* Return the tokens of each limit as a tuple of floats. NULL: out of memory. */
+static PyObject *tuple_of_costs(const double *tokens, size_t n)
 {
-    PyObject *costs = NULL;
-    if (check->cost != NULL && PyTuple_Check(check->cost)) {
-        costs = PyTuple_New((Py_ssize_t)rule->n_limits);
-    }
-    for (size_t i = 0; costs != NULL && i < rule->n_limits; i++) {
+    PyObject *costs = PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; costs != NULL && i < n; i++) {
         PyObject *one = PyFloat_FromDouble(tokens[i]);
         if (one == NULL) {
             Py_CLEAR(costs);
@@ -385,9 +381,12 @@ static int prepare_limits(check *check, const policy_rule *rule)
             return -1;
         }
     }
-    PyObject *costs = tuple_of_costs(check, rule, tokens);
-    if (costs == NULL && PyErr_Occurred()) {
-        return -1;
+    PyObject *costs = NULL;
+    if (check->cost != NULL && PyTuple_Check(check->cost)) {
+        costs = tuple_of_costs(tokens, rule->n_limits);
+        if (costs == NULL) {
+            return -1;
+        }
     }
     check->pending = verdict_new(check->version, rule, check->key, tokens[0], costs);
     return check->pending != NULL ? 0 : -1;

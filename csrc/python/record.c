@@ -37,16 +37,32 @@ void record_add(record_object *self, verdict_object *verdict)
     self->n++;
 }
 
-void record_drop_others(record_object *self, const verdict_object *kept)
+/* Empty the record; return its verdicts, which the caller then owns. */
+static verdict_object *record_detach(record_object *self)
 {
-    verdict_object *next = self->first;
+    verdict_object *verdicts = self->first;
     self->first = NULL;
     self->last = NULL;
     self->n = 0;
-    while (next != NULL) {
-        verdict_object *one = next;
-        next = one->next;
+    return verdicts;
+}
+
+/* Take the first of detached verdicts; NULL: there is none. */
+static verdict_object *verdict_take_first(verdict_object **rest)
+{
+    verdict_object *one = *rest;
+    if (one != NULL) {
+        *rest = one->next;
         one->next = NULL;
+    }
+    return one;
+}
+
+void record_drop_others(record_object *self, const verdict_object *kept)
+{
+    verdict_object *rest = record_detach(self);
+    verdict_object *one;
+    while ((one = verdict_take_first(&rest)) != NULL) {
         if (one == kept) {
             record_add(self, one);
         }
@@ -93,14 +109,9 @@ static bool verdict_give_back(const core_state *state, const verdict_object *ver
 
 void record_give_back(record_object *self, const verdict_object *denial)
 {
-    verdict_object *next = self->first;
-    self->first = NULL;
-    self->last = NULL;
-    self->n = 0;
-    while (next != NULL) {
-        verdict_object *one = next;
-        next = one->next;
-        one->next = NULL;
+    verdict_object *rest = record_detach(self);
+    verdict_object *one;
+    while ((one = verdict_take_first(&rest)) != NULL) {
         bool ran = denial != NULL && verdict_active(one) == verdict_active(denial);
         bool is_taken = one->decision.allowed && !ran;
         if (one == denial || (is_taken && !verdict_give_back(self->state, one))) {
