@@ -39,12 +39,12 @@ def run(program: Program, module: str, monkeypatch: pytest.MonkeyPatch) -> list[
         got = client.open(
             path, method=method, headers=headers, environ_base={"REMOTE_ADDR": address}
         )
-        told = sorted(
+        fields = sorted(
             (name, value)
             for name, value in got.headers.items()
             if name.lower().startswith(("x-", "retry", "content-t"))
         )
-        answers.append((step, got.status_code, told, got.text))
+        answers.append((step, got.status_code, fields, got.text))
     return answers
 
 

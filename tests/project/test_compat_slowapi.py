@@ -152,7 +152,7 @@ async def b(request: Request, response: Response):
     "keys of users": (
         """
 def user(request: Request):
-    return request.headers.get("X-User", "nobody")
+    return request.headers.get("X-User", "anonymous")
 
 limiter = Limiter(key_func=user, key_prefix="mine")
 app = application(limiter)
@@ -545,11 +545,11 @@ def answers(program: str, requests: str, traveller: Any) -> list[tuple[Any, ...]
             headers = dict([sent["header"].split(": ")]) if sent["header"] else {}
             for _ in range(int(sent["times"])):
                 response = client.request(sent["method"] or "GET", sent["path"], headers=headers)
-                received.append((each, *told(response)))
+                received.append((each, *answer_of(response)))
     return received
 
 
-def told(response: Any) -> tuple[Any, ...]:
+def answer_of(response: Any) -> tuple[Any, ...]:
     """Return the status, the body and the headers of limits; times in whole seconds."""
     headers = {}
     for name, value in response.headers.items():

@@ -66,7 +66,7 @@ def key_sees_hooks(fl: Any) -> tuple[Flask, Steps]:
     app.before_request(lambda: order.append("before the limiter"))
     limiter = fl.limiter(
         app,
-        key_func=lambda: order.append("key") or getattr(g, "user", "nobody"),
+        key_func=lambda: order.append("key") or getattr(g, "user", "anonymous"),
         application_limits=["9/minute"],
         on_breach=lambda limit: order.append("breach"),
         default_limits=["9/minute"],
@@ -293,7 +293,7 @@ def breaches(fl: Any) -> tuple[Flask, Steps]:
 
     @app.get("/seen")
     @limiter.exempt
-    def told() -> str:
+    def refused() -> str:
         return " ".join(seen)
 
     return app, "2x GET /a; 2x GET /b; GET /seen"
