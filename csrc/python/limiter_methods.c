@@ -97,14 +97,23 @@ int limiter_ready(const limiter_object *self)
     return 1;
 }
 
-int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
-                         uint64_t *room, const uint64_t **costs)
+/* Read a key and a cost. `convert` turns a charge or a refund into units; NULL: it is a cost. */
+static int limiter_read(const limiter_object *self, PyObject *key, PyObject *cost,
+                        cost_converter convert, rl_key *hash, uint64_t *room,
+                        const uint64_t **costs)
 {
     if (!limiter_ready(self) || limiter_hash_key(self, key, hash) < 0) {
         return -1;
     }
-    *costs = limiter_cost_units(self, cost, room);
+    *costs = convert == NULL ? limiter_cost_units(self, cost, room)
+                             : limiter_units(self, cost, convert, room);
     return *costs == NULL ? -1 : 0;
+}
+
+int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
+                         uint64_t *room, const uint64_t **costs)
+{
+    return limiter_read(self, key, cost, NULL, hash, room, costs);
 }
 
 /* ---- decisions ------------------------------------------------------------- */
@@ -248,20 +257,18 @@ typedef struct limiter_call {
     const uint64_t *costs;
 } limiter_call;
 
-/* Read them. `convert` turns a charge or a refund into units; NULL: the tokens are a cost. */
+/* Read them, as limiter_read. */
 static int read_limiter_call(const char *function, PyObject *object, PyObject *const *args,
                              Py_ssize_t nargs, PyObject *kwnames, cost_converter convert,
                              limiter_call *out)
 {
     core_key_cost given;
     out->limiter = limiter_of(object);
-    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0 ||
-        !limiter_ready(out->limiter) || limiter_hash_key(out->limiter, given.key, &out->key) < 0) {
+    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0) {
         return -1;
     }
-    out->costs = convert == NULL ? limiter_cost_units(out->limiter, given.cost, out->room)
-                                 : limiter_units(out->limiter, given.cost, convert, out->room);
-    return out->costs == NULL ? -1 : 0;
+    return limiter_read(out->limiter, given.key, given.cost, convert, &out->key, out->room,
+                        &out->costs);
 }
 
 static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -573,13 +580,14 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
     rl_table_stats stats = {0};
     size_t next = 0;
     rl_time now;
-    if (limiter_now(self, &now) < 0) {
-        return NULL;
-    }
-    while (rl_table_sweep_part(self->table, now, SLOTS_AT_ONCE, &next, &stats)) {
-        let_threads_run();
+    bool more = true;
+    while (more) {
         if (limiter_now(self, &now) < 0) {
             return NULL;
+        }
+        more = rl_table_sweep_part(self->table, now, SLOTS_AT_ONCE, &next, &stats);
+        if (more) {
+            let_threads_run();
         }
     }
     return stats_as_dict(stats);
