@@ -191,7 +191,7 @@ class FlaskRateLimiter:
         self._on_denied: OnDenied | None = checked_plain("on_denied", on_denied)
         # Of the decorators; a view that is decorated for each request must not stay.
         self._limits: weakref.WeakSet[_Limit] = weakref.WeakSet()
-        self._states: list[State] = []  # of the applications
+        self._states: weakref.WeakSet[State] = weakref.WeakSet()  # of the applications
         self._tier: TierSpec | None = _without_scope(tier, "tier")
         if self._tier is not None:
             self._identities.tier(self._tier)
@@ -234,7 +234,7 @@ class FlaskRateLimiter:
         name = f"{app.name}:{len(states) + 1}" if states else app.name
         state = self._state(settings, name)
         attached(app).states.append(state)
-        self._states.append(state)
+        self._states.add(state)
 
     def limit(
         self,
@@ -286,9 +286,10 @@ class FlaskRateLimiter:
 
     def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
         """Make buckets of all limits full, in all applications: see RateLimiter.reset."""
-        policies = [state.defaults for state in self._states]
+        states = list(self._states)
+        policies = [state.defaults for state in states]
         for limit in list(self._limits):
-            policies += [limit.policy(state) for state in self._states] + limit.policies()
+            policies += [limit.policy(state) for state in states] + limit.policies()
         for policy in dict.fromkeys(policies):
             if policy is not None:
                 policy.reset(key, prefix=prefix)

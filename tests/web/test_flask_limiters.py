@@ -1,6 +1,8 @@
 """FlaskRateLimiter: several limiters of one application, and cost_after of decorators."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -202,3 +204,22 @@ def test_an_async_cost_after_is_refused() -> None:
         limiter_of(default_limits="1/s", cost_after=cost)
     with pytest.raises(TypeError, match=expected):
         limiter_of().limit("1/s", cost_after=cost)
+
+
+def test_a_limiter_keeps_no_application() -> None:
+    """A limiter of a module outlives the applications that a factory makes for each test."""
+    limiter = FlaskRateLimiter(default_limits="5/minute")
+
+    def made() -> weakref.ref[Flask]:
+        app = Flask(__name__)
+        limiter.init_app(app)
+        app.add_url_rule("/", view_func=limiter.limit("1/minute")(lambda: "ok"))
+        assert [app.test_client().get("/").status_code for _ in range(2)] == [200, 429]
+        limiter.reset()
+        assert app.test_client().get("/").status_code == 200
+        return weakref.ref(app)
+
+    apps = [made() for _ in range(3)]
+    gc.collect()
+    assert [app() for app in apps] == [None] * 3
+    assert len(limiter._states) == 0

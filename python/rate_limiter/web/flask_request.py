@@ -48,7 +48,7 @@ class FlaskFramework(WsgiFramework):
         return signed_value(request.cookies.get(name, "")) or None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """The configuration of one limiter in one application."""
 
