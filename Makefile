@@ -47,7 +47,7 @@ wheels: $(VENV)/wheels.stamp ## wheels of every CPython found here for Linux, bu
 	@$(VENV)/bin/python .ci/wheels.py
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
-	@$(VENV)/bin/pytest --quiet --numprocesses $(JOBS) --dist loadfile
+	@.ci/pytest $(VENV)
 
 lint: $(VENV)/check.stamp ## ruff, clang-format, mypy, and the stubs against the extension
 	@$(VENV)/bin/ruff check --quiet
@@ -176,8 +176,7 @@ fuzz-binding: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## hostile calls of the bi
 	@$(if $(CAN_PRELOAD),PYTHONPATH=tests .ci/sanitized $(SANITIZED)/bin/python -m fuzz.fuzz_binding --seconds $(FUZZ_SECONDS))
 
 pytest-sanitized: $(if $(CAN_PRELOAD),$(SANITIZED).stamp) ## the Python tests under ASan+UBSan
-	@$(if $(CAN_PRELOAD),.ci/sanitized $(SANITIZED)/bin/pytest --quiet --ignore=tests/project \
-		--numprocesses $(JOBS) --dist loadfile -m 'not unsanitized')
+	@$(if $(CAN_PRELOAD),.ci/sanitized .ci/pytest $(SANITIZED) --ignore=tests/project -m 'not unsanitized')
 
 $(SANITIZED).stamp: $(PACKAGE) $(VENV)/check.stamp Makefile | test-packages
 	@rm -rf $(SANITIZED) && mkdir -p $(@D) && cp -al $(VENV) $(SANITIZED)

@@ -24,7 +24,6 @@ FOLDERS = [
     *sorted(Path("/opt").glob("python*/bin")),
 ]
 LEFT_OUT = "--ignore=tests/project"
-PARALLEL = ("--numprocesses", str(os.cpu_count()), "--dist", "loadfile")
 PROBE = """
 import json, pathlib, sys, sysconfig, ensurepip, venv
 include = pathlib.Path(sysconfig.get_path("include"), "Python.h")
@@ -93,7 +92,7 @@ def summaries(pythons: list[Python], sdist: Path) -> Iterator[tuple[bool, str]]:
         environments = list(pool.map(lambda python: make_environment(python, sdist), pythons))
     for python, (passed, output) in zip(pythons, environments, strict=True):
         if passed:
-            passed, output = run(python.environment / "bin/pytest", "--quiet", *PARALLEL, LEFT_OUT)
+            passed, output = run(ROOT / ".ci/pytest", python.environment, LEFT_OUT)
         if not passed:
             print(output)
         last_line = output.strip().rpartition("\n")[2]
