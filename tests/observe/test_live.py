@@ -14,6 +14,7 @@ from rate_limiter.metrics import watch
 from rate_limiter.observe import live, live_history, registry
 from rate_limiter.observe.live_history import OTHERS, RULES_MAX, SPAN_S, History, Sampler
 from rate_limiter.observe.registry import Decisions
+from rate_limiter.observe.top_clients import TopClient
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,17 @@ def test_long_errors_are_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.follow_rules(source, name)
     (found,) = (one for one in live.snapshot()["sources"] if one["source"] == name)
     assert found["last_errors"] == ["x" * 500 + "..."]
+
+
+def test_top_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(count: int, *, denied: bool) -> list[TopClient]:
+        return [TopClient("api", "files" if denied else "", "k", denied, count, 3)]
+
+    monkeypatch.setattr(live, "top_clients", found)
+    assert live.snapshot(top=7)["top"] == {
+        "denied": [{"rule": "api.files", "key": "k", "count": 7, "error": 3, "shadow": False}],
+        "allowed": [{"rule": "api", "key": "k", "count": 7, "error": 3, "shadow": False}],
+    }
 
 
 # --- History ---

@@ -24,6 +24,7 @@ from rate_limiter.observe.live_history import (
 )
 from rate_limiter.observe.metrics_folder import shared_folder
 from rate_limiter.observe.registry import Decisions, Reading, readings
+from rate_limiter.observe.top_clients import top_clients
 
 VERSION = 1
 RULES_MAX = 200
@@ -56,9 +57,8 @@ def snapshot(*, since_s: float = 0, top: int = TOP_MAX) -> dict[str, Any]:
       ``fallback_decisions``, and ``errors`` by kind.
     - ``sources``: rules that reload: ``source``, ``versions`` (``version``, ``processes``),
       ``stale`` (processes with old rules), ``loaded``, ``refused``, ``last_errors``.
-    - ``top``: ``denied`` and ``allowed``, lists of ``rule``, ``key``, ``count`` and ``error`` (the
-      count is too high by at most that), largest first; ``is_on`` is False if no limiter counts
-      them.
+    - ``top``: ``denied`` and ``allowed``, lists of ``rule``, ``key``, ``count``, ``error`` and
+      ``shadow``, the largest count first: see TopClient.
 
     Args:
         since_s: leave out samples that are not later than this time.
@@ -95,7 +95,7 @@ def snapshot(*, since_s: float = 0, top: int = TOP_MAX) -> dict[str, Any]:
         "latency": _latency(found.values(), samples),
         "stores": _stores(read),
         "sources": _sources(read),
-        "top": _top(top),
+        "top": {"denied": _top(top, denied=True), "allowed": _top(top, denied=False)},
     }
 
 
@@ -239,5 +239,14 @@ def _sources(read: _Readings) -> list[dict[str, Any]]:
     ]
 
 
-def _top(count: int) -> dict[str, Any]:
-    return {"is_on": False, "denied": [], "allowed": []}
+def _top(count: int, *, denied: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "rule": f"{one.meter}.{one.rule}" if one.rule else one.meter,
+            "key": one.key,
+            "count": one.count,
+            "error": one.error,
+            "shadow": one.shadow,
+        }
+        for one in top_clients(count, denied=denied)
+    ]
