@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/file.h"
+
 #define RL_METER_BOUNDS 15
 
 /* The number of the layout of a file. Increase it when rl_meter or a bound changes: it is part of
@@ -27,16 +29,8 @@ typedef struct rl_meter {
 /* Ascending; from half a microsecond, a decision in memory, to a second. */
 extern const int64_t rl_meter_bounds_ns[RL_METER_BOUNDS];
 
-typedef enum rl_meter_status {
-    RL_METER_OK,
-    RL_METER_ESYSTEM, /* see errno */
-    RL_METER_EOWNER,  /* not a plain file of this user that only this user can write */
-    RL_METER_EOTHER,  /* the file contains something else */
-} rl_meter_status;
-
-/* Open the meter in a file, and make the file if it is missing. Close with
- * rl_meter_close. Other than RL_METER_OK: *out is NULL, and no new file is left. */
-rl_meter_status rl_meter_open(const char *path, rl_meter **out);
+/* Open the meter in a file, as rl_file_map. Close with rl_meter_close. */
+rl_file_status rl_meter_open(const char *path, rl_meter **out);
 
 /* Close a meter of rl_meter_open. NULL is fine. */
 void rl_meter_close(rl_meter *meter);

@@ -41,16 +41,16 @@ static rl_meter *meter_open_file(PyObject *path)
     if (!PyUnicode_FSConverter(path, &name)) {
         return NULL;
     }
-    rl_meter_status status = rl_meter_open(PyBytes_AS_STRING(name), &meter);
+    rl_file_status status = rl_meter_open(PyBytes_AS_STRING(name), &meter);
     Py_DECREF(name);
     switch (status) {
-    case RL_METER_OK:
+    case RL_FILE_OK:
         return meter;
-    case RL_METER_EOWNER:
+    case RL_FILE_EOWNER:
         PyErr_Format(PyExc_PermissionError,
                      "%R must be a plain file of this user that no other user can write", path);
         return NULL;
-    case RL_METER_EOTHER:
+    case RL_FILE_EOTHER:
         PyErr_Format(PyExc_ValueError,
                      "%R is something else, or of another version: remove it, or take another path",
                      path);

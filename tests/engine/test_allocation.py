@@ -103,7 +103,8 @@ from rate_limiter._core import AsgiMiddleware, Limiter, StartResponse, client_ke
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, Storage
+from rate_limiter.policy.policy import Policy
+from rate_limiter.policy.storage import Storage
 from rate_limiter.policy.request_fields import WsgiFramework
 from rate_limiter.policy.rule_sources import as_source
 

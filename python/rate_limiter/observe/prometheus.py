@@ -121,6 +121,18 @@ def recorder(dimension: str) -> Callable[[bool, float], None]:
     return record
 
 
+def all_decisions() -> dict[str, Decisions]:
+    """Return decisions() with the counts of the three objects above, in this process."""
+    counts = _Counts()
+    for family in [*rl_allowed.collect(), *rl_blocked.collect(), *rl_latency.collect()]:
+        counts.add_samples(family)
+    found = decisions()
+    for dimension, more in counts.decisions().items():
+        before = found.get(dimension)
+        found[dimension] = more if before is None else before + more
+    return found
+
+
 class _OfThisProcess(Collector):
     """Collect the numbers of the engine and of the three objects above."""
 
@@ -197,6 +209,22 @@ class _Counts:
         if bound in buckets:  # else written by another version
             buckets[bound] += value
 
+    def decisions(self) -> dict[str, Decisions]:
+        return {
+            dimension: Decisions(
+                int(self._totals.get((ALLOWED, dimension), 0)),
+                int(self._totals.get((BLOCKED, dimension), 0)),
+                int(self._totals.get((SHADOW_DENIED, dimension), 0)),
+                self._by_duration(dimension),
+                int(self._sums.get(dimension, 0) * 1e9),
+            )
+            for dimension in dict.fromkeys(dimension for _, dimension in self._totals)
+        }
+
+    def _by_duration(self, dimension: str) -> tuple[int, ...]:
+        counts = [int(count) for count in self._buckets.get(dimension, {}).values()]
+        return tuple(count - before for before, count in zip([0, *counts], counts, strict=False))
+
     def families(self) -> Iterator[Metric]:
         for name in (ALLOWED, BLOCKED, SHADOW_DENIED):
             family = CounterMetricFamily(name, _DOCUMENTATION[name], labels=["dimension"])
@@ -213,6 +241,8 @@ class _Counts:
 def _reading_families(found: Iterable[Reading]) -> Iterator[Metric]:
     families: dict[str, Any] = {}
     for one in found:
+        if one.name not in _READINGS:  # for the live page
+            continue
         family = families.get(one.name)
         if family is None:
             make = GaugeMetricFamily if one.is_gauge else CounterMetricFamily

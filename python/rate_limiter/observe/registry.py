@@ -35,6 +35,7 @@ from rate_limiter.stores.store_errors import ERROR_KINDS
 PUBLISHED_EVERY_S = 1.0
 _SWEPT_AT_ONCE = 1 << 14  # slots of a table; takes half a millisecond
 _DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
+_ERROR_MAX = 500  # characters of an error that a process publishes
 _SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it is percent-encoded
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
 
@@ -66,10 +67,22 @@ class Decisions:
     by_duration: tuple[int, ...]
     sum_ns: int
 
+    def __add__(self, other: Decisions) -> Decisions:
+        return Decisions(
+            self.allowed + other.allowed,
+            self.blocked + other.blocked,
+            self.shadow_denied + other.shadow_denied,
+            tuple(map(sum, zip_longest(self.by_duration, other.by_duration, fillvalue=0))),
+            self.sum_ns + other.sum_ns,
+        )
+
 
 @dataclass(frozen=True)
 class Reading:
     """One number, for the metric of a name with these labels.
+
+    The live page shows all; ``limits_info``, ``processes``, ``rules_error`` and ``store_state`` are
+    for it alone.
 
     Attributes:
         is_gauge: the value is meaningless after its process has ended.
@@ -100,7 +113,7 @@ def watch(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
     if not hasattr(limiter, "_measure"):
         raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
     limiter._measure(meter(dimension, shadow=shadow))
-    follow(limiter, dimension)
+    follow(limiter, dimension, shadow=shadow)
 
 
 def meter(dimension: str, *, shadow: bool = False) -> Meter:
@@ -138,18 +151,24 @@ def checked_dimension(dimension: object) -> str:
     return dimension
 
 
-def follow(limiter: Any, dimension: str) -> None:
+def follow(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
     """Show the numbers of a limiter except its decisions. Arguments are those of watch."""
     with _lock:
         known = _followed.get(limiter)
         # A limiter with other limits continues the count of a followed one.
         evicted = limiter._counts()["evicted_active"] if known is None else known.evicted_active
-        _followed[limiter] = _Followed(dimension, evicted)
+        _followed[limiter] = _Followed(dimension, evicted, shadow)
         folder = shared_folder()
         if folder is not None:
             with reported(folder):
                 _hold_slot(folder)
                 _publisher.start()
+
+
+def followed() -> list[tuple[Any, str]]:
+    """Return the measured limiters of this process, each with its dimension."""
+    with _lock:
+        return [(limiter, one.dimension) for limiter, one in list(_followed.items())]
 
 
 def follow_rules(source: Any, name: str) -> None:
@@ -231,6 +250,7 @@ class _Followed:
 
     dimension: str
     evicted_active: int
+    is_shadow: bool = False
     is_swept_in: int = 0  # the process in which a thread frees its full buckets
 
 
@@ -256,6 +276,7 @@ def _own_readings() -> list[Reading]:
     found = [
         Reading("metrics_unshared", {}, float(is_unshared()), True),
         Reading("disabled", {}, float(_limits_off), True),
+        Reading("processes", {}, 1, True),
     ]
     connections: dict[int, Any] = {}
     with _lock:
@@ -263,6 +284,7 @@ def _own_readings() -> list[Reading]:
             stats = _stats_of(limiter, followed)
             common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
+            found.append(_of_limits(limiter, followed))
             found.append(Reading("keys", labels, stats["keys"], True, common))
             found.append(Reading("table_bytes", labels, stats["bytes"], True, common))
             evicted = stats["evicted_active"]
@@ -283,6 +305,17 @@ def _own_readings() -> list[Reading]:
     for connection in connections.values():
         found.extend(_of_store(connection))
     return found
+
+
+def _of_limits(limiter: Any, followed: _Followed) -> Reading:
+    is_in_file = bool(getattr(limiter, "_path", None))
+    labels = {
+        "dimension": followed.dimension,
+        "limits": ", ".join(map(str, limiter.limits)),
+        "mode": "shadow" if followed.is_shadow else "enforced",
+        "store": "redis" if limiter.is_remote else "shared" if is_in_file else "memory",
+    }
+    return Reading("limits_info", labels, 1, True)
 
 
 def _stats_of(limiter: Any, followed: _Followed) -> dict[str, int]:
@@ -317,6 +350,10 @@ def _of_store(connection: Any) -> Iterable[Reading]:
     labels = {"store": store}
     yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, store)
     yield Reading("fallback_decisions", labels, health["fallback_decisions"])
+    if health["status"] != "ok":
+        error = _shortened(health["last_error"])
+        state = {"breaker": health["breaker"], "nodes": ", ".join(health["failed_nodes"])}
+        yield Reading("store_state", labels | state | {"error": error}, 1, True)
     for kind in ERROR_KINDS:
         labels = {"store": store, "kind": kind}
         yield Reading("store_errors", labels, health["errors"].get(kind, 0))
@@ -326,8 +363,16 @@ def _of_rules(health: dict[str, Any], name: str) -> Iterable[Reading]:
     labels = {"source": name}
     yield Reading("rules_info", labels | {"version": health["version"]}, 1, True)
     yield Reading("rules_stale", labels, float(health["last_error"] is not None), True)
+    if health["last_error"] is not None:
+        error = _shortened(health["last_error"])
+        yield Reading("rules_error", labels | {"error": error}, 1, True)
     yield Reading("rules_loaded", labels, health["loaded"])
     yield Reading("rules_refused", labels, health["refused"])
+
+
+def _shortened(error: str | None) -> str:
+    text = error or ""
+    return text if len(text) <= _ERROR_MAX else f"{text[:_ERROR_MAX]}..."
 
 
 def _joined(found: Iterable[Reading]) -> list[Reading]:

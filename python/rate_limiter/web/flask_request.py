@@ -15,11 +15,12 @@ from typing import Any
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.policy.denials import Answer, DenialRenderer
+from rate_limiter.policy.denials import Answer, DenialRenderer, denial_of
 from rate_limiter.policy.headers import DENIED_DETAIL
-from rate_limiter.policy.policy import Policy, denial_of, run_now
+from rate_limiter.policy.lookups import status_of
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import WsgiFramework, scope_of_environ, signed_value
-from rate_limiter.policy.settling import RECORD, change_cost, record_of
+from rate_limiter.policy.settling import RECORD, change_cost, record_of, run_now
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.answers import DENIED, NO_STORE
 from rate_limiter.web.wsgi_app import RecordingApp, is_preflight, settle_failed, settle_later
@@ -279,7 +280,7 @@ def _teardown_request(error: BaseException | None) -> None:
 def _status(state: State, current: Request) -> Response:
     if state.defaults is None:
         return jsonify(limited=False, rule=None, limits=[])
-    response = jsonify(run_now(state.defaults.status(current.environ)))
+    response = jsonify(run_now(status_of(state.defaults, current.environ)))
     response.headers["Cache-Control"] = "no-store"
     return response
 

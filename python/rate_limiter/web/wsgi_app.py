@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 from rate_limiter._core import RateLimitRecord, StartResponse
 from rate_limiter.policy.denials import Answer
-from rate_limiter.policy.policy import Policy, run_now
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import scope_of_environ
-from rate_limiter.policy.settling import Finished, errors_logged, record_of, settle
+from rate_limiter.policy.settling import Finished, errors_logged, record_of, run_now, settle
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 SETTLEMENT = "rate_limiter.settlement"

@@ -23,9 +23,10 @@ from rate_limiter.policy.denials import Template
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
-from rate_limiter.policy.policy import Policy, run_now
+from rate_limiter.policy.lookups import status_of
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import WsgiFramework, environ_path, scope_of_environ
-from rate_limiter.policy.settling import CostAfter
+from rate_limiter.policy.settling import CostAfter, run_now
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.limited_application import limit_application
 from rate_limiter.web.wsgi_app import (
@@ -167,5 +168,5 @@ class RateLimitMiddleware:
         """Respond with the state of the caller."""
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return wsgi_answer(NO_METHOD, environ, start_response, [("Allow", "GET, HEAD")])
-        answer = state_answer(run_now(self.policy.status(environ)))
+        answer = state_answer(run_now(status_of(self.policy, environ)))
         return wsgi_answer(answer, environ, start_response, [("Cache-Control", "no-store")])

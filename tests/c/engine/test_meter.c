@@ -82,7 +82,7 @@ static void test_processes(void)
         pid_t pid = fork();
         if (pid == 0) {
             rl_meter *meter;
-            int failed = rl_meter_open(path, &meter) != RL_METER_OK;
+            int failed = rl_meter_open(path, &meter) != RL_FILE_OK;
             if (!failed) {
                 record_often(meter);
                 rl_meter_close(meter);
@@ -96,7 +96,7 @@ static void test_processes(void)
         CHECK_EQUAL(status, 0);
     }
     rl_meter *meter;
-    CHECK_EQUAL(rl_meter_open(path, &meter), RL_METER_OK);
+    CHECK_EQUAL(rl_meter_open(path, &meter), RL_FILE_OK);
     check_rounds(meter, 4);
     rl_meter_close(meter);
     unlink(path);
@@ -109,7 +109,7 @@ static void write_file(const char *text, size_t len, mode_t mode)
     close(fd);
 }
 
-static void check_refused(rl_meter_status expected)
+static void check_refused(rl_file_status expected)
 {
     rl_meter *meter = (rl_meter *)path; /* to be overwritten */
     CHECK_EQUAL(rl_meter_open(path, &meter), expected);
@@ -120,19 +120,19 @@ static void test_odd_files(void)
 {
     static char other[sizeof(rl_meter) + 8];
     write_file("x", 1, 0600);
-    check_refused(RL_METER_EOTHER);
+    check_refused(RL_FILE_EOTHER);
     memset(other, 'x', sizeof other);
     write_file(other, sizeof other, 0600); /* as long, but no meter */
-    check_refused(RL_METER_EOTHER);
+    check_refused(RL_FILE_EOTHER);
     write_file("", 0, 0666);
-    check_refused(RL_METER_EOWNER);
+    check_refused(RL_FILE_EOWNER);
     unlink(path);
     CHECK_EQUAL(symlink("/dev/null", path), 0);
-    check_refused(RL_METER_ESYSTEM);
+    check_refused(RL_FILE_ESYSTEM);
     CHECK(errno == ELOOP || errno == EMLINK);
     unlink(path);
     CHECK_EQUAL(mkdir(path, 0700), 0);
-    check_refused(RL_METER_ESYSTEM);
+    check_refused(RL_FILE_ESYSTEM);
     rmdir(path);
     rl_meter_close(NULL);
 }
@@ -151,12 +151,12 @@ int posix_fallocate(int fd, off_t offset, off_t len)
 static void test_a_full_disk(void)
 {
     disk_is_full = true;
-    check_refused(RL_METER_ESYSTEM);
+    check_refused(RL_FILE_ESYSTEM);
     CHECK_EQUAL(errno, ENOSPC);
     CHECK_EQUAL(access(path, F_OK), -1); /* else it would be refused even with room */
     disk_is_full = false;
     rl_meter *meter;
-    CHECK_EQUAL(rl_meter_open(path, &meter), RL_METER_OK);
+    CHECK_EQUAL(rl_meter_open(path, &meter), RL_FILE_OK);
     rl_meter_close(meter);
     unlink(path);
 }
