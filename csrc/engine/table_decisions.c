@@ -12,12 +12,23 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
+/* Find the entry of a key and read its state. What was counted before the clock was set back is
+ * written as it is read now, so that the times in a decision hold. With the shard's lock. */
+static slot table_read(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
+{
+    slot entry = rl_shard_find(moment->table, shard, tag);
+    rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    if (found->is_ahead) {
+        rl_entry_write(&moment->at, found, entry.words);
+    }
+    return entry;
+}
+
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
                             bool always, bool *allowed, rl_found *found)
 {
-    slot entry = rl_shard_find(moment->table, shard, tag);
-    rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    slot entry = table_read(moment, shard, tag, found);
     bool pass = always || rl_entry_allows(&moment->table->set, found, costs);
     if (pass && entry.tag == NULL) {
         entry = rl_shard_make_room(moment, shard, tag);
@@ -31,8 +42,6 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
         rl_found_take(&moment->at, found, costs);
         rl_entry_write(&moment->at, found, entry.words);
         rl_shard_occupy(shard, entry, tag);
-    } else if (found->is_ahead && *entry.tag == tag) {
-        rl_entry_write(&moment->at, found, entry.words);
     }
     *allowed = pass;
     return RL_OK;
@@ -45,7 +54,7 @@ static void table_look(rl_table *table, rl_key key, const moment *moment, bool d
     shard *shard = rl_table_shard(table, key);
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
-    rl_entry_read(&moment->at, rl_slot_words(rl_shard_find(table, shard, key_tag(key))), found);
+    table_read(moment, shard, key_tag(key), found);
     shard->counts.denied += denies;
     rl_shard_unlock(table, shard, ticket);
 }
@@ -176,9 +185,8 @@ void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time
 
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    slot entry = rl_shard_find(table, shard, key_tag(key));
+    slot entry = table_read(&moment, shard, key_tag(key), &found);
     if (entry.tag != NULL) {
-        rl_entry_read(&moment.at, entry.words, &found);
         rl_found_refund(&moment.at, &found, costs);
         rl_entry_write(&moment.at, &found, entry.words);
     }

@@ -65,6 +65,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(key=keys, share=shares)
     def hit(self, key: str, share: float) -> None:
         cost = self.cost(share)
+        self.see(key)
         decision = self.limiter.hit(key, cost)
         self.check_allowed(key, cost, decision.allowed)
         if not decision.allowed:
@@ -75,6 +76,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(key=keys, share=shares)
     def peek(self, key: str, share: float) -> None:
         cost = self.cost(share)
+        self.see(key)
         decision = self.limiter.peek(key, cost)
         self.check_allowed(key, cost, decision.allowed)
         if not decision.allowed:
@@ -91,6 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
             else [self.limiter.allow(key, cost) for key in keys]
         )
         for key, allowed in zip(keys, results, strict=True):
+            self.see(key)
             self.check_allowed(key, cost, allowed)
             self.take(key, cost, allowed)
 
@@ -98,6 +101,7 @@ class EngineMachine(RuleBasedStateMachine):
     def refund(self, key: str, share: float) -> None:
         cost = self.cost(share)
         self.limiter.refund(key, cost)
+        self.see(key)
         for bucket in self.buckets[key]:
             bucket.give_back(bucket.limit.cost(cost), self.clock.now_ns)
 
@@ -115,6 +119,7 @@ class EngineMachine(RuleBasedStateMachine):
     def wait_for_retry(self, key: str, share: float) -> None:
         cost = self.cost(share)
         denied = self.limiter.peek(key, cost)
+        self.see(key)
         if not denied and self.has_time_for(denied.retry_after_ns):
             self.move(denied.retry_after_ns - 1)
             assert self.limiter.peek(key, cost).retry_after_ns == 1
@@ -125,6 +130,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(key=keys)
     def wait_until_full(self, key: str) -> None:
         decision = self.limiter.peek(key, 0)
+        self.see(key)
         number = self.tightest(decision)
         if self.has_time_for(decision.reset_after_ns) and decision.reset_after_ns > 0:
             self.move(decision.reset_after_ns)
@@ -139,11 +145,14 @@ class EngineMachine(RuleBasedStateMachine):
         # Full buckets may be dropped at any time; drop them now, like the model.
         for key, buckets in self.buckets.items():
             deficits = [bucket.deficit(self.clock.now_ns) for bucket in buckets]
-            if any(0 < d <= self.error(b.limit) for d, b in zip(deficits, buckets, strict=True)):
-                self.reset(key)
-            elif not any(deficits):
+            if not any(deficits):
                 for bucket in buckets:
                     bucket.fill()
+            elif any(
+                0 < deficit <= self.error(bucket.limit) or bucket.may_owe(self.clock.now_ns)
+                for deficit, bucket in zip(deficits, buckets, strict=True)
+            ):
+                self.reset(key)
         in_use = sum(any(b.deficit(self.clock.now_ns) for b in bs) for bs in self.buckets.values())
         assert self.limiter.stats()["keys"] == in_use
         self.clock.set_ns(max(self.clock.now_ns - step_ns, 0))
@@ -153,6 +162,10 @@ class EngineMachine(RuleBasedStateMachine):
     def cost(self, share: float) -> float:
         tokens = share * min(self.capacities)
         return float(round(tokens / QUANTUM) * QUANTUM) if self.whole else tokens
+
+    def see(self, key: str) -> None:
+        for bucket in self.buckets[key]:
+            bucket.see(self.clock.now_ns)
 
     def take(self, key: str, cost: float, allowed: bool) -> None:
         if allowed:

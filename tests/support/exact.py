@@ -61,6 +61,11 @@ class ExactLimit:
         whole = math.ceil(Fraction(capacity) / unit) * unit
         return cls(whole, meant_by(refill_rate) / 10**9, unit)
 
+    @property
+    def most(self) -> Fraction:
+        """The most that a bucket lacks: what charges may owe, or what a clock took away."""
+        return self.capacity + min(self.capacity, 2**61 * self.unit)
+
     def cost(self, tokens: float) -> Fraction:
         """Return a cost rounded up to units."""
         return math.ceil(Fraction(tokens) / self.unit) * self.unit
@@ -81,7 +86,11 @@ class ExactLimit:
 
 
 class ExactBucket:
-    """One bucket of a limit. A clock that steps back takes away what had been refilled."""
+    """One bucket of a limit.
+
+    A clock that steps back takes away what had been refilled. The first request that sees that
+    the bucket lacks more than it ever can cuts it down to the most.
+    """
 
     def __init__(self, limit: ExactLimit) -> None:
         self.limit = limit
@@ -97,6 +106,17 @@ class ExactBucket:
     def deficit(self, now_ns: int) -> Fraction:
         """Return how many tokens it lacks."""
         return max(self._full_at - self._delivered(now_ns), Fraction(0))
+
+    def see(self, now_ns: int) -> None:
+        """Cut what it lacks down to the most, as every request does."""
+        self._full_at = min(self._full_at, self._delivered(now_ns) + self.limit.most)
+
+    def may_owe(self, now_ns: int) -> bool:
+        """Return true if it has been full for so long that a clock stepping back may make it owe.
+
+        The engine may take it as full only since now, lest its number wraps (shard_renew_words).
+        """
+        return self._delivered(now_ns) - self._full_at > 2**40 * self.limit.unit
 
     def missing(self, cost: Fraction, now_ns: int) -> Fraction:
         """Return how many tokens a request lacks; it passes when that is zero or less."""
