@@ -27,13 +27,14 @@ def reset_all() -> None:
 
     These are all that are in use, also those of middlewares, dependencies, decorators and rules. In
     shared memory and in Redis other processes find the buckets full too: a limiter resets the keys
-    under its name and limits, and no others. Where Redis does not answer, this is logged, and the
-    limiter is reset in the memory of this process.
+    under its name and limits, and no others. Where Redis does not answer, or holds the keys of a
+    limiter without any prefix, this is logged, and the limiter is reset in the memory of this
+    process.
     """
     for limiter in limiters_in_use():
         try:
             RateLimiter.reset(limiter)  # a subclass may have another signature
-        except StoreError as error:
+        except (StoreError, ValueError) as error:
             Limiter._reset_all(limiter)
             logger.warning("%r was reset in memory alone: %s", limiter, error)
 

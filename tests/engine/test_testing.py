@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from rate_limiter.asgi import RateLimitMiddleware
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.limiting.limiter import limiters_in_use
+from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.testing import reset_all
 from support.fronts import ask_asgi, ask_flask
 from support.redis_servers import RedisServer
@@ -52,6 +54,23 @@ def test_keys_of_others_in_redis_stay(server: RedisServer) -> None:
     again = RateLimiter("1/hour", store=server.url, name="theirs", on_store_error="raise")
     assert limiter.allow("k")
     assert not again.allow("k")
+
+
+def test_a_limiter_without_a_prefix_empties_no_database(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limiter = RedisRateLimiter("1/hour", store=server.url, exact_prefix="")
+    assert limiter.allow("k")
+    with contextlib.closing(server.admin()) as client:
+        client.set("of others", "kept")
+        for call in (limiter.reset, limiter.keys):
+            with pytest.raises(ValueError, match="cannot be told from all others"):
+                call()
+        reset_all()
+        assert any("cannot be told" in message for message in caplog.messages)
+        assert client.get("of others") == b"kept"
+        limiter.reset(prefix="k")
+        assert client.keys("*") == [b"of others"]
 
 
 def test_a_redis_that_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,6 +136,7 @@ def test_without_pytest(run_python: Callable[..., str]) -> None:
 import sys
 sys.modules["pytest"] = None
 from rate_limiter import RateLimiter
+from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.testing import reset_all
 limiter = RateLimiter("1/hour")
 print(limiter.allow("k"), limiter.allow("k"), reset_all(), limiter.allow("k"))
@@ -130,6 +150,7 @@ pytest_plugins = ["rate_limiter.testing"]
 TESTS = """
 import pytest
 from rate_limiter import RateLimiter
+from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.testing import reset_all
 
 limiter = RateLimiter("1/hour")

@@ -285,13 +285,14 @@ def test_loops_come_and_go(server: RedisServer, new_loop: Any) -> None:
         return await asyncio.gather(*(limiter.allow("k") for _ in range(5)))
 
     before = len(os.listdir("/proc/self/fd"))
+    errors = limiter.store.health()["errors"]  # of other limiters that still use this Redis
     for _ in range(10):
         assert run_on(new_loop, main()) == [True] * 5
     limiter.store.close()
     gc.collect()
     # One connection for this process' next loop may be there, not ten.
     assert len(os.listdir("/proc/self/fd")) <= before + 3
-    assert limiter.store.health()["errors"] == {}
+    assert limiter.store.health()["errors"] == errors
 
 
 @pytest.mark.parametrize("new_loop", LOOPS)

@@ -47,7 +47,16 @@ def search(
 
 
 def search_exact(connection: Connection, before: bytes, prefix: bytes) -> dict[bytes, bytes]:
-    """Do what search() does for keys that are the beginning, the client's key and maybe a date."""
+    """Do what search() does for keys that are the beginning, the client's key and maybe a date.
+
+    Raises:
+        ValueError: both are empty, so all keys of the database would be found.
+    """
+    if not before + prefix:
+        raise ValueError(
+            "without a prefix of the keys in Redis, those of this limiter cannot be told from all "
+            "others in the database: expected a prefix for this call, or exact_prefix of the limiter"
+        )
     pattern = escaped(before + prefix) + b"*"
     return _found(connection, pattern, prefix, lambda key: DATE.sub(b"", key[len(before) :]))
 
