@@ -199,7 +199,7 @@ class FlaskRateLimiter:
         # Several limiters of one application must not share buckets in a store.
         name = f"{app.name}:{len(states) + 1}" if states else app.name
         state = self._state(settings, name)
-        attached(app).states.append(state)
+        attached(app).attach(state)
         self._states.add(state)
 
     def limit(

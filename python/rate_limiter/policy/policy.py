@@ -36,7 +36,7 @@ from rate_limiter.policy.keys import (
 )
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
-from rate_limiter.policy.settling import CostAfter, give_back, record_of, run_now
+from rate_limiter.policy.settling import CostAfter, give_back, run_now
 from rate_limiter.policy.setup_checks import USER_KEYS
 from rate_limiter.policy.storage import LimiterSource
 
@@ -325,22 +325,19 @@ class Policy(_core.Policy):
             await self.denied.report(request, verdict)
         return verdict
 
-    def decide_now(self, request: Any) -> Verdict | None:
-        """Do what decide() does, without an event loop.
+    def _conclude_now(self, request: Any, outcome: Verdict | Check, has_more: bool) -> Any:
+        """Await a check, or report a denial; called by the engine, in decide_now().
 
-        Raises:
-            TypeError: something must be awaited.
+        Args:
+            has_more: the engine has left verdicts of the denied request to give back.
         """
-        try:
-            outcome = self._check(request, request)
-            if isinstance(outcome, Verdict):
-                more = outcome.is_denial and (self.denied.is_on or _has_more(request))
-                if not more:
-                    return outcome
-            return run_now(self._concluded(request, outcome))
-        except BaseException as error:
-            run_now(self._give_back_after(error, request))
-            raise
+        if isinstance(outcome, Verdict) and not has_more and not self.denied.is_on:
+            return outcome
+        return run_now(self._concluded(request, outcome))
+
+    def _fail(self, request: Any, error: BaseException) -> None:
+        """Give tokens back after an error; called by the engine, in decide_now()."""
+        run_now(self._give_back_after(error, request))
 
     async def finish(self, check: Check) -> Any:
         """Await what a check waits for, until it ends; return its outcome."""
@@ -370,9 +367,3 @@ def _free_elsewhere(garbage: list[Any]) -> None:
         thread = threading.Thread(target=garbage.clear, name="rate_limiter rules", daemon=True)
         with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter ends
             thread.start()
-
-
-def _has_more(request: Any) -> bool:
-    """Return whether the engine has left verdicts of a denied request to give back."""
-    record = record_of(request)
-    return record is not None and len(record.verdicts) > 1

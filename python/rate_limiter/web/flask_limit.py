@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, has_request_context, request
+from flask import Blueprint, Flask, Request, current_app
 
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.policy.policy import Policy
@@ -18,6 +18,7 @@ from rate_limiter.web.flask_request import (
     LIMITS,
     Attached,
     State,
+    current_request,
     decide,
     error_of,
     give_way,
@@ -25,6 +26,7 @@ from rate_limiter.web.flask_request import (
 from rate_limiter.web.flask_settings import OF_LIMITS
 
 logger = logging.getLogger("rate_limiter")
+_current_app: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
 class LimitNames:
@@ -93,13 +95,8 @@ class DecoratorLimit:
 
     def policy(self, state: State) -> Policy:
         """Return the Policy under the settings of an application."""
-        policy = state.policies.get(self)
-        if policy is None:
-            with self._lock:
-                policy = self._policy_under(state.settings)
-                if self.is_kept:
-                    state.policies[self] = policy
-        return policy
+        with self._lock:
+            return self._policy_under(state.settings)
 
     def _policy_under(self, settings: dict[str, Any]) -> Policy:
         of_limits = [settings[name] for name in OF_LIMITS]
@@ -128,37 +125,48 @@ class DecoratorLimit:
 
         @functools.wraps(view)
         def limited(*args: Any, **kwargs: Any) -> Any:
-            if has_request_context():
-                denial = self._denial(limited)
-                if denial is not None:
-                    return denial
-                if is_async:
-                    return current_app.ensure_sync(view)(*args, **kwargs)
+            try:
+                current = current_request()
+            except RuntimeError:  # no request is handled
+                return view(*args, **kwargs)
+            denial = self._denial(current, limited)
+            if denial is not None:
+                return denial
+            if is_async:
+                return current_app.ensure_sync(view)(*args, **kwargs)
             return view(*args, **kwargs)
 
         return limited
 
-    def _denial(self, limited: Callable[..., Any]) -> Any:
+    def _denial(self, current: Request, limited: Callable[..., Any]) -> Any:
         """Return the response if Flask itself called the view and it is denied, else None.
 
         Raises:
             FlaskRateLimitExceeded: denied; the caller may be another decorator.
         """
-        # Each use of a proxy such as `request` costs as much as a whole decision.
-        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        app = _current_app()
         limiters: Attached | None = app.extensions.get(EXTENSION)
-        state = None if limiters is None else limiters.state_of(self.owner)
-        if limiters is None or state is None or not state.enabled:
+        if limiters is None:
             return None
-        current = request._get_current_object()  # type: ignore[attr-defined]
+        state, policy = limiters.decorators.get(self) or self._look_up(limiters)
+        if policy is None:
+            return None
         if state.defaults is not None:
             give_way(current.environ, state.defaults)
-        denial = decide(state, self.policy(state), current)
+        denial = decide(state, policy, current)
         if denial is None:
             return None
-        if app.view_functions.get(current.endpoint) is not limited:
+        if app.view_functions.get(current.endpoint or "") is not limited:
             raise error_of(state, denial, current.environ)
         return limiters.response_to(state, denial, current.environ)
+
+    def _look_up(self, limiters: Attached) -> tuple[State, Policy | None]:
+        """Return, and remember if it is kept, what counts in an application."""
+        state = limiters.state_of(self.owner)
+        found = (state, self.policy(state) if state.enabled else None)
+        if self.is_kept:
+            limiters.decorators[self] = found
+        return found
 
 
 def name_of(view: Any) -> str:

@@ -30,9 +30,9 @@ from rate_limiter.policy.settling import CostAfter, run_now
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.limited_application import limit_application
 from rate_limiter.web.wsgi_app import (
-    RecordingApp,
     WsgiApp,
     is_preflight,
+    recording,
     settle_later,
     wsgi_answer,
 )
@@ -124,7 +124,7 @@ class RateLimitMiddleware:
         self._status_path = status_path
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._reads_path = bool(self._exempt_paths) or status_path is not None
-        self._recording = RecordingApp(self._decide)
+        self._recording = recording(self._decide)
 
     def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
         """Make buckets of all limits full: see RateLimiter.reset."""
