@@ -21,7 +21,7 @@ from rate_limiter.observe.top_clients import TopClient
 def sampler(monkeypatch: pytest.MonkeyPatch) -> Sampler:
     """Replace the sampler of this process by one without a thread."""
     made = Sampler()
-    monkeypatch.setattr(live, "SAMPLER", made)
+    monkeypatch.setattr(live_history, "SAMPLER", made)
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     return made
 

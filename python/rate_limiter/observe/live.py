@@ -15,8 +15,8 @@ from itertools import accumulate, zip_longest
 from typing import Any
 
 from rate_limiter._core import METER_BOUNDS_NS
+from rate_limiter.observe import live_history
 from rate_limiter.observe.live_history import (
-    SAMPLER,
     SPAN_S,
     STEP_S,
     Sample,
@@ -65,7 +65,7 @@ def snapshot(*, since_s: float = 0, top: int = TOP_MAX) -> dict[str, Any]:
         top: number of top clients in each list.
     """
     now_s = time.time()
-    samples = SAMPLER.samples(now_s)
+    samples = live_history.SAMPLER.samples(now_s)
     found = all_decisions()
     read = _Readings(readings())
     is_fresh = bool(samples) and now_s - samples[-1].time_s <= 2 * STEP_S

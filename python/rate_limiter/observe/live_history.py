@@ -155,6 +155,7 @@ class Sampler:
         self._lock = threading.Lock()  # guards the rest
         self._history = History()
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
         self._fd: int | None = None  # of the locked file
         self._folder: Path | None = None  # the folder with that file
 
@@ -167,10 +168,20 @@ class Sampler:
             with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter ends
                 self._thread.start()
 
+    def stop(self) -> None:
+        """Stop the thread, and leave the file to another process."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._lock:
+            self._leave()
+            self._stop = threading.Event()
+
     def _run(self) -> None:
-        while True:
+        self.sample()
+        while not self._stop.wait(STEP_S - time.time() % STEP_S):
             self.sample()
-            time.sleep(STEP_S - time.time() % STEP_S)
 
     def sample(self, now_s: float | None = None) -> None:
         """Take a sample now, unless another process does.
