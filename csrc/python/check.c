@@ -437,7 +437,7 @@ static check_status hit_denied(check *check, const policy_rule *rule)
         out->each[i] = denied;
     }
     if (rule->meter != NULL) {
-        rl_meter_record(rule->meter, false, 1, 0);
+        meter_add(rule->meter, check->key, false, 1, 0);
     }
     return CHECK_GO_ON;
 }

@@ -16,6 +16,7 @@
 
 #include "engine/meter.h"
 #include "engine/table.h"
+#include "engine/top.h"
 #include "python/names.h"
 
 /* Everything that belongs to one import of the module in one interpreter. */
@@ -24,6 +25,7 @@ typedef struct core_state {
     PyTypeObject *decision_type; /* strong */
     PyTypeObject *clock_type;    /* strong */
     PyTypeObject *meter_type;    /* strong */
+    PyTypeObject *sketch_type;   /* strong */
     PyTypeObject *asgi_type;     /* strong */
     PyTypeObject *sender_type;   /* strong */
     PyTypeObject *walk_type;     /* strong */
@@ -52,6 +54,7 @@ extern PyType_Spec limiter_spec;
 extern PyType_Spec decision_spec;
 extern PyType_Spec clock_spec;
 extern PyType_Spec meter_spec;
+extern PyType_Spec sketch_spec;
 extern PyType_Spec asgi_spec;
 extern PyType_Spec sender_spec;
 extern PyType_Spec walk_spec;
@@ -152,9 +155,49 @@ int core_parse_pair(const char *function, const char *first, const char *second,
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
-/* The numbers of a Meter. Borrowed: they live as long as the Meter. NULL with an exception set
+/* Raise the exception of a file that cannot be used: -1; RL_FILE_OK: 0. */
+int core_refuse_file(rl_file_status status, PyObject *path);
+
+/* The sketch of a ClientSketch. Borrowed: it lives as long as the object. NULL with an exception
+ * set when the object is none. */
+rl_top *sketch_value(core_state *state, PyObject *sketch);
+
+/* Count `n` decisions with the same result for a key that was read before. */
+void sketch_record(rl_top *top, PyObject *key, bool allowed, uint64_t n, int64_t now_ns);
+
+/* client_secret(path): the secret in a file, as bytes. */
+PyObject *core_client_secret(PyObject *module, PyObject *path);
+
+/* What a Meter counts. */
+typedef struct core_meter {
+    rl_meter *counts;
+    _Atomic(rl_top *) clients; /* NULL: not counted; set once */
+} core_meter;
+
+/* The counts of a Meter. Borrowed: they live as long as the Meter. NULL with an exception set
  * when the object is no Meter, or is not initialised. */
-rl_meter *meter_value(core_state *state, PyObject *meter);
+core_meter *meter_value(core_state *state, PyObject *meter);
+
+/* Count `n` decisions with the same result for a key, or for None; each took `elapsed_ns`. */
+void meter_add(core_meter *meter, PyObject *key, bool allowed, uint64_t n, int64_t elapsed_ns);
+
+static inline int64_t core_steady_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Count a decision for a key; it took from `began_ns` until `now_ns`. */
+static inline void core_meter_record(core_meter *meter, PyObject *key, bool allowed,
+                                     int64_t began_ns, int64_t now_ns)
+{
+    rl_meter_record(meter->counts, allowed, 1, now_ns - began_ns);
+    rl_top *clients = atomic_load_explicit(&meter->clients, memory_order_acquire);
+    if (clients != NULL) {
+        sketch_record(clients, key, allowed, 1, now_ns);
+    }
+}
 
 /* Add METER_BOUNDS_NS to the module. 0, or -1 with an exception set. */
 int meter_add_bounds(PyObject *module);
@@ -196,7 +239,7 @@ typedef struct limiter_object {
     clock_kind clock_kind;
     PyObject *clock;                 /* strong; NULL unless manual or a callable */
     _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
-    _Atomic(rl_meter *) meter;       /* of measured_by; NULL: not measured */
+    _Atomic(core_meter *) meter;     /* of measured_by; NULL: not measured */
 } limiter_object;
 
 static inline limiter_object *limiter_of(PyObject *self)

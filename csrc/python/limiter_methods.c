@@ -121,39 +121,39 @@ int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *co
 /* When a measured decision began. The time of the limiter saves reading a clock again. */
 static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
 {
-    return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : system_ns(CLOCK_MONOTONIC);
+    return self->clock_kind == CLOCK_KIND_MONOTONIC ? now.steady_ns : core_steady_ns();
 }
 
 /* rl_table_take() or rl_table_try() */
 typedef rl_status (*table_decider)(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                                    bool *allowed, rl_decision *out, rl_decision *each);
 
-/* Decide, and record the decision if a meter is set. 0, or -1 with an exception set and nothing
+/* Decide, and record the decision if a meter is set; `name` is the key before it was hashed. 0, or -1 with an exception set and nothing
  * taken. */
-static inline int limiter_take_by(table_decider decide, limiter_object *self, rl_key key,
-                                  const uint64_t *costs, bool *allowed, rl_decision *out,
-                                  rl_decision *each)
+static inline int limiter_take_by(table_decider decide, limiter_object *self, PyObject *name,
+                                  rl_key key, const uint64_t *costs, bool *allowed,
+                                  rl_decision *out, rl_decision *each)
 {
     rl_time now;
     if (limiter_now(self, &now) < 0) {
         return -1;
     }
-    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
     if (decide(self->table, key, costs, now, allowed, out, each) != RL_OK) {
         PyErr_NoMemory();
         return -1;
     }
     if (meter != NULL) {
-        rl_meter_record(meter, *allowed, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
+        core_meter_record(meter, name, *allowed, from_ns, core_steady_ns());
     }
     return 0;
 }
 
-static int limiter_take(limiter_object *self, rl_key key, const uint64_t *costs, bool *allowed,
-                        rl_decision *out, rl_decision *each)
+static int limiter_take(limiter_object *self, PyObject *name, rl_key key, const uint64_t *costs,
+                        bool *allowed, rl_decision *out, rl_decision *each)
 {
-    return limiter_take_by(rl_table_take, self, key, costs, allowed, out, each);
+    return limiter_take_by(rl_table_take, self, name, key, costs, allowed, out, each);
 }
 
 /* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
@@ -163,7 +163,7 @@ static PyObject *limiter_behind(limiter_object *self, PyObject *key, PyObject *c
     if (!self->waiters_first) {
         return NULL;
     }
-    int64_t from_ns = system_ns(CLOCK_MONOTONIC);
+    int64_t from_ns = core_steady_ns();
     PyObject *name = self->state->names[NAME_BEHIND_WAITERS];
     PyObject *denial = PyObject_CallMethodObjArgs((PyObject *)self, name, key, cost, NULL);
     if (denial == Py_None) {
@@ -172,9 +172,9 @@ static PyObject *limiter_behind(limiter_object *self, PyObject *key, PyObject *c
         PyErr_SetString(PyExc_TypeError, "_behind_waiters() must return a tuple or None");
         Py_CLEAR(denial);
     }
-    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     if (denial != NULL && meter != NULL) {
-        rl_meter_record(meter, false, 1, system_ns(CLOCK_MONOTONIC) - from_ns);
+        core_meter_record(meter, key, false, from_ns, core_steady_ns());
     }
     return denial;
 }
@@ -221,7 +221,7 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
     if (PyErr_Occurred()) {
         return -1;
     }
-    return limiter_take(self, hash, costs, allowed, out, each);
+    return limiter_take(self, key, hash, costs, allowed, out, each);
 }
 
 static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -252,6 +252,7 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
 /* The arguments of the methods below: an initialised limiter, a key, and costs. */
 typedef struct limiter_call {
     limiter_object *limiter;
+    core_key_cost given;
     rl_key key;
     uint64_t room[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
@@ -262,13 +263,12 @@ static int read_limiter_call(const char *function, PyObject *object, PyObject *c
                              Py_ssize_t nargs, PyObject *kwnames, cost_converter convert,
                              limiter_call *out)
 {
-    core_key_cost given;
     out->limiter = limiter_of(object);
-    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &given) < 0) {
+    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &out->given) < 0) {
         return -1;
     }
-    return limiter_read(out->limiter, given.key, given.cost, convert, &out->key, out->room,
-                        &out->costs);
+    return limiter_read(out->limiter, out->given.key, out->given.cost, convert, &out->key,
+                        out->room, &out->costs);
 }
 
 static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -295,8 +295,8 @@ static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_
     if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    if (limiter_take_by(rl_table_try, call.limiter, call.key, call.costs, &allowed, &decision,
-                        NULL) < 0) {
+    if (limiter_take_by(rl_table_try, call.limiter, call.given.key, call.key, call.costs, &allowed,
+                        &decision, NULL) < 0) {
         return NULL;
     }
     return decision_new(call.limiter->state, &decision);
@@ -306,19 +306,18 @@ static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ss
                                   PyObject *kwnames)
 {
     limiter_call call;
-    core_key_cost given;
     bool allowed;
     rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0 ||
-        core_parse_key_cost("hit_each", "key", args, nargs, kwnames, &given) < 0) {
+    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0) {
         return NULL;
     }
-    PyObject *denial = limiter_behind(call.limiter, given.key, given.cost);
+    PyObject *denial = limiter_behind(call.limiter, call.given.key, call.given.cost);
     if (denial != NULL || PyErr_Occurred()) {
         return denial;
     }
-    if (limiter_take(call.limiter, call.key, call.costs, &allowed, &tightest, each) < 0) {
+    if (limiter_take(call.limiter, call.given.key, call.key, call.costs, &allowed, &tightest,
+                     each) < 0) {
         return NULL;
     }
     return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
@@ -458,13 +457,29 @@ static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
     return hashes;
 }
 
+/* Let a meter count the decisions of allow_many(); `results` has a bool for each key. */
+static void limiter_record_many(core_meter *meter, PyObject *keys, PyObject *results,
+                                uint64_t n_allowed, int64_t from_ns)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    int64_t now_ns = core_steady_ns();
+    int64_t each_ns = (now_ns - from_ns) / (n > 0 ? n : 1);
+    rl_top *clients = atomic_load_explicit(&meter->clients, memory_order_acquire);
+    rl_meter_record(meter->counts, true, n_allowed, each_ns);
+    rl_meter_record(meter->counts, false, (uint64_t)n - n_allowed, each_ns);
+    for (Py_ssize_t i = 0; clients != NULL && i < n; i++) {
+        bool allowed = PyList_GET_ITEM(results, i) == Py_True;
+        sketch_record(clients, PyTuple_GET_ITEM(keys, i), allowed, 1, now_ns);
+    }
+}
+
 static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const uint64_t *units)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
     rl_time now = {0};
     rl_key *hashes = limiter_hash_keys(self, keys);
     PyObject *result = hashes == NULL || limiter_now(self, &now) < 0 ? NULL : PyList_New(n);
-    rl_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
+    core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
     uint64_t n_allowed = 0;
     for (Py_ssize_t i = 0; result != NULL && i < n; i++) {
@@ -477,10 +492,8 @@ static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const
         PyList_SET_ITEM(result, i, Py_NewRef(allowed ? Py_True : Py_False));
         n_allowed += allowed;
     }
-    if (meter != NULL && result != NULL && n > 0) {
-        int64_t each_ns = (system_ns(CLOCK_MONOTONIC) - from_ns) / n;
-        rl_meter_record(meter, true, n_allowed, each_ns);
-        rl_meter_record(meter, false, (uint64_t)n - n_allowed, each_ns);
+    if (meter != NULL && result != NULL) {
+        limiter_record_many(meter, keys, result, n_allowed, from_ns);
     }
     PyMem_Free(hashes);
     return result;
@@ -533,7 +546,7 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
 static PyObject *limiter_measure(PyObject *object, PyObject *measured_by)
 {
     limiter_object *self = limiter_of(object);
-    rl_meter *meter = meter_value(self->state, measured_by);
+    core_meter *meter = meter_value(self->state, measured_by);
     if (meter == NULL) {
         return NULL;
     }

@@ -3,11 +3,12 @@
 
 #include "engine/alloc.h"
 
-/* Immutable after __init__, except for the numbers. */
+/* Immutable after __init__, except for the numbers and for the sketch, which is set once. */
 typedef struct meter_object {
     PyObject_HEAD
-    rl_meter *meter; /* owned; NULL before __init__ */
+    core_meter meter; /* its counts are owned; NULL before __init__ */
     bool is_in_file;
+    _Atomic(PyObject *) sketch; /* strong; a ClientSketch, which has meter.clients; or NULL */
 } meter_object;
 
 static meter_object *meter_of(PyObject *self)
@@ -15,16 +16,17 @@ static meter_object *meter_of(PyObject *self)
     return (meter_object *)self;
 }
 
-/* Its numbers, or NULL with an exception set. */
-static rl_meter *meter_ready(PyObject *object)
+/* Its counts, or NULL with an exception set. */
+static core_meter *meter_ready(PyObject *object)
 {
-    if (meter_of(object)->meter == NULL) {
+    if (meter_of(object)->meter.counts == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this meter was not initialised: call __init__ first");
+        return NULL;
     }
-    return meter_of(object)->meter;
+    return &meter_of(object)->meter;
 }
 
-rl_meter *meter_value(core_state *state, PyObject *meter)
+core_meter *meter_value(core_state *state, PyObject *meter)
 {
     if (!PyObject_TypeCheck(meter, state->meter_type)) {
         PyErr_Format(PyExc_TypeError, "meter must be a Meter, not %.200s", Py_TYPE(meter)->tp_name);
@@ -43,22 +45,8 @@ static rl_meter *meter_open_file(PyObject *path)
     }
     rl_file_status status = rl_meter_open(PyBytes_AS_STRING(name), &meter);
     Py_DECREF(name);
-    switch (status) {
-    case RL_FILE_OK:
-        return meter;
-    case RL_FILE_EOWNER:
-        PyErr_Format(PyExc_PermissionError,
-                     "%R must be a plain file of this user that no other user can write", path);
-        return NULL;
-    case RL_FILE_EOTHER:
-        PyErr_Format(PyExc_ValueError,
-                     "%R is something else, or of another version: remove it, or take another path",
-                     path);
-        return NULL;
-    default:
-        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
-        return NULL;
-    }
+    core_refuse_file(status, path);
+    return meter;
 }
 
 static rl_meter *meter_make(void)
@@ -81,7 +69,7 @@ static void meter_free(rl_meter *meter, bool is_in_file)
 
 static int meter_refuse_second_init(const meter_object *self)
 {
-    if (self->meter != NULL) {
+    if (self->meter.counts != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a meter cannot be initialised twice");
         return -1;
     }
@@ -107,7 +95,7 @@ static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
         meter_free(meter, path != Py_None);
         return -1;
     }
-    self->meter = meter;
+    self->meter.counts = meter;
     self->is_in_file = path != Py_None;
     return 0;
 }
@@ -115,30 +103,59 @@ static int meter_init(PyObject *object, PyObject *args, PyObject *kwargs)
 static void meter_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    meter_free(meter_of(object)->meter, meter_of(object)->is_in_file);
+    meter_free(meter_of(object)->meter.counts, meter_of(object)->is_in_file);
+    Py_XDECREF(atomic_load(&meter_of(object)->sketch));
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+void meter_add(core_meter *meter, PyObject *key, bool allowed, uint64_t n, int64_t elapsed_ns)
+{
+    rl_top *clients = atomic_load_explicit(&meter->clients, memory_order_acquire);
+    if (n == 0) {
+        return;
+    }
+    rl_meter_record(meter->counts, allowed, n, elapsed_ns);
+    if (clients != NULL && key != Py_None) {
+        sketch_record(clients, key, allowed, n, core_steady_ns());
+    }
 }
 
 static PyObject *meter_record(PyObject *object, PyObject *args)
 {
     uint64_t allowed, blocked;
     long long elapsed_ns;
-    rl_meter *meter = meter_ready(object);
-    if (meter == NULL || !PyArg_ParseTuple(args, "O&O&L:record", core_parse_count, &allowed,
-                                           core_parse_count, &blocked, &elapsed_ns)) {
+    PyObject *key = Py_None;
+    core_meter *meter = meter_ready(object);
+    if (meter == NULL || !PyArg_ParseTuple(args, "O&O&L|O:record", core_parse_count, &allowed,
+                                           core_parse_count, &blocked, &elapsed_ns, &key)) {
         return NULL;
     }
-    if (allowed > 0) {
-        rl_meter_record(meter, true, allowed, elapsed_ns);
+    meter_add(meter, key, true, allowed, elapsed_ns);
+    meter_add(meter, key, false, blocked, elapsed_ns);
+    Py_RETURN_NONE;
+}
+
+static PyObject *meter_count_clients(PyObject *object, PyObject *sketch)
+{
+    core_meter *meter = meter_ready(object);
+    core_state *state = meter != NULL ? core_state_of(Py_TYPE(object)) : NULL;
+    rl_top *clients = state != NULL ? sketch_value(state, sketch) : NULL;
+    if (clients == NULL) {
+        return NULL;
     }
-    if (blocked > 0) {
-        rl_meter_record(meter, false, blocked, elapsed_ns);
+    PyObject *found = NULL;
+    if (atomic_compare_exchange_strong(&meter_of(object)->sketch, &found, sketch)) {
+        Py_INCREF(sketch);
+        atomic_store(&meter->clients, clients);
+    } else if (found != sketch) {
+        PyErr_SetString(PyExc_ValueError, "this meter counts clients in another sketch already");
+        return NULL;
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *meter_counts(rl_meter *meter, bool allowed)
+static PyObject *meter_counts(const rl_meter *meter, bool allowed)
 {
     PyObject *counts = PyTuple_New(RL_METER_BOUNDS + 1);
     for (Py_ssize_t i = 0; counts != NULL && i <= RL_METER_BOUNDS; i++) {
@@ -155,10 +172,11 @@ static PyObject *meter_counts(rl_meter *meter, bool allowed)
 
 static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    rl_meter *meter = meter_ready(object);
-    if (meter == NULL) {
+    core_meter *ready = meter_ready(object);
+    if (ready == NULL) {
         return NULL;
     }
+    const rl_meter *meter = ready->counts;
     PyObject *allowed = meter_counts(meter, true);
     PyObject *blocked = allowed == NULL ? NULL : meter_counts(meter, false);
     if (blocked == NULL) {
@@ -187,8 +205,13 @@ int meter_add_bounds(PyObject *module)
 
 static PyMethodDef meter_methods[] = {
     {"record", meter_record, METH_VARARGS,
-     PyDoc_STR("record($self, allowed, blocked, elapsed_ns, /)\n--\n\n"
-               "Add to the counts of decisions (ints >= 0); each took `elapsed_ns` nanoseconds.")},
+     PyDoc_STR("record($self, allowed, blocked, elapsed_ns, key=None, /)\n--\n\n"
+               "Add to the counts of decisions (ints >= 0); each took `elapsed_ns` nanoseconds.\n\n"
+               "key: the client they were for (str or bytes).")},
+    {"count_clients", meter_count_clients, METH_O,
+     PyDoc_STR(
+         "count_clients($self, sketch, /)\n--\n\n"
+         "Count clients in a ClientSketch from now on. Raises ValueError if another one does.")},
     {"read", meter_read, METH_NOARGS,
      PyDoc_STR("read($self, /)\n--\n\n"
                "Return the decisions so far: (allowed, blocked, sum_ns).\n\n"

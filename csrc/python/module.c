@@ -103,6 +103,7 @@ static int core_exec(PyObject *module)
         decision_describe_fields(state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
         add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
+        add_type(module, &sketch_spec, &state->sketch_type) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 ||
@@ -124,6 +125,7 @@ static int core_exec(PyObject *module)
         add_float(module, "MAX_REFILL_RATE", RL_RATE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "MAX_LIMITS", RL_TABLE_LIMITS_MAX) < 0 ||
         PyModule_AddIntConstant(module, "METER_LAYOUT", RL_METER_LAYOUT) < 0 ||
+        PyModule_AddIntConstant(module, "SKETCH_LAYOUT", RL_TOP_LAYOUT) < 0 ||
         PyModule_AddIntConstant(module, "SHARED_LAYOUT", RL_SHARED_LAYOUT) < 0) {
         return -1;
     }
@@ -137,6 +139,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->decision_type);
     Py_VISIT(state->clock_type);
     Py_VISIT(state->meter_type);
+    Py_VISIT(state->sketch_type);
     Py_VISIT(state->asgi_type);
     Py_VISIT(state->sender_type);
     Py_VISIT(state->walk_type);
@@ -166,6 +169,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->decision_type);
     Py_CLEAR(state->clock_type);
     Py_CLEAR(state->meter_type);
+    Py_CLEAR(state->sketch_type);
     Py_CLEAR(state->asgi_type);
     Py_CLEAR(state->sender_type);
     Py_CLEAR(state->walk_type);
@@ -199,6 +203,10 @@ static void core_free(void *module)
 
 static PyMethodDef core_methods[] = {
     {"_restore_decision", decision_restore, METH_VARARGS, PyDoc_STR("Restore a pickled Decision.")},
+    {"client_secret", core_client_secret, METH_O,
+     PyDoc_STR(
+         "client_secret(path, /)\n--\n\n"
+         "Return the 16 random bytes that the users of a file share; the first one makes it.")},
     {"take_all", core_take_all, METH_O,
      PyDoc_STR(
          "take_all($module, requests, /)\n--\n\n"

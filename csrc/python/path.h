@@ -173,7 +173,7 @@ typedef struct policy_rule {
     rl_limit_state *limits; /* owned; the decisions are empty */
     PyObject *names;        /* strong; a tuple, which keeps the names of the limits */
     PyObject *measured_by;  /* strong; the Meter of a rule that denies; NULL: not measured */
-    rl_meter *meter;        /* of measured_by */
+    core_meter *meter;      /* of measured_by */
     bool is_exempt;
     bool is_deny;   /* denies every request, without a limiter */
     bool is_shadow; /* counts, and never denies */

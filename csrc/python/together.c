@@ -21,22 +21,17 @@ static int read_together(const core_state *state, PyObject *item, rl_together *o
     return 0;
 }
 
-static int64_t together_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Let the meter of each limiter record its decision; in a denial only those that denied count. */
 static void together_record(PyObject *items, const rl_together *requests, size_t n, bool allowed,
-                            int64_t elapsed_ns)
+                            int64_t began_ns)
 {
+    int64_t now_ns = core_steady_ns();
     for (size_t i = 0; i < n; i++) {
-        PyObject *limiter = PyTuple_GET_ITEM(PyTuple_GET_ITEM(items, (Py_ssize_t)i), 0);
-        rl_meter *meter = atomic_load_explicit(&limiter_of(limiter)->meter, memory_order_acquire);
+        PyObject *item = PyTuple_GET_ITEM(items, (Py_ssize_t)i);
+        PyObject *limiter = PyTuple_GET_ITEM(item, 0);
+        core_meter *meter = atomic_load_explicit(&limiter_of(limiter)->meter, memory_order_acquire);
         if (meter != NULL && (allowed || !requests[i].decision.allowed)) {
-            rl_meter_record(meter, allowed, 1, elapsed_ns);
+            core_meter_record(meter, PyTuple_GET_ITEM(item, 1), allowed, began_ns, now_ns);
         }
     }
 }
@@ -79,10 +74,10 @@ PyObject *core_take_all(PyObject *module, PyObject *items)
             return NULL;
         }
     }
-    int64_t began_ns = together_now_ns();
+    int64_t began_ns = core_steady_ns();
     if (rl_together_take(requests, n, &allowed) != RL_OK) {
         return PyErr_NoMemory();
     }
-    together_record(items, requests, n, allowed, together_now_ns() - began_ns);
+    together_record(items, requests, n, allowed, began_ns);
     return together_decisions(state, requests, n);
 }

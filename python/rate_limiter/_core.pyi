@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
+from rate_limiter.checks.words import TopKeys
+
 BUILD: Final[str]
 MAX_CAPACITY: Final[float]
 MAX_LIMITS: Final[int]
@@ -111,12 +113,29 @@ class Limiter:
 @final
 class Meter:
     def __init__(self, path: str | bytes | os.PathLike[str] | None = None) -> None: ...
-    def record(self, allowed: int, blocked: int, elapsed_ns: int, /) -> None: ...
+    def record(
+        self, allowed: int, blocked: int, elapsed_ns: int, key: str | bytes | None = None, /
+    ) -> None: ...
+    def count_clients(self, sketch: ClientSketch, /) -> None: ...
     def read(self) -> tuple[tuple[int, ...], tuple[int, ...], int]: ...
+
+@final
+class ClientSketch:
+    def __new__(
+        cls,
+        secret: bytes,
+        clients: int,
+        keys: TopKeys,
+        path: str | bytes | os.PathLike[str] | None = None,
+    ) -> ClientSketch: ...
+    def read(self, allowed: bool, /) -> list[tuple[int, bytes, bool, float, float]]: ...
+
+def client_secret(path: str | bytes | os.PathLike[str], /) -> bytes: ...
 
 METER_BOUNDS_NS: Final[tuple[int, ...]]
 METER_LAYOUT: Final[int]
 SHARED_LAYOUT: Final[int]
+SKETCH_LAYOUT: Final[int]
 
 @final
 class PolicyVersion:
