@@ -1,16 +1,17 @@
 """Try the wheels that `make wheels` has built.
 
 - Each wheel for this machine is installed into a new environment without a compiler or libraries
-  of the system, and a part of the Python tests runs there.
+  of the system, and a part of the Python tests runs there: the largest part with the version that
+  runs this program. A free-threaded one is only used.
 - A wheel for aarch64 is used under qemu, by the CPython that Debian has for that machine.
-- A wheel for musl must need nothing except what musl's libc and CPython export.
+- A wheel for musl must need nothing except what musl's libc and CPython export. The one of
+  CPython 3.11 for this machine is also used there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from test_all import Python
-from wheel_libraries import ROOT, WORK, Target, apt_options, run
+from wheel_libraries import ROOT, WORK, Target, run
+from wheel_pythons import (
+    DEBIAN_PYTHON,
+    Interpreter,
+    foreign_python,
+    missing_symbols,
+    musl_python,
+)
 
 Built = tuple[Python, Target, Path]
 
-# Decisions, threads, interpreters, Redis over TCP and TLS, and both kinds of fronts.
+# Decisions, threads, interpreters, Redis over TCP and TLS.
 TESTS = (
     "tests/engine/test_binding.py",
     "tests/engine/test_engine_exact.py",
@@ -33,21 +41,9 @@ TESTS = (
     "tests/redis/test_redis_limiter.py",
     "tests/redis/test_redis_tls.py",
 )
+MORE_TESTS = ("tests/engine", "tests/policy", "tests/redis", "tests/web")
 # All that the tests start. There is no compiler and no pkg-config among them.
 PROGRAMS = ("openssl", "redis-server", "env", "sh")
-# Debian's CPython for another machine, with the libraries that it is linked with.
-FOREIGN_PACKAGES = (
-    "libc6",
-    "libexpat1",
-    "libpython3-stdlib",
-    "libpython3.11-minimal",
-    "libpython3.11-stdlib",
-    "libssl3",
-    "python3.11-minimal",
-    "zlib1g",
-)
-DEBIAN_MACHINES = {"aarch64": "arm64", "x86_64": "amd64"}
-DEBIAN_PYTHON = (3, 11)
 PROGRAM = """
 import sys
 from rate_limiter import Limit, RateLimiter, StoreError
@@ -60,8 +56,9 @@ try:
     RateLimiter("5/minute", store="rediss://127.0.0.1:1", on_store_error="raise").allow("a")
 except StoreError as error:
     print(error.kind)
-remote = RateLimiter("5/minute", store=sys.argv[1], on_store_error="raise")
-assert [remote.allow("a") for _ in range(6)] == [True] * 5 + [False]
+for store in sys.argv[1:]:
+    stored = RateLimiter("5/minute", store=store, on_store_error="raise")
+    assert [stored.allow("a") for _ in range(6)] == [True] * 5 + [False]
 main(["--version"])
 """
 
@@ -89,29 +86,12 @@ def try_native(python: Python, wheel: Path) -> str:
     pip = ["-m", "pip", "install", "-qq", "--only-binary", ":all:"]
     run([program, *pip, f"{wheel}[test]"], ROOT, variables)
     options = ["--quiet", "--numprocesses", str(os.cpu_count()), "--dist", "loadfile"]
-    output = run([program, "-m", "pytest", *options, *TESTS], ROOT, variables)
+    tests = MORE_TESTS if python.version[:2] == sys.version_info[:2] else TESTS
+    output = run([program, "-m", "pytest", *options, *tests], ROOT, variables)
     return output.strip().rpartition("\n")[2]
 
 
-# --- Other machines --------------------------------------------------------------------------
-
-
-def fetch_packages(folder: Path, architecture: str, *packages: str) -> Path:
-    """Return the folder into which Debian packages of another architecture are unpacked."""
-    root = folder / "root"
-    if not root.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        options = [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}"]
-        words = [word for option in options for word in ("-o", option)]
-        apt = ["apt-get", *apt_options(folder, sources=False), *words, "-qq"]
-        run([*apt, "update"], folder)
-        run([*apt, "download", *packages], folder)
-        unpacked = folder / "root.part"
-        for package in sorted(folder.glob("*.deb")):
-            run(["dpkg-deb", "--extract", package, unpacked], folder)
-        unpacked.rename(root)
-    return root
+# --- Other machines and musl -----------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -136,68 +116,53 @@ def redis_server() -> Iterator[str]:
             server.wait()
 
 
-def try_under_qemu(target: Target, wheel: Path, redis_url: str) -> str:
-    """Use the wheel under qemu, in memory and on a Redis; return what `--version` prints there."""
-    emulator = shutil.which(f"qemu-{target.machine}-static") or shutil.which(
-        f"qemu-{target.machine}"
-    )
-    if emulator is None:
-        sys.exit(f"qemu-{target.machine} is missing: .ci/system-packages wheels")
-    architecture = DEBIAN_MACHINES[target.machine]
-    root = fetch_packages(WORK / f"debian-{architecture}", architecture, *FOREIGN_PACKAGES)
-    with tempfile.TemporaryDirectory() as folder:
+def use(interpreter: Interpreter, wheel: Path) -> str:
+    """Decide with the wheel on every kind of store; return what `--version` prints there."""
+    with tempfile.TemporaryDirectory() as folder, redis_server() as url:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
-        program = root / "usr" / "bin" / "python{}.{}".format(*DEBIAN_PYTHON)
-        variables = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": folder, "QEMU_LD_PREFIX": root}
-        command: list[str | Path] = [emulator, program, "-c", PROGRAM, redis_url]
-        environment = {name: str(value) for name, value in variables.items()}
-        return " ".join(run(command, Path(folder), environment).split())
-
-
-def exported_symbols(library: Path) -> set[str]:
-    """Return the names that a library exports."""
-    rows = run(["nm", "--dynamic", "--defined-only", library], ROOT).splitlines()
-    return {row.split()[-1].partition("@")[0] for row in rows}
-
-
-def unknown_symbols(undefined: str, exported: set[str]) -> list[str]:
-    """Return the symbols that neither CPython nor the libc provides.
-
-    Args:
-        undefined: what `nm --undefined-only` prints about an extension.
-        exported: the names that the libc exports.
-    """
-    rows = [row.split() for row in undefined.splitlines()]
-    strong = {row[-1] for row in rows if row[-2] == "U"}
-    return sorted(name for name in strong - exported if not re.match(r"_?Py[A-Z_]", name))
+        command: list[str | Path] = [
+            *interpreter.command,
+            "-c",
+            PROGRAM,
+            url,
+            f"shared://{folder}/shared",
+        ]
+        variables = interpreter.variables | {"PYTHONPATH": folder}
+        return " ".join(run(command, Path(folder), variables).split())
 
 
 def check_symbols(target: Target, wheel: Path) -> str:
     """Check that musl's libc provides all that the extension needs; return one line."""
-    architecture = DEBIAN_MACHINES[target.machine]
-    root = fetch_packages(WORK / f"musl-{architecture}", architecture, "musl")
-    (libc,) = root.glob("lib/*-linux-musl/libc.so")
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".so"))
-        extension = archive.extract(name, folder)
-        undefined = run(["nm", "--dynamic", "--undefined-only", extension], ROOT)
-    if unknown := unknown_symbols(undefined, exported_symbols(libc)):
-        sys.exit(f"{wheel.name} needs {', '.join(unknown)}, which musl does not have")
-    return f"all {len(undefined.splitlines())} symbols found"
+        missing = missing_symbols(target, Path(archive.extract(name, folder)))
+    if missing:
+        sys.exit(f"{wheel.name} needs {', '.join(missing)}, which musl does not have")
+    return "musl has all symbols"
+
+
+def try_wheel(python: Python, target: Target, wheel: Path) -> str:
+    """Try a wheel as far as this machine can; return one line about it."""
+    is_native = target.machine == os.uname().machine
+    is_debian = python.version[:2] == DEBIAN_PYTHON and not python.abi
+    if target.libc == "musl":
+        line = check_symbols(target, wheel)
+        if is_native and is_debian:
+            line += f"; with musl: {use(musl_python(target, python), wheel)}"
+        return line
+    if is_native and python.abi:
+        # Not every package that the tests need has wheels for free-threaded Python.
+        return use(Interpreter([python.program], {}), wheel)
+    if is_native:
+        return try_native(python, wheel)
+    if is_debian:
+        return f"with qemu: {use(foreign_python(target), wheel)}"
+    return f"not tried: Debian has no CPython {python.tag} for {target.machine}"
 
 
 def test_wheels(built: list[Built]) -> int:
     """Try each wheel as far as this machine can; return the exit status."""
     for python, target, wheel in built:
-        if target.libc == "musl":
-            line = check_symbols(target, wheel)
-        elif target.machine == os.uname().machine:
-            line = try_native(python, wheel)
-        elif python.version[:2] == DEBIAN_PYTHON and not python.abi:
-            with redis_server() as url:
-                line = try_under_qemu(target, wheel, url)
-        else:
-            line = f"not tried: Debian has no CPython {python.tag} for {target.machine}"
-        print(f"{wheel.name}: {line}", flush=True)
+        print(f"{wheel.name}: {try_wheel(python, target, wheel)}", flush=True)
     return 0

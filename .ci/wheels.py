@@ -104,8 +104,20 @@ def consistent_tag(report: str) -> str:
     return found[1]
 
 
-def check_wheel(wheel: Path, target: Target) -> str:
-    """Check the wheel's tag, libraries and size; return one line about it."""
+def wheel_name(sdist: str, python: Python, target: Target) -> str:
+    """Return the name that a wheel must have.
+
+    Args:
+        sdist: the name of the sdist that it is built from.
+    """
+    version = "cp{}{}".format(*python.version)
+    return f"{sdist.removesuffix('.tar.gz')}-{version}-{version}{python.abi}-{target.platform}.whl"
+
+
+def check_wheel(wheel: Path, target: Target, name: str) -> str:
+    """Check the wheel's name, tag, libraries and size; return one line about it."""
+    if wheel.name != name:
+        sys.exit(f"the wheel is called {wheel.name}, expected {name}")
     report = run([sys.executable, "-m", "auditwheel", "show", wheel], ROOT)
     if (tag := consistent_tag(report)) != target.platform:
         sys.exit(f"{wheel.name} is consistent with {tag}, expected {target.platform}:\n{report}")
@@ -133,8 +145,8 @@ def main() -> int:
     pairs = [(python, target) for python in pythons for target in TARGETS]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         wheels = list(pool.map(lambda pair: build_wheel(pair[0], pair[1], sdist), pairs))
-    for wheel, (_, target) in zip(wheels, pairs, strict=True):
-        print(check_wheel(wheel, target), flush=True)
+    for wheel, (python, target) in zip(wheels, pairs, strict=True):
+        print(check_wheel(wheel, target, wheel_name(sdist.name, python, target)), flush=True)
     if "--no-tests" in sys.argv[1:]:
         return 0
     built = [(*pair, wheel) for pair, wheel in zip(pairs, wheels, strict=True)]

@@ -21,11 +21,14 @@ def scripts() -> Any:
     """Yield the modules that `make wheels` runs, by name."""
     sys.path.insert(0, str(ROOT / ".ci"))
     try:
+        import test_all
         import wheel_libraries
+        import wheel_pythons
         import wheel_tests
         import wheels
 
-        yield {module.__name__: module for module in (wheel_libraries, wheel_tests, wheels)}
+        modules = (test_all, wheel_libraries, wheel_pythons, wheel_tests, wheels)
+        yield {module.__name__: module for module in modules}
     finally:
         sys.path.remove(str(ROOT / ".ci"))
 
@@ -84,6 +87,21 @@ def test_targets(libraries: Any) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("version", "abi", "tags"),
+    [((3, 10, 13), "", "cp310-cp310"), ((3, 14, 0), "t", "cp314-cp314t")],
+)
+def test_names_of_wheels(
+    scripts: dict[str, Any], version: tuple[int, int, int], abi: str, tags: str
+) -> None:
+    python = scripts["test_all"].Python(version, abi, Path("python"))
+    target = scripts["wheel_libraries"].TARGETS[0]
+    name = scripts["wheels"].wheel_name("rate_limiter_c-1.2.tar.gz", python, target)
+    assert name == f"rate_limiter_c-1.2-{tags}-manylinux_2_17_x86_64.whl"
+    with pytest.raises(SystemExit, match=f"called other.whl, expected {name}"):
+        scripts["wheels"].check_wheel(Path("other.whl"), target, name)
+
+
 def test_tag_that_auditwheel_reports(scripts: dict[str, Any]) -> None:
     report = '\na.whl is\nconsistent with the following platform tag:\n"manylinux_2_17_x86_64".\n'
     assert scripts["wheels"].consistent_tag(report) == "manylinux_2_17_x86_64"
@@ -96,13 +114,14 @@ def test_symbols_that_a_libc_lacks(scripts: dict[str, Any]) -> None:
     rows += (
         "                 U malloc\n                 U __printf_chk\n                 w __gmon\n"
     )
-    unknown = scripts["wheel_tests"].unknown_symbols(rows, {"malloc"})
+    unknown = scripts["wheel_pythons"].unknown_symbols(rows, {"malloc"})
     assert unknown == ["__printf_chk"]
 
 
 def test_the_tests_that_run_with_a_wheel_exist(scripts: dict[str, Any]) -> None:
-    for path in scripts["wheel_tests"].TESTS:
-        assert (ROOT / path).is_file(), path
+    tests = scripts["wheel_tests"]
+    for path in (*tests.TESTS, *tests.MORE_TESTS):
+        assert (ROOT / path).exists(), path
 
 
 def test_a_compiler_is_not_among_the_programs(
