@@ -15,11 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from fastapi.testclient import TestClient
-from rate_limiter.settings import Settings
 from support.chromium import Page, browser_page
-from support.demo_servers import running_demo
-from support.redis_servers import RedisServer, wait_until
+from support.redis_servers import wait_until
 from support.servers import Server, serve
 
 TOKEN = "a-token-of-the-browser"
@@ -261,42 +258,3 @@ def is_accessible(page: Page) -> None:
     assert page.text("#mode") == "Paused"
     page.press("Enter", 13)
     page.wait("document.querySelector('#mode').innerText !== 'Paused'")
-
-
-def test_the_service_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rate_limiter.observe import live_history
-
-    from demo.service.app import LIVE_PAGE, create_app
-
-    monkeypatch.setattr(live_history, "SAMPLER", sampler := live_history.Sampler())
-    settings = Settings(_env_file=None, store="redis://127.0.0.1:1")  # type: ignore[call-arg]
-    without = TestClient(create_app(settings))
-    assert without.get(f"{LIVE_PAGE}/").status_code == 404
-    monkeypatch.setenv("LIVE_PAGE_TOKEN", TOKEN)
-    client = TestClient(create_app(settings))
-    assert client.get(f"{LIVE_PAGE}/").status_code == 401
-    with_token = {"Authorization": f"Bearer {TOKEN}"}
-    answers = [client.get(f"{LIVE_PAGE}/data", headers=with_token) for _ in range(25)]
-    assert {answer.status_code for answer in answers} == {200}
-    assert "service" in [one["rule"] for one in answers[0].json()["rules"]]
-    sampler.stop()
-
-
-def test_the_gateway_serves_it(server: RedisServer, tmp_path: Path) -> None:
-    variables = {"LIVE_PAGE_TOKEN": TOKEN, "RL_RATE_PER_SEC": "0.01"}
-    with running_demo("gateway", tmp_path, server, variables=variables) as demo:
-        page = f"{demo.server.url}/rate-limit/live"
-        answers = [
-            httpx.get(f"{demo.server.url}/v1/hello", headers={"x-api-key": "abc"}).status_code
-            for _ in range(12)
-        ]
-        assert answers == [200] * 10 + [429] * 2
-        with_token = {"Authorization": f"Bearer {TOKEN}"}
-        document = httpx.get(f"{page}/data", headers=with_token).json()
-        (rule,) = document["rules"]
-        assert (rule["rule"], rule["allowed"], rule["denied"]) == ("gateway", 10, 2)
-        assert sum(document["latency"]["counts"]) == 12
-        body = {"rule": "gateway", "key": "apikey:abc"}
-        answer = httpx.post(f"{page}/reset", json=body, headers=with_token)
-        assert [one["remaining"] for one in answer.json()["limits"]] == [10]
-        assert [one["status"] for one in document["stores"]] == ["ok"]
