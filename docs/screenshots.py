@@ -1,4 +1,4 @@
-"""Take pictures of the docs site and of the service's /docs and /redoc, with headless Chromium.
+"""Take pictures of the docs site, the service's /docs and /redoc, and the live page, with Chromium.
 
     make screenshots
     python docs/screenshots.py site-faq-dark site-faq-narrow
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+from support.chromium import browser_page  # noqa: E402
 from support.servers import serve  # noqa: E402
 
 IMAGES, OTHERS = ROOT / "docs" / "images", ROOT / "build" / "screenshots"
@@ -65,6 +66,11 @@ SITE = [
         for kind, size in KINDS.items()
     ),
 ]
+LIVE = [
+    Shot("live-page", "/", "Most denied clients", (1280, 1120), kept=True),
+    Shot("live-page-dark", "/", "Most denied clients", (1280, 1740), dark=True),
+    Shot("live-page-narrow", "/", "Most denied clients", (400, 2560)),
+]
 
 
 def chromium(shot: Shot, url: str, file: Path) -> str:
@@ -101,12 +107,41 @@ def take(shot: Shot, base: str) -> None:
     """Take one picture.
 
     Raises:
-        SystemExit: the page does not show what it should, or the picture is too large to keep.
+        SystemExit: the page does not show what it should, or as report().
     """
     url = base + shot.path
     file = (IMAGES if shot.kept else OTHERS) / f"{shot.name}.png"
     if shot.shows not in html.unescape(chromium(shot, url, file)):
         sys.exit(f"{url} does not show {shot.shows!r}: does it need another host?")
+    report(shot, file)
+
+
+def take_live(shots: list[Shot], base: str) -> None:
+    """Take pictures of the live page, behind its login."""
+    with browser_page() as page:
+        page.open(base)
+        page.fill("#token", "the-token-of-the-picture")
+        page.press("Enter", 13)
+        page.wait("document.querySelector('#top-denied tr') !== null")
+        page.value("document.querySelector('#client-rule').value = 'api.search'")
+        for shot in shots:
+            page.resize(*shot.size)
+            page.prefer(color_scheme="dark" if shot.dark else "light")
+            page.wait(
+                f"innerWidth === {shot.size[0]} && document.body.innerText.includes({shot.shows!r})"
+            )
+            page.value("new Promise((done) => setTimeout(done, 300))")
+            file = (IMAGES if shot.kept else OTHERS) / f"{shot.name}.png"
+            page.picture(file, whole=False)
+            report(shot, file)
+
+
+def report(shot: Shot, file: Path) -> None:
+    """Print the size of a picture.
+
+    Raises:
+        SystemExit: it is too large to keep.
+    """
     size = file.stat().st_size
     print(f"{file.relative_to(ROOT)} {size:,} bytes")
     if shot.kept and size > MOST_BYTES:
@@ -114,10 +149,10 @@ def take(shot: Shot, base: str) -> None:
 
 
 def main() -> None:
-    """Start both servers and take all pictures, or those whose names are given."""
+    """Start the servers and take all pictures, or those whose names are given."""
     OTHERS.mkdir(parents=True, exist_ok=True)
     wanted = set(sys.argv[1:])
-    if unknown := wanted - {shot.name for shot in SERVICE + SITE}:
+    if unknown := wanted - {shot.name for shot in SERVICE + SITE + LIVE}:
         sys.exit(f"there is no picture called {', '.join(sorted(unknown))}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -126,8 +161,20 @@ def main() -> None:
         for name, shots, arguments in (("site", SITE, site), ("service", SERVICE, service)):
             server = stack.enter_context(serve(folder / name, *arguments))
             for shot in shots:
-                if shot.name in wanted or not (wanted or shot.asked_for):
+                if is_wanted(shot, wanted):
                     take(shot, server.url)
+        live = [shot for shot in LIVE if is_wanted(shot, wanted)]
+        if live:
+            (folder / "metrics").mkdir()
+            variables = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
+            arguments = ["-m", "uvicorn", "docs.live_picture:app", "--port", "{port}"]
+            server = stack.enter_context(serve(folder / "live", *arguments, environment=variables))
+            take_live(live, server.url)
+
+
+def is_wanted(shot: Shot, wanted: set[str]) -> bool:
+    """Return whether a picture is to be taken, by the names that are given."""
+    return shot.name in wanted or not (wanted or shot.asked_for)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ While Redis is down, each process keeps the limits in its memory; the log and /h
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,10 +17,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rate_limiter import RateLimitPolicy, TokenBucketLimiter
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.observe.dashboard import dashboard, page_paths
+from rate_limiter.proxies import ClientAddress
 from rate_limiter.redis_client import get_redis
 from rate_limiter.settings import Settings
 from rate_limiter.startup import exit_on_mistake
 
+LIVE_PAGE = "/rate-limit/live"
 logger = logging.getLogger("demo")
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -30,6 +34,11 @@ with exit_on_mistake():
         rate_per_sec=limit.refill_rate if limit else 5.0, burst=int(limit.capacity) if limit else 10
     )
     limiter = TokenBucketLimiter(get_redis(), policy)
+    live_page = None
+    if token := os.environ.get("LIVE_PAGE_TOKEN"):
+        behind_proxy = bool(settings.trusted_proxies)
+        clients = ClientAddress(settings.trusted_proxies, header=settings.proxy_header)
+        live_page = dashboard(token, allow_reset=True, client=clients, secure_cookie=behind_proxy)
 
 store = limiter.limiter.store
 
@@ -47,7 +56,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="Rate limited gateway", lifespan=lifespan)
-app.add_middleware(RateLimitMiddleware, limiter=limiter, policy=policy, dimension_label="gateway")
+app.add_middleware(
+    RateLimitMiddleware,
+    limiter=limiter,
+    policy=policy,
+    dimension_label="gateway",
+    exempt_paths=policy.exempt_paths | (page_paths(LIVE_PAGE) if live_page else frozenset()),
+)
 
 
 @app.get("/health")
@@ -60,6 +75,10 @@ async def health() -> dict[str, str]:
 async def hello() -> dict[str, str]:
     """Greet clients that are within the limit."""
     return {"message": "hello"}
+
+
+if live_page is not None:
+    app.mount(LIVE_PAGE, live_page)
 
 
 @app.get("/metrics", include_in_schema=False)

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, ValuesView
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from pydantic import AliasChoices, BaseModel, Field, model_validator
 from rate_limiter import AsyncRateLimiter, Decision, Limit, __version__
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
+from rate_limiter.observe.dashboard import dashboard, page_paths
 from rate_limiter.policy.headers import reset_at_s
 from rate_limiter.policy.keys import header_source
 from rate_limiter.proxies import ClientAddress
@@ -43,6 +45,7 @@ NAME = "Distributed Rate Limiting Service"
 LIMIT = Limit.fixed_window(20, 60)  # per API key
 IP_LIMIT = Limit.fixed_window(20, 60)  # per address, for requests without a key
 ASSETS = "/docs/assets"
+LIVE_PAGE = "/rate-limit/live"
 NOT_LIMITED = (
     *("/", "/health", "/metrics", "/rate-limit/status", "/openapi.json"),
     *("/docs", "/redoc", "/docs/oauth2-redirect", f"{ASSETS}/favicon.png"),
@@ -272,6 +275,7 @@ def create_app(
         logger.log(level, "requests are counted in: %s (Redis: %s)", where, servers)
         yield
 
+    token = os.environ.get("LIVE_PAGE_TOKEN")
     app = FastAPIOffline(title=NAME, version=__version__, lifespan=lifespan, static_url=ASSETS)
     app.add_middleware(
         LimitByKind,
@@ -279,11 +283,15 @@ def create_app(
         key=key,
         denied=denied,
         reset="epoch",
-        exempt_paths=NOT_LIMITED,
+        exempt_paths=(page_paths(LIVE_PAGE) if token else frozenset()).union(NOT_LIMITED),
         metrics="service",
     )
     app.add_exception_handler(RequestValidationError, _malformed)
     _add_routes(app, limiters, identify)
+    if token:
+        behind_proxy = bool(settings.trusted_proxies)
+        page = dashboard(token, allow_reset=True, client=clients, secure_cookie=behind_proxy)
+        app.mount(LIVE_PAGE, page)
     return app
 
 

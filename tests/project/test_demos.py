@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from support.demo_servers import (
 from support.redis_servers import RedisServer, redis_server, wait_until
 from support.servers import ROOT, serve
 
+TOKEN = "the-token-of-the-live-page"
 # No request waits for a Redis that is away; this is far more than a busy machine needs for one.
 LONGEST_REQUEST_S = 10.0
 
@@ -92,9 +94,9 @@ def running(
 ) -> Iterator[RunningDemo]:
     case, store = CASES[kind[0]], kind[1]
     folder = tmp_path_factory.mktemp("demo")
-    with running_demo(
-        case.name, folder, redis if store == "redis" else None, case.which
-    ) as running:
+    with_redis = redis if store == "redis" else None
+    variables = {"LIVE_PAGE_TOKEN": TOKEN}
+    with running_demo(case.name, folder, with_redis, case.which, variables) as running:
         settle(running, case, store)
         yield running
 
@@ -445,3 +447,32 @@ def test_paths_without_a_limit(client: httpx.Client) -> None:
     for path in ("/", "/health", "/rate-limit/status", "/docs", "/redoc", "/openapi.json"):
         answer = client.get(path)
         assert (answer.status_code, "X-RateLimit-Limit" in answer.headers) == (200, False), path
+
+
+# --- The live page of 003 and 004 ---
+
+
+@on("gateway", "service")
+def test_the_live_page(case: Case, client: httpx.Client) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    page = "/rate-limit/live"
+
+    def rule() -> dict[str, Any]:
+        (found,) = client.get(f"{page}/data", headers=headers).json()["rules"]
+        return dict(found)
+
+    assert client.get(f"{page}/").status_code == 401
+    before = rule()
+    with httpx.Client(base_url=client.base_url, headers={"X-API-Key": "live"}) as by_key:
+        answers = until_denied(by_key, case)
+    wait_until(lambda: rule()["denied"] > before["denied"], "the page shows it")
+    after = rule()
+    added = {name: after[name] - before[name] for name in ("allowed", "denied")}
+    assert added == {"allowed": len(answers) - 1, "denied": 1}
+    if case.name == "service":  # the bucket of the gateway fills too soon
+        body = {"rule": after["rule"], "key": "user:live"}
+        left = [
+            client.post(f"{page}/{path}", json=body, headers=headers).json()["limits"][0]
+            for path in ("client", "reset")
+        ]
+        assert [one["remaining"] for one in left] == [0, case.capacity]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from rate_limiter import Limit, ManualClock, RateLimiter, _core
+from rate_limiter.observe import live_history
 from rate_limiter.policy.denials import FIELDS
 from rate_limiter.policy.headers import HeaderStyle, LimitState
 from rate_limiter.policy.rule_files import RuleModel
@@ -42,6 +43,11 @@ PAGES = {
 
 def before_settings(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATE_LIMITER_LIMITS", "5/minute")
+
+
+def before_live_page(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVE_PAGE_TOKEN", "a-token-of-the-docs")
+    monkeypatch.setattr(live_history, "SAMPLER", live_history.Sampler())
 
 
 def before_stores(run: PageRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +127,16 @@ SPECIAL = {
     ("headers.md", "http"): header_example,
 }
 BEFORE: dict[str, Callable[[PageRun, pytest.MonkeyPatch], None]] = {
+    "live-page.md": before_live_page,
     "settings.md": before_settings,
     "stores.md": before_stores,
     "under-attack.md": before_under_attack,
 }
-AFTER = {"fastapi.md": after_fastapi, "flask.md": after_flask}
+AFTER = {
+    "live-page.md": lambda run: live_history.SAMPLER.stop(),
+    "fastapi.md": after_fastapi,
+    "flask.md": after_flask,
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -160,7 +171,11 @@ def test_blocks_of_the_readme() -> None:
 
 
 # What the other test files run; those of guides each say how.
-KINDS = {"command.md": {"console"}, "deployment.md": {"console", "sh"}, "metrics.md": {"python"}}
+KINDS = {
+    "command.md": {"console"},
+    "deployment.md": {"console", "nginx", "sh"},
+    "metrics.md": {"python"},
+}
 
 
 @pytest.mark.parametrize("page", sorted(ELSEWHERE))

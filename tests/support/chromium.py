@@ -15,7 +15,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 START_TIMEOUT_S = 60
-WAIT_TIMEOUT_S = 60
+WAIT_TIMEOUT_S = 20
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-sync", "--disable-component-update"),
@@ -100,7 +100,7 @@ class Page:
         """Return the texts of the cells of a table's rows."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})]"
         rows: list[list[str]] = self.value(
-            f"{found}.map((row) => [...row.cells].map((cell) => cell.innerText))"
+            f"{found}.map((row) => [...row.cells].map((cell) => cell.textContent.trim()))"
         )
         return rows
 

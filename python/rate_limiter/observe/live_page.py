@@ -263,13 +263,13 @@ def _state(rule: str, key: str) -> dict[str, Any]:
         "is_local": all(limiter.is_in_memory for limiter in limiters),
         "limits": [
             {
-                "limit": str(one.limit),
-                "capacity": one.limit.capacity,
-                "remaining": one.tokens,
-                "full_after_s": one.full_after_s if math.isfinite(one.full_after_s) else None,
+                "limit": str(limit),
+                "capacity": limit.capacity,
+                "remaining": one.remaining,
+                "full_after_s": one.reset_after if math.isfinite(one.reset_after) else None,
             }
             for limiter in limiters
-            for one in limiter.inspect(key)
+            for limit, one in zip(limiter.limits, limiter.peek_each(key, 0)[1:], strict=True)
         ],
     }
 
