@@ -199,9 +199,6 @@ static inline void core_meter_record(core_meter *meter, PyObject *key, bool allo
     }
 }
 
-/* Add METER_BOUNDS_NS to the module. 0, or -1 with an exception set. */
-int meter_add_bounds(PyObject *module);
-
 /* The time of a ManualClock. */
 int64_t clock_now_ns(PyObject *clock);
 

@@ -187,22 +187,6 @@ static PyObject *meter_read(PyObject *object, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("NNK", allowed, blocked, sum_ns);
 }
 
-int meter_add_bounds(PyObject *module)
-{
-    PyObject *bounds = PyTuple_New(RL_METER_BOUNDS);
-    for (Py_ssize_t i = 0; bounds != NULL && i < RL_METER_BOUNDS; i++) {
-        PyObject *bound = PyLong_FromLongLong(rl_meter_bounds_ns[i]);
-        if (bound == NULL) {
-            Py_CLEAR(bounds);
-            break;
-        }
-        PyTuple_SET_ITEM(bounds, i, bound);
-    }
-    int status = bounds == NULL ? -1 : PyModule_AddObjectRef(module, "METER_BOUNDS_NS", bounds);
-    Py_XDECREF(bounds);
-    return status;
-}
-
 static PyMethodDef meter_methods[] = {
     {"record", meter_record, METH_VARARGS,
      PyDoc_STR("record($self, allowed, blocked, elapsed_ns, key=None, /)\n--\n\n"

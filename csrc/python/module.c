@@ -52,6 +52,22 @@ static int add_float(PyObject *module, const char *name, double value)
     return status;
 }
 
+static int add_meter_bounds(PyObject *module)
+{
+    PyObject *bounds = PyTuple_New(RL_METER_BOUNDS);
+    for (Py_ssize_t i = 0; bounds != NULL && i < RL_METER_BOUNDS; i++) {
+        PyObject *bound = PyLong_FromLongLong(rl_meter_bounds_ns[i]);
+        if (bound == NULL) {
+            Py_CLEAR(bounds);
+            break;
+        }
+        PyTuple_SET_ITEM(bounds, i, bound);
+    }
+    int status = bounds == NULL ? -1 : PyModule_AddObjectRef(module, "METER_BOUNDS_NS", bounds);
+    Py_XDECREF(bounds);
+    return status;
+}
+
 static int add_store_error(PyObject *module, core_state *state)
 {
     PyObject *members = Py_BuildValue("{s:s}", "node", "");
@@ -102,7 +118,7 @@ static int core_exec(PyObject *module)
     if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
         decision_describe_fields(state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
-        add_type(module, &meter_spec, &state->meter_type) < 0 || meter_add_bounds(module) < 0 ||
+        add_type(module, &meter_spec, &state->meter_type) < 0 || add_meter_bounds(module) < 0 ||
         add_type(module, &sketch_spec, &state->sketch_type) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
         add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
