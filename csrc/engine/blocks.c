@@ -70,7 +70,8 @@ rl_status rl_table_block(rl_table *table, rl_key key, int64_t block_ns, rl_time 
         return RL_ENOMEM;
     }
     int64_t left_ns = block_ns < INT64_MAX - now.steady_ns ? block_ns : INT64_MAX - now.steady_ns;
-    moment moment = moment_at(blocks, now);
+    moment moment;
+    moment_init(&moment, blocks, now);
     uint64_t until = rl_limit_units(&blocks->set.limits[0], now.steady_ns + left_ns);
     shard *shard = rl_table_shard(blocks, key);
     blocks_reach(table, now.steady_ns + left_ns);
@@ -104,7 +105,8 @@ int64_t rl_blocks_find(rl_table *table, rl_key key, rl_time now)
         return 0;
     }
     const rl_limit *limit = &blocks->set.limits[0];
-    moment moment = moment_at(blocks, now);
+    moment moment;
+    moment_init(&moment, blocks, now);
     shard *shard = rl_table_shard(blocks, key);
     rl_found found;
 

@@ -28,7 +28,7 @@ void rl_blocks_lift(rl_table *table, rl_key key);
 void rl_blocks_lift_all(rl_table *table);
 
 /* Return how long a key is still blocked; 0: it is not. */
-int64_t rl_blocks_find(rl_table *table, rl_key key, rl_time now);
+RL_APART int64_t rl_blocks_find(rl_table *table, rl_key key, rl_time now);
 
 static inline int64_t rl_blocks_left_ns(rl_table *table, rl_key key, rl_time now)
 {

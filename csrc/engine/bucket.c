@@ -111,8 +111,8 @@ uint64_t rl_limit_refund(const rl_limit *limit, double tokens)
 /* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that
  * is no int64_t.
  *
- * The quotient is estimated in floating point and corrected, in two steps: a
- * division of 128 bits would cost as much as the rest of a decision. */
+ * The quotient is estimated in floating point and corrected, in two steps where it is more than
+ * three days: a division of 128 bits would cost as much as the rest of a decision. */
 static int64_t divide_up(rl_u128 n, uint64_t d, double inverse)
 {
     /* Processors convert signed numbers faster. */
@@ -123,9 +123,12 @@ static int64_t divide_up(rl_u128 n, uint64_t d, double inverse)
     }
     int64_t quotient = (int64_t)guess; /* wrong by less than 2^12 */
     rl_i128 rest = (rl_i128)n - (rl_i128)quotient * d;
-    int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 * inverse);
-    quotient += step; /* wrong by at most one */
-    rest -= (rl_i128)step * d;
+    if (guess > 0x1p48) {
+        int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 * inverse);
+        quotient += step;
+        rest -= (rl_i128)step * d;
+    }
+    /* wrong by at most one */
     if (rest > 0) {
         return quotient + 1 + (rest > (rl_i128)d);
     }
@@ -157,6 +160,13 @@ static double units_to_tokens(const rl_limit *limit, uint64_t units)
     return (double)(int64_t)units * limit->unit; /* units < 2^62 */
 }
 
+/* The wait of a denied request. */
+__attribute__((noinline)) static int64_t limit_retry_ns(const rl_limit *limit, rl_tap tap,
+                                                        uint64_t deficit, uint64_t cost)
+{
+    return cost > limit->cap ? RL_NEVER : rl_limit_wait_ns(limit, tap, deficit + cost - limit->cap);
+}
+
 rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t deficit, uint64_t cost,
                               bool allowed)
 {
@@ -171,9 +181,7 @@ rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t defici
         decision.remaining = limit->capacity;
     }
     if (!allowed) {
-        decision.retry_after_ns = cost > limit->cap
-                                      ? RL_NEVER
-                                      : rl_limit_wait_ns(limit, tap, deficit + cost - limit->cap);
+        decision.retry_after_ns = limit_retry_ns(limit, tap, deficit, cost);
     }
     return decision;
 }

@@ -19,43 +19,57 @@ void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n)
     *set = (rl_limit_set){.n = n, .horizon_ns = RL_NEVER};
     for (size_t i = 0; i < n; i++) {
         set->limits[i] = limits[i];
+        set->most[i] = rl_limit_most(&limits[i]);
         set->first_word[i] = (uint8_t)set->n_words;
         set->n_words += words_of(&limits[i]);
         set->counts_denied |= limits[i].counts_denied;
+        set->has_windows |= rl_is_window(&limits[i]);
         if (limits[i].horizon_ns < set->horizon_ns) {
             set->horizon_ns = limits[i].horizon_ns;
         }
     }
 }
 
+RL_APART static rl_decision entry_describe_window(const rl_moment *moment, const rl_found *found,
+                                                  size_t i, uint64_t cost, bool allowed)
+{
+    const rl_limit *limit = &moment->set->limits[i];
+    const rl_any_window *window = &found->windows[i];
+    int64_t wall_ns = moment->now.wall_ns;
+    return limit->kind == RL_SLIDING_WINDOW
+               ? rl_sliding_decision(limit, &window->sliding, wall_ns, cost, allowed)
+               : rl_window_decision(limit, window->fixed, wall_ns, cost, allowed);
+}
+
 rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
                                   uint64_t cost, bool allowed)
 {
     const rl_limit *limit = &moment->set->limits[i];
-    int64_t wall_ns = moment->now.wall_ns;
-    if (limit->kind == RL_SLIDING_WINDOW) {
-        return rl_sliding_decision(limit, &found->windows[i].sliding, wall_ns, cost, allowed);
-    }
-    if (limit->kind == RL_FIXED_WINDOW) {
-        return rl_window_decision(limit, found->windows[i].fixed, wall_ns, cost, allowed);
+    if (rl_is_window(limit)) {
+        return entry_describe_window(moment, found, i, cost, allowed);
     }
     rl_tap tap = rl_limit_tap(limit, moment->now.steady_ns);
     return rl_limit_decision(limit, tap, found->deficits[i], cost, allowed);
 }
 
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
-                              bool allowed)
+/* Describe limit i of a request that was allowed or denied by all limits together. */
+static inline rl_decision entry_describe_any(const rl_moment *moment, const rl_found *found,
+                                             size_t i, uint64_t cost, bool allowed)
 {
-    rl_decision tightest = {0};
-    for (size_t i = 0; i < moment->set->n; i++) {
-        bool passed =
-            allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i], costs[i]);
-        rl_decision one = rl_entry_describe_one(moment, found, i, costs[i], passed);
-        if (i == 0 || rl_decision_tells_more(&one, &tightest)) {
-            tightest = one;
+    bool passed = allowed || rl_bucket_allows(&moment->set->limits[i], found->deficits[i], cost);
+    return rl_entry_describe_one(moment, found, i, cost, passed);
+}
+
+void rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                       bool allowed, rl_decision *out)
+{
+    *out = entry_describe_any(moment, found, 0, costs[0], allowed);
+    for (size_t i = 1; i < moment->set->n; i++) {
+        rl_decision one = entry_describe_any(moment, found, i, costs[i], allowed);
+        if (rl_decision_tells_more(&one, out)) {
+            *out = one;
         }
     }
-    return tightest;
 }
 
 /* ---- windows -------------------------------------------------------------------- */
@@ -84,7 +98,8 @@ static rl_sliding sliding_at(const rl_moment *moment, size_t i, const uint64_t *
     return rl_sliding_at(limit, &kept, moment->now.wall_ns);
 }
 
-void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words, rl_found *found)
+static void entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words,
+                              rl_found *found)
 {
     const rl_limit *limit = &moment->set->limits[i];
     rl_any_window *window = &found->windows[i];
@@ -97,8 +112,8 @@ void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *wor
     }
 }
 
-void rl_entry_write_window(const rl_moment *moment, size_t i, const rl_found *found,
-                           uint64_t *words)
+static void entry_write_window(const rl_moment *moment, size_t i, const rl_found *found,
+                               uint64_t *words)
 {
     uint64_t *first = words + moment->set->first_word[i];
     if (moment->set->limits[i].kind == RL_SLIDING_WINDOW) {
@@ -108,7 +123,7 @@ void rl_entry_write_window(const rl_moment *moment, size_t i, const rl_found *fo
     }
 }
 
-void rl_found_take_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
+static void found_take_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
 {
     rl_any_window *window = &found->windows[i];
     if (moment->set->limits[i].kind == RL_SLIDING_WINDOW) {
@@ -118,7 +133,7 @@ void rl_found_take_window(const rl_moment *moment, size_t i, rl_found *found, ui
     }
 }
 
-void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
+static void found_refund_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost)
 {
     const rl_limit *limit = &moment->set->limits[i];
     rl_any_window *window = &found->windows[i];
@@ -148,7 +163,7 @@ void rl_found_take_denied(const rl_moment *moment, rl_found *found, const uint64
     rl_found_take(moment, found, counted);
 }
 
-bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words)
+static bool entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words)
 {
     const rl_limit *limit = &moment->set->limits[i];
     bool is_ahead = false;
@@ -157,6 +172,61 @@ bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *
         return rl_sliding_used(limit, &sliding, moment->now.wall_ns) == 0;
     }
     return fixed_at(moment, i, words, &is_ahead).count == 0;
+}
+
+/* ---- sets with windows --------------------------------------------------------- */
+
+void rl_entry_read_mixed(const rl_moment *moment, const uint64_t *words, rl_found *found)
+{
+    found->is_ahead = false;
+    for (size_t i = 0; i < moment->set->n; i++) {
+        if (rl_is_window(&moment->set->limits[i])) {
+            entry_read_window(moment, i, words, found);
+        } else {
+            rl_entry_read_bucket(moment, i, words, found);
+        }
+    }
+}
+
+void rl_entry_write_mixed(const rl_moment *moment, const rl_found *found, uint64_t *words)
+{
+    for (size_t i = 0; i < moment->set->n; i++) {
+        if (rl_is_window(&moment->set->limits[i])) {
+            entry_write_window(moment, i, found, words);
+        } else {
+            rl_entry_write_bucket(moment, i, found, words);
+        }
+    }
+}
+
+void rl_found_take_mixed(const rl_moment *moment, rl_found *found, const uint64_t *costs)
+{
+    for (size_t i = 0; i < moment->set->n; i++) {
+        uint64_t taken = rl_found_take_one(moment, i, found, costs[i]);
+        if (rl_is_window(&moment->set->limits[i])) {
+            found_take_window(moment, i, found, taken);
+        }
+    }
+}
+
+void rl_found_refund_mixed(const rl_moment *moment, rl_found *found, const uint64_t *costs)
+{
+    for (size_t i = 0; i < moment->set->n; i++) {
+        rl_found_refund_one(i, found, costs[i]);
+        if (rl_is_window(&moment->set->limits[i])) {
+            found_refund_window(moment, i, found, costs[i]);
+        }
+    }
+}
+
+bool rl_entry_is_full_mixed(const rl_moment *moment, const uint64_t *words)
+{
+    bool is_full = true;
+    for (size_t i = 0; is_full && i < moment->set->n; i++) {
+        is_full = rl_is_window(&moment->set->limits[i]) ? entry_is_full_window(moment, i, words)
+                                                        : rl_entry_is_full_bucket(moment, i, words);
+    }
+    return is_full;
 }
 
 /* ---- converting to another set -------------------------------------------------- */

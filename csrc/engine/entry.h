@@ -4,7 +4,8 @@
  * sliding one, in the order of the limits. For a request each limit is a deficit, whatever its
  * kind: the units that are missing (a bucket) or used (a window), at most `cap`. Only these
  * functions distinguish the kinds. Those of buckets are on the hot path, so they are in a
- * header. */
+ * header; sets with windows, of which even one slows the loops down, have their own loops in
+ * entry.c. */
 #ifndef RL_ENGINE_ENTRY_H
 #define RL_ENGINE_ENTRY_H
 
@@ -26,7 +27,9 @@ typedef struct rl_limit_set {
     size_t n_words;
     int64_t horizon_ns; /* the shortest one */
     bool counts_denied; /* one of them does */
+    bool has_windows;   /* not all of them are buckets */
     rl_limit limits[RL_LIMITS_MAX];
+    uint64_t most[RL_LIMITS_MAX]; /* rl_limit_most of each */
     uint8_t first_word[RL_LIMITS_MAX];
 } rl_limit_set;
 
@@ -60,10 +63,10 @@ void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n);
 void rl_entry_convert(const rl_moment *from, const uint64_t *words, const rl_moment *to,
                       uint64_t *out);
 
-/* Return the decision of the tightest limit: the one that denies longest, else the one
+/* Set *out to the decision of the tightest limit: the one that denies longest, else the one
  * with the fewest tokens left. */
-rl_decision rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
-                              bool allowed);
+void rl_entry_describe(const rl_moment *moment, const rl_found *found, const uint64_t *costs,
+                       bool allowed, rl_decision *out);
 
 /* Return the decision of limit i. */
 rl_decision rl_entry_describe_one(const rl_moment *moment, const rl_found *found, size_t i,
@@ -93,15 +96,13 @@ static inline void rl_decision_block(rl_decision *decision, int64_t left_ns)
     }
 }
 
-static inline rl_moment rl_moment_at(const rl_limit_set *set, rl_time now)
+static inline void rl_moment_init(rl_moment *moment, const rl_limit_set *set, rl_time now)
 {
-    rl_moment moment;
-    moment.set = set;
-    moment.now = now;
+    moment->set = set;
+    moment->now = now;
     for (size_t i = 0; i < set->n; i++) {
-        moment.units[i] = rl_limit_units(&set->limits[i], now.steady_ns);
+        moment->units[i] = rl_limit_units(&set->limits[i], now.steady_ns);
     }
-    return moment;
 }
 
 static inline bool rl_is_window(const rl_limit *limit)
@@ -109,35 +110,47 @@ static inline bool rl_is_window(const rl_limit *limit)
     return limit->kind != RL_BUCKET;
 }
 
-/* The parts of the functions below for a limit i that is a window: read its words (NULL: there
- * are none) and set its deficit, write them, take or give back a cost, and return true if it
- * counts nothing. */
-void rl_entry_read_window(const rl_moment *moment, size_t i, const uint64_t *words,
-                          rl_found *found);
-void rl_entry_write_window(const rl_moment *moment, size_t i, const rl_found *found,
-                           uint64_t *words);
-void rl_found_take_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost);
-void rl_found_refund_window(const rl_moment *moment, size_t i, rl_found *found, uint64_t cost);
-bool rl_entry_is_full_window(const rl_moment *moment, size_t i, const uint64_t *words);
+/* The functions below for sets that have windows; not inlined, which would need the registers of the
+ * hot path. */
+#define RL_APART __attribute__((noinline))
+RL_APART void rl_entry_read_mixed(const rl_moment *moment, const uint64_t *words, rl_found *found);
+RL_APART void rl_entry_write_mixed(const rl_moment *moment, const rl_found *found, uint64_t *words);
+RL_APART void rl_found_take_mixed(const rl_moment *moment, rl_found *found, const uint64_t *costs);
+RL_APART void rl_found_refund_mixed(const rl_moment *moment, rl_found *found,
+                                    const uint64_t *costs);
+RL_APART bool rl_entry_is_full_mixed(const rl_moment *moment, const uint64_t *words);
+
+/* Read the word of limit i, a bucket; NULL: there is none, so it is full. */
+static inline void rl_entry_read_bucket(const rl_moment *moment, size_t i, const uint64_t *words,
+                                        rl_found *found)
+{
+    const rl_limit_set *set = moment->set;
+    uint64_t deficit =
+        words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
+    uint64_t most = set->most[i];
+    if (deficit > most) {
+        deficit = most;
+        found->is_ahead = true;
+    }
+    found->deficits[i] = deficit;
+}
+
+static inline void rl_entry_write_bucket(const rl_moment *moment, size_t i, const rl_found *found,
+                                         uint64_t *words)
+{
+    words[moment->set->first_word[i]] = moment->units[i] + found->deficits[i];
+}
 
 /* Read the words of an entry; NULL: there is no entry, so every limit is full. */
 static inline void rl_entry_read(const rl_moment *moment, const uint64_t *words, rl_found *found)
 {
-    const rl_limit_set *set = moment->set;
+    if (moment->set->has_windows) {
+        rl_entry_read_mixed(moment, words, found);
+        return;
+    }
     found->is_ahead = false;
-    for (size_t i = 0; i < set->n; i++) {
-        if (rl_is_window(&set->limits[i])) {
-            rl_entry_read_window(moment, i, words, found);
-            continue;
-        }
-        uint64_t deficit =
-            words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
-        uint64_t most = rl_limit_most(&set->limits[i]);
-        if (deficit > most) {
-            deficit = most;
-            found->is_ahead = true;
-        }
-        found->deficits[i] = deficit;
+    for (size_t i = 0; i < moment->set->n; i++) {
+        rl_entry_read_bucket(moment, i, words, found);
     }
 }
 
@@ -154,40 +167,54 @@ static inline bool rl_entry_allows(const rl_limit_set *set, const rl_found *foun
 
 static inline void rl_entry_write(const rl_moment *moment, const rl_found *found, uint64_t *words)
 {
-    const rl_limit_set *set = moment->set;
-    for (size_t i = 0; i < set->n; i++) {
-        if (rl_is_window(&set->limits[i])) {
-            rl_entry_write_window(moment, i, found, words);
-        } else {
-            words[set->first_word[i]] = moment->units[i] + found->deficits[i];
-        }
+    if (moment->set->has_windows) {
+        rl_entry_write_mixed(moment, found, words);
+        return;
+    }
+    for (size_t i = 0; i < moment->set->n; i++) {
+        rl_entry_write_bucket(moment, i, found, words);
     }
 }
 
-/* Take the costs. No deficit grows beyond rl_limit_most. */
+/* Take a cost from limit i, whose deficit does not grow beyond rl_limit_most. Return how much. */
+static inline uint64_t rl_found_take_one(const rl_moment *moment, size_t i, rl_found *found,
+                                         uint64_t cost)
+{
+    uint64_t most = moment->set->most[i];
+    uint64_t room = found->deficits[i] < most ? most - found->deficits[i] : 0;
+    uint64_t taken = cost < room ? cost : room;
+    found->deficits[i] += taken;
+    return taken;
+}
+
+/* Take the costs. */
 static inline void rl_found_take(const rl_moment *moment, rl_found *found, const uint64_t *costs)
 {
+    if (moment->set->has_windows) {
+        rl_found_take_mixed(moment, found, costs);
+        return;
+    }
     for (size_t i = 0; i < moment->set->n; i++) {
-        const rl_limit *limit = &moment->set->limits[i];
-        uint64_t most = rl_limit_most(limit);
-        uint64_t room = found->deficits[i] < most ? most - found->deficits[i] : 0;
-        uint64_t taken = costs[i] < room ? costs[i] : room;
-        found->deficits[i] += taken;
-        if (rl_is_window(limit)) {
-            rl_found_take_window(moment, i, found, taken);
-        }
+        rl_found_take_one(moment, i, found, costs[i]);
     }
 }
 
-/* Give the costs back. No limit gets more than full. */
+/* Give a cost back to limit i, which gets no more than full. */
+static inline void rl_found_refund_one(size_t i, rl_found *found, uint64_t cost)
+{
+    uint64_t deficit = found->deficits[i];
+    found->deficits[i] = cost < deficit ? deficit - cost : 0;
+}
+
+/* Give the costs back. */
 static inline void rl_found_refund(const rl_moment *moment, rl_found *found, const uint64_t *costs)
 {
+    if (moment->set->has_windows) {
+        rl_found_refund_mixed(moment, found, costs);
+        return;
+    }
     for (size_t i = 0; i < moment->set->n; i++) {
-        uint64_t deficit = found->deficits[i];
-        found->deficits[i] = costs[i] < deficit ? deficit - costs[i] : 0;
-        if (rl_is_window(&moment->set->limits[i])) {
-            rl_found_refund_window(moment, i, found, costs[i]);
-        }
+        rl_found_refund_one(i, found, costs[i]);
     }
 }
 
@@ -196,15 +223,18 @@ static inline void rl_found_refund(const rl_moment *moment, rl_found *found, con
  * asking stays denied. */
 void rl_found_take_denied(const rl_moment *moment, rl_found *found, const uint64_t *costs);
 
+static inline bool rl_entry_is_full_bucket(const rl_moment *moment, size_t i, const uint64_t *words)
+{
+    return rl_bucket_deficit(words[moment->set->first_word[i]], moment->units[i]) == 0;
+}
+
 static inline bool rl_entry_is_full(const rl_moment *moment, const uint64_t *words)
 {
-    const rl_limit_set *set = moment->set;
-    for (size_t i = 0; i < set->n; i++) {
-        if (rl_is_window(&set->limits[i])) {
-            if (!rl_entry_is_full_window(moment, i, words)) {
-                return false;
-            }
-        } else if (rl_bucket_deficit(words[set->first_word[i]], moment->units[i]) != 0) {
+    if (moment->set->has_windows) {
+        return rl_entry_is_full_mixed(moment, words);
+    }
+    for (size_t i = 0; i < moment->set->n; i++) {
+        if (!rl_entry_is_full_bucket(moment, i, words)) {
             return false;
         }
     }

@@ -89,11 +89,11 @@ void rl_shard_visit(const moment *moment, shard *shard)
 
 /* ---- growing and shrinking ------------------------------------------------- */
 
-static void adopt_lines(shard *shard, uint64_t *lines, uint32_t n_lines)
+static void adopt_lines(shard *shard, uint64_t *lines, uint32_t mask)
 {
     rl_free(shard->lines);
     shard->lines = lines;
-    shard->n_lines = n_lines;
+    shard->mask = mask;
 }
 
 /* Copy entry `i` of `from` to the first free slot of line `to`, which has one. */
@@ -106,29 +106,91 @@ static void copy_entry(const rl_table *table, uint64_t *from, unsigned i, uint64
     memcpy(target.words, source.words, table->set.n_words * sizeof(uint64_t));
 }
 
-/* Split every line in two. An entry stays with the one of its two lines that it
- * is in, so a new line receives at most the eight entries of one old line. */
-static bool shard_grow(const rl_table *table, shard *shard)
+/* Growing splits each line i of n in two, i and i + n: in three steps, so that the entries are found
+ * at every moment, also if the process is killed. */
+
+/* Copy a line to its upper half, and free the entries there that do not belong in it. An entry whose
+ * two lines are both halves stays in the lower one. */
+static void split_copy(const rl_table *table, const uint64_t *lower, uint64_t *upper, uint32_t i,
+                       uint32_t n, uint32_t mask)
 {
-    uint32_t n_lines = shard->n_lines == 0 ? table->lines_min : shard->n_lines * 2;
-    uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n_lines));
+    memcpy(upper, lower, table->line_words * sizeof *upper);
+    for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+        uint32_t first = first_line(table, upper[j], mask);
+        uint32_t second = second_line(table, upper[j], mask);
+        if (first == i || second == i || (first != i + n && second != i + n)) {
+            upper[j] = 0;
+        }
+    }
+}
+
+/* Free the entries of a line that belong in another one: its upper half has them. */
+static void split_clear(const rl_table *table, uint64_t *lower, uint32_t i, uint32_t mask)
+{
+    for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+        if (first_line(table, lower[j], mask) != i && second_line(table, lower[j], mask) != i) {
+            lower[j] = 0;
+        }
+    }
+}
+
+static void split_lines(const rl_table *table, uint64_t *lines, uint32_t n, uint32_t mask)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        split_copy(table, line_at(table, lines, i), line_at(table, lines, i + n), i, n, mask);
+    }
+}
+
+static void split_finish(const rl_table *table, uint64_t *lines, uint32_t n, uint32_t mask)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        split_clear(table, line_at(table, lines, i), i, mask);
+    }
+}
+
+static bool shard_grow_in_memory(const rl_table *table, shard *shard)
+{
+    uint32_t n = line_count(table, shard);
+    uint32_t mask = n == 0 ? 0 : shard->mask * 2 + 1;
+    uint64_t *lines = rl_alloc_zeroed(lines_bytes(table, n == 0 ? table->lines_min : 2 * n));
     if (lines == NULL) {
         shard->counts.grow_failures++;
         return false;
     }
-    for (uint32_t i = 0; i < shard->n_lines; i++) {
-        uint64_t *from = line_at(table, shard->lines, i);
-        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
-            uint64_t tag = from[j];
-            if (tag != 0) {
-                uint32_t to = first_line(tag, shard->n_lines) == i ? first_line(tag, n_lines)
-                                                                   : second_line(tag, n_lines);
-                copy_entry(table, from, j, line_at(table, lines, to));
-            }
-        }
+    if (n != 0) {
+        memcpy(lines, shard->lines, lines_bytes(table, n));
+        split_lines(table, lines, n, mask);
+        split_finish(table, lines, n, mask);
     }
-    adopt_lines(shard, lines, n_lines);
+    adopt_lines(shard, lines, mask);
     return true;
+}
+
+/* The lines are there already, and begin to be used. A process that was stopped meanwhile has lost
+ * the lock, and changes nothing that others use. */
+static bool shard_grow_in_file(const rl_table *table, shard *shard)
+{
+    uint64_t ticket = atomic_load_explicit(&shard->lock, memory_order_relaxed);
+    uint64_t *lines = shard_lines(table, shard);
+    uint32_t before = shard_mask(table, shard);
+    uint32_t mask = (before * 2 + 1) & table->mask_max;
+    uint32_t n = table->lines_min * (before + 1);
+    if (n * UINT64_C(2) > table->lines_max) {
+        return false; /* not a mask that growing makes: it was overwritten */
+    }
+    split_lines(table, lines, n, mask);
+    if (!rl_lock_is_held(&shard->lock, ticket)) {
+        return false;
+    }
+    atomic_store_explicit(&shard->mask, mask, memory_order_release);
+    split_finish(table, lines, n, mask);
+    return true;
+}
+
+static bool shard_grow(const rl_table *table, shard *shard)
+{
+    return table->region == NULL ? shard_grow_in_memory(table, shard)
+                                 : shard_grow_in_file(table, shard);
 }
 
 static unsigned line_load(const uint64_t *line)
@@ -139,20 +201,21 @@ static unsigned line_load(const uint64_t *line)
 bool rl_shard_shrink(const rl_table *table, shard *shard)
 {
     if (table->region != NULL) {
-        return false; /* of fixed size */
+        return false;
     }
     if (shard->used == 0) {
         adopt_lines(shard, NULL, 0);
         return false;
     }
     bool sparse = shard->used * LOAD_DEN * 8 < slot_count(table, shard) * LOAD_NUM;
-    if (!sparse || shard->n_lines == table->lines_min) {
+    if (!sparse || shard->mask == 0) {
         return false;
     }
-    uint32_t n_lines = shard->n_lines / 2;
+    uint32_t n_lines = line_count(table, shard) / 2;
     for (uint32_t i = 0; i < n_lines; i++) {
-        uint64_t *pair = line_at(table, shard->lines, 2 * i);
-        if (line_load(pair) + line_load(pair + table->line_words) > RL_LINE_SLOTS) {
+        const uint64_t *lower = line_at(table, shard->lines, i);
+        const uint64_t *upper = line_at(table, shard->lines, i + n_lines);
+        if (line_load(lower) + line_load(upper) > RL_LINE_SLOTS) {
             return false;
         }
     }
@@ -160,15 +223,15 @@ bool rl_shard_shrink(const rl_table *table, shard *shard)
     if (lines == NULL) {
         return false;
     }
-    for (uint32_t i = 0; i < shard->n_lines; i++) {
+    for (uint32_t i = 0; i < 2 * n_lines; i++) {
         uint64_t *from = line_at(table, shard->lines, i);
         for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
             if (from[j] != 0) {
-                copy_entry(table, from, j, line_at(table, lines, i / 2));
+                copy_entry(table, from, j, line_at(table, lines, i % n_lines));
             }
         }
     }
-    adopt_lines(shard, lines, n_lines);
+    adopt_lines(shard, lines, shard->mask / 2);
     return true;
 }
 
@@ -233,11 +296,11 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
     if (line_count(table, shard) == 0 && !shard_grow(table, shard)) {
         return (slot){NULL, NULL};
     }
-    for (;;) {
+    for (unsigned doublings = 0;; doublings++) {
         uint64_t *lines = shard_lines(table, shard);
-        uint32_t n_lines = line_count(table, shard);
-        uint64_t *first = line_at(table, lines, first_line(tag, n_lines));
-        uint64_t *second = line_at(table, lines, second_line(tag, n_lines));
+        uint32_t mask = shard_mask(table, shard);
+        uint64_t *first = line_at(table, lines, first_line(table, tag, mask));
+        uint64_t *second = line_at(table, lines, second_line(table, tag, mask));
         unsigned first_load = sweep_line(moment, shard, first);
         unsigned second_load = sweep_line(moment, shard, second);
         uint64_t *emptier = second_load < first_load ? second : first;
@@ -245,7 +308,8 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
         if (free_slots != 0) {
             return slot_at(table, emptier, (unsigned)__builtin_ctz(free_slots));
         }
-        if (n_lines >= table->lines_max || !shard_grow(table, shard)) {
+        /* In a file the mask may be overwritten again and again. */
+        if (mask == table->mask_max || doublings == 32 || !shard_grow(table, shard)) {
             return least_indebted(moment, first, second);
         }
     }

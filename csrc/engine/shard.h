@@ -9,12 +9,11 @@
 #ifndef RL_ENGINE_SHARD_H
 #define RL_ENGINE_SHARD_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include "engine/alloc.h"
 #include "engine/line.h"
-#include "engine/shared_lock.h"
+#include "engine/lock.h"
 #include "engine/table.h"
 
 /* Two choices among lines of eight stay collision-free to about this load. */
@@ -22,14 +21,11 @@
 #define LOAD_DEN 10u
 
 typedef struct shard {
-    _Alignas(RL_CACHE_LINE) union {
-        pthread_mutex_t own;
-        rl_shared_lock shared; /* in a file */
-    } lock;                    /* guards everything below */
-    uint64_t *lines;    /* owned; NULL until the first key and after the last, and in a file */
-    uint32_t n_lines;   /* 0 while lines is NULL, else lines_min * 2^i; unused in a file */
-    size_t used;        /* slots with a tag, full ones included */
-    size_t since_sweep; /* inserts since the full entries were last freed */
+    _Alignas(RL_CACHE_LINE) rl_lock lock; /* guards everything below */
+    uint64_t *lines;       /* owned; NULL until the first key and after the last, and in a file */
+    _Atomic uint32_t mask; /* there are lines_min * (mask + 1) lines; 2^i - 1 */
+    size_t used;           /* slots with a tag, full ones included */
+    size_t since_sweep;    /* inserts since the full entries were last freed */
     int64_t swept_ns;
     rl_table_stats counts; /* keys, slots and bytes stay 0 here */
 } shard;
@@ -45,7 +41,8 @@ struct rl_table {
     uint64_t order;     /* of a file: random, for the order of locks, see engine/together.c */
     size_t line_words;  /* eight tags, then the words of each slot in order */
     uint32_t lines_min; /* of one shard */
-    uint32_t lines_max; /* lines_min * 2^i */
+    uint32_t lines_max; /* lines_min * (mask_max + 1) */
+    uint32_t mask_max;  /* 2^i - 1 */
     unsigned shard_bits;
     rl_limit_set set;
     _Atomic(rl_table *) blocks;        /* owned; see engine/blocks.h; NULL: none was made */
@@ -88,20 +85,33 @@ bool rl_table_empty_part(rl_table *table, size_t *next);
 
 static inline uint64_t key_tag(rl_key key)
 {
-    return key.lo != 0 ? key.lo : 1; /* 0 marks an empty slot */
+    return key.hash != 0 ? key.hash : 1; /* 0 marks an empty slot */
 }
 
-/* The two lines of a tag. Scaling (and not masking) a half of the tag sends
- * line i of n to line 2i or 2i + 1 of 2n, so growth splits lines and shrinking
- * joins them, without the key. */
-static inline uint32_t first_line(uint64_t tag, uint32_t n_lines)
+/* The shard of a key: the first four bits of both halves of its hash. */
+static inline shard *rl_table_shard(rl_table *table, rl_key key)
 {
-    return (uint32_t)(((tag >> 32) * n_lines) >> 32);
+    uint64_t eight = (key.hash >> 56 & 0xf0) | (key.hash >> 28 & 0x0f);
+    return &table->shards[eight >> (8 - table->shard_bits)];
 }
 
-static inline uint32_t second_line(uint64_t tag, uint32_t n_lines)
+/* The line for a half of a tag: its next bits, scaled to lines_min, plus lines_min times its last
+ * bits. So when a shard grows from n lines to 2n, an entry of line i belongs in line i or i + n. */
+static inline uint32_t line_of(const rl_table *table, uint32_t half, uint32_t mask)
 {
-    return (uint32_t)(((tag & UINT32_MAX) * n_lines) >> 32);
+    uint32_t first = (uint32_t)(((uint64_t)(uint32_t)(half << 4) * table->lines_min) >> 32);
+    return first + (half & mask) * table->lines_min;
+}
+
+/* The two lines of a tag. */
+static inline uint32_t first_line(const rl_table *table, uint64_t tag, uint32_t mask)
+{
+    return line_of(table, (uint32_t)(tag >> 32), mask);
+}
+
+static inline uint32_t second_line(const rl_table *table, uint64_t tag, uint32_t mask)
+{
+    return line_of(table, (uint32_t)tag, mask);
 }
 
 static inline uint64_t *line_at(const rl_table *table, uint64_t *lines, uint32_t i)
@@ -114,21 +124,12 @@ static inline slot slot_at(const rl_table *table, uint64_t *line, unsigned i)
     return (slot){line + i, line + RL_LINE_SLOTS + i * table->set.n_words};
 }
 
-static inline uint32_t line_count(const rl_table *table, const shard *shard)
-{
-    return table->region == NULL ? shard->n_lines : table->lines_max;
-}
-
-static inline size_t slot_count(const rl_table *table, const shard *shard)
-{
-    return (size_t)line_count(table, shard) * RL_LINE_SLOTS;
-}
-
 static inline size_t lines_bytes(const rl_table *table, uint32_t n_lines)
 {
     return (size_t)n_lines * table->line_words * sizeof(uint64_t);
 }
 
+/* NULL: the shard has no lines. */
 static inline uint64_t *shard_lines(const rl_table *table, const shard *shard)
 {
     if (table->region == NULL) {
@@ -138,30 +139,43 @@ static inline uint64_t *shard_lines(const rl_table *table, const shard *shard)
     return table->region + i * table->lines_max * table->line_words;
 }
 
-static inline slot rl_shard_find(const rl_table *table, shard *shard, uint64_t tag)
+/* Any number is valid: below lines_max there are lines for it. */
+static inline uint32_t shard_mask(const rl_table *table, const shard *shard)
 {
-    uint32_t n_lines = line_count(table, shard);
-    if (n_lines == 0) {
+    return atomic_load_explicit(&shard->mask, memory_order_relaxed) & table->mask_max;
+}
+
+static inline uint32_t line_count(const rl_table *table, const shard *shard)
+{
+    return shard_lines(table, shard) == NULL ? 0
+                                             : table->lines_min * (shard_mask(table, shard) + 1);
+}
+
+static inline size_t slot_count(const rl_table *table, const shard *shard)
+{
+    return (size_t)line_count(table, shard) * RL_LINE_SLOTS;
+}
+
+static inline slot rl_shard_find(const rl_table *table, const shard *shard, uint64_t tag)
+{
+    uint64_t *lines = shard_lines(table, shard);
+    if (lines == NULL) {
         return (slot){NULL, NULL};
     }
-    uint64_t *lines = shard_lines(table, shard);
-    uint64_t *line = line_at(table, lines, first_line(tag, n_lines));
-    unsigned mask = rl_line_match(line, tag);
-    if (mask == 0) {
-        line = line_at(table, lines, second_line(tag, n_lines));
-        mask = rl_line_match(line, tag);
+    uint32_t mask = shard_mask(table, shard);
+    uint64_t *line = line_at(table, lines, first_line(table, tag, mask));
+    unsigned found = rl_line_match(line, tag);
+    if (found == 0) {
+        line = line_at(table, lines, second_line(table, tag, mask));
+        found = rl_line_match(line, tag);
     }
-    return mask != 0 ? slot_at(table, line, (unsigned)__builtin_ctz(mask)) : (slot){NULL, NULL};
+    return found != 0 ? slot_at(table, line, (unsigned)__builtin_ctz(found)) : (slot){NULL, NULL};
 }
 
-static inline moment moment_at(const rl_table *table, rl_time now)
+static inline void moment_init(moment *moment, const rl_table *table, rl_time now)
 {
-    return (moment){table, rl_moment_at(&table->set, now)};
-}
-
-static inline shard *rl_table_shard(rl_table *table, rl_key key)
-{
-    return &table->shards[table->shard_bits == 0 ? 0 : key.hi >> (64 - table->shard_bits)];
+    moment->table = table;
+    rl_moment_init(&moment->at, &table->set, now);
 }
 
 /* Return the words of a present entry, else NULL. */
@@ -191,7 +205,7 @@ static inline void rl_shard_release(shard *shard, slot entry)
 }
 
 /* Visit the entries of a shard that was not visited for a horizon: see shard.c. */
-void rl_shard_visit(const moment *moment, shard *shard);
+RL_APART void rl_shard_visit(const moment *moment, shard *shard);
 
 static inline int64_t rl_shard_age_ns(const moment *moment, const shard *shard)
 {
@@ -214,27 +228,19 @@ slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag);
 void rl_shard_sweep(const moment *moment, shard *shard);
 
 /* Join the lines of a nearly empty shard in pairs, or give all its memory back.
- * False: nothing changed, because the shard is in use or as small as it gets, a pair
+ * False: nothing changed, because the shard is in use, in a file or as small as it gets, a pair
  * has more than eight entries, or there is no memory for the copy. */
 bool rl_shard_shrink(const rl_table *table, shard *shard);
 
 /* Return the ticket to unlock with. */
 static inline uint64_t rl_shard_lock(const rl_table *table, shard *shard)
 {
-    if (table->region != NULL) {
-        return rl_shared_lock_take(&shard->lock.shared);
-    }
-    pthread_mutex_lock(&shard->lock.own);
-    return 0;
+    return rl_lock_take(&shard->lock, table->region != NULL);
 }
 
 static inline void rl_shard_unlock(const rl_table *table, shard *shard, uint64_t ticket)
 {
-    if (table->region != NULL) {
-        rl_shared_lock_release(&shard->lock.shared, ticket);
-    } else {
-        pthread_mutex_unlock(&shard->lock.own);
-    }
+    rl_lock_release(&shard->lock, ticket, table->region != NULL);
 }
 
 #endif

@@ -37,6 +37,7 @@ typedef struct header {
     char boot_id[BOOT_ID_SIZE];
     uint64_t shard_size;
     uint64_t n_shards;
+    uint64_t lines_min;
     uint64_t lines_max;
     uint64_t line_words;
     uint64_t n_limits;
@@ -87,6 +88,7 @@ static rl_shared_status shared_describe(const rl_table *plan, header *out)
     memset(out, 0, sizeof *out);
     out->shard_size = sizeof(shard);
     out->n_shards = rl_table_shards(plan);
+    out->lines_min = plan->lines_min;
     out->lines_max = plan->lines_max;
     out->line_words = plan->line_words;
     out->n_limits = plan->set.n;
@@ -108,8 +110,8 @@ static rl_shared_status shared_describe(const rl_table *plan, header *out)
 static bool shared_is_same(const header *found, const header *wanted)
 {
     return found->shard_size == wanted->shard_size && found->n_shards == wanted->n_shards &&
-           found->lines_max == wanted->lines_max && found->line_words == wanted->line_words &&
-           found->n_limits == wanted->n_limits &&
+           found->lines_min == wanted->lines_min && found->lines_max == wanted->lines_max &&
+           found->line_words == wanted->line_words && found->n_limits == wanted->n_limits &&
            memcmp(found->limits, wanted->limits, sizeof found->limits) == 0;
 }
 
@@ -160,7 +162,8 @@ typedef struct shared_request {
 
 static bool shared_has_as_many_lines(const rl_table *one, const rl_table *other)
 {
-    return one->shard_bits == other->shard_bits && one->lines_max == other->lines_max;
+    return one->shard_bits == other->shard_bits && one->lines_min == other->lines_min &&
+           one->lines_max == other->lines_max;
 }
 
 /* Make the table in an empty file: the locks of the shards, and everything else, start as 0. */

@@ -4,14 +4,15 @@
  *
  * The file is mapped into the memory of each process, so a decision costs the same as
  * in private memory. Its size is fixed when it is made, and it is never made shorter:
- * processes that have it mapped would get SIGBUS. A file from before the last boot, or one
+ * processes that have it mapped would get SIGBUS. But a shard begins with a few of its lines and
+ * takes more as it fills, so few keys are on few pages. A file from before the last boot, or one
  * that was not finished, is replaced by a new one under the same name.
  *
  * When a process dies while it holds the lock of a shard, another one takes the lock over
- * after half a second (engine/shared_lock.h). At most that one decision is lost: for each
+ * after half a second (engine/lock.h). At most that one decision is lost: for each
  * such death a client gets at most one request that was not counted. A process that was only
- * stopped, and continues after that, may write what one key lacked before: its client then
- * gets up to one more burst.
+ * stopped, and continues after that, may write what one key lacked before, or the eight of a line
+ * if it was taking more lines: their clients then get up to one more burst.
  *
  * Nothing in the file is trusted, except that it has its size: see engine/shard.h.
  * Time is CLOCK_MONOTONIC, the same in all processes of a host. Linux only. */
@@ -23,7 +24,7 @@
 /* The number of the layout of a file. Increase it when the header, a shard or an entry changes: it
  * is part of the file names, so a new version makes a new file and running processes keep
  * theirs. */
-#define RL_SHARED_LAYOUT 3
+#define RL_SHARED_LAYOUT 4
 
 /* Contains another text after each boot. */
 #define RL_BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"

@@ -30,6 +30,9 @@ static void table_empty_shard(const rl_table *table, shard *shard)
         memset(line, 0, RL_LINE_SLOTS * sizeof *line); /* the tags */
     }
     shard->used = 0;
+    if (table->region != NULL) {
+        shard->mask = 0;
+    }
     while (rl_shard_shrink(table, shard)) {}
 }
 
@@ -80,6 +83,7 @@ static void choose_geometry(rl_table *table, size_t max_keys)
     size_t step = (size_t)1 << doublings;
     table->lines_min = (uint32_t)((lines + step - 1) >> doublings);
     table->lines_max = table->lines_min << doublings;
+    table->mask_max = (UINT32_C(1) << doublings) - 1;
 }
 
 /* Make a table without keys, as planned. NULL: out of memory. */
@@ -91,13 +95,11 @@ static rl_table *table_make(const rl_table *plan)
         table->line_words = plan->line_words;
         table->lines_min = plan->lines_min;
         table->lines_max = plan->lines_max;
+        table->mask_max = plan->mask_max;
         table->shard_bits = plan->shard_bits;
         table->set = plan->set;
         table->shards = table->own_shards;
         table->blocked_until_ns = &table->own_blocked_until_ns;
-        for (size_t i = 0; i < rl_table_shards(table); i++) {
-            pthread_mutex_init(&table->shards[i].lock.own, NULL);
-        }
     }
     return table;
 }
@@ -128,6 +130,7 @@ rl_table *rl_table_like(const rl_table *table, const rl_limit *limits, size_t n_
     rl_table plan = {.secret = table->secret,
                      .lines_min = table->lines_min,
                      .lines_max = table->lines_max,
+                     .mask_max = table->mask_max,
                      .shard_bits = table->shard_bits};
     table_set_limits(&plan, limits, n_limits);
     return table_make(&plan);
@@ -155,13 +158,14 @@ static void convert_lines(const moment *from, const moment *to, const shard *sou
 static rl_status convert_shard(const moment *from, const moment *to, shard *source, shard *target)
 {
     rl_shard_keep(from, source);
-    if (source->n_lines != 0 && to->table->region == NULL) {
-        target->lines = rl_alloc_zeroed(lines_bytes(to->table, source->n_lines));
+    uint32_t n_lines = line_count(from->table, source);
+    if (n_lines != 0 && to->table->region == NULL) {
+        target->lines = rl_alloc_zeroed(lines_bytes(to->table, n_lines));
         if (target->lines == NULL) {
             return RL_ENOMEM;
         }
     }
-    target->n_lines = source->n_lines;
+    target->mask = shard_mask(from->table, source);
     target->used = source->used;
     target->since_sweep = source->since_sweep;
     target->swept_ns = from->at.now.steady_ns;
@@ -172,8 +176,10 @@ static rl_status convert_shard(const moment *from, const moment *to, shard *sour
 
 rl_status rl_table_copy_entries(rl_table *from, rl_table *to, rl_time now)
 {
-    moment before = moment_at(from, now);
-    moment after = moment_at(to, now);
+    moment before;
+    moment_init(&before, from, now);
+    moment after;
+    moment_init(&after, to, now);
     rl_status status = RL_OK;
     for (size_t i = 0; status == RL_OK && i < rl_table_shards(from); i++) {
         uint64_t ticket = rl_shard_lock(from, &from->shards[i]);
@@ -200,7 +206,6 @@ void rl_table_free(rl_table *table)
     rl_table_free(blocks);
     for (size_t i = 0; i < rl_table_shards(table); i++) {
         rl_free(table->shards[i].lines);
-        pthread_mutex_destroy(&table->shards[i].lock.own);
     }
     rl_free(table);
 }
@@ -210,7 +215,7 @@ static void table_add_shard(const rl_table *table, const shard *shard, rl_table_
 {
     total->keys += shard->used;
     total->slots += slot_count(table, shard);
-    total->bytes += table->region == NULL ? lines_bytes(table, shard->n_lines) : 0;
+    total->bytes += table->region == NULL ? lines_bytes(table, line_count(table, shard)) : 0;
     total->allowed += shard->counts.allowed;
     total->denied += shard->counts.denied;
     total->inserted += shard->counts.inserted;
@@ -268,7 +273,8 @@ rl_table_stats rl_table_count(rl_table *table)
 /* Return the number of slots. */
 static size_t table_sweep_shard(rl_table *table, shard *shard, rl_time now, rl_table_stats *total)
 {
-    moment moment = moment_at(table, now);
+    moment moment;
+    moment_init(&moment, table, now);
     uint64_t ticket = rl_shard_lock(table, shard);
     size_t visited = slot_count(table, shard);
     rl_shard_keep(&moment, shard);

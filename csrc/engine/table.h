@@ -3,10 +3,9 @@
  * The table is made for one set of limits; an entry holds one bucket or window for
  * each of them, and a request passes all of them or takes from none.
  *
- * Only a 64-bit tag of the keyed hash of a key is stored, with log2(shards) more
- * bits of the hash in the entry's place. Two keys with the same bits share their
- * buckets: a new key meets another one's entry with probability
- * n / 2^64, n being the live keys of one shard (4e-16 in a full default table).
+ * Only the keyed hash of a key is stored, 64 bits, from which its place follows. Two keys
+ * with the same hash share their buckets: a new key meets another one's entry with
+ * probability n / 2^64, n being the live keys (5e-14 in a full default table).
  *
  *     table ── shard ── lines of eight slots ── slot = tag + the words of each limit
  *              lock     a key may live in two of a shard's lines

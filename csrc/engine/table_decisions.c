@@ -14,28 +14,38 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
 
 /* Find the entry of a key and read its state. What was counted before the clock was set back is
  * written as it is read now, so that the times in a decision hold. With the shard's lock. */
-static slot table_read(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
+static inline slot table_read(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
-    rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    rl_entry_read(&moment->at, entry.words, found);
     if (found->is_ahead) {
         rl_entry_write(&moment->at, found, entry.words);
     }
     return entry;
 }
 
+/* Make room for a new key, which may inherit a debt, and read it. Without a slot: out of memory. */
+RL_APART static slot table_insert(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
+{
+    slot entry = rl_shard_make_room(moment, shard, tag);
+    if (entry.tag != NULL) {
+        rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    }
+    return entry;
+}
+
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
-static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
-                            bool always, bool *allowed, rl_found *found)
+static inline rl_status table_take(const moment *moment, shard *shard, uint64_t tag,
+                                   const uint64_t *costs, bool always, bool *allowed,
+                                   rl_found *found)
 {
     slot entry = table_read(moment, shard, tag, found);
     bool pass = always || rl_entry_allows(&moment->table->set, found, costs);
     if (pass && entry.tag == NULL) {
-        entry = rl_shard_make_room(moment, shard, tag);
+        entry = table_insert(moment, shard, tag, found);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
-        rl_entry_read(&moment->at, rl_slot_words(entry), found);
         pass = always || rl_entry_allows(&moment->table->set, found, costs);
     }
     if (pass) {
@@ -60,11 +70,12 @@ static void table_look(rl_table *table, rl_key key, const moment *moment, bool d
 }
 
 /* Describe what was found of a key that is blocked for `blocked_ns`, or is not (0). */
-static void table_describe(const moment *moment, const rl_found *found, const uint64_t *costs,
-                           bool allowed, int64_t blocked_ns, rl_decision *out, rl_decision *each)
+RL_APART static void table_describe(const moment *moment, const rl_found *found,
+                                    const uint64_t *costs, bool allowed, int64_t blocked_ns,
+                                    rl_decision *out, rl_decision *each)
 {
     if (out != NULL) {
-        *out = rl_entry_describe(&moment->at, found, costs, allowed);
+        rl_entry_describe(&moment->at, found, costs, allowed, out);
     }
     if (each != NULL) {
         describe_each(&moment->at, found, costs, allowed, each);
@@ -80,10 +91,12 @@ static void table_describe(const moment *moment, const rl_found *found, const ui
 }
 
 /* Read a decision without taking. `denies`: it counts as a denial. */
-static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                       int64_t blocked_ns, bool denies, rl_decision *out, rl_decision *each)
+RL_APART static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                                int64_t blocked_ns, bool denies, rl_decision *out,
+                                rl_decision *each)
 {
-    moment moment = moment_at(table, now);
+    moment moment;
+    moment_init(&moment, table, now);
     rl_found found;
     table_look(table, key, &moment, denies, &found);
     bool allowed = rl_entry_allows(&table->set, &found, costs);
@@ -91,16 +104,15 @@ static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_ti
 }
 
 /* Count a denied request that was read into *found. With the shard's lock. */
-static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t tag,
-                                    const uint64_t *costs, rl_found *found)
+RL_APART static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t tag,
+                                             const uint64_t *costs, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     if (entry.tag == NULL) {
-        entry = rl_shard_make_room(moment, shard, tag);
+        entry = table_insert(moment, shard, tag, found);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
-        rl_entry_read(&moment->at, rl_slot_words(entry), found);
     }
     rl_found_take_denied(&moment->at, found, costs);
     rl_entry_write(&moment->at, found, entry.words);
@@ -108,9 +120,9 @@ static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t
     return RL_OK;
 }
 
-static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                              bool counts_denied, bool *allowed, rl_decision *out,
-                              rl_decision *each)
+__attribute__((always_inline)) static inline rl_status
+table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now, bool counts_denied,
+             bool *allowed, rl_decision *out, rl_decision *each)
 {
     int64_t blocked_ns = rl_blocks_left_ns(table, key, now);
     if (blocked_ns > 0) {
@@ -119,7 +131,8 @@ static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs
         return RL_OK;
     }
     shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
+    moment moment;
+    moment_init(&moment, table, now);
     rl_found found;
 
     uint64_t ticket = rl_shard_lock(table, shard);
@@ -134,8 +147,10 @@ static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs
     }
     rl_shard_unlock(table, shard, ticket);
 
-    if (status == RL_OK) {
+    if (status == RL_OK && each != NULL) {
         table_describe(&moment, &found, costs, *allowed, 0, out, each);
+    } else if (status == RL_OK && out != NULL) {
+        rl_entry_describe(&moment.at, &found, costs, *allowed, out);
     }
     return status;
 }
@@ -156,7 +171,8 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
                           rl_decision *out)
 {
     shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
+    moment moment;
+    moment_init(&moment, table, now);
     rl_found found;
     bool allowed;
 
@@ -166,7 +182,7 @@ rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl
     rl_shard_unlock(table, shard, ticket);
 
     if (status == RL_OK) {
-        *out = rl_entry_describe(&moment.at, &found, costs, true);
+        rl_entry_describe(&moment.at, &found, costs, true, out);
     }
     return status;
 }
@@ -180,7 +196,8 @@ void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time n
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now)
 {
     shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
+    moment moment;
+    moment_init(&moment, table, now);
     rl_found found;
 
     uint64_t ticket = rl_shard_lock(table, shard);

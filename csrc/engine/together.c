@@ -69,7 +69,7 @@ static bool together_is_same(const rl_together *one, const rl_together *other)
     bool is_same_table = one->table == other->table ||
                          (rl_table_is_shared(one->table) && rl_table_is_shared(other->table) &&
                           one->table->order == other->table->order);
-    return is_same_table && one->key.lo == other->key.lo && one->key.hi == other->key.hi;
+    return is_same_table && one->key.hash == other->key.hash;
 }
 
 /* Decide about request `i` as if those before it had taken their costs. */
@@ -77,7 +77,8 @@ static bool together_look(rl_together *requests, size_t i, int64_t blocked_ns)
 {
     rl_together *request = &requests[i];
     shard *shard = rl_table_shard(request->table, request->key);
-    moment moment = moment_at(request->table, request->now);
+    moment moment;
+    moment_init(&moment, request->table, request->now);
     rl_found found;
     rl_shard_keep(&moment, shard);
     slot entry = rl_shard_find(request->table, shard, key_tag(request->key));
@@ -88,7 +89,7 @@ static bool together_look(rl_together *requests, size_t i, int64_t blocked_ns)
         }
     }
     bool passes = rl_entry_allows(&request->table->set, &found, request->costs);
-    request->decision = rl_entry_describe(&moment.at, &found, request->costs, passes);
+    rl_entry_describe(&moment.at, &found, request->costs, passes, &request->decision);
     if (blocked_ns > 0) {
         rl_decision_block(&request->decision, blocked_ns);
     }
@@ -108,7 +109,8 @@ static rl_status together_take_one(rl_together *request, together_before *before
 {
     rl_table *table = request->table;
     shard *shard = rl_table_shard(table, request->key);
-    moment moment = moment_at(table, request->now);
+    moment moment;
+    moment_init(&moment, table, request->now);
     uint64_t tag = key_tag(request->key);
     rl_found found;
     slot entry = rl_shard_find(table, shard, tag);
@@ -126,13 +128,13 @@ static rl_status together_take_one(rl_together *request, together_before *before
     rl_entry_read(&moment.at, words, &found);
     *allowed = rl_entry_allows(&table->set, &found, request->costs);
     if (!*allowed) {
-        request->decision = rl_entry_describe(&moment.at, &found, request->costs, false);
+        rl_entry_describe(&moment.at, &found, request->costs, false, &request->decision);
         return RL_OK;
     }
     rl_found_take(&moment.at, &found, request->costs);
     rl_entry_write(&moment.at, &found, entry.words);
     rl_shard_occupy(shard, entry, tag);
-    before->decision = rl_entry_describe(&moment.at, &found, request->costs, true);
+    rl_entry_describe(&moment.at, &found, request->costs, true, &before->decision);
     return RL_OK;
 }
 

@@ -1,6 +1,7 @@
 /* test_shared.c -- a table in a file: processes that share it, die in it, and find odd files. */
 #include "at.h"
 #include "check.h"
+#include "engine/shard.h"
 #include "engine/shared.h"
 
 #ifdef __linux__
@@ -69,6 +70,83 @@ static void test_new_file_starts_with_the_entries_of_another(void)
     rl_table_free(again);
     unlink(path);
     unlink(other);
+}
+
+#define MANY_KEYS 3000
+
+static void take_one_of_each(rl_table *table, const rl_limit *limit, uint64_t from, uint64_t to)
+{
+    uint64_t cost = rl_limit_cost(limit, 1);
+    bool allowed;
+    for (uint64_t i = from; i < to; i++) {
+        CHECK_EQUAL(rl_table_take(table, number_key(table, i), &cost, at(0), &allowed, NULL, NULL),
+                    RL_OK);
+    }
+}
+
+static void check_each_has(rl_table *table, uint64_t from, uint64_t to, double remaining)
+{
+    uint64_t none = 0;
+    rl_decision decision;
+    for (uint64_t i = from; i < to; i++) {
+        rl_table_peek(table, number_key(table, i), &none, at(0), &decision, NULL);
+        CHECK(decision.remaining == remaining);
+    }
+}
+
+static void test_lines_are_taken_as_keys_come(void)
+{
+    rl_limit limit = limit_of(5, 0);
+    rl_table *table = opened(&limit, 1, 8000);
+    take_one_of_each(table, &limit, 0, 30);
+    CHECK(rl_table_count(table).slots < 200);
+    take_one_of_each(table, &limit, 30, MANY_KEYS);
+    CHECK(rl_table_count(table).slots > MANY_KEYS);
+    CHECK_EQUAL(rl_table_count(table).keys, MANY_KEYS);
+    check_each_has(table, 0, MANY_KEYS, 4);
+    size_t next = 0;
+    while (rl_table_reset_part(table, &next)) {}
+    CHECK(rl_table_count(table).slots < 200);
+    check_each_has(table, 0, MANY_KEYS, 5);
+    rl_table_free(table);
+    unlink(path);
+}
+
+/* What a process that is killed while it takes lines leaves: copies in the new ones, and then, before
+ * it has removed them from the old ones, two of each entry that has moved. */
+static void leave_half_taken(rl_table *table, bool in_use)
+{
+    shard *shard = &table->shards[0];
+    uint32_t n = line_count(table, shard), mask = shard->mask * 2 + 1;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t *upper = line_at(table, table->region, i + n);
+        memcpy(upper, line_at(table, table->region, i), table->line_words * sizeof *upper);
+        for (unsigned j = 0; j < RL_LINE_SLOTS; j++) {
+            uint32_t first = first_line(table, upper[j], mask);
+            uint32_t second = second_line(table, upper[j], mask);
+            bool stays = first == i || second == i || (first != i + n && second != i + n);
+            upper[j] = stays ? 0 : upper[j];
+        }
+    }
+    if (in_use) {
+        shard->mask = mask;
+    }
+}
+
+static void test_killed_while_it_takes_lines(bool in_use)
+{
+    rl_limit limit = limit_of(5, 0);
+    rl_table *table = opened(&limit, 1, 8000);
+    take_one_of_each(table, &limit, 0, 200);
+    leave_half_taken(table, in_use);
+    check_each_has(table, 0, 200, 4);
+    take_one_of_each(table, &limit, 0, 200);
+    check_each_has(table, 0, 200, 3);
+    take_one_of_each(table, &limit, 200, MANY_KEYS);
+    check_each_has(table, 0, 200, 3);
+    check_each_has(table, 200, MANY_KEYS, 4);
+    rl_table_free(table);
+    unlink(path);
 }
 
 static void test_two_handles_are_one_table(void)
@@ -299,6 +377,9 @@ int main(void)
     _Atomic uint64_t *admitted =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     test_new_file_starts_with_the_entries_of_another();
+    test_lines_are_taken_as_keys_come();
+    test_killed_while_it_takes_lines(false);
+    test_killed_while_it_takes_lines(true);
     test_two_handles_are_one_table();
     test_it_does_not_grow();
     test_files_that_are_something_else();

@@ -345,7 +345,7 @@ static void test_zero_tag(void)
     rl_table *table = rl_table_new(&limit, 1, 100, SECRET);
     bool allowed;
     for (int i = 0; i < 3; i++) {
-        rl_table_take(table, (rl_key){0, 0}, &cost, at(0), &allowed, NULL, NULL);
+        rl_table_take(table, (rl_key){0}, &cost, at(0), &allowed, NULL, NULL);
         CHECK_EQUAL(allowed, i < 2);
     }
     CHECK_EQUAL(rl_table_sweep(table, at(0)).keys, 1);
