@@ -22,7 +22,7 @@ static int encode_surrogates(PyObject *key, core_text *out)
     return 0;
 }
 
-int core_parse_key(PyObject *key, core_text *out)
+int core_parse_any_key(PyObject *key, core_text *out)
 {
     out->owner = NULL;
     if (PyBytes_Check(key)) {
@@ -33,11 +33,6 @@ int core_parse_key(PyObject *key, core_text *out)
         PyErr_Format(PyExc_TypeError, "key must be str or bytes, not %.200s",
                      Py_TYPE(key)->tp_name);
         return -1;
-    }
-    if (PyUnicode_IS_COMPACT_ASCII(key)) { /* ASCII is UTF-8 already */
-        out->data = (const char *)PyUnicode_1BYTE_DATA(key);
-        out->len = (size_t)PyUnicode_GET_LENGTH(key);
-        return 0;
     }
     Py_ssize_t len;
     out->data = PyUnicode_AsUTF8AndSize(key, &len);
@@ -160,12 +155,6 @@ static int parse_named(const char *function, PyObject *name, PyObject *value, co
     }
     *target = value;
     return 0;
-}
-
-int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
-                        Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
-{
-    return core_parse_pair(function, first, "cost", args, nargs, kwnames, out);
 }
 
 int core_parse_pair(const char *function, const char *first, const char *second,

@@ -45,6 +45,7 @@ typedef struct core_state {
     PyTypeObject *redis_buckets_type; /* strong */
     PyTypeObject *redis_loop_type;    /* strong */
 #endif
+    void *spare_decision;        /* owned; the memory of a freed Decision, or NULL */
     PyObject *one;               /* strong; the int 1 */
     PyObject *names[NAME_COUNT]; /* strong */
 } core_state;
@@ -88,6 +89,9 @@ int decision_describe_fields(PyTypeObject *type);
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 
+/* Free what decision_new() keeps for the next one. */
+void decision_free_spare(core_state *state);
+
 /* A tuple of Decisions: the tightest one, and behind it `n`, one of each limit. NULL with an
  * exception set. */
 PyObject *decisions_new(core_state *state, const rl_decision *tightest, const rl_decision *each,
@@ -122,7 +126,18 @@ typedef struct core_text {
 } core_text;
 
 /* Read a key (str or bytes). 0, or -1 with an exception set. */
-int core_parse_key(PyObject *key, core_text *out);
+int core_parse_any_key(PyObject *key, core_text *out);
+
+/* The same, faster for most keys: ASCII is UTF-8 already. */
+static inline int core_parse_key(PyObject *key, core_text *out)
+{
+    if (PyUnicode_Check(key) && PyUnicode_IS_COMPACT_ASCII(key)) {
+        const char *data = (const char *)((PyASCIIObject *)key + 1);
+        *out = (core_text){data, (size_t)PyUnicode_GET_LENGTH(key), NULL};
+        return 0;
+    }
+    return core_parse_any_key(key, out);
+}
 
 /* Read a cost in tokens: a finite number >= 0. 0, or -1 with an exception set. */
 int core_parse_cost(PyObject *cost, double *tokens);
@@ -145,13 +160,22 @@ typedef struct core_key_cost {
     PyObject *cost; /* borrowed from args; NULL: not given */
 } core_key_cost;
 
-/* Read them; `first` is the name of the first one. 0, or -1 with an exception set. */
-int core_parse_key_cost(const char *function, const char *first, PyObject *const *args,
-                        Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
-
-/* The same of the arguments (first, second), of which the second one may be missing. */
+/* Read the arguments (first, second), of which the second one may be missing. 0, or -1 with an
+ * exception set. */
 int core_parse_pair(const char *function, const char *first, const char *second,
                     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out);
+
+/* Read (first, cost); most calls give only the first one, by position. */
+static inline int core_parse_key_cost(const char *function, const char *first,
+                                      PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                                      core_key_cost *out)
+{
+    if (nargs == 1 && kwnames == NULL) {
+        *out = (core_key_cost){args[0], NULL};
+        return 0;
+    }
+    return core_parse_pair(function, first, "cost", args, nargs, kwnames, out);
+}
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 

@@ -33,7 +33,8 @@ static int limiter_now_by_object(const limiter_object *self, rl_time *now)
     return 0;
 }
 
-int limiter_now(const limiter_object *self, rl_time *now)
+/* The time of a limiter that has another clock than the steady one alone. */
+RL_APART static int limiter_now_by_any(const limiter_object *self, rl_time *now)
 {
     clockid_t steady = CLOCK_MONOTONIC;
     clockid_t wall = CLOCK_REALTIME;
@@ -50,9 +51,18 @@ int limiter_now(const limiter_object *self, rl_time *now)
     return 0;
 }
 
+int limiter_now(const limiter_object *self, rl_time *now)
+{
+    if (self->clock_kind == CLOCK_KIND_MONOTONIC && !self->has_windows) {
+        *now = (rl_time){system_ns(CLOCK_MONOTONIC), 0};
+        return 0;
+    }
+    return limiter_now_by_any(self, now);
+}
+
 /* ---- arguments ------------------------------------------------------------- */
 
-static int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *out)
+static inline int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *out)
 {
     core_text text;
     if (core_parse_key(key, &text) < 0) {
@@ -67,8 +77,8 @@ typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);
 
 /* Convert a cost (NULL: 1) to the units of each limit. Return `units`, or NULL with an
  * exception set. */
-static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
-                                     cost_converter convert, uint64_t *units)
+RL_APART static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
+                                              cost_converter convert, uint64_t *units)
 {
     double tokens[RL_TABLE_LIMITS_MAX];
     if (core_parse_costs(cost, self->n_limits, tokens) < 0) {
@@ -84,7 +94,8 @@ static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
 static const uint64_t *limiter_cost_units(const limiter_object *self, PyObject *cost,
                                           uint64_t *units)
 {
-    return cost == NULL ? self->one : limiter_units(self, cost, rl_limit_cost, units);
+    bool is_one = cost == NULL || cost == self->state->one;
+    return is_one ? self->one : limiter_units(self, cost, rl_limit_cost, units);
 }
 
 int limiter_ready(const limiter_object *self)
@@ -128,7 +139,21 @@ static int64_t limiter_began_ns(const limiter_object *self, rl_time now)
 typedef rl_status (*table_decider)(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                                    bool *allowed, rl_decision *out, rl_decision *each);
 
-/* Decide, and record the decision if a meter is set; `name` is the key before it was hashed. 0, or -1 with an exception set and nothing
+/* Decide and record the decision; `name` is the key before it was hashed. */
+RL_APART static rl_status limiter_take_measured(table_decider decide, limiter_object *self,
+                                                core_meter *meter, PyObject *name, rl_key key,
+                                                const uint64_t *costs, rl_time now, bool *allowed,
+                                                rl_decision *out, rl_decision *each)
+{
+    int64_t from_ns = limiter_began_ns(self, now);
+    rl_status status = decide(self->table, key, costs, now, allowed, out, each);
+    if (status == RL_OK) {
+        core_meter_record(meter, name, *allowed, from_ns, core_steady_ns());
+    }
+    return status;
+}
+
+/* Decide, and record the decision if a meter is set. 0, or -1 with an exception set and nothing
  * taken. */
 static inline int limiter_take_by(table_decider decide, limiter_object *self, PyObject *name,
                                   rl_key key, const uint64_t *costs, bool *allowed,
@@ -139,19 +164,19 @@ static inline int limiter_take_by(table_decider decide, limiter_object *self, Py
         return -1;
     }
     core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
-    int64_t from_ns = meter != NULL ? limiter_began_ns(self, now) : 0;
-    if (decide(self->table, key, costs, now, allowed, out, each) != RL_OK) {
+    rl_status status = meter == NULL ? decide(self->table, key, costs, now, allowed, out, each)
+                                     : limiter_take_measured(decide, self, meter, name, key, costs,
+                                                             now, allowed, out, each);
+    if (status != RL_OK) {
         PyErr_NoMemory();
         return -1;
-    }
-    if (meter != NULL) {
-        core_meter_record(meter, name, *allowed, from_ns, core_steady_ns());
     }
     return 0;
 }
 
-static int limiter_take(limiter_object *self, PyObject *name, rl_key key, const uint64_t *costs,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+static inline int limiter_take(limiter_object *self, PyObject *name, rl_key key,
+                               const uint64_t *costs, bool *allowed, rl_decision *out,
+                               rl_decision *each)
 {
     return limiter_take_by(rl_table_take, self, name, key, costs, allowed, out, each);
 }
@@ -203,8 +228,21 @@ static int limiter_read_denial(const limiter_object *self, PyObject *denial, rl_
     return status;
 }
 
-int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
-                   rl_decision *out, rl_decision *each)
+/* Return 1 for a request that may not overtake others: it is denied. 0, or -1 with an exception
+ * set. */
+RL_APART static int limiter_let_waiters_first(limiter_object *self, PyObject *key, PyObject *cost,
+                                              bool *allowed, rl_decision *out, rl_decision *each)
+{
+    PyObject *denial = limiter_behind(self, key, cost);
+    if (denial == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    *allowed = false;
+    return limiter_read_denial(self, denial, out, each) < 0 ? -1 : 1;
+}
+
+static inline int limiter_decide_one(limiter_object *self, PyObject *key, PyObject *cost,
+                                     bool *allowed, rl_decision *out, rl_decision *each)
 {
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];
@@ -213,15 +251,19 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
         (costs = limiter_cost_units(self, cost, units)) == NULL) {
         return -1;
     }
-    PyObject *denial = limiter_behind(self, key, cost);
-    if (denial != NULL) {
-        *allowed = false;
-        return limiter_read_denial(self, denial, out, each);
-    }
-    if (PyErr_Occurred()) {
-        return -1;
+    if (self->waiters_first) {
+        int status = limiter_let_waiters_first(self, key, cost, allowed, out, each);
+        if (status != 0) {
+            return status < 0 ? -1 : 0;
+        }
     }
     return limiter_take(self, key, hash, costs, allowed, out, each);
+}
+
+int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
+                   rl_decision *out, rl_decision *each)
+{
+    return limiter_decide_one(self, key, cost, allowed, out, each);
 }
 
 static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -230,10 +272,10 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
     core_key_cost given;
     bool allowed;
     if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, NULL, NULL) < 0) {
+        limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, NULL, NULL) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(allowed);
+    return Py_NewRef(allowed ? Py_True : Py_False);
 }
 
 static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -243,7 +285,8 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     bool allowed;
     rl_decision decision;
     if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide(limiter_of(self), given.key, given.cost, &allowed, &decision, NULL) < 0) {
+        limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, &decision, NULL) <
+            0) {
         return NULL;
     }
     return decision_new(limiter_of(self)->state, &decision);

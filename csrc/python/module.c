@@ -215,6 +215,7 @@ static int core_clear(PyObject *module)
 static void core_free(void *module)
 {
     core_clear(module);
+    decision_free_spare(PyModule_GetState(module));
 }
 
 static PyMethodDef core_methods[] = {

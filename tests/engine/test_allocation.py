@@ -233,8 +233,8 @@ for name, call in calls.items():
     else:
         raise AssertionError(f"{name} never succeeds")
     call()  # works as before
-    # Small floats and tuples may come from free lists, without an allocation.
-    assert failures > 0 or name in ("fields", "hash"), name
+    # Small floats, tuples and one Decision may come from free lists, without an allocation.
+    assert failures > 0 or name in ("costs", "fields", "hash", "hit"), name
 print("done")
 """
 
