@@ -21,25 +21,28 @@
 
 /* Everything that belongs to one import of the module in one interpreter. */
 typedef struct core_state {
-    PyTypeObject *limiter_type;  /* strong */
-    PyTypeObject *decision_type; /* strong */
-    PyTypeObject *clock_type;    /* strong */
-    PyTypeObject *meter_type;    /* strong */
-    PyTypeObject *sketch_type;   /* strong */
-    PyTypeObject *asgi_type;     /* strong */
-    PyTypeObject *sender_type;   /* strong */
-    PyTypeObject *walk_type;     /* strong */
-    PyTypeObject *style_type;    /* strong */
-    PyTypeObject *routes_type;   /* strong */
-    PyTypeObject *version_type;  /* strong */
-    PyTypeObject *policy_type;   /* strong */
-    PyTypeObject *check_type;    /* strong */
-    PyTypeObject *verdict_type;  /* strong */
-    PyTypeObject *record_type;   /* strong */
-    PyTypeObject *recorder_type; /* strong */
-    PyTypeObject *start_type;    /* strong */
-    PyTypeObject *wsgi_type;     /* strong */
-    PyObject *store_error;       /* strong; StoreError */
+    PyTypeObject *limiter_type;       /* strong */
+    PyTypeObject *decision_type;      /* strong */
+    PyTypeObject *clock_type;         /* strong */
+    PyTypeObject *meter_type;         /* strong */
+    PyTypeObject *sketch_type;        /* strong */
+    PyTypeObject *asgi_type;          /* strong */
+    PyTypeObject *sender_type;        /* strong */
+    PyTypeObject *walk_type;          /* strong */
+    PyTypeObject *style_type;         /* strong */
+    PyTypeObject *routes_type;        /* strong */
+    PyTypeObject *version_type;       /* strong */
+    PyTypeObject *policy_type;        /* strong */
+    PyTypeObject *check_type;         /* strong */
+    PyTypeObject *verdict_type;       /* strong */
+    PyTypeObject *record_type;        /* strong */
+    PyTypeObject *recorder_type;      /* strong */
+    PyTypeObject *start_type;         /* strong */
+    PyTypeObject *wsgi_type;          /* strong */
+    PyTypeObject *async_limiter_type; /* strong */
+    PyTypeObject *async_method_type;  /* strong */
+    PyTypeObject *async_call_type;    /* strong */
+    PyObject *store_error;            /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
     PyTypeObject *redis_buckets_type; /* strong */
@@ -69,6 +72,9 @@ extern PyType_Spec record_spec;
 extern PyType_Spec recorder_spec;
 extern PyType_Spec start_spec;
 extern PyType_Spec wsgi_spec;
+extern PyType_Spec async_limiter_spec;
+extern PyType_Spec async_method_spec;
+extern PyType_Spec async_call_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;

@@ -134,6 +134,9 @@ static int core_exec(PyObject *module)
         add_type(module, &recorder_spec, &state->recorder_type) < 0 ||
         add_type(module, &start_spec, &state->start_type) < 0 ||
         add_type(module, &wsgi_spec, &state->wsgi_type) < 0 ||
+        add_type(module, &async_limiter_spec, &state->async_limiter_type) < 0 ||
+        add_type(module, &async_method_spec, &state->async_method_type) < 0 ||
+        add_type(module, &async_call_spec, &state->async_call_type) < 0 ||
         (state->one = PyLong_FromLong(1)) == NULL || core_names_init(state->names) < 0 ||
         add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
         PyModule_AddStringConstant(module, "BUILD", TEXT_OF(RL_BUILD) ", " BUILD_COMPILER) < 0 ||
@@ -169,6 +172,9 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->recorder_type);
     Py_VISIT(state->start_type);
     Py_VISIT(state->wsgi_type);
+    Py_VISIT(state->async_limiter_type);
+    Py_VISIT(state->async_method_type);
+    Py_VISIT(state->async_call_type);
     Py_VISIT(state->store_error);
 #ifndef RL_NO_REDIS
     Py_VISIT(state->redis_client_type);
@@ -199,6 +205,9 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->recorder_type);
     Py_CLEAR(state->start_type);
     Py_CLEAR(state->wsgi_type);
+    Py_CLEAR(state->async_limiter_type);
+    Py_CLEAR(state->async_method_type);
+    Py_CLEAR(state->async_call_type);
     Py_CLEAR(state->one);
     Py_CLEAR(state->store_error);
 #ifndef RL_NO_REDIS

@@ -1,11 +1,27 @@
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import Field
-from typing import Any, ClassVar, Final, Self, TypeAlias, final
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 from typing_extensions import disjoint_base
 
 from rate_limiter.checks.words import TopKeys
+
+_S = TypeVar("_S")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 BUILD: Final[str]
 MAX_CAPACITY: Final[float]
@@ -75,6 +91,37 @@ class ManualClock:
     def advance(self, seconds: float, /) -> None: ...
     def advance_ns(self, step_ns: int, /) -> None: ...
     def set_ns(self, now_ns: int, /) -> None: ...
+
+@disjoint_base
+class AsyncLimiter:
+    _engine: Limiter | None
+
+@final
+class AsyncMethod(Generic[_S, _P, _R]):
+    __wrapped__: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]
+    def __new__(
+        cls, function: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]
+    ) -> AsyncMethod[_S, _P, _R]: ...
+    def __call__(
+        self, limiter: _S, /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Coroutine[Any, Any, _R]: ...
+    @overload
+    def __get__(self, limiter: None, kind: type, /) -> AsyncMethod[_S, _P, _R]: ...
+    @overload
+    def __get__(
+        self, limiter: _S, kind: type | None = None, /
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+
+@final
+class AsyncCall:
+    __name__: str
+    __qualname__: str
+    def __await__(self) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: None, /) -> Any: ...
+    def throw(self, type: Any, value: Any = None, traceback: Any = None, /) -> Any: ...
+    def close(self) -> None: ...
 
 @disjoint_base
 class Limiter:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from rate_limiter import Limit
+from rate_limiter import Limit, _core
 from rate_limiter.checks.time_zones import zone_table
 from rate_limiter.stores.connection import scripts
 from support import hostile
@@ -137,6 +137,22 @@ def _message(world: World) -> Any:
 
 def _callable(world: World) -> Any:
     return Callback(world.hook, world.rng.choice((None, "k", 1, Number(world.hook, 1))))
+
+
+def _async_function(world: World) -> Any:
+    async def function(*_: Any) -> Any:
+        world.hook.maybe()
+
+    function.__name__ = world.rng.choice(("allow", "hit", "peek", "no_method"))
+    return function
+
+
+def _async_limiter(world: World) -> Any:
+    made = _core.AsyncLimiter()
+    sound = _core.Limiter([(2.0, 1.0)])
+    odd = (None, world.one("Limiter"), world.one("Decision"))
+    made._engine = world.rng.choice((*(sound,) * 4, *odd))
+    return made
 
 
 def _optional_callable(world: World) -> Any:
@@ -361,6 +377,13 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "trust_unix": _flag,
     "values": _header_values,
     "window_s": lambda world: world.rng.choice((0, 60, Number(world.hook, 5), _number(world))),
+    "AsyncCall.traceback": lambda world: None,
+    "AsyncCall.type": lambda world: world.rng.choice(
+        (ValueError, ValueError("k"), StopIteration, 5)
+    ),
+    "AsyncCall.value": lambda world: None,
+    "AsyncMethod.function": _async_function,
+    "async_limiter": _async_limiter,
     "Policy.path": _request_path,
     "Policy.scope": _request,
     "PolicyVersion.key": _key_sources,

@@ -31,6 +31,8 @@ FUNCTIONS = [
 PARAMETERS = {
     ("AsgiMiddleware", "__call__"): ("scope", "receive", "send"),
     ("AsgiRecorder", "__call__"): ("scope", "receive", "send"),
+    ("AsyncMethod", "__call__"): ("async_limiter", "key", "cost"),
+    ("AsyncMethod", "__get__"): ("async_limiter",),
     ("Sender", "__call__"): ("message",),
     ("StartResponse", "__call__"): ("status", "headers", "error"),
     ("StoreError", "__new__"): ("key",),
@@ -89,7 +91,8 @@ class Live(_core.Policy):
 
 
 KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Policy": Live}
-NOT_MADE = ("Check", "RateLimitRecord", "Sender", "Verdict")  # a check or a gate makes them
+# A check, a gate or an AsyncMethod makes them.
+NOT_MADE = ("AsyncCall", "Check", "RateLimitRecord", "Sender", "Verdict")
 
 
 @cache
@@ -155,6 +158,9 @@ class World:
         if self.rng.random() < 0.7:
             with contextlib.suppress(Interrupt, Exception):
                 self._start_policy()
+        if self.rng.random() < 0.7:
+            with contextlib.suppress(Interrupt, Exception):
+                self._start_async()
         for _ in range(self.rng.randrange(1, 2 * CALLS_PER_CASE)):
             with contextlib.suppress(Interrupt, Exception):
                 self.step()
@@ -221,6 +227,15 @@ class World:
             for name in NOT_MADE:
                 self.call(name)
 
+    def _start_async(self) -> None:
+        """Make an AsyncMethod, and calls with it."""
+        self._make("AsyncMethod")
+        method = self.one("AsyncMethod")
+        for _ in range(4 if method is not None else 0):
+            self._operate("AsyncMethod", method, "__call__")
+            self.call("AsyncCall")
+            self.call("AsyncMethod")
+
     def step(self) -> None:
         """Make an object, call one, call a function, or let the event loops run."""
         way = self.rng.random()
@@ -274,6 +289,8 @@ class World:
             result = call()
         except SystemError as error:
             self._fault = self._fault or f"{what}: {error!r} {error.__cause__!r}"
+        except StopIteration:  # as an AsyncCall returns
+            self.succeeded[what] += 1
         except Exception:
             return None
         else:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from rate_limiter._core import Decision
+from rate_limiter._core import AsyncLimiter, AsyncMethod, Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits
@@ -28,10 +28,12 @@ from rate_limiter.stores.bucket_info import BucketInfo
 from rate_limiter.stores.connection import running_loop
 
 
-class AsyncRateLimiter:
+class AsyncRateLimiter(AsyncLimiter):
     """Decide, per client key, whether a request may pass; every method is awaited.
 
     Safe to share between tasks, event loops and threads. The arguments are those of RateLimiter.
+    In memory, where nothing has to wait, `allow`, `hit` and `peek` return an object that decides
+    when it is awaited. It serves wherever a coroutine does, but for `inspect.iscoroutine`.
 
     Attributes:
         limits: the limits, as a tuple.
@@ -73,7 +75,8 @@ class AsyncRateLimiter:
     def _use(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
         # None for memory, where nothing has to be awaited.
-        self._call_redis = getattr(limiter, "call_async", None)
+        self._call_redis: Any = getattr(limiter, "call_async", None)
+        self._engine = limiter if self._call_redis is None else None
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -88,23 +91,22 @@ class AsyncRateLimiter:
         """The store, see RateLimiter.store."""
         return self._limiter.store
 
+    # Where nothing has to wait, an AsyncMethod calls the method of RateLimiter instead.
+
+    @AsyncMethod
     async def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
         """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""
-        if self._call_redis is not None:
-            return cast(bool, await self._call_redis("allow", key, cost))
-        return self._limiter.allow(key, cost)
+        return cast(bool, await self._call_redis("allow", key, cost))
 
+    @AsyncMethod
     async def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens; return a Decision. See RateLimiter.hit."""
-        if self._call_redis is not None:
-            return cast(Decision, await self._call_redis("hit", key, cost))
-        return self._limiter.hit(key, cost)
+        return cast(Decision, await self._call_redis("hit", key, cost))
 
+    @AsyncMethod
     async def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Return the Decision of hit() without taking tokens. See RateLimiter.peek."""
-        if self._call_redis is not None:
-            return cast(Decision, await self._call_redis("peek", key, cost))
-        return self._limiter.peek(key, cost)
+        return cast(Decision, await self._call_redis("peek", key, cost))
 
     async def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
         """Take `cost` tokens even if the bucket has fewer. See RateLimiter.charge."""
