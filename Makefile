@@ -59,6 +59,7 @@ lint: $(VENV)/check.stamp ## ruff, clang-format, mypy, and the stubs against the
 bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
 	@PYTHON='$(PYTHON)' .ci/system-packages bench
 	@$(VENV)/bin/python benchmarks/memory.py
+	@$(VENV)/bin/python benchmarks/engine.py
 	@$(VENV)/bin/python benchmarks/web.py $(if $(filter Darwin,$(shell uname)),,--server)
 	@$(VENV)/bin/python benchmarks/redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
