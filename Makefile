@@ -73,7 +73,7 @@ docs: $(VENV)/docs.stamp ## the docs site, in build/site
 docs-serve: docs ## serve the docs site on a free port (PORT=8000 for another one)
 	@exec $(VENV)/bin/python -u -m http.server $(or $(PORT),0) --bind 127.0.0.1 --directory build/site
 
-screenshots: docs $(VENV)/demo.stamp ## PNGs of the site and of the service's pages, in build/screenshots
+screenshots: docs $(VENV)/test.stamp ## PNGs of the site, the service's pages and the live page, in build/screenshots
 	@PYTHON='$(PYTHON)' .ci/system-packages docs
 	@$(VENV)/bin/python docs/screenshots.py
 

@@ -60,6 +60,7 @@ PATHS = {
         *("DistributedTokenBucketMiddleware", "RateLimitMiddleware", "RateLimiterMiddleware"),
         *("ASGIApp", "Receive", "Scope", "Send", "client_of", "first_forwarded"),
     ),
+    "rate_limiter.observe.dashboard": ("dashboard", "page_paths", "wsgi_dashboard"),
     "rate_limiter.proxies": ("ClientAddress",),
     "rate_limiter.redis_client": ("get_redis",),
     "rate_limiter.redis_limiter": ("RedisRateLimiter",),

@@ -15,7 +15,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 START_TIMEOUT_S = 60
-WAIT_TIMEOUT_S = 20
+WAIT_TIMEOUT_S = 60
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-sync", "--disable-component-update"),

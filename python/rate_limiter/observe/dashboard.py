@@ -54,7 +54,7 @@ def dashboard(
     """Return the live page as an ASGI application to mount.
 
     Args:
-        token: at least 16 printable ASCII characters; who has it sees the page.
+        token: at least 16 printable ASCII characters; anyone with the token sees the page.
         allow_reset: viewers may reset the limits of a client.
         client: a ClientAddress that finds the client whose wrong tokens are counted, where
             requests come over a proxy; by default the peer is the client.

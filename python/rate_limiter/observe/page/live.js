@@ -4,7 +4,7 @@
 
 const EVERY_MS = 2000;
 const STREAM_AGAIN_MS = 60000;
-const TEXT_MAX = 200;
+const TEXT_MAX = 300;
 const id = (name) => document.getElementById(name);
 const state = { doc: null, samples: new Map(), rule: null, cursor: null, paused: false };
 
