@@ -17,6 +17,7 @@
 #include "engine/meter.h"
 #include "engine/table.h"
 #include "engine/top.h"
+#include "http/fields.h"
 #include "python/names.h"
 
 /* Everything that belongs to one import of the module in one interpreter. */
@@ -45,8 +46,9 @@ typedef struct core_state {
     PyTypeObject *redis_buckets_type; /* strong */
     PyTypeObject *redis_loop_type;    /* strong */
 #endif
-    PyObject *one;               /* strong; the int 1 */
-    PyObject *names[NAME_COUNT]; /* strong */
+    PyObject *one;                           /* strong; the int 1 */
+    PyObject *names[NAME_COUNT];             /* strong */
+    PyObject *last_pairs[2][RL_FIELD_COUNT]; /* strong, or NULL; see record_fields.c */
 } core_state;
 
 extern PyModuleDef core_module;
