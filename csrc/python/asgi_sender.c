@@ -27,29 +27,13 @@ static void sender_find_present(PyObject *headers, bool present[RL_FIELD_COUNT])
     }
 }
 
-static int sender_append(const core_state *state, PyObject *headers, const rl_field *field)
-{
-    PyObject *pair = PyTuple_New(2);
-    PyObject *value = PyBytes_FromStringAndSize(field->value.data, (Py_ssize_t)field->value.len);
-    if (pair == NULL || value == NULL) {
-        Py_XDECREF(pair);
-        Py_XDECREF(value);
-        return -1;
-    }
-    PyTuple_SET_ITEM(pair, 0, Py_NewRef(state->names[(int)NAME_HEADER_LIMIT + (int)field->name]));
-    PyTuple_SET_ITEM(pair, 1, value);
-    int status = PyList_Append(headers, pair);
-    Py_DECREF(pair);
-    return status;
-}
-
-static int sender_append_all(const core_state *state, PyObject *headers, const rendered *rendered)
+static int sender_append_all(core_state *state, PyObject *headers, const rendered *rendered)
 {
     bool present[RL_FIELD_COUNT] = {false};
     sender_find_present(headers, present);
     for (size_t i = 0; i < rendered->n; i++) {
         if (!present[rendered->fields[i].name] &&
-            sender_append(state, headers, &rendered->fields[i]) < 0) {
+            core_append_field(state, headers, REQUEST_ASGI, &rendered->fields[i]) < 0) {
             return -1;
         }
     }
@@ -58,7 +42,7 @@ static int sender_append_all(const core_state *state, PyObject *headers, const r
 
 /* A copy of the message with our headers after the app's. The app's message and
  * list may be constants of the app, so they are never written to. */
-static PyObject *sender_copy(const core_state *state, PyObject *message, const rendered *rendered)
+static PyObject *sender_copy(core_state *state, PyObject *message, const rendered *rendered)
 {
     PyObject *copy = PyDict_Copy(message);
     PyObject *given = copy != NULL ? core_get(state, copy, NAME_HEADERS) : NULL;

@@ -17,6 +17,7 @@
 #include "engine/meter.h"
 #include "engine/table.h"
 #include "engine/top.h"
+#include "http/fields.h"
 #include "python/names.h"
 
 /* Everything that belongs to one import of the module in one interpreter. */
@@ -48,9 +49,10 @@ typedef struct core_state {
     PyTypeObject *redis_buckets_type; /* strong */
     PyTypeObject *redis_loop_type;    /* strong */
 #endif
-    void *spare_decision;        /* owned; the memory of a freed Decision, or NULL */
-    PyObject *one;               /* strong; the int 1 */
-    PyObject *names[NAME_COUNT]; /* strong */
+    void *spare_decision;                    /* owned; the memory of a freed Decision, or NULL */
+    PyObject *one;                           /* strong; the int 1 */
+    PyObject *names[NAME_COUNT];             /* strong */
+    PyObject *last_pairs[2][RL_FIELD_COUNT]; /* strong, or NULL; see record_fields.c */
 } core_state;
 
 extern PyModuleDef core_module;

@@ -218,6 +218,10 @@ static int core_clear(PyObject *module)
     for (int i = 0; i < NAME_COUNT; i++) {
         Py_CLEAR(state->names[i]);
     }
+    for (int i = 0; i < RL_FIELD_COUNT; i++) {
+        Py_CLEAR(state->last_pairs[0][i]);
+        Py_CLEAR(state->last_pairs[1][i]);
+    }
     return 0;
 }
 

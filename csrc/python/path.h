@@ -310,6 +310,11 @@ void rendered_clear(rendered *rendered);
  * set. */
 int record_spread(record_object *record, const rl_field_style *style, double *out);
 
+/* Add a field to the headers of a response: a pair of bytes for ASGI, of str for WSGI. 0, or -1 with
+ * an exception set. */
+int core_append_field(core_state *state, PyObject *headers, request_kind kind,
+                      const rl_field *field);
+
 /* Mark a field that the application has set, by its name (bytes or str; NULL: none). Such fields
  * stay, so they are not added. A response with its own limit keeps all its X-RateLimit fields.
  * Access-Control-Expose-Headers is a list that several lines may continue. */

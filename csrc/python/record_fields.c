@@ -121,6 +121,63 @@ void rendered_clear(rendered *rendered)
     rendered->many = NULL;
 }
 
+static PyObject *field_value(const rl_text *value, request_kind kind)
+{
+    if (kind == REQUEST_ASGI) {
+        return PyBytes_FromStringAndSize(value->data, (Py_ssize_t)value->len);
+    }
+    PyObject *text = PyUnicode_New((Py_ssize_t)value->len, 127); /* fields are ASCII */
+    if (text != NULL) {
+        memcpy(PyUnicode_1BYTE_DATA(text), value->data, value->len);
+    }
+    return text;
+}
+
+#ifndef Py_GIL_DISABLED
+static bool pair_has_value(PyObject *pair, request_kind kind, const rl_text *value)
+{
+    PyObject *object = PyTuple_GET_ITEM(pair, 1);
+    size_t len =
+        (size_t)(kind == REQUEST_ASGI ? PyBytes_GET_SIZE(object) : PyUnicode_GET_LENGTH(object));
+    const void *data = kind == REQUEST_ASGI ? (const void *)PyBytes_AS_STRING(object)
+                                            : (const void *)PyUnicode_1BYTE_DATA(object);
+    return len == value->len && memcmp(data, value->data, len) == 0;
+}
+#endif
+
+/* Return a field as a pair: a new reference, or NULL with an exception set. The last pair of each
+ * name is kept, as most responses have the same limit and the same time until it resets; without the GIL threads
+ * would have to lock it. */
+static PyObject *field_pair(core_state *state, request_kind kind, const rl_field *field)
+{
+    core_name first = kind == REQUEST_ASGI ? NAME_HEADER_LIMIT : NAME_FIELD_LIMIT;
+#ifndef Py_GIL_DISABLED
+    PyObject **last = &state->last_pairs[kind][field->name];
+    if (*last != NULL && pair_has_value(*last, kind, &field->value)) {
+        return Py_NewRef(*last);
+    }
+#endif
+    PyObject *value = field_value(&field->value, kind);
+    PyObject *pair =
+        value != NULL ? PyTuple_Pack(2, state->names[(int)first + (int)field->name], value) : NULL;
+    Py_XDECREF(value);
+#ifndef Py_GIL_DISABLED
+    if (pair != NULL) {
+        Py_XSETREF(*last, Py_NewRef(pair));
+    }
+#endif
+    return pair;
+}
+
+int core_append_field(core_state *state, PyObject *headers, request_kind kind,
+                      const rl_field *field)
+{
+    PyObject *pair = field_pair(state, kind, field);
+    int status = pair != NULL ? PyList_Append(headers, pair) : -1;
+    Py_XDECREF(pair);
+    return status;
+}
+
 static bool equals_ignoring_case(const char *name, Py_ssize_t len, const char *wanted)
 {
     for (Py_ssize_t i = 0; i < len; i++) {

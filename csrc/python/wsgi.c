@@ -15,17 +15,7 @@ typedef struct start_object {
     bool adds;                /* no other StartResponse adds the fields */
 } start_object;
 
-/* Return the value of a field, which is ASCII: a new str. */
-static PyObject *field_text(const rl_text *value)
-{
-    PyObject *text = PyUnicode_New((Py_ssize_t)value->len, 127);
-    if (text != NULL) {
-        memcpy(PyUnicode_1BYTE_DATA(text), value->data, value->len);
-    }
-    return text;
-}
-
-static int add_missing(const core_state *state, PyObject *headers, const rendered *rendered)
+static int add_missing(core_state *state, PyObject *headers, const rendered *rendered)
 {
     bool present[RL_FIELD_COUNT] = {false};
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
@@ -36,16 +26,7 @@ static int add_missing(const core_state *state, PyObject *headers, const rendere
     }
     for (size_t i = 0; i < rendered->n; i++) {
         const rl_field *field = &rendered->fields[i];
-        if (present[field->name]) {
-            continue;
-        }
-        PyObject *name = state->names[(int)NAME_FIELD_LIMIT + (int)field->name];
-        PyObject *value = field_text(&field->value);
-        PyObject *pair = value != NULL ? PyTuple_Pack(2, name, value) : NULL;
-        int status = pair != NULL ? PyList_Append(headers, pair) : -1;
-        Py_XDECREF(value);
-        Py_XDECREF(pair);
-        if (status < 0) {
+        if (!present[field->name] && core_append_field(state, headers, REQUEST_WSGI, field) < 0) {
             return -1;
         }
     }
