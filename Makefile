@@ -56,11 +56,10 @@ lint: $(VENV)/check.stamp ## ruff, clang-format, mypy, and the stubs against the
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/python -m mypy.stubtest --concise rate_limiter._core
 
-bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
+bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here, in build/bench
 	@PYTHON='$(PYTHON)' .ci/system-packages bench
-	@$(VENV)/bin/python benchmarks/memory.py
-	@$(VENV)/bin/python benchmarks/web.py $(if $(filter Darwin,$(shell uname)),,--server)
-	@$(VENV)/bin/python benchmarks/redis.py
+	@$(VENV)/bin/python benchmarks/field.py --json build/bench/field.json
+	@$(VENV)/bin/python benchmarks/web.py --json build/bench/web.json $(if $(filter Darwin,$(shell uname)),,--server)
 	@$(VENV)/bin/python benchmarks/rules.py
 	@$(VENV)/bin/python benchmarks/metrics.py
 	@$(VENV)/bin/python benchmarks/service.py
