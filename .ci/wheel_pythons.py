@@ -111,6 +111,7 @@ def musl_python(target: Target, native: Python) -> Interpreter:
             "--without-ensurepip",
             "--disable-test-modules",
             f"CC={target.compiler} -dynamic",
+            f"READELF={shutil.which('readelf')}",  # configure rejects the bare name
             "CFLAGS=-O1 -w",
             # Without it, pkg-config would find libraries that are linked with another libc.
             "PKG_CONFIG=false",
