@@ -42,9 +42,9 @@ test: test-packages ## lint, C tests, sanitizers, Python tests
 test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: except this one)
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
-wheels: $(VENV)/wheels.stamp ## wheels of every CPython found here for Linux, built and tried, in build/wheelhouse
+wheels: $(VENV)/wheels.stamp ## Linux wheels of every CPython found here, built and tried, in build/wheelhouse (ONLY=3.13)
 	@PYTHON='$(PYTHON)' .ci/system-packages wheels
-	@$(VENV)/bin/python .ci/wheels.py
+	@$(VENV)/bin/python .ci/wheels.py $(if $(ONLY),--only $(ONLY))
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
 	@.ci/pytest $(VENV)
@@ -56,12 +56,11 @@ lint: $(VENV)/check.stamp ## ruff, clang-format, mypy, and the stubs against the
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/python -m mypy.stubtest --concise rate_limiter._core
 
-bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here
+bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here, in build/bench
 	@PYTHON='$(PYTHON)' .ci/system-packages bench
-	@$(VENV)/bin/python benchmarks/memory.py
+	@$(VENV)/bin/python benchmarks/field.py --json build/bench/field.json
 	@$(VENV)/bin/python benchmarks/engine.py
-	@$(VENV)/bin/python benchmarks/web.py $(if $(filter Darwin,$(shell uname)),,--server)
-	@$(VENV)/bin/python benchmarks/redis.py
+	@$(VENV)/bin/python benchmarks/web.py --json build/bench/web.json $(if $(filter Darwin,$(shell uname)),,--server)
 	@$(VENV)/bin/python benchmarks/rules.py
 	@$(VENV)/bin/python benchmarks/metrics.py
 	@$(VENV)/bin/python benchmarks/service.py

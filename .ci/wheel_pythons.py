@@ -110,8 +110,8 @@ def musl_python(target: Target, native: Python) -> Interpreter:
             f"--with-build-python={native.program}",
             "--without-ensurepip",
             "--disable-test-modules",
-            "--disable-ipv6",
             f"CC={target.compiler} -dynamic",
+            f"READELF={shutil.which('readelf')}",  # configure rejects the bare name
             "CFLAGS=-O1 -w",
             # Without it, pkg-config would find libraries that are linked with another libc.
             "PKG_CONFIG=false",

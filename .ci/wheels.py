@@ -1,12 +1,12 @@
 """Build and try the wheels of every CPython from 3.10 that this machine has (`make wheels`).
 
 For each version there are wheels for manylinux and musllinux, x86-64 and aarch64, with hiredis and
-OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse. `--no-tests`
-only builds them and checks their platform tags.
+OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -130,16 +130,32 @@ def check_wheel(wheel: Path, target: Target, name: str) -> str:
     return f"{wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB  {tag}"
 
 
+def parse() -> argparse.Namespace:
+    """Return the arguments of the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", metavar="VERSION", help="one version, for example 3.13 or 3.13t")
+    parser.add_argument("--no-tests", action="store_true", help="build and check, but do not try")
+    given = parser.parse_args()
+    found = find_pythons()
+    given.pythons = [python for python in found if given.only in (None, python.tag)]
+    if not given.pythons:
+        tags = ", ".join(python.tag for python in found)
+        parser.error(f"there is no CPython {given.only} here: expected one of {tags}")
+    return given
+
+
 def main() -> int:
     """Build, check and try the wheels; return the exit status."""
-    pythons = find_pythons()
+    given = parse()
+    pythons = given.pythons
     print("Building wheels for CPython", ", ".join(python.tag for python in pythons), flush=True)
     for target in TARGETS:
         versions = build_libraries(target)
         found = ", ".join(f"{name} {release}" for name, release in versions.items())
         print(f"{target.name}: {found}", flush=True)
     sdist = make_sdist()
-    shutil.rmtree(HOUSE, ignore_errors=True)
+    if given.only is None:
+        shutil.rmtree(HOUSE, ignore_errors=True)
     for python in pythons:
         make_builder(python)
     pairs = [(python, target) for python in pythons for target in TARGETS]
@@ -147,7 +163,7 @@ def main() -> int:
         wheels = list(pool.map(lambda pair: build_wheel(pair[0], pair[1], sdist), pairs))
     for wheel, (python, target) in zip(wheels, pairs, strict=True):
         print(check_wheel(wheel, target, wheel_name(sdist.name, python, target)), flush=True)
-    if "--no-tests" in sys.argv[1:]:
+    if given.no_tests:
         return 0
     built = [(*pair, wheel) for pair, wheel in zip(pairs, wheels, strict=True)]
     return test_wheels(built)
