@@ -194,7 +194,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             return
         self._limited = limited = limit_application(RateLimitMiddleware.__init__, arguments)
         if limited.limiter is not None:
-            self.limiter = limited.limiter
+            self.limiter: RateLimiter = limited.limiter
         self._policy = limited.policy if enabled else None
         self._set_up(app, self._policy, exempt_paths or (), status_path)
 

@@ -178,7 +178,7 @@ class RateLimit:
         """
         key, cost = given["key"], given["cost"]
         self.limiter = limiter
-        self.enabled = given["enabled"]
+        self.enabled: bool = given["enabled"]
         if not self.enabled:
             limits_are_off()
         metrics = checked_metrics(given["metrics"])

@@ -105,7 +105,7 @@ class Limiter:
     ) -> None:
         settings = Settings(config_filename)
         self.logger = logger
-        self.enabled = settings.flag("RATELIMIT_ENABLED", enabled)
+        self.enabled: bool = settings.flag("RATELIMIT_ENABLED", enabled)
         self._auto_check = auto_check
         self._key_func = key_func
         self._key_style = _one_of("key_style", key_style, "endpoint", "url")
