@@ -26,11 +26,13 @@ class RateLimitExceeded(Exception):
     ) -> None:
         # Not super(): a subclass may also be an HTTP exception, with other arguments.
         Exception.__init__(self, decision, key)
-        self.message = decision if isinstance(decision, str) else None
-        self.decision = decision if isinstance(decision, Decision) else None
+        self.message: str | None = decision if isinstance(decision, str) else None
+        self.decision: Decision | None = decision if isinstance(decision, Decision) else None
         self.key = key
-        self.retry_after = self.decision.retry_after if self.decision is not None else 0.0
-        self.retry_after_s = self.decision.retry_after_s if self.decision is not None else 0
+        self.retry_after: float = self.decision.retry_after if self.decision is not None else 0.0
+        self.retry_after_s: int | None = (
+            self.decision.retry_after_s if self.decision is not None else 0
+        )
 
     def __str__(self) -> str:
         if self.message is not None:

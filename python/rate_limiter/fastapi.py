@@ -19,9 +19,12 @@ from typing import Any
 
 from rate_limiter._core import AsgiRecorder
 from rate_limiter.checks.extras import extra_named
+from rate_limiter.checks.words import OnStoreError
+from rate_limiter.limiting.clocks import Clock
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
 from rate_limiter.policy.headers import DENIED_DETAIL, HeaderStyle
+from rate_limiter.policy.settling import Finished
 from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp
 
@@ -40,8 +43,11 @@ with extra_named():
 __all__ = [
     "RATE_LIMITED_RESPONSE",
     "ClientAddress",
+    "Clock",
     "DeniedRequest",
+    "Finished",
     "HeaderStyle",
+    "OnStoreError",
     "RateLimit",
     "RateLimitHTTPException",
     "RateLimits",

@@ -30,7 +30,7 @@ from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.denied_requests import DeniedRequest, OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
-from rate_limiter.policy.settling import CostAfter
+from rate_limiter.policy.settling import CostAfter, Finished
 from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.flask_limit import DecoratorLimit, LimitNames, name_of
@@ -53,10 +53,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientAddress",
+    "Clock",
     "DeniedRequest",
+    "Finished",
     "FlaskRateLimitExceeded",
     "FlaskRateLimiter",
     "HeaderStyle",
+    "OnStoreError",
     "Store",
 ]
 

@@ -89,7 +89,7 @@ class RateLimitTransport(httpx.BaseTransport):
         timeout: float | None = None,
         max_block: float = MAX_BLOCK_S,
     ) -> None:
-        self.limiter = as_limiter(limiter)
+        self.limiter: RateLimiter = as_limiter(limiter)
         self._settings = _Settings(key, cost, timeout, max_block)
         self._transport = transport if transport is not None else httpx.HTTPTransport()
 
@@ -125,7 +125,7 @@ class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
         timeout: float | None = None,
         max_block: float = MAX_BLOCK_S,
     ) -> None:
-        self.limiter = (
+        self.limiter: AsyncRateLimiter = (
             limiter
             if isinstance(limiter, AsyncRateLimiter)
             else AsyncRateLimiter.of(as_limiter(limiter))

@@ -89,7 +89,7 @@ class Jwt:
         given = [one for one in (secret, public_key, jwks) if one is not None]
         if len(given) != 1:
             raise TypeError("give one of secret, public_key and jwks")
-        self.algorithms = _checked_algorithms(algorithms, secret)
+        self.algorithms: list[str] = _checked_algorithms(algorithms, secret)
         self._keys: _Keys | None = None
         self._key: Any = secret if secret is not None else public_key
         if jwks is not None:

@@ -68,7 +68,7 @@ class RateLimitAdapter(HTTPAdapter):
         max_block: float = MAX_BLOCK_S,
         **options: Any,
     ) -> None:
-        self.limiter = as_limiter(limiter)
+        self.limiter: RateLimiter = as_limiter(limiter)
         self._key = host_of if key is None else key
         checked_option("key", self._key, (str, bytes))
         checked_option("cost", cost, (int, float, tuple))

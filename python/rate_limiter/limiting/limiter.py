@@ -168,7 +168,7 @@ class RateLimiter(_core.Limiter):
                     "1 or more",
                     limit,
                 )
-        self.waiters_first = waiters_first
+        self.waiters_first: bool = waiters_first
         self._store = self._name = ""  # of shared memory
         self._path = path  # of shared memory, else None
         self._clock = clock

@@ -84,13 +84,15 @@ class ClientAddress:
         if not networks and header.lower() != "x-forwarded-for":
             raise NoEffectError("proxy_header", "without trusted_proxies")
         self.header = header.lower()
-        self.trusts_unix = "unix" in networks
+        self.trusts_unix: bool = "unix" in networks
         try:
-            self.trusted = tuple(parse_network(one) for one in networks if one != "unix")
+            self.trusted: tuple[Network, ...] = tuple(
+                parse_network(one) for one in networks if one != "unix"
+            )
         except (TypeError, ValueError) as error:
             raise type(error)(f"trusted_proxies: {error}") from None
         self.ipv6_prefix = ipv6_prefix
-        self.walk = ProxyWalk(
+        self.walk: ProxyWalk = ProxyWalk(
             map(without_zone, self.trusted),
             trust_unix=self.trusts_unix,
             header=self.header,

@@ -194,7 +194,7 @@ class FileRules(ReloadedRules):
     """
 
     def __init__(self, path: str | Path, *, check_every_s: float = CHECK_EVERY_S) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._state: _State | None = None  # of the file when it was read last
         self._is_young = False  # it may change once more without another state
         self._read: str | None = None  # the version of what was read last, usable or not
@@ -216,7 +216,7 @@ class FileRules(ReloadedRules):
         if self._read == known:
             return None
         table = parse_rules(text, self.path.suffix.lower() or ".json", redacted(str(self.path)))
-        self.version = self._read
+        self.version: str = self._read
         return table
 
 
@@ -273,7 +273,7 @@ class RedisRules(ReloadedRules):
         from rate_limiter.policy.rule_files import RulesError, load_rules
         from rate_limiter.stores.address import redis_store
 
-        self.key = checked_text("key", key)
+        self.key: str = checked_text("key", key)
         self._connection = redis_store(store, "memory").connection
         check_every_s = checked_seconds("check_every_s", check_every_s)
         self._seen: bytes | None = None  # the version that was read last, usable or not
@@ -288,7 +288,7 @@ class RedisRules(ReloadedRules):
 
     def _fetch(self) -> RuleTable:
         table, self._seen = pull_rules(self._connection, self.key)
-        self.version = version_text(self._seen)
+        self.version: str = version_text(self._seen)
         return table
 
     def _changed(self) -> RuleTable | None:

@@ -185,11 +185,13 @@ class RuleTable:
                 raise ValueError(f"two rules have the name {rule.name!r}")
             self.rules[rule.name] = rule
         self._all = tuple(self.rules.values())
-        self.tiers = tuple(dict.fromkeys(tier for rule in self._all for tier in rule.tiers))
+        self.tiers: tuple[str, ...] = tuple(
+            dict.fromkeys(tier for rule in self._all for tier in rule.tiers)
+        )
         keys = [key for rule in self._all for key in rule.keys]
-        self.uses_keys = any(network_of(key) is None for key in keys)
-        self.ranks = {tier: i for i, tier in enumerate(self.tiers)}
-        self.routes = self._built()
+        self.uses_keys: bool = any(network_of(key) is None for key in keys)
+        self.ranks: dict[str, int] = {tier: i for i, tier in enumerate(self.tiers)}
+        self.routes: RuleRoutes = self._built()
 
     def _built(self) -> RuleRoutes:
         routes = (route for i, rule in enumerate(self._all) for route in self._routes_of(i, rule))

@@ -47,9 +47,9 @@ class RedisStore:
         *,
         on_store_error: OnStoreError = "memory",
     ) -> None:
-        self.prefix = checked_text("prefix", prefix)
-        self.on_store_error = checked_policy(on_store_error)
-        self.redis = None if isinstance(redis_client, str) else redis_client
+        self.prefix: str = checked_text("prefix", prefix)
+        self.on_store_error: str = checked_policy(on_store_error)
+        self.redis: object | None = None if isinstance(redis_client, str) else redis_client
         self.address: str = hidden_address(redis_address(redis_client))
         self.connection: Connection = connect(self.address)
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state

@@ -33,6 +33,7 @@ from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.settling import CostAfter, Finished, give_back, record_of, settle
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.asgi_messages import (
+    AnyASGIApp,
     ASGIApp,
     Receive,
     Scope,
@@ -130,7 +131,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: AnyASGIApp,
         limiter: RateLimiter | KeyLimiter | None = None,
         policy: GatewayPolicy | None = None,
         *,
@@ -193,7 +194,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             return
         self._limited = limited = limit_application(RateLimitMiddleware.__init__, arguments)
         if limited.limiter is not None:
-            self.limiter = limited.limiter
+            self.limiter: RateLimiter = limited.limiter
         self._policy = limited.policy if enabled else None
         self._set_up(app, self._policy, exempt_paths or (), status_path)
 

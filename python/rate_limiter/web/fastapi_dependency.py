@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from fastapi import HTTPException, WebSocketException, params
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.websockets import WebSocket
 
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
@@ -52,7 +53,12 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 Key: TypeAlias = Callable[[HTTPConnection], str | bytes | Awaitable[str | bytes | None] | None]
-Cost: TypeAlias = Callable[[HTTPConnection], Tokens | Awaitable[Tokens]]
+Cost: TypeAlias = (
+    Callable[[HTTPConnection], Tokens | Awaitable[Tokens]]
+    | Callable[[Request], Tokens | Awaitable[Tokens]]
+    | Callable[[WebSocket], Tokens | Awaitable[Tokens]]
+)
+"""A function for routes of one kind may name that kind."""
 
 _SETTLING = "rate_limiter.settling"
 """The key of the _Settling of a request, which SettlingMiddleware sets."""
@@ -172,7 +178,7 @@ class RateLimit:
         """
         key, cost = given["key"], given["cost"]
         self.limiter = limiter
-        self.enabled = given["enabled"]
+        self.enabled: bool = given["enabled"]
         if not self.enabled:
             limits_are_off()
         metrics = checked_metrics(given["metrics"])

@@ -141,7 +141,7 @@ class Limiter(RequestChecks):
 
     def init_app(self, app: Flask) -> None:
         """Limit an application. Its counts begin afresh, unless they are in a shared store."""
-        self.enabled = app.config.setdefault(ConfigVars.ENABLED, self.enabled)
+        self.enabled: bool = app.config.setdefault(ConfigVars.ENABLED, self.enabled)
         known = app in self._applications
         self._latest = self._applications[app] = Application(self, app, self._arguments)
         app.extensions.setdefault("limiter", set()).add(self)

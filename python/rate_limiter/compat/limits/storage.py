@@ -93,7 +93,7 @@ class Storage:
         max_keys: int = 1_000_000,
         **options: Any,
     ) -> None:
-        self.uri = _address(uri or self.DEFAULT_URI, options)
+        self.uri: str = _address(uri or self.DEFAULT_URI, options)
         self.clock, self.max_keys, self.count_denied = clock, max_keys, count_denied
         self.redis: RedisStore | None = None
         self._limiters: dict[Limit, RateLimiter] = {}

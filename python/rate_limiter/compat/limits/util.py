@@ -49,9 +49,9 @@ class RateLimitItem:
     GRANULARITY: ClassVar[Granularity]
 
     def __init__(self, amount: int, multiples: int | None = 1, namespace: str = "LIMITER") -> None:
-        self.amount = int(amount)
-        self.multiples = int(multiples or 1)
-        self.namespace = namespace
+        self.amount: int = int(amount)
+        self.multiples: int = int(multiples or 1)
+        self.namespace: str = namespace
 
     @classmethod
     def check_granularity_string(cls, granularity_string: str) -> bool:

@@ -8,6 +8,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from typing import Any, Literal, TypeVar, cast
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -34,9 +35,15 @@ View = TypeVar("View", bound=Callable[..., Any])
 _COMPLETE = "_rate_limiting_complete"
 
 
-def _rate_limit_exceeded_handler(request: Request, exc: RateLimitExceeded) -> Response:
-    """Answer 429 with the limit as JSON, and the headers if they are enabled."""
-    response = JSONResponse({"error": f"Rate limit exceeded: {exc.detail}"}, status_code=429)
+def _rate_limit_exceeded_handler(request: Request, exc: Exception) -> Response:
+    """Answer 429 with the limit as JSON, and the headers if they are enabled.
+
+    Args:
+        request: the denied request.
+        exc: a RateLimitExceeded; its type here is the one that Starlette has for handlers.
+    """
+    detail = exc.detail if isinstance(exc, HTTPException) else exc
+    response = JSONResponse({"error": f"Rate limit exceeded: {detail}"}, status_code=429)
     limiter: Limiter = request.app.state.limiter
     return limiter._inject_headers(response, state_of(request).get(SHOWN))
 
@@ -98,7 +105,7 @@ class Limiter:
     ) -> None:
         settings = Settings(config_filename)
         self.logger = logger
-        self.enabled = settings.flag("RATELIMIT_ENABLED", enabled)
+        self.enabled: bool = settings.flag("RATELIMIT_ENABLED", enabled)
         self._auto_check = auto_check
         self._key_func = key_func
         self._key_style = _one_of("key_style", key_style, "endpoint", "url")

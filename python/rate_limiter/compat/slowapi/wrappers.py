@@ -54,7 +54,9 @@ class LimitGroup:
         self.key_function = key_function
         self.scope = scope
         self.per_method = per_method
-        self.methods = [method.lower() for method in methods] if methods else methods
+        self.methods: Sequence[str] | None = (
+            [method.lower() for method in methods] if methods else methods
+        )
         self.error_message = error_message
         self.exempt_when = exempt_when
         self.cost = _checked_cost(cost)
@@ -105,13 +107,13 @@ class Limit:
     def __init__(self, limit: RateLimitItem, group: LimitGroup) -> None:
         self.limit = limit
         self.key_func = group.key_function
-        self.scope = group.scope
-        self.per_method = group.per_method
-        self.methods = group.methods
-        self.error_message = group.error_message
+        self.scope: StrOrCallableStr | None = group.scope
+        self.per_method: bool = group.per_method
+        self.methods: Sequence[str] | None = group.methods
+        self.error_message: StrOrCallableStr | None = group.error_message
         self.exempt_when = group.exempt_when
         self.cost = group.cost
-        self.override_defaults = group.override_defaults
+        self.override_defaults: bool = group.override_defaults
         self._group = group
 
     def is_exempt(self, request: Request) -> bool:

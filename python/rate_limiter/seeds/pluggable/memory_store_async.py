@@ -13,7 +13,7 @@ class AsyncInMemoryStore(IAsyncRateLimitStore):
     """
 
     def __init__(self) -> None:
-        self.memory = InMemoryStore()
+        self.memory: InMemoryStore = InMemoryStore()
 
     async def get_state(self, key: str) -> BucketState:
         """Return the tokens of `key` and the time they were counted."""

@@ -32,8 +32,8 @@ class AsyncRedisStore(IAsyncRateLimitStore):
         *,
         on_store_error: OnStoreError = "memory",
     ) -> None:
-        self.store = RedisStore(redis_url, prefix, on_store_error=on_store_error)
-        self.prefix = self.store.prefix
+        self.store: RedisStore = RedisStore(redis_url, prefix, on_store_error=on_store_error)
+        self.prefix: str = self.store.prefix
 
     @cached_property
     def redis(self) -> Any:
