@@ -253,10 +253,10 @@ static size_t set_find(const rl_top_set *set, uint64_t tag)
     return i;
 }
 
-/* Return the tag of a key. Half of the hash does: two clients meet with probability 2^-64. */
+/* Return the tag of a key: two clients meet with probability 2^-64. */
 static uint64_t top_tag(const rl_top *top, const char *key, size_t len)
 {
-    uint64_t tag = rl_hash(top->secret, key, len).lo;
+    uint64_t tag = rl_hash(top->secret, key, len).hash;
     return tag != 0 ? tag : 1;
 }
 
