@@ -385,6 +385,17 @@ def test_windows_of_another_length_start_empty(server: RedisServer) -> None:
 # --- Tools ---
 
 
+def test_inspect_a_window_of_an_exact_key(server: RedisServer, client: redis.Redis) -> None:
+    steady(client, DAY_S)
+    limiter = limiter_of(server, Limit.fixed_window(20, DAY_S), prefix="inspected:")
+    assert limiter.inspect("bob")[0].tokens == 20
+    assert limiter.inspect("bob")[0].expires_after_s is None
+    limiter.hit("bob", 4)
+    (info,) = limiter.inspect("bob")
+    assert (info.key, info.tokens) == ("inspected:bob", 16)
+    assert info.expires_after_s == info.full_after_s > 0
+
+
 def test_inspect_and_reset_windows(
     server: RedisServer, client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:

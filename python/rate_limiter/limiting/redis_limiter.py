@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from itertools import repeat
 from time import perf_counter_ns
 from typing import Any, cast
 
@@ -184,9 +185,21 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key` in Redis. See RateLimiter.inspect."""
+        connection = self.store.connection
+        names = self.redis_keys(key)
+        if not (self._keys.is_exact and any(limit.is_window for limit in self.limits)):
+            return tuple(map(inspect_key, repeat(connection), names, self.limits))
+        # The keys of these windows end with a date, which the script adds.
+        each = connection.client.peek_each(self._buckets, key, 0)[1:]
         return tuple(
-            inspect_key(self.store.connection, name, limit)
-            for name, limit in zip(self.redis_keys(key), self.limits, strict=True)
+            BucketInfo(
+                name.decode("utf-8", "replace"),
+                limit,
+                one.remaining,
+                one.reset_after,
+                one.reset_after if one.remaining < limit.capacity else None,
+            )
+            for name, limit, one in zip(names, self.limits, each, strict=True)
         )
 
     # --- Blocking ----------------------------------------------------------------------------
