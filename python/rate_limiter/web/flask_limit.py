@@ -11,7 +11,6 @@ from typing import Any
 
 from flask import Blueprint, Flask, Request, current_app
 
-from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.policy.policy import Policy
 from rate_limiter.web.flask_request import (
     EXTENSION,
@@ -110,10 +109,6 @@ class DecoratorLimit:
     def policies(self) -> list[Policy]:
         """Return the policies that were made."""
         return [made for _, made in self._made]
-
-    def limiters(self) -> dict[str, RateLimiter]:
-        """Return the limiters by the names of their rules."""
-        return {name: one for _, made in self._made for name, one in made.limiters().items()}
 
     def wrapped(self, view: Any) -> Any:
         """Return a view that is limited when it is called; a class is changed in place."""
