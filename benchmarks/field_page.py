@@ -149,8 +149,8 @@ One decision about each of many new keys, at 100 an hour, in a new process: one 
 
 A run ends early when its process has 1 GB. This package has `max_keys=1_000_000`, its default, so
 its memory is bounded. throttled-py keeps 1,024 keys by default and forgets the oldest; here it
-keeps all. The worst decision is the slowest of a run, for example while a table grows; CPU time
-leaves out the pauses of the scheduler.
+keeps all. The worst decision is the slowest of a run: for example, a table grows, or Python's
+garbage collector visits all objects. CPU time leaves out the pauses of the scheduler.
 """
 
 
