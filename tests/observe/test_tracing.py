@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from flask import Flask
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, StoreError, hit_all
 from rate_limiter.asgi import RateLimitMiddleware, Store
 from rate_limiter.config import RateLimitPolicy
 from rate_limiter.fastapi import RateLimits
+from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.observe import tracing
 from rate_limiter.observe.tracing import key_hash
 from rate_limiter.redis_store import RedisStore
@@ -26,7 +29,7 @@ from rate_limiter.settings import Settings
 from rate_limiter.token_bucket import TokenBucketLimiter
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
 from support.fake_redis import fake_redis
-from support.fronts import PEER, ask_asgi, every_front
+from support.fronts import PEER, ask_asgi, ask_flask, every_front
 from support.redis_servers import RedisServer
 from support.servers import free_port
 from support.tracing import Traces, shape
@@ -373,6 +376,26 @@ def test_what_traces(traces: Traces, server: RedisServer) -> None:
         before = len(traces.calls())
         ask_asgi(RateLimitMiddleware(app, setup_checks=False, **options))
         assert len(traces.calls()) - before == has_spans, options
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_limits_of_routes_and_views(own: bool, traces: Traces, server: RedisServer) -> None:
+    """Those of one object for an application trace as it does."""
+    api, site = FastAPI(), Flask("traced")
+    limits = RateLimits(api, default="1/hour", store=server.url, tracing=own)
+    extension = FlaskRateLimiter(site, default_limits="1/hour", store=server.url, tracing=own)
+    api.get("/default")(lambda: "ok")
+    api.get("/own", dependencies=[limits("1/hour")])(lambda: "ok")
+    site.add_url_rule("/default", "default", lambda: "ok")
+    site.add_url_rule("/own", "own", extension.limit("1/hour")(lambda: "ok"))
+    for path in ("/default", "/own") * 2:
+        ask_asgi(api, path=path)
+        with traces.request():
+            ask_flask(site, path=path)
+    operations = [shape(one)["rate_limiter.operation"] for one in traces.calls()]
+    assert bool(operations) == own
+    assert operations.count("hit_each") == 8 * own
+    assert [name for name, _ in traces.events()] == ["rate_limiter.denied"] * 4 * own
 
 
 def test_a_limiter_made_again(traces: Traces, server: RedisServer) -> None:
