@@ -172,7 +172,10 @@ def _count_names(application: Application, limit: RuntimeLimit, endpoint: str) -
 
 
 def _meta_limits(application: Application, limits: list[RuntimeLimit]) -> list[RuntimeLimit]:
-    if not application.meta_limits and not any(one.definition.meta_limits for one in limits):
+    has_own = False
+    for limit in limits:  # a generator would cost as much as a decision
+        has_own = has_own or limit.definition.meta_limits is not None
+    if not has_own and not application.meta_limits:
         return []
     shared = [one for meta in application.meta_limits for one in meta.resolve()]
     own = [one for limit in limits if limit.definition.meta_limits for one in limit.meta_limits]

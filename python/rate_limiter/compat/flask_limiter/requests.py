@@ -72,14 +72,16 @@ class RequestChecks:
             app = current_app._get_current_object()  # type: ignore[attr-defined]
             application: Application | None = app.extensions.get(self._slot)
             if application is not None:
-                plan = self._plan(app, application, current)
-                context = RequestContext(current.endpoint, application, plan)
+                endpoint = current.endpoint
+                plan = self._plan(app, application, current, endpoint)
+                context = RequestContext(endpoint, application, plan)
                 current.__dict__[self._slot] = context
         return context
 
-    def _plan(self, app: Flask, application: Application, current: Request) -> Plan:
+    def _plan(
+        self, app: Flask, application: Application, current: Request, endpoint: str | None
+    ) -> Plan:
         """Return what is limited for an endpoint and a method."""
-        endpoint = current.endpoint
         name = endpoint, current.method
         view = app.view_functions.get(endpoint or "")
         plan = application.plans.get(name)
@@ -175,7 +177,8 @@ class RequestChecks:
             application.note_store(is_up=True)
 
     def _is_exempt(self, plan: Plan) -> bool:
-        return plan.is_static or any(exempts() for exempts in self._filters)
+        filters = self._filters
+        return plan.is_static or (bool(filters) and any(exempts() for exempts in filters))
 
     def _limits_before(self, context: RequestContext) -> list[RuntimeLimit]:
         """Return the limits that count before the view is called."""
@@ -217,7 +220,7 @@ class RequestChecks:
     def _beside(self, context: RequestContext, own: list[RuntimeLimit]) -> list[RuntimeLimit]:
         """Return the limits of the blueprint and the defaults, unless others override them."""
         blueprint: list[RuntimeLimit] = []
-        overridden = any(limit.definition.override_defaults for limit in own)
+        overridden = bool(own) and any(limit.definition.override_defaults for limit in own)
         if context.plan.blueprint and not overridden:
             blueprint = self._parsed(_new(context, context.plan.blueprint))
             overridden = any(limit.definition.override_defaults for limit in blueprint)
