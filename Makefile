@@ -61,6 +61,7 @@ bench: $(VENV)/bench.stamp ## the figures of the documentation, measured here, i
 	@$(VENV)/bin/python benchmarks/field.py --json build/bench/field.json
 	@$(VENV)/bin/python benchmarks/engine.py
 	@$(VENV)/bin/python benchmarks/web.py --json build/bench/web.json $(if $(filter Darwin,$(shell uname)),,--server)
+	@$(VENV)/bin/python benchmarks/compat_redis.py
 	@$(VENV)/bin/python benchmarks/rules.py
 	@$(VENV)/bin/python benchmarks/metrics.py
 	@$(VENV)/bin/python benchmarks/service.py

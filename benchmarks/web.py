@@ -41,7 +41,7 @@ from web_cases import (
     by_base,
 )
 from web_drivers import Driver
-from web_peers import COMPAT, FLASK_LIMITER, PACKAGES, all_cases
+from web_peers import COMPAT, FLASK_COMPAT, FLASK_LIMITER, PACKAGES, all_cases
 from web_servers import measure_servers, served_cases, wrk_version
 
 SLICE_NS = 3_000_000
@@ -150,6 +150,14 @@ def targets() -> Iterator[Target]:
             (f"{COMPAT}, {name}", NO_FASTAPI),
             2,
             (f"slowapi, {name}", NO_FASTAPI),
+            at_least=True,
+        )
+    for name in ("default limits", "decorator"):
+        yield Target(
+            f"added by Flask-Limiter / {FLASK_COMPAT}, {name}",
+            (f"{FLASK_COMPAT}, {name}", NO_FLASK),
+            5,
+            (f"Flask-Limiter, {name}", NO_FLASK),
             at_least=True,
         )
     for name in ("default limits", "decorator"):

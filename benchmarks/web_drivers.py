@@ -71,6 +71,10 @@ class Asgi:
     def time_ns(self, calls: int) -> int:
         return _loop().run_until_complete(self._time_ns(calls))
 
+    async def ask(self) -> None:
+        """Send a request in the running loop."""
+        await self._app({**self._scope}, _receive, _send)
+
     async def _time_ns(self, calls: int) -> int:
         app, scope = self._app, self._scope
         began_ns = thread_time_ns()
@@ -129,6 +133,10 @@ class Wsgi:
         for _ in range(calls):
             self._ask(_start_response)
         return thread_time_ns() - began_ns
+
+    def ask(self) -> None:
+        """Send a request."""
+        self._ask(_start_response)
 
     def _ask(self, start_response: Callable[..., Any]) -> None:
         body = self._app({**self._environ}, start_response)

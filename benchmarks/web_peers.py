@@ -34,6 +34,7 @@ PACKAGES = (
 FLASK_LIMITER = "Flask-Limiter, default limits"
 SLOWAPI = "slowapi, decorator"
 COMPAT = "rate_limiter.compat.slowapi"
+FLASK_COMPAT = "rate_limiter.compat.flask_limiter"
 REMAINING = "x-ratelimit-remaining"
 
 
@@ -57,6 +58,16 @@ def peer_cases() -> Iterator[Case]:
     for name, make_flask, shows in (
         (FLASK_LIMITER, flask_limiter_defaults, REMAINING),
         ("Flask-Limiter, decorator", flask_limiter_decorator, REMAINING),
+        (
+            f"{FLASK_COMPAT}, default limits",
+            partial(flask_limiter_defaults, package=FLASK_COMPAT),
+            REMAINING,
+        ),
+        (
+            f"{FLASK_COMPAT}, decorator",
+            partial(flask_limiter_decorator, package=FLASK_COMPAT),
+            REMAINING,
+        ),
         ("throttled-py, Flask decorator", throttled_flask, "ratelimit-limit"),
     ):
         yield from allowed_and_denied(name, make_flask, Wsgi, NO_FLASK, shows=shows)
@@ -100,9 +111,9 @@ def slowapi_middleware(limits: str, package: str = "slowapi") -> FastAPI:
     return app
 
 
-def slowapi_decorator(limits: str, package: str = "slowapi") -> FastAPI:
+def slowapi_decorator(limits: str, package: str = "slowapi", **options: Any) -> FastAPI:
     app = FastAPI()
-    limiter = _slowapi(package, app)
+    limiter = _slowapi(package, app, **options)
 
     async def item(request: Request, response: Response) -> dict[str, str]:
         return {"message": "hello"}
@@ -143,26 +154,23 @@ def throttled_dependency(limits: str) -> FastAPI:
 # --- Flask -----------------------------------------------------------------------------------
 
 
-def flask_limiter_defaults(limits: str) -> Flask:
-    from flask_limiter import Limiter
-    from flask_limiter.util import get_remote_address
+def _flask_limiter(package: str, **options: Any) -> Any:
+    """Return a Limiter of Flask-Limiter or of its stand-in."""
+    key = import_module(f"{package}.util").get_remote_address
+    options = {"headers_enabled": True, "storage_uri": "memory://"} | options
+    return import_module(package).Limiter(key, **options)
 
+
+def flask_limiter_defaults(limits: str, package: str = "flask_limiter") -> Flask:
     app = flask_app()
-    Limiter(
-        get_remote_address,
-        app=app,
-        default_limits=[limits],
-        headers_enabled=True,
-        storage_uri="memory://",
-    )
+    _flask_limiter(package, app=app, default_limits=[limits])
     return app
 
 
-def flask_limiter_decorator(limits: str) -> Flask:
-    from flask_limiter import Limiter
-    from flask_limiter.util import get_remote_address
-
-    limiter = Limiter(get_remote_address, headers_enabled=True, storage_uri="memory://")
+def flask_limiter_decorator(
+    limits: str, package: str = "flask_limiter", storage_uri: str = "memory://"
+) -> Flask:
+    limiter = _flask_limiter(package, storage_uri=storage_uri)
     app = flask_app(limiter.limit(limits))
     limiter.init_app(app)
     return app

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from opentelemetry import trace
 from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from support.environment import catch_ignored_signals, forget_other_variables
 from support.redis_servers import RedisServer, redis_server
+from support.tracing import Traces
 
 forget_other_variables()
 catch_ignored_signals()
@@ -74,6 +76,15 @@ def server(redis_of_session: RedisServer) -> RedisServer:
         client.flushall()
         client.script_flush()
     return redis_of_session
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traces]:
+    """Trace with a provider that is the global one during the test."""
+    made = Traces()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", made.provider)
+    yield made
+    made.provider.shutdown()
 
 
 @pytest.fixture(params=["threads", "tasks"])

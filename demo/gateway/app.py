@@ -33,7 +33,7 @@ with exit_on_mistake():
     policy = RateLimitPolicy(
         rate_per_sec=limit.refill_rate if limit else 5.0, burst=int(limit.capacity) if limit else 10
     )
-    limiter = TokenBucketLimiter(get_redis(), policy)
+    limiter = TokenBucketLimiter(get_redis(), policy, tracing=settings.tracing)
     live_page = None
     if token := os.environ.get("LIVE_PAGE_TOKEN"):
         behind_proxy = bool(settings.trusted_proxies)
@@ -62,6 +62,7 @@ app.add_middleware(
     policy=policy,
     dimension_label="gateway",
     exempt_paths=policy.exempt_paths | (page_paths(LIVE_PAGE) if live_page else frozenset()),
+    tracing=settings.tracing,
 )
 
 

@@ -230,6 +230,7 @@ def create_app(
             # A cluster cannot place keys with a date in them: it uses the keys of other limiters.
             exact_prefix=None if "+cluster://" in address else "rate:",
             max_keys=settings.max_keys,
+            tracing=settings.tracing,
         )
         for kind, one in {"user": limit, "ip": ip_limit}.items()
     }
@@ -285,6 +286,7 @@ def create_app(
         reset="epoch",
         exempt_paths=(page_paths(LIVE_PAGE) if token else frozenset()).union(NOT_LIMITED),
         metrics="service",
+        tracing=settings.tracing,
     )
     app.add_exception_handler(RequestValidationError, _malformed)
     _add_routes(app, limiters, identify)

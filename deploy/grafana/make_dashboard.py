@@ -35,21 +35,46 @@ SHADOW_DENIED = by("dimension", rate("shadow_denied_total"))
 ALL_ALLOWED = f"sum({rate('allowed_total')})"
 ALL_BLOCKED = f"sum({rate('blocked_total')})"
 DENIED_SHARE = f"{ALL_BLOCKED} / ({ALL_BLOCKED} + {ALL_ALLOWED})"
-FALLBACK = f"max(rate_limiter_fallback_active{{{OF_STORE}}}) or vector(0)"
+SHADOW_SHARE = f"{SHADOW_DENIED} / ({ALLOWED} > 0)"
+MOST_DENIED = (
+    f"topk(10, sum by (dimension) (increase(rate_limiter_blocked_total{{{OURS}}}[$__range])))"
+)
+STATE = f"max by (store) (rate_limiter_fallback_active{{{OF_STORE}}})"
+STORES_DOWN = f"sum({STATE}) or vector(0)"
+RULES_LOADED = (
+    f"sum by (job, source) (increase(rate_limiter_rules_loaded_total{{{OF_STORE}}}[1m])) > 0"
+)
+FIRING = 'ALERTS{alertname=~"RateLimiter.*", alertstate="firing", job=~"$job|"}'
 
 Queries = dict[str, str]  # by legend
 
 
-def panel(kind: str, title: str, unit: str, queries: Queries, text: str, **more: Any) -> Any:
+def panel(
+    kind: str,
+    title: str,
+    unit: str,
+    queries: Queries,
+    text: str,
+    options: dict[str, Any] | None = None,
+    **more: Any,
+) -> Any:
     """Return a panel; where it stands is added later."""
+    is_range = "$__range" not in "".join(queries.values())
     return {
         "type": kind,
         "title": title,
         "description": text,
         "datasource": SOURCE,
         "fieldConfig": {"defaults": {"unit": unit, "min": 0, **more}, "overrides": []},
+        **({"options": options} if options else {}),
         "targets": [
-            {"refId": chr(ord("A") + i), "expr": query, "legendFormat": legend, "range": True}
+            {
+                "refId": chr(ord("A") + i),
+                "expr": query,
+                "legendFormat": legend,
+                "range": is_range,
+                "instant": not is_range,
+            }
             for i, (legend, query) in enumerate(queries.items())
         ],
     }
@@ -65,57 +90,129 @@ def warns_above(value: float) -> dict[str, Any]:
     return {"thresholds": {"mode": "absolute", "steps": steps}}
 
 
+def words(**by_value: str) -> dict[str, Any]:
+    """Return what a panel shows instead of numbers: _0="in use"."""
+    options = {name.strip("_"): {"text": text} for name, text in by_value.items()}
+    return {"mappings": [{"type": "value", "options": options}]}
+
+
 # Height of a line of panels, and what stands in it.
 LINES: list[tuple[int, list[Any]]] = [
     (
         4,
         [
-            panel("stat", "Allowed", "reqps", {"": ALL_ALLOWED}, "Allowed decisions per second."),
-            panel("stat", "Denied", "reqps", {"": ALL_BLOCKED}, "Denied decisions per second."),
+            panel(
+                "stat", "Requests allowed", "reqps", {"": ALL_ALLOWED}, "Allowed requests a second."
+            ),
+            panel(
+                "stat", "Requests denied", "reqps", {"": ALL_BLOCKED}, "Denied requests a second."
+            ),
             panel(
                 "stat",
                 "Share denied",
                 "percentunit",
                 {"": DENIED_SHARE},
-                "Denied decisions / all decisions.",
+                "Denied requests / all requests.",
                 max=1,
                 **warns_above(0.5),
             ),
             panel(
                 "stat",
-                "p99 of a decision",
+                "Slowest decisions",
                 "s",
                 {"": quantile(0.99)},
-                "99 % of decisions take no longer.",
+                "99 % of decisions take no longer (p99).",
                 **warns_above(0.05),
             ),
             panel(
                 "stat",
-                "Without the store",
+                "Stores down",
                 "short",
-                {"": FALLBACK},
-                "1 while a store is unavailable and on_store_error applies.",
+                {"": STORES_DOWN},
+                "Stores that are not available, so that on_store_error decides.",
                 **warns_above(1),
             ),
         ],
     ),
-    (1, [row("Decisions")]),
+    (1, [row("Which rules limit")]),
     (
         8,
         [
             panel(
                 "timeseries",
-                "Allowed, by dimension",
+                "Requests allowed, by rule",
                 "reqps",
                 {"{{dimension}}": ALLOWED},
                 "A dimension is a limiter, or a rule of one.",
             ),
             panel(
                 "timeseries",
-                "Denied, by dimension",
+                "Requests denied, by rule",
                 "reqps",
-                {"{{dimension}}": BLOCKED, "{{dimension}} (shadow)": SHADOW_DENIED},
-                "A shadow rule counts what it would have denied, and allows it.",
+                {"{{dimension}}": BLOCKED},
+                "Requests that got a 429 or a 503. Shadow rules are below.",
+            ),
+            panel(
+                "bargauge",
+                "Rules that denied most",
+                "short",
+                {"{{dimension}}": MOST_DENIED},
+                "Denied requests in the time shown: the ten rules with the most.",
+                options={
+                    "orientation": "horizontal",
+                    "displayMode": "basic",
+                    "reduceOptions": {"calcs": ["lastNotNull"]},
+                },
+            ),
+        ],
+    ),
+    (1, [row("What shadow rules would deny")]),
+    (
+        8,
+        [
+            panel(
+                "timeseries",
+                "Requests that shadow rules would deny",
+                "reqps",
+                {"{{dimension}}": SHADOW_DENIED},
+                "A shadow rule counts what it would deny, and allows it.",
+            ),
+            panel(
+                "timeseries",
+                "Share that shadow rules would deny",
+                "percentunit",
+                {"{{dimension}}": SHADOW_SHARE},
+                "Of the allowed requests. If it is what you expect, remove shadow from the rule.",
+                max=1,
+            ),
+        ],
+    ),
+    (1, [row("Health of the store")]),
+    (
+        8,
+        [
+            panel(
+                "state-timeline",
+                "State of each store",
+                "short",
+                {"{{store}}": STATE},
+                "Down: it is not available, and on_store_error decides.",
+                **warns_above(1),
+                **words(_0="in use", _1="down"),
+            ),
+            panel(
+                "timeseries",
+                "Requests that the store did not answer",
+                "reqps",
+                {"{{store}} {{kind}}": by("store, kind", rate("store_errors_total", OF_STORE))},
+                "By kind: after timeout and lost, the store may have counted the request.",
+            ),
+            panel(
+                "timeseries",
+                "Decisions without the store",
+                "reqps",
+                {"{{store}}": by("store", rate("fallback_decisions_total", OF_STORE))},
+                "Decisions made according to on_store_error.",
             ),
             panel(
                 "timeseries",
@@ -126,33 +223,13 @@ LINES: list[tuple[int, list[Any]]] = [
             ),
         ],
     ),
-    (1, [row("Store")]),
+    (1, [row("Memory of the processes")]),
     (
         8,
         [
             panel(
                 "timeseries",
-                "Errors of the store",
-                "reqps",
-                {"{{store}} {{kind}}": by("store, kind", rate("store_errors_total", OF_STORE))},
-                "Unanswered requests to the store, by kind.",
-            ),
-            panel(
-                "timeseries",
-                "Decisions without the store",
-                "reqps",
-                {"{{store}}": by("store", rate("fallback_decisions_total", OF_STORE))},
-                "Decisions made according to on_store_error.",
-            ),
-        ],
-    ),
-    (1, [row("Memory")]),
-    (
-        8,
-        [
-            panel(
-                "timeseries",
-                "Active clients",
+                "Clients in memory",
                 "short",
                 {"{{dimension}}": by("dimension", f"rate_limiter_keys{{{OURS}}}")},
                 "Clients whose in-memory buckets are not full.",
@@ -166,7 +243,7 @@ LINES: list[tuple[int, list[Any]]] = [
             ),
             panel(
                 "timeseries",
-                "Evicted active buckets",
+                "Clients evicted early",
                 "reqps",
                 {"{{dimension}}": by("dimension", rate("evicted_active_total"))},
                 "More than 0: more clients than max_keys, or made-up clients.",
@@ -174,6 +251,33 @@ LINES: list[tuple[int, list[Any]]] = [
         ],
     ),
 ]
+
+
+def annotations() -> list[Any]:
+    """Return what the time axis marks: deployments, new rules, alerts."""
+    deployments = {
+        "name": "Deployments",
+        "datasource": {"type": "grafana", "uid": "-- Grafana --"},
+        "target": {"type": "tags", "tags": ["deployment"], "limit": 100},
+        "iconColor": "blue",
+        "enable": True,
+    }
+    queries = [
+        ("Rules loaded", RULES_LOADED, "{{source}}", "purple"),
+        ("Alerts", FIRING, "{{alertname}} {{dimension}} {{store}}", "red"),
+    ]
+    return [deployments] + [
+        {
+            "name": name,
+            "datasource": SOURCE,
+            "expr": query,
+            "titleFormat": title,
+            "step": "30s",
+            "iconColor": color,
+            "enable": True,
+        }
+        for name, query, title, color in queries
+    ]
 
 
 def placed() -> list[Any]:
@@ -221,6 +325,7 @@ def dashboard() -> dict[str, Any]:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
+        "annotations": {"list": annotations()},
         "templating": {
             "list": [datasource, variable("job", "job"), variable("dimension", "dimension")]
         },

@@ -107,6 +107,7 @@ class FlaskRateLimiter:
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of decisions by the default limits in metrics, such as ``"web"``; the
             name of a rule, tier or decorator is added, as in ``"web.upload"``.
+        tracing: as for RateLimitMiddleware.
         setup_checks: check the first requests for mistakes in the configuration, and log them.
         enabled: False allows every request, for example in tests.
         store: as for RateLimiter. In a store the buckets of a decorator are named after the view
@@ -150,6 +151,7 @@ class FlaskRateLimiter:
         exempt_paths: Iterable[str] = (),
         status_path: str | None = None,
         metrics: str | None = None,
+        tracing: bool = False,
         setup_checks: bool = True,
         enabled: bool = True,
         store: object = DEFAULT_STORE,

@@ -174,6 +174,11 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_METRICS",
         description="Dimension of the metrics.",
     )
+    tracing: bool = Field(
+        default=False,
+        validation_alias="RATE_LIMITER_TRACING",
+        description="true traces denials and the store with OpenTelemetry.",
+    )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
         default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
@@ -370,6 +375,7 @@ class Settings(BaseSettings):
             "exempt_paths": tuple(self.exempt_paths),
             "status_path": self.status_path,
             "metrics": self.metrics,
+            "tracing": self.tracing,
             "enabled": self.enabled,
             "store": self.address,
             "on_store_error": self.on_store_error,
@@ -415,9 +421,10 @@ class Settings(BaseSettings):
 
 _PREFIX = "RATE_LIMITER_"
 _OF_OTHERS = {
-    f"{_PREFIX}{name}" for name in ("LOG", "NO_REDIS", "SANITIZE", "TEST_SERVER", "WERROR")
+    f"{_PREFIX}{name}"
+    for name in ("LOG", "NO_REDIS", "SANITIZE", "TEST_SERVER", "TRACE_SECRET", "WERROR")
 }
-"""Variables that the demos, the build and the tests read."""
+"""Variables that tracing, the demos, the build and the tests read."""
 
 _logged: set[str] = set()
 

@@ -124,7 +124,7 @@ BESIDE_POLICY: dict[str, Any] = {
     "setup_checks": False,
 }
 OF_GATEWAY = {"api_key_header", "user_id_header", "dimension_label"}
-OF_ANY = {"app", "limiter", "policy", "exempt_paths", "enabled", "client"}
+OF_ANY = {"app", "limiter", "policy", "exempt_paths", "enabled", "client", "tracing"}
 OF_ADDRESS = {"trusted_proxies", "proxy_header", "ipv6_prefix"}
 
 

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
+from rate_limiter import Limit
+from rate_limiter.settings import Settings
 from support.demo_servers import ASKING, DEMOS, PATH, shell, wait_for_room_in_the_minute
 from support.redis_servers import RedisServer, SentinelGroup, sentinel_group, wait_until
 from support.servers import ROOT, Server, serve
+from support.tracing import Traces, shape
 
-from demo.service.app import NOT_LIMITED
+from demo.service.app import NOT_LIMITED, create_app
 
 LONGEST_REQUEST_S = 3.0
 
@@ -152,3 +156,19 @@ def counts(group: SentinelGroup, before: RedisServer, number: int) -> bool:
         return False
     with contextlib.closing(master.admin()) as admin:
         return len(admin.keys(f"rate:user:client {number}:*")) == 1
+
+
+# --- Traces ---
+
+
+def test_spans_have_the_master(group: SentinelGroup, traces: Traces) -> None:
+    """Its address is known after the first answer."""
+    app = create_app(Settings(store=group.url, tracing=True), Limit.fixed_window(1, 3600))
+    client = TestClient(app)
+    for _ in range(2):
+        with traces.request():
+            client.post("/api/resource", headers={"X-API-Key": "traced"})
+    assert {shape(one)["server.port"] for one in traces.calls()} == {group.master_port()}
+    ((name, attributes),) = traces.events()
+    assert name == "rate_limiter.denied"
+    assert attributes["rate_limiter.limit"] == 1

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "deployment.md",
     "metrics.md",
     "testing.md",
+    "tracing.md",
     "security.md",
     "faq.md",
     *(f"migration/{page.name}" for page in DOCS.glob("migration/*.md")),
@@ -175,6 +176,7 @@ KINDS = {
     "command.md": {"console"},
     "deployment.md": {"console", "nginx", "sh"},
     "metrics.md": {"python"},
+    "tracing.md": {"python", "sh"},
 }
 
 

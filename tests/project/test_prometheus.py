@@ -36,6 +36,15 @@ def queries() -> list[tuple[str, str]]:
     ]
 
 
+def filled(query: str, time: str) -> str:
+    """Return a query with values for the variables of the dashboard."""
+    for variable in ("$__rate_interval", "$__range"):
+        query = query.replace(variable, time)
+    query = query.replace("$job", ".*").replace("$dimension", ".*")
+    assert "$" not in query
+    return query
+
+
 @dataclass
 class Prometheus:
     """A running Prometheus."""
@@ -154,11 +163,7 @@ def is_ready(port: int) -> bool:
 
 @pytest.mark.parametrize(("panel", "query"), queries(), ids=lambda value: value[:30])
 def test_queries_of_the_dashboard(prometheus: Prometheus, panel: str, query: str) -> None:
-    asked = (
-        query.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$dimension", ".*")
-    )
-    assert "$" not in asked
-    values = prometheus.values(asked)
+    values = prometheus.values(filled(query, "1m"))
     assert values, f"{panel} is empty"
     assert all(math.isfinite(value) and value >= 0 for value in values), values
 
@@ -167,20 +172,34 @@ def test_what_the_dashboard_tells(prometheus: Prometheus) -> None:
     by_panel = dict(queries())
 
     def values(panel: str) -> list[float]:
-        query = by_panel[panel].replace("$__rate_interval", "5m")
-        return prometheus.values(query.replace("$job", ".*").replace("$dimension", ".*"))
+        return prometheus.values(filled(by_panel[panel], "5m"))
 
     def value(panel: str) -> float:
         (one,) = values(panel)
         return one
 
-    assert value("Allowed ") > 0
+    assert value("Requests allowed ") > 0
     assert 0 < value("Share denied ") < 1
-    assert 0 < value("p99 of a decision ") < 1
-    assert value("Without the store ") == 1
+    assert 0 < value("Slowest decisions ") < 1
+    assert value("Stores down ") == value("State of each store {{store}}") == 1
+    assert value("Rules that denied most {{dimension}}") > 0
+    assert value("Requests that shadow rules would deny {{dimension}}") == 0
     # A slow machine has timeouts too, as a kind beside the refused connections.
-    assert sum(values("Errors of the store {{store}} {{kind}}")) > 0
-    assert value("Active clients {{dimension}}") == 1  # in memory, since Redis is gone
+    assert sum(values("Requests that the store did not answer {{store}} {{kind}}")) > 0
+    assert value("Clients in memory {{dimension}}") == 1  # since Redis is gone
+
+
+def test_what_the_time_axis_marks(prometheus: Prometheus) -> None:
+    """The gateway has no rules, so no loading of rules is marked."""
+    dashboard = json.loads((FOLDER / "grafana" / "dashboard.json").read_text("utf-8"))
+    deployments, loaded, alerts = dashboard["annotations"]["list"]
+    assert deployments["target"]["tags"] == ["deployment"]
+    assert prometheus.ask(filled(loaded["expr"], "1m")) == []
+    marked = filled(alerts["expr"], "1m")
+    wait_until(lambda: prometheus.ask(marked), "an alert is marked")
+    names = {one["metric"]["alertname"] for one in prometheus.ask(marked)}
+    rules = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]
+    assert names <= {rule["alert"] for rule in rules}
 
 
 def test_alerts_on_a_running_gateway(prometheus: Prometheus) -> None:

@@ -290,3 +290,26 @@ def test_without_any_event_loop() -> None:
     limiter = AsyncRateLimiter("1/hour")
     with pytest.raises(RuntimeError, match="no running event loop"):
         limiter.acquire("k").send(None)
+
+
+def test_traced_calls_of_greenlets(run: Callable[[str], None]) -> None:
+    """Each span has the request of its greenlet as parent."""
+    run("""
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+spans, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+limiter = limiter_of("100/hour", tracing=True)
+requests = provider.get_tracer("test")
+def request():
+    with requests.start_as_current_span("request") as span:
+        limiter.hit("k")
+        return span.get_span_context().span_id
+parents = {result(one) for one in [spawn(request) for _ in range(5)]}
+calls = [one for one in spans.get_finished_spans() if one.kind is trace.SpanKind.CLIENT]
+assert len(parents) == len(calls) == 5
+assert {one.parent.span_id for one in calls} == parents
+""")

@@ -12,6 +12,7 @@ from rate_limiter import AsyncRateLimiter, RateLimiter, StoreError
 from rate_limiter.cli.main import main
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from support.redis_servers import RedisCluster, RedisServer, redis_cluster
+from support.tracing import Traces, shape
 
 LONG = "tenant1:" + 300 * "x"
 ODD = [
@@ -195,3 +196,32 @@ def test_commands(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> No
 def test_wrong_usage(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_spans_have_the_node_of_the_key(
+    awaited: bool, cluster: RedisCluster, traces: Traces
+) -> None:
+    """Of several keys, which may be on several nodes, there is none."""
+    limiter = RateLimiter("9/hour", store=cluster.url, tracing=True)
+    assert isinstance(limiter, RedisRateLimiter)
+
+    async def call() -> None:
+        waiting = AsyncRateLimiter.of(limiter)
+        await asyncio.gather(*map(waiting.hit, "abcdef"))
+        await waiting.allow_many(["a", "b"])
+
+    if awaited:
+        asyncio.run(call())
+    else:
+        for key in "abcdef":
+            limiter.hit(key)
+        limiter.allow_many(["a", "b"])
+    *calls, of_many = map(shape, traces.calls())
+    nodes = {
+        key: cluster.master_of(cluster.slot(limiter.redis_keys(key)[0].decode())).port
+        for key in "abcdef"
+    }
+    assert sorted(one["server.port"] for one in calls) == sorted(nodes.values())
+    assert len(set(nodes.values())) > 1
+    assert "server.address" not in of_many

@@ -15,8 +15,10 @@ every given store, including ``"memory://"``. Without a store they are refused.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
+import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -40,6 +42,10 @@ DEFAULT_STORE = _Default("memory://")
 
 POLICIES = ("memory", "allow", "deny", "raise")
 """The values of `on_store_error`."""
+
+
+TRACE_SECRET = "RATE_LIMITER_TRACE_SECRET"
+"""Variable of the environment: processes with the same one write the same hash of a key."""
 
 
 class NoEffectError(TypeError):
@@ -117,6 +123,39 @@ def checked_switch(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return value
+
+
+def checked_tracing(name: str, value: object) -> bool:
+    """Return an argument that switches tracing, after checking it.
+
+    Raises:
+        TypeError: the value is not True or False.
+        ImportError: OpenTelemetry's API is not installed.
+        ValueError: the secret of the hashes of keys in the environment is too short.
+    """
+    if not checked_switch(name, value):
+        return False
+    try:
+        importlib.import_module("opentelemetry.trace")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name}=True needs OpenTelemetry's API: pip install 'rate-limiter-c[otel]'",
+            name=error.name,
+        ) from None
+    trace_secret()
+    return True
+
+
+def trace_secret() -> str:
+    """Return the secret of the hashes of keys in traces; empty where none is set.
+
+    Raises:
+        ValueError: it is too short.
+    """
+    secret = os.environ.get(TRACE_SECRET, "")
+    if 0 < len(secret) < 16:
+        raise ValueError(f"{TRACE_SECRET} must have at least 16 characters, got {len(secret)}")
+    return secret
 
 
 def checked_policy(on_store_error: str) -> str:
@@ -284,6 +323,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "setup_checks": checked_switch,
     "status_path": checked_path,
     "timeout_s": checked_seconds,
+    "tracing": checked_tracing,
     "user_id_header": _check_header,
     "waiters_first": checked_switch,
 }
@@ -295,7 +335,7 @@ _OF_STYLE = ("reset", "retry_jitter_s", "cors")
 _STORAGE = ("store", "name", "on_store_error", "max_keys", "clock")
 _OF_ADDRESS = ("trusted_proxies", "proxy_header", "ipv6_prefix")
 _OF_GATEWAY = ("api_key_header", "user_id_header", "dimension_label")
-_OF_ANY = ("app", "limiter", "policy", "exempt_paths", "enabled", "client")
+_OF_ANY = ("app", "limiter", "policy", "exempt_paths", "enabled", "client", "tracing")
 _WITH_POLICY = {*_OF_ANY, *_OF_ADDRESS, *_OF_GATEWAY}
 
 
@@ -324,6 +364,17 @@ def _storage(name: str, given: Values) -> str | None:
     if name == "name" and given.get("exact_prefix") is not None:
         return "beside exact_prefix"
     return None
+
+
+def _tracing(name: str, given: Values) -> str | None:
+    """A limiter traces its Redis, and a front also what it denies."""
+    if name != "tracing" or "waiters_first" not in given:  # not of a limiter
+        return None
+    store = given.get("store")
+    if hasattr(store, "tracing"):
+        return "beside store, a RedisStore that has its own"
+    in_memory = store is DEFAULT_STORE or str(store).startswith(("memory://", "shared://"))
+    return "without a Redis store: limits in memory have no round trips" if in_memory else None
 
 
 def _values(name: str, given: Values) -> str | None:
@@ -396,7 +447,7 @@ def _cost(name: str, given: Values) -> str | None:
     return "without default_limits or rules" if given["source"] is None else None
 
 
-_REASONS = (_gateway, _values, _storage, _headers, _address, _jwt, _key_set, _tier, _cost)
+_REASONS = (_gateway, _values, _storage, _tracing, _headers, _address, _jwt, _key_set, _tier, _cost)
 
 
 def uses_address(key: Any) -> bool:

@@ -52,6 +52,7 @@ class AsyncRateLimiter(AsyncLimiter):
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,
+        tracing: bool = False,
     ) -> None:
         self._use(
             RateLimiter(
@@ -62,6 +63,7 @@ class AsyncRateLimiter(AsyncLimiter):
                 max_keys=max_keys,
                 clock=clock,
                 waiters_first=waiters_first,
+                tracing=tracing,
             )
         )
 

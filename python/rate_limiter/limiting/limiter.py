@@ -74,6 +74,8 @@ class RateLimiter(_core.Limiter):
         waiters_first: whether `allow`, `hit` and `allow_many` leave the tokens to the callers of
             this process that wait in `acquire` for the same key. They are denied unless there are
             enough tokens for those as well.
+        tracing: for a Redis: trace its round trips and failures with OpenTelemetry; see
+            docs/tracing.md. A RedisStore has its own setting.
 
     Attributes:
         limits: the limits, as a tuple.
@@ -127,6 +129,7 @@ class RateLimiter(_core.Limiter):
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,
+        tracing: bool = False,
     ) -> None:
         check_arguments(RateLimiter.__init__, dict(locals()))
         if is_shared(store):

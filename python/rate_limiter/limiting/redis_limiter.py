@@ -11,9 +11,10 @@ import contextlib
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, Meter, StoreError
@@ -33,6 +34,9 @@ from rate_limiter.stores.connection import Source, scripts
 from rate_limiter.stores.inspection import SLIDING_LAYOUT, inspect_key
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.stores.searching import remove_keys, search, search_exact, sorted_keys
+
+if TYPE_CHECKING:
+    from rate_limiter.stores.tracing import RedisTracing
 
 _IN_MEMORY = {"take": "_take", "hit_each": "_hit_each", "peek_each": "_peek_each"}
 _OF_EACH = ("hit_each", "peek_each")
@@ -73,7 +77,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     """Decide by buckets in Redis. Methods are those of RateLimiter.
 
     Args:
-        limits, store, name, on_store_error, waiters_first: as for RateLimiter.
+        limits, store, name, on_store_error, waiters_first, tracing: as for RateLimiter.
         max_keys, clock: of the fallback in memory.
         exact_prefix: if given, the key in Redis is this prefix and the client's key, unchanged;
             else it has the store's prefix, the client's key between braces, and the limit.
@@ -87,7 +91,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     is_remote = True
 
-    __slots__ = ("_breaker", "_buckets", "_client", "_keys", "_meter", "store")
+    __slots__ = ("_breaker", "_buckets", "_client", "_keys", "_meter", "_tracing", "store")
 
     def __init__(
         self,
@@ -99,12 +103,13 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         max_keys: int = 1_000_000,
         clock: Clock = "monotonic",
         waiters_first: bool = False,
+        tracing: bool = False,
         exact_prefix: str | None = None,
         names_limits: bool = True,
         min_ttl_s: float = 0,
     ) -> None:
         check_arguments(RedisRateLimiter.__init__, dict(locals()))
-        self.store: RedisStore = redis_store(store, on_store_error)
+        self.store: RedisStore = redis_store(store, on_store_error, tracing=tracing)
         if exact_prefix is not None and len(as_limits(limits)) != 1:
             raise ValueError("with an exact prefix there is one key in Redis, and so one limit")
         is_dated = exact_prefix is not None and any(
@@ -165,6 +170,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             keys.min_ttl_ms,
             keys.is_exact,
         )
+        self._tracing = _tracing_of(self) if self.store.tracing else None
 
     def _renewed(self, limits: tuple[Limit, ...]) -> RateLimiter:
         made: RedisRateLimiter = _core.Limiter.__new__(RedisRateLimiter)
@@ -299,7 +305,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             if not self.store.connection.permits(source, self._buckets, _key_of(method, args)):
                 return self._fallback(method, args, None)
         try:
-            if hub is None:
+            if self._tracing is not None:
+                answer = self._traced(self._tracing, source, hub, method, args)
+            elif hub is None:
                 answer = self._asked(self._client, method, args)
             else:
                 answer = self._wait_in_hub(hub, method, *args)
@@ -311,6 +319,10 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     def _asked(self, source: Any, method: str, args: tuple[Any, ...]) -> Any:
         """Send the request of a method to Redis; return what the source makes of it."""
+        if method == "allow_many" and source is not self._client:
+            keys, *cost = args
+            each = (source.allow(self._buckets, key, *cost) for key in checked_keys(keys))
+            return asyncio.gather(*each)
         if method == "hit_all":
             keys, costs, joined, _ = args
             return source.hit_all(joined, keys, costs)
@@ -381,19 +393,15 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 return list(await asyncio.gather(*calls))
             if not self.store.connection.permits(loop, self._buckets, _key_of(method, args)):
                 return self._fallback(method, args, None)
+        asked = self._asked if self._tracing is None else self._asked_traced
         try:
             answer: Any
-            if method == "allow_many":
-                keys, *cost = args
-                answer = await asyncio.gather(
-                    *(loop.allow(self._buckets, key, *cost) for key in checked_keys(keys))
-                )
-            elif method == "take":
+            if method == "take":
                 answer = await self._take_async(loop, *args)
             elif method in _KEPT:
-                answer = await kept(self._asked(loop, method, args))
+                answer = await kept(asked(loop, method, args))
             else:
-                answer = await self._asked(loop, method, args)
+                answer = await asked(loop, method, args)
         except Exception as error:
             return self._after_error(loop, method, args, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
@@ -402,7 +410,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: Cost) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
-        taking = asyncio.ensure_future(loop.take(self._buckets, key, cost))
+        asked = self._asked if self._tracing is None else self._asked_traced
+        taking = asyncio.ensure_future(asked(loop, "take", (key, cost)))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -412,9 +421,34 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     def _refunding(
         self, loop: _core.RedisLoop, key: str | bytes, cost: Cost
     ) -> asyncio.Future[None]:
-        refunding = asyncio.ensure_future(loop.refund(self._buckets, key, cost))
+        asked = self._asked if self._tracing is None else self._asked_traced
+        refunding: asyncio.Future[None] = asyncio.ensure_future(asked(loop, "refund", (key, cost)))
         refunding.add_done_callback(lambda done: self._wake(key))
         return refunding
+
+    # --- Traced ------------------------------------------------------------------------------
+
+    def _traced(
+        self,
+        tracing: RedisTracing,
+        source: Source,
+        hub: HubLoop | None,
+        method: str,
+        args: tuple[Any, ...],
+    ) -> Any:
+        """Return the answer of Redis to a blocking call, and trace it."""
+        if hub is None:
+            answer = partial(self._asked, source, method, args)
+        else:
+            answer = partial(self._wait_in_hub, hub, method, *args)
+        return tracing.answered(source, method, args, answer)
+
+    def _asked_traced(self, loop: Any, method: str, args: tuple[Any, ...]) -> Any:
+        """Do what _asked() does for a task, and trace it."""
+        answer = self._asked(loop, method, args)
+        assert self._tracing is not None
+        self._tracing.follow(loop, method, args, answer)
+        return answer
 
     # --- Measured ----------------------------------------------------------------------------
 
@@ -434,6 +468,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
                 self.store.connection.give_back_probe(source, self._buckets, _key_of(method, args))
             raise error
         self._breaker.failed(error)
+        if self._tracing is not None:
+            self._tracing.failed(error)
         return self._fallback(method, args, error)
 
     def _fallback(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
@@ -442,6 +478,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         policy = self.store.on_store_error
         if policy == "raise":
             raise error if error is not None else self._unavailable()
+        if self._tracing is not None:
+            self._tracing.fell_back(policy)
         if method == "hit_all":
             return self._fallback_of_all(*args)
         if policy == "memory":
@@ -489,6 +527,13 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         )
         error.kind = "connect"
         return error
+
+
+def _tracing_of(limiter: RedisRateLimiter) -> RedisTracing:
+    from rate_limiter.stores.tracing import RedisTracing  # needs OpenTelemetry
+
+    has_windows = any(limit.is_window for limit in limiter.limits)
+    return RedisTracing(limiter.store.connection.client, limiter._buckets, has_windows=has_windows)
 
 
 def _key_of(method: str, args: tuple[Any, ...]) -> str | bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.policy.rules import Rule
+from rate_limiter.stores.address import store_name
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class ActiveRule:
     awaitable_limiter: RateLimiter | AsyncRateLimiter
     names: tuple[str, ...]
 
+    @cached_property
+    def store_name(self) -> str:
+        """Where the buckets are, in traces."""
+        return store_name(self.limiter.store)
+
 
 @dataclass(frozen=True)
 class DenyingRule:
@@ -30,6 +37,7 @@ class DenyingRule:
 
     rule: Rule
     names: tuple[str, ...] = ()
+    store_name: str = ""
 
 
 def policy_names(rule: Rule) -> tuple[str, ...]:

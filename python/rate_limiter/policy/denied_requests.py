@@ -1,4 +1,4 @@
-"""Report denied requests: to a function of the user, and to the logger ``rate_limiter.denied``."""
+"""Report denied requests: to a user's function, to the log, and to the trace of the request."""
 
 from __future__ import annotations
 
@@ -102,28 +102,40 @@ if hasattr(os, "register_at_fork"):
 
 
 class DeniedRequests:
-    """Report denied requests to a function and to the log. No error there changes a response.
+    """Report denied requests. No error there changes a response.
 
     Args:
-        on_denied: the function; None: only the log.
+        on_denied: the function; None: no function gets reports.
         framework: reads requests.
         blocking: there is no event loop.
+        tracing: add an event to the current span.
     """
 
-    def __init__(self, on_denied: OnDenied | None, framework: Framework, *, blocking: bool) -> None:
+    def __init__(
+        self,
+        on_denied: OnDenied | None,
+        framework: Framework,
+        *,
+        blocking: bool,
+        tracing: bool = False,
+    ) -> None:
         self._on_denied = on_denied
         self._framework = framework
         self._blocking = blocking
+        self._trace = _tracer() if tracing else None
         self._has_failed = False
 
     @property
     def is_on(self) -> bool:
-        """Whether a function or the log gets reports."""
-        return self._on_denied is not None or denied_log.is_on
+        """Whether anything gets reports."""
+        is_called = self._trace is not None or self._on_denied is not None
+        return is_called or denied_log.is_on
 
     async def report(self, request: Any, verdict: Verdict) -> None:
         """Report a request that a verdict has denied."""
-        if not self.is_on:
+        if self._trace is not None:
+            self._trace(verdict)
+        if self._on_denied is None and not denied_log.is_on:
             return
         scope = self._framework.scope(request)
         path = scope.get("path")
@@ -157,6 +169,12 @@ class DeniedRequests:
         if isinstance(result, Coroutine):
             result.close()
         raise TypeError("on_denied is async, and there is no event loop")
+
+
+def _tracer() -> Callable[[Verdict], None]:
+    from rate_limiter.observe.tracing import trace_verdict  # needs OpenTelemetry
+
+    return trace_verdict
 
 
 def _shown(value: str | bytes) -> str:

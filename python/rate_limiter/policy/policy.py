@@ -80,6 +80,7 @@ class Policy(_core.Policy):
         dimension: returns the name that the decisions of a rule have in metrics; None: they are
             not measured.
         on_denied: gets a DeniedRequest for each request that is denied; None: no function does.
+        tracing: add an event to the current span for each request that is denied.
 
     Attributes:
         cost: tokens of a request whose rule has no cost.
@@ -105,6 +106,7 @@ class Policy(_core.Policy):
         blocking: bool = False,
         dimension: Callable[[Rule], str] | None = None,
         on_denied: OnDenied | None = None,
+        tracing: bool = False,
     ) -> None:
         self.source = source
         self.storage = storage
@@ -112,7 +114,9 @@ class Policy(_core.Policy):
         self.cost_after = cost_after
         self.shadow_denied = 0
         self._has_advised = False
-        self.denied = DeniedRequests(on_denied, identities.framework, blocking=blocking)
+        self.denied = DeniedRequests(
+            on_denied, identities.framework, blocking=blocking, tracing=tracing
+        )
         self.identities = identities
         self._key = identities.key(key)
         self.calls_key = any(one.of_subject for one in self._key)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from rate_limiter.checks.arguments import NoEffectError
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
@@ -14,7 +15,7 @@ from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.policy.active_rules import ActiveRule
 from rate_limiter.policy.rules import Rule
-from rate_limiter.stores.address import MEMORY, is_shared, redis_store
+from rate_limiter.stores.address import MEMORY, is_shared, may_trace, redis_store
 from rate_limiter.stores.redis_store import RedisStore
 
 
@@ -41,6 +42,8 @@ class Storage:
 
     Args:
         store, name, on_store_error, max_keys, clock: as for RateLimiter.
+        tracing: trace the round trips of the limiters, if the store is a Redis. A front with
+            `tracing` sets it.
     """
 
     store: object = field(default=MEMORY, repr=False)  # may hold a password
@@ -48,14 +51,25 @@ class Storage:
     on_store_error: OnStoreError = "memory"
     max_keys: int = 1_000_000
     clock: Clock = "monotonic"
+    tracing: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Storage:
         """Return the `store` of some arguments, if it is a Store, else what they stand for."""
         if isinstance(given["store"], Storage):
-            return given["store"]
-        names = ("store", "name", "on_store_error", "max_keys", "clock")
+            return given["store"]._traced(given.get("tracing", False))
+        names = ("store", "name", "on_store_error", "max_keys", "clock", "tracing")
         return cls(**{name: given[name] for name in names if name in given})
+
+    def _traced(self, of_front: bool) -> Storage:
+        """Return the storage of a front, whose `tracing` traces the store too.
+
+        Raises:
+            NoEffectError: there are no round trips to trace.
+        """
+        if self.tracing and not may_trace(self.store):
+            raise NoEffectError("tracing", "in a Store without the address of a Redis")
+        return replace(self, tracing=True) if of_front else self
 
     def new_limiter(self, limits: Limits) -> RateLimiter:
         """Return a RateLimiter with these arguments."""
@@ -66,6 +80,7 @@ class Storage:
             on_store_error=self.on_store_error,
             max_keys=self.max_keys,
             clock=self.clock,
+            tracing=self.tracing and may_trace(self.store),
         )
         return self._noted(made, None)
 
@@ -96,11 +111,13 @@ class Storage:
             if before is not None and has_usage:
                 return before.limiter.with_limits(rule.limits)
             return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
-        shared = redis_store(self.store, self.on_store_error)
+        shared = redis_store(self.store, self.on_store_error, tracing=self.tracing)
         if rule.on_store_error is not None:
             # The same Redis and connections, another on_store_error.
             policy = rule.on_store_error
-            shared = RedisStore(shared.address, shared.prefix, on_store_error=policy)
+            shared = RedisStore(
+                shared.address, shared.prefix, on_store_error=policy, tracing=shared.tracing
+            )
         made = RedisRateLimiter(
             rule.limits,
             store=shared,

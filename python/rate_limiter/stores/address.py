@@ -19,8 +19,13 @@ PREFIX = "rl"
 """Default prefix of the keys in Redis."""
 
 
-def redis_store(store: object, on_store_error: OnStoreError, prefix: str = PREFIX) -> RedisStore:
+def redis_store(
+    store: object, on_store_error: OnStoreError, prefix: str = PREFIX, *, tracing: bool = False
+) -> RedisStore:
     """Return a RedisStore as it is, or a new one for an address or a client.
+
+    Args:
+        tracing: of a new one.
 
     Raises:
         TypeError, ValueError: `store` is something else, or a RedisStore with another
@@ -35,7 +40,7 @@ def redis_store(store: object, on_store_error: OnStoreError, prefix: str = PREFI
     if isinstance(store, str) and "://" not in store:
         raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {shown(store)}")
     try:
-        return RedisStore(store, prefix, on_store_error=on_store_error)
+        return RedisStore(store, prefix, on_store_error=on_store_error, tracing=tracing)
     except TypeError as error:
         raise TypeError(f"store: {error}") from None
 
@@ -43,6 +48,18 @@ def redis_store(store: object, on_store_error: OnStoreError, prefix: str = PREFI
 def is_shared(store: object) -> bool:
     """Return True for memory that the processes of a host share."""
     return isinstance(store, str) and store.startswith(SHARED)
+
+
+def store_name(store: object) -> str:
+    """Return the short name of a store: ``"memory"``, ``"shared"`` or the servers of a Redis."""
+    if isinstance(store, RedisStore):
+        return ", ".join(store.connection.client.servers)
+    return str(store).partition(":")[0]
+
+
+def may_trace(store: object) -> bool:
+    """Return True for a Redis whose round trips a limiter may trace by its own `tracing`."""
+    return store != MEMORY and not is_shared(store) and not isinstance(store, RedisStore)
 
 
 def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_000) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from rate_limiter._core import StoreError
-from rate_limiter.checks.arguments import checked_policy, checked_text
+from rate_limiter.checks.arguments import checked_policy, checked_text, checked_tracing
 from rate_limiter.checks.redaction import hidden_address
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Limit
@@ -29,15 +29,18 @@ class RedisStore:
         prefix: prefix of the keys in Redis.
         on_store_error: how to decide while Redis is unavailable: ``"memory"`` (the same limits, in
             the memory of each process), ``"allow"``, ``"deny"`` or ``"raise"`` (StoreError).
+        tracing: trace the round trips of limiters with OpenTelemetry; see docs/tracing.md.
 
     Attributes:
         prefix: as given.
         on_store_error: as given.
+        tracing: as given.
         redis: the redis-py client that was given; None for an address.
 
     Raises:
         TypeError: `redis_client` is something else, or a client without a server.
         ValueError: an argument is wrong; the message names the part.
+        ImportError: `tracing` needs OpenTelemetry's API, which is not installed.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class RedisStore:
         prefix: str = "ratelimit",
         *,
         on_store_error: OnStoreError = "memory",
+        tracing: bool = False,
     ) -> None:
         self.prefix: str = checked_text("prefix", prefix)
         self.on_store_error: str = checked_policy(on_store_error)
         self.redis: object | None = None if isinstance(redis_client, str) else redis_client
         self.address: str = hidden_address(redis_address(redis_client))
         self.connection: Connection = connect(self.address)
+        self.tracing = checked_tracing("tracing", tracing)
         self._limits: list[Limit] = []  # of the limiters that use it, for get_state
 
     def health(self) -> dict[str, Any]:
@@ -139,7 +144,7 @@ class RedisStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Make a store again from its address, which includes the password."""
-        made_of = (type(self), str(self.address), self.prefix, self.on_store_error)
+        made_of = (type(self), str(self.address), self.prefix, self.on_store_error, self.tracing)
         return _remade, made_of, {"_limits": self._limits}
 
     def __repr__(self) -> str:
@@ -147,6 +152,6 @@ class RedisStore:
 
 
 def _remade(
-    kind: type[RedisStore], address: str, prefix: str, on_store_error: OnStoreError
+    kind: type[RedisStore], address: str, prefix: str, on_store_error: OnStoreError, tracing: bool
 ) -> RedisStore:
-    return kind(address, prefix, on_store_error=on_store_error)
+    return kind(address, prefix, on_store_error=on_store_error, tracing=tracing)

@@ -117,6 +117,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         status_path: a path at which callers see their own state, which takes no tokens.
         metrics: the name of its decisions in metrics, such as ``"api"``; with rules or tiers, the
             name of each is added, as in ``"api.default"``. See docs/metrics.md.
+        tracing: add an event for each denied request to the current span of OpenTelemetry, and
+            trace the round trips to a Redis; see docs/tracing.md.
         store, name, max_keys, clock: as for RateLimiter; `store` may be a Store of all of them.
         on_store_error: as for RateLimiter. A request that is denied because the store is
             unavailable (``"deny"``) gets a 503.
@@ -156,6 +158,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         on_denied: OnDenied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
+        tracing: bool = False,
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",
@@ -185,6 +188,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
                 api_key_header=api_key_header,
                 user_id_header=user_id_header,
                 dimension_label=dimension_label,
+                tracing=tracing,
                 client=address.key_of_scope if address.reads_header else first_forwarded,
                 conclude=self._conclude,
             )

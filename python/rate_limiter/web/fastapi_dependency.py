@@ -118,6 +118,7 @@ class RateLimit:
         client, trusted_proxies, proxy_header, ipv6_prefix, jwt: as for RateLimitMiddleware.
         on_denied: as for RateLimitMiddleware.
         metrics: the name of its decisions in metrics, such as ``"upload"``.
+        tracing: as for RateLimitMiddleware.
         name: the name of the limit in headers. Required with a shared store, where it identifies
             the buckets of this object.
         store, on_store_error, max_keys, clock: as for RateLimiter.
@@ -149,6 +150,7 @@ class RateLimit:
         jwt: "Jwt | None" = None,
         on_denied: OnDenied | None = None,
         metrics: str | None = None,
+        tracing: bool = False,
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",
@@ -210,6 +212,7 @@ class RateLimit:
             style=HeaderStyle.of(given),
             names=(name,) if name and len(names) == 1 else names,
             on_denied=given["on_denied"],
+            tracing=given["tracing"],
         )
 
     @classmethod

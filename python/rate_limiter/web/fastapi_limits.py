@@ -57,6 +57,7 @@ class RateLimitOptions(TypedDict, total=False):
     proxy_header: ProxyHeader
     ipv6_prefix: int
     jwt: Jwt | None
+    tracing: bool
     on_denied: OnDenied | None
     metrics: str | None
     store: object

@@ -51,6 +51,8 @@ class FlaskPolicies:
         self._identities.bypass(self._bypass)
         self._style = HeaderStyle.of(given)
         self._metrics = checked_metrics(given["metrics"])
+        self._tracing: bool = given["tracing"]
+        self._traces_store = Storage.of(given).tracing
 
     def of_decorator(
         self,
@@ -66,7 +68,7 @@ class FlaskPolicies:
         several = as_limits(limits)
         return Policy(
             RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
-            _storage(NamedStorage, settings, name or ""),
+            self._storage(NamedStorage, settings, name or ""),
             self._identities,
             key=self._key if key is None else _without_scope(key, "key"),
             bypass=self._bypass,
@@ -76,6 +78,7 @@ class FlaskPolicies:
             blocking=True,
             dimension=None if name is None else self._dimension(lambda _: f".{name}"),
             on_denied=self._on_denied,
+            tracing=self._tracing,
         )
 
     def of_defaults(
@@ -92,7 +95,7 @@ class FlaskPolicies:
         dimension = self._dimension(lambda rule: "" if plain else f".{rule.name}")
         return Policy(
             source,
-            _storage(NamedStorage if plain else Storage, settings, name),
+            self._storage(NamedStorage if plain else Storage, settings, name),
             self._identities,
             key=self._key,
             tier=self._tier,
@@ -103,6 +106,7 @@ class FlaskPolicies:
             blocking=True,
             dimension=dimension if is_measured else None,
             on_denied=self._on_denied,
+            tracing=self._tracing,
         )
 
     def style_of(self, settings: Mapping[str, Any]) -> HeaderStyle:
@@ -119,21 +123,21 @@ class FlaskPolicies:
             shares_key=self._shares_key,
         )
 
+    def _storage(self, kind: type[Storage], settings: Mapping[str, Any], name: str) -> Storage:
+        return kind(
+            store=settings["STORE"],
+            name=name,
+            on_store_error=settings["ON_STORE_ERROR"],
+            max_keys=settings["MAX_KEYS"],
+            clock=settings["CLOCK"],
+            tracing=self._traces_store,
+        )
+
     def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
         """Return the function that names a rule's dimension; None without metrics."""
         if self._metrics is None:
             return None
         return lambda rule: f"{self._metrics}{ending(rule)}"
-
-
-def _storage(kind: type[Storage], settings: Mapping[str, Any], name: str) -> Storage:
-    return kind(
-        store=settings["STORE"],
-        name=name,
-        on_store_error=settings["ON_STORE_ERROR"],
-        max_keys=settings["MAX_KEYS"],
-        clock=settings["CLOCK"],
-    )
 
 
 def _without_scope(spec: Any, what: str) -> Any:

@@ -96,6 +96,7 @@ def limit_application(
         blocking=blocking,
         dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
         on_denied=given["on_denied"],
+        tracing=given["tracing"],
     )
     more = ("tier", "cost_after", "status_path", "bypass")
     return LimitedApplication(

@@ -69,7 +69,8 @@ class RateLimitMiddleware:
             a Werkzeug response. The headers are added to it.
         on_denied: as there, and not async.
         status_path: a path at which callers see their own state, which takes no tokens.
-        metrics, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as there.
+        metrics, tracing, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as
+            there.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
@@ -101,6 +102,7 @@ class RateLimitMiddleware:
         on_denied: OnDenied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
+        tracing: bool = False,
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",

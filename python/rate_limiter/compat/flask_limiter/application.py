@@ -35,6 +35,10 @@ class HeaderTexts(NamedTuple):
     reset: str
     retry_after: str
 
+    def lower(self) -> HeaderTexts:
+        """Return the names in lower case."""
+        return HeaderTexts(*(name.lower() for name in self))
+
 
 class Application:
     """What an extension's arguments and an application's configuration come to.
@@ -138,6 +142,7 @@ class Application:
             texts[HeaderNames.RESET],
             texts[HeaderNames.RETRY_AFTER],
         )
+        self.lower_header_names = self.header_names.lower()
         self.retry_after = self._setting("retry_after", ConfigVars.HEADER_RETRY_AFTER_VALUE)
         if self.retry_after not in (None, "http-date", "delta-seconds"):
             raise ConfigurationError(

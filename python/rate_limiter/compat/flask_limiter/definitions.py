@@ -139,8 +139,7 @@ class RequestLimit:
     @property
     def window(self) -> WindowStats:
         """When the window ends, and what was left of it after this request."""
-        end, remaining = self._strategy.stats_of(self.limit, self._decision)
-        return WindowStats(end - (time.time() - self._decided_at), remaining)
+        return self._strategy.stats_of(self.limit, self._decision, self._decided_at)
 
     @property
     def reset_at(self) -> int:

@@ -21,7 +21,7 @@ with extra_named():
     from werkzeug.http import http_date, parse_date
 
 if TYPE_CHECKING:
-    from rate_limiter.compat.flask_limiter.application import Application, HeaderTexts
+    from rate_limiter.compat.flask_limiter.application import Application
     from rate_limiter.compat.flask_limiter.routes import Plan
 
 
@@ -128,23 +128,22 @@ def settle(context: RequestContext, response: Response) -> None:
             state.give_back(cost)
 
 
-def write_headers(
-    response: Response, limit: RequestLimit, names: HeaderTexts, retry_after: str | None
-) -> None:
+def write_headers(response: Response, limit: RequestLimit, application: Application) -> None:
     """Describe a limit in the headers of a response; those that the view has set stay."""
+    names, lower = application.header_names, application.lower_header_names
     headers, window = response.headers, limit.window
     reset_at = int(window.reset_time + 1)
     given = {name.lower() for name, _ in headers}
-    if names.limit.lower() not in given:
+    if lower.limit not in given:
         headers.add(names.limit, str(limit.limit.amount))
-    if names.remaining.lower() not in given:
+    if lower.remaining not in given:
         headers.add(names.remaining, str(window.remaining))
-    if names.reset.lower() not in given:
+    if lower.reset not in given:
         headers.add(names.reset, str(reset_at))
-    if names.retry_after.lower() in given:
+    if lower.retry_after in given:
         reset_at = max(reset_at, _retry_at(headers.get(names.retry_after)))
         headers.remove(names.retry_after)
-    is_date = retry_after == "http-date"
+    is_date = application.retry_after == "http-date"
     headers.add(
         names.retry_after, http_date(reset_at) if is_date else str(int(reset_at - time.time()))
     )
@@ -173,7 +172,10 @@ def _count_names(application: Application, limit: RuntimeLimit, endpoint: str) -
 
 
 def _meta_limits(application: Application, limits: list[RuntimeLimit]) -> list[RuntimeLimit]:
-    if not application.meta_limits and not any(one.definition.meta_limits for one in limits):
+    has_own = False
+    for limit in limits:  # a generator would cost as much as a decision
+        has_own = has_own or limit.definition.meta_limits is not None
+    if not has_own and not application.meta_limits:
         return []
     shared = [one for meta in application.meta_limits for one in meta.resolve()]
     own = [one for limit in limits if limit.definition.meta_limits for one in limit.meta_limits]

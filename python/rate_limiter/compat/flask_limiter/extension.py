@@ -142,8 +142,8 @@ class Limiter(RequestChecks):
     def init_app(self, app: Flask) -> None:
         """Limit an application. Its counts begin afresh, unless they are in a shared store."""
         self.enabled: bool = app.config.setdefault(ConfigVars.ENABLED, self.enabled)
-        known = app in self._applications
-        self._latest = self._applications[app] = Application(self, app, self._arguments)
+        known = self._slot in app.extensions
+        self._latest = app.extensions[self._slot] = Application(self, app, self._arguments)
         app.extensions.setdefault("limiter", set()).add(self)
         app.cli.commands.setdefault("limiter", cli)
         if not known:
@@ -361,7 +361,7 @@ class Limiter(RequestChecks):
     def _application(self) -> Application:
         found = self._latest
         if has_app_context():
-            found = self._applications.get(current_app._get_current_object(), found)  # type: ignore[attr-defined]
+            found = current_app.extensions.get(self._slot, found)
         if found is None:
             raise RuntimeError("this Limiter has no application yet: call init_app(app)")
         return found

@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from rate_limiter._core import StoreError
 from rate_limiter.checks.extras import extra_named
@@ -56,8 +55,8 @@ class RequestChecks:
         self.key_func = key_func
         self.enabled = enabled
         self.logger = logging.getLogger("flask-limiter")
-        self._slot = f"_rate_limit_context_{next(_NUMBERS)}"  # attribute of requests
-        self._applications: WeakKeyDictionary[Flask, Application] = WeakKeyDictionary()
+        # Attribute of requests, and the name in `app.extensions` under which an Application is.
+        self._slot = f"_rate_limit_context_{next(_NUMBERS)}"
         self._filters: list[Condition] = []
         self._blueprints = Blueprints()
         self._version = 0  # counts changes of limits and exemptions
@@ -71,18 +70,21 @@ class RequestChecks:
         context: RequestContext | None = current.__dict__.get(self._slot)
         if context is None:
             app = current_app._get_current_object()  # type: ignore[attr-defined]
-            application = self._applications.get(app)
+            application: Application | None = app.extensions.get(self._slot)
             if application is not None:
-                context = RequestContext(current.endpoint, application, self._plan(app, current))
+                endpoint = current.endpoint
+                plan = self._plan(app, application, current, endpoint)
+                context = RequestContext(endpoint, application, plan)
                 current.__dict__[self._slot] = context
         return context
 
-    def _plan(self, app: Flask, current: Request) -> Plan:
+    def _plan(
+        self, app: Flask, application: Application, current: Request, endpoint: str | None
+    ) -> Plan:
         """Return what is limited for an endpoint and a method."""
-        plans = self._applications[app].plans
-        name = current.endpoint, current.method
-        view = app.view_functions.get(current.endpoint or "")
-        plan = plans.get(name)
+        name = endpoint, current.method
+        view = app.view_functions.get(endpoint or "")
+        plan = application.plans.get(name)
         if plan is None or plan.view is not view or plan.version != self._version:
             scope = function_exemption(view, self)
             scope |= self._blueprints.exemption(app, current.blueprint)
@@ -92,10 +94,10 @@ class RequestChecks:
                 tuple(limited_view(view, current.method, self)),
                 tuple(self._blueprints.limits(app, current.blueprint)),
                 scope,
-                serves_static_files(current.endpoint or "", view),
+                serves_static_files(endpoint or "", view),
             )
-            if current.endpoint is not None:  # else the methods have no bound
-                plans[name] = plan
+            if endpoint is not None:  # else the methods have no bound
+                application.plans[name] = plan
         return plan
 
     def _check_request(self) -> None:
@@ -175,7 +177,8 @@ class RequestChecks:
             application.note_store(is_up=True)
 
     def _is_exempt(self, plan: Plan) -> bool:
-        return plan.is_static or any(exempts() for exempts in self._filters)
+        filters = self._filters
+        return plan.is_static or (bool(filters) and any(exempts() for exempts in filters))
 
     def _limits_before(self, context: RequestContext) -> list[RuntimeLimit]:
         """Return the limits that count before the view is called."""
@@ -217,7 +220,7 @@ class RequestChecks:
     def _beside(self, context: RequestContext, own: list[RuntimeLimit]) -> list[RuntimeLimit]:
         """Return the limits of the blueprint and the defaults, unless others override them."""
         blueprint: list[RuntimeLimit] = []
-        overridden = any(limit.definition.override_defaults for limit in own)
+        overridden = bool(own) and any(limit.definition.override_defaults for limit in own)
         if context.plan.blueprint and not overridden:
             blueprint = self._parsed(_new(context, context.plan.blueprint))
             overridden = any(limit.definition.override_defaults for limit in blueprint)
@@ -266,7 +269,7 @@ class RequestChecks:
                 settle(context, response)
             limit = context.view_rate_limit
             if limit is not None and application.headers_enabled and self.enabled:
-                write_headers(response, limit, application.header_names, application.retry_after)
+                write_headers(response, limit, application)
         except Exception:  # the response is good, whatever a callable of the program did
             self.logger.exception("Failed to update rate limit headers. Swallowing error")
         return response

@@ -92,12 +92,15 @@ class RateLimiter:
         """Return when the window ends and what is left of it."""
         return self.stats_of(item, self.limiter_of(item).peek(item.key_for(*identifiers), 0))
 
-    def stats_of(self, item: RateLimitItem, decision: Decision) -> WindowStats:
-        """Return the state of the window according to a Decision of just now."""
+    def stats_of(
+        self, item: RateLimitItem, decision: Decision, decided_at: float | None = None
+    ) -> WindowStats:
+        """Return the state of the window according to a Decision, by default of just now."""
         # A sliding window is empty later than its length; a denied client may retry earlier, or
         # never if the cost is above the amount.
         seconds = min(decision.retry_after or decision.reset_after, item.get_expiry())
-        return WindowStats(time.time() + seconds, int(decision.remaining))
+        at = time.time() if decided_at is None else decided_at
+        return WindowStats(at + seconds, int(decision.remaining))
 
     def clear(self, item: RateLimitItem, *identifiers: str) -> None:
         """Forget what is counted for these identifiers."""

@@ -44,7 +44,7 @@ class RateLimitItem:
         namespace: beginning of the key. Items in other namespaces count separately.
     """
 
-    __slots__ = ("amount", "multiples", "namespace")
+    __slots__ = ("_window", "amount", "multiples", "namespace")
 
     GRANULARITY: ClassVar[Granularity]
 
@@ -52,6 +52,7 @@ class RateLimitItem:
         self.amount: int = int(amount)
         self.multiples: int = int(multiples or 1)
         self.namespace: str = namespace
+        self._window: str | None = None  # the end of the key, once it is known
 
     @classmethod
     def check_granularity_string(cls, granularity_string: str) -> bool:
@@ -64,9 +65,14 @@ class RateLimitItem:
 
     def key_for(self, *identifiers: bytes | str | int | float) -> str:
         """Return the key under which requests with these identifiers are counted."""
-        parts = [each.decode() if isinstance(each, bytes) else str(each) for each in identifiers]
-        window = f"{self.amount}/{self.multiples}/{self.GRANULARITY.name}"
-        return "/".join((self.namespace, *parts, window))
+        window = self._window
+        if window is None:
+            window = self._window = f"{self.amount}/{self.multiples}/{self.GRANULARITY.name}"
+        try:
+            return "/".join((self.namespace, *identifiers, window))  # type: ignore[arg-type]
+        except TypeError:
+            parts = (one.decode() if isinstance(one, bytes) else str(one) for one in identifiers)
+            return "/".join((self.namespace, *parts, window))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RateLimitItem) and self._values == other._values

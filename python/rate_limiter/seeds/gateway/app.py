@@ -20,6 +20,7 @@ from rate_limiter.seeds.exclusive import Exclusive
 from rate_limiter.seeds.gateway.decisions import decision_for
 from rate_limiter.seeds.gateway.keys import pick_identity_key
 from rate_limiter.seeds.gateway.limiter import BucketPolicy, TokenBucketLimiter
+from rate_limiter.stores.address import store_name
 from rate_limiter.web.answers import NO_STORE
 from rate_limiter.web.asgi_messages import (
     ASGIApp,
@@ -50,6 +51,8 @@ class GatewayApp:
         policy: its `burst` is the limit in the headers; its `prefix` begins the keys.
         api_key_header, user_id_header: names of headers.
         dimension_label: dimension of the metrics.
+        tracing: add an event to the current span of OpenTelemetry for each denied request; its rule
+            is the dimension.
         client: returns the address of a request's client.
         conclude: passes or denies a request according to its Decision.
 
@@ -67,6 +70,7 @@ class GatewayApp:
         api_key_header: str = "x-api-key",
         user_id_header: str = "x-user-id",
         dimension_label: str = "default",
+        tracing: bool = False,
         client: Callable[[Scope], str] = first_forwarded,
         conclude: Callable[..., Any],
     ) -> None:
@@ -82,6 +86,8 @@ class GatewayApp:
         self._api_key = header_source(api_key_header)
         self._user_id = header_source(user_id_header)
         self._record = metrics.recorder(dimension_label)
+        self._dimension = dimension_label
+        self._tracing = tracing
         self._client = client
         self._conclude = conclude
         buckets = getattr(limiter, "limiter", None)
@@ -93,8 +99,11 @@ class GatewayApp:
             await self.app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        decision = decision_for(self.policy, await self._check(self._key(scope)))
+        key = self._key(scope)
+        decision = decision_for(self.policy, await self._check(key))
         self._record(decision.allowed, time.perf_counter() - began_s)
+        if self._tracing and not decision.allowed:
+            self._trace(key, decision)
         await self._conclude(scope, receive, send, decision)
 
     def _key(self, scope: Scope) -> str:
@@ -111,6 +120,13 @@ class GatewayApp:
         async with self._exclusive.held():
             decision = await asyncio.to_thread(check, key)
         return await decision if isawaitable(decision) else decision
+
+    def _trace(self, key: str, decision: Decision) -> None:
+        from rate_limiter.observe.tracing import trace_denial  # needs OpenTelemetry
+
+        buckets = getattr(self.limiter, "limiter", None)
+        store = store_name(buckets.store) if isinstance(buckets, RedisRateLimiter) else ""
+        trace_denial(self._dimension, key, decision, store)
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, decision: Decision) -> None:
         """Answer a denied request."""

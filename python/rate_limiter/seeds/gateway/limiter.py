@@ -33,6 +33,7 @@ class TokenBucketLimiter:
         r: a redis-py client, sync or asyncio, or an address: see RedisStore.
         policy: a RateLimitPolicy: capacity and refill rate of the buckets, and the cost of a
             request. If it is changed later, the next request follows the change.
+        tracing: as for RedisStore.
 
     Attributes:
         r, policy: as given.
@@ -41,12 +42,13 @@ class TokenBucketLimiter:
         TypeError, ValueError: an argument is wrong; the message names it.
     """
 
-    def __init__(self, r: object, policy: BucketPolicy) -> None:
+    def __init__(self, r: object, policy: BucketPolicy, *, tracing: bool = False) -> None:
         if not isinstance(policy, BucketPolicy):
             raise TypeError(f"policy must be a RateLimitPolicy, got {shown(policy)}")
         self.r = r
         self.policy = policy
-        self._limiter = Remade(partial(exact_limiter, RedisStore(r, policy.prefix), ""))
+        store = RedisStore(r, policy.prefix, tracing=tracing)
+        self._limiter = Remade(partial(exact_limiter, store, ""))
         self._current_limiter()  # so that a mistake is an error here
 
     @property

@@ -95,6 +95,7 @@ class RateLimitPolicy:
         api_key_header: str,
         user_id_header: str,
         dimension_label: str,
+        tracing: bool,
         client: Callable[[Scope], str],
         conclude: Callable[..., Any],
     ) -> GatewayApp:
@@ -108,6 +109,7 @@ class RateLimitPolicy:
             api_key_header=api_key_header,
             user_id_header=user_id_header,
             dimension_label=dimension_label,
+            tracing=tracing,
             client=client,
             conclude=conclude,
         )
