@@ -174,6 +174,18 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_METRICS",
         description="Dimension of the metrics.",
     )
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        validation_alias="RATE_LIMITER_TOP",
+        description="Clients with the most decisions to find for each rule, with metrics.",
+    )
+    top_keys: Literal["plain", "masked", "hashed"] = Field(
+        default="masked",
+        validation_alias="RATE_LIMITER_TOP_KEYS",
+        description="What is kept of their keys: plain, masked or hashed.",
+    )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
         default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
@@ -370,6 +382,8 @@ class Settings(BaseSettings):
             "exempt_paths": tuple(self.exempt_paths),
             "status_path": self.status_path,
             "metrics": self.metrics,
+            "top": self.top,
+            "top_keys": self.top_keys,
             "enabled": self.enabled,
             "store": self.address,
             "on_store_error": self.on_store_error,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
@@ -69,7 +69,8 @@ class RateLimitMiddleware:
             a Werkzeug response. The headers are added to it.
         on_denied: as there, and not async.
         status_path: a path at which callers see their own state, which takes no tokens.
-        metrics, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as there.
+        metrics, top, top_keys, store, name, on_store_error, max_keys, clock: as there.
+        setup_checks, enabled: as there.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
@@ -101,6 +102,8 @@ class RateLimitMiddleware:
         on_denied: OnDenied | None = None,
         status_path: str | None = None,
         metrics: str | None = None,
+        top: int | None = None,
+        top_keys: TopKeys = "masked",
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",
