@@ -148,7 +148,7 @@ RL_APART static rl_status limiter_take_measured(table_decider decide, limiter_ob
     int64_t from_ns = limiter_began_ns(self, now);
     rl_status status = decide(self->table, key, costs, now, allowed, out, each);
     if (status == RL_OK) {
-        core_meter_record(meter, name, key.lo, *allowed, from_ns, core_steady_ns());
+        core_meter_record(meter, name, key.hash, *allowed, from_ns, core_steady_ns());
     }
     return status;
 }
@@ -512,7 +512,7 @@ static void limiter_record_many(core_meter *meter, PyObject *keys, const rl_key 
     rl_meter_record(meter->counts, false, (uint64_t)n - n_allowed, each_ns);
     for (Py_ssize_t i = 0; clients != NULL && i < n; i++) {
         bool allowed = PyList_GET_ITEM(results, i) == Py_True;
-        sketch_record(clients, PyTuple_GET_ITEM(keys, i), hashes[i].lo, allowed, 1, now_ns);
+        sketch_record(clients, PyTuple_GET_ITEM(keys, i), hashes[i].hash, allowed, 1, now_ns);
     }
 }
 
