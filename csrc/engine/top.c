@@ -60,14 +60,13 @@ rl_file_status rl_top_open(rl_top *top, const char *path, unsigned clients, rl_s
         errno = ENOMEM;
         status = RL_FILE_ESYSTEM;
     }
-    *top = (rl_top){
-        .secret = secret,
-        .file = file,
-        .bytes = bytes,
-        .n_sets = n_sets,
-        .is_mapped = path != NULL,
-        .write = write,
-    };
+    memset(top, 0, sizeof *top);
+    top->secret = secret;
+    top->file = file;
+    top->bytes = bytes;
+    top->n_sets = n_sets;
+    top->is_mapped = path != NULL;
+    top->write = write;
     return status;
 }
 
@@ -260,32 +259,96 @@ static uint64_t top_tag(const rl_top *top, const char *key, size_t len)
     return tag != 0 ? tag : 1;
 }
 
+static void top_set_alias(rl_top *top, uint64_t alias, uint64_t tag)
+{
+    rl_top_alias *place = &top->aliases[alias % RL_TOP_ALIASES];
+    atomic_store_explicit(&place->mixed, alias ^ tag, memory_order_relaxed);
+    atomic_store_explicit(&place->tag, tag, memory_order_relaxed);
+}
+
+/* Return the tag of an alias; 0: it is not known. */
+static uint64_t top_tag_of_alias(rl_top *top, uint64_t alias)
+{
+    rl_top_alias *place = &top->aliases[alias % RL_TOP_ALIASES];
+    uint64_t tag = atomic_load_explicit(&place->tag, memory_order_relaxed);
+    uint64_t mixed = atomic_load_explicit(&place->mixed, memory_order_relaxed);
+    return (mixed ^ tag) == alias ? tag : 0;
+}
+
 static rl_top_set *top_sets(const rl_top *top, bool allowed)
 {
     return top->file->sets + (allowed ? top->n_sets : 0);
 }
 
-void rl_top_record(rl_top *top, bool allowed, const char *key, size_t len, uint64_t n,
-                   int64_t now_ns)
+static rl_top_set *top_set(const rl_top *top, bool allowed, uint64_t tag)
 {
-    uint64_t tag = top_tag(top, key, len);
-    rl_top_set *set = top_sets(top, allowed) + ((tag >> 32) * top->n_sets >> 32);
+    return top_sets(top, allowed) + ((tag >> 32) * top->n_sets >> 32);
+}
+
+/* Lock the set of a tag, and let it fade. NULL: it stays locked, and the decisions were missed. */
+static rl_top_set *top_lock(rl_top *top, bool allowed, uint64_t tag, uint64_t n, int64_t now_ns)
+{
+    rl_top_set *set = top_set(top, allowed, tag);
+    __builtin_prefetch(&set->tick, 1); /* locking waits for the memory of the lock alone */
+    __builtin_prefetch(set->errors, 1);
     if (!set_lock_soon(set, now_ns)) {
         atomic_fetch_add_explicit(&top->file->missed, n, memory_order_relaxed);
-        return;
+        return NULL;
     }
     set_fade(set, now_ns);
+    return set;
+}
+
+static void set_add(rl_top_set *set, size_t i, uint64_t n)
+{
+    set->counts[i] += (double)(int64_t)n; /* converted faster than an unsigned number */
+}
+
+static bool set_has_text(const rl_top_set *set, size_t i)
+{
+    return (set->has_text >> i & 1) != 0;
+}
+
+void rl_top_record(rl_top *top, bool allowed, const char *key, size_t len, uint64_t alias,
+                   uint64_t n, int64_t now_ns)
+{
+    uint64_t tag = top_tag(top, key, len);
+    rl_top_set *set = top_lock(top, allowed, tag, n, now_ns);
+    if (set == NULL) {
+        return;
+    }
     size_t i = set_find(set, tag);
-    if (i == RL_TOP_WAYS) {
+    bool is_known = i < RL_TOP_WAYS;
+    if (!is_known) {
         i = set_replace(set, tag);
-        if (set->counts[i] == 0) { /* replaced no other client */
-            set_write_text(set, i, top, key, len);
-        }
-    } else if ((set->has_text >> i & 1) == 0) {
+    }
+    if (!set_has_text(set, i) && (is_known || set->counts[i] == 0)) {
         set_write_text(set, i, top, key, len);
     }
-    set->counts[i] += (double)(int64_t)n; /* faster than of an unsigned one */
+    set_add(set, i, n);
     set_unlock(set);
+    if (is_known && alias != 0) {
+        top_set_alias(top, alias, tag);
+    }
+}
+
+bool rl_top_record_known(rl_top *top, bool allowed, uint64_t alias, uint64_t n, int64_t now_ns)
+{
+    uint64_t tag = top_tag_of_alias(top, alias);
+    if (tag == 0) {
+        return false;
+    }
+    rl_top_set *set = top_lock(top, allowed, tag, n, now_ns);
+    if (set == NULL) {
+        return true;
+    }
+    size_t i = set_find(set, tag);
+    bool is_known = i < RL_TOP_WAYS && set_has_text(set, i);
+    if (is_known) {
+        set_add(set, i, n);
+    }
+    set_unlock(set);
+    return is_known;
 }
 
 /* ---- reading ------------------------------------------------------------------------- */
@@ -296,7 +359,7 @@ static size_t set_read(const rl_top_set *set, rl_top_client *out)
     for (size_t i = 0; i < RL_TOP_WAYS; i++) {
         double count = set->counts[i];
         double error = set->errors[i];
-        if (set->tags[i] == 0 || (set->has_text >> i & 1) == 0 || !is_count(count) ||
+        if (set->tags[i] == 0 || !set_has_text(set, i) || !is_count(count) ||
             count < COUNT_FORGOTTEN) {
             continue;
         }

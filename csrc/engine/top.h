@@ -41,11 +41,12 @@
 #include "engine/hash.h"
 
 #define RL_TOP_CLIENTS_MAX 100
-#define RL_TOP_SETS_MAX 51 /* of one result */
+#define RL_TOP_SETS_MAX 50 /* of one result */
 #define RL_TOP_WAYS 7
 #define RL_TOP_SLOTS_MAX (RL_TOP_SETS_MAX * RL_TOP_WAYS)
 #define RL_TOP_TEXT 63 /* bytes of a key that are kept */
 #define RL_TOP_HALF_LIFE_S 60
+#define RL_TOP_ALIASES 64
 
 /* As RL_METER_LAYOUT, for this file. */
 #define RL_TOP_LAYOUT 1
@@ -74,13 +75,16 @@ typedef struct rl_top_file {
     rl_top_set sets[];       /* n_sets of denied decisions, then those of allowed ones */
 } rl_top_file;
 
-_Static_assert(sizeof(rl_top_file) + 2 * RL_TOP_SETS_MAX * sizeof(rl_top_set) <= 64 * 1024,
-               "a sketch takes 64 KB");
-
 /* Write what a sketch keeps of a key, at most RL_TOP_TEXT bytes; return its length. */
 typedef size_t (*rl_top_writer)(const char *key, size_t len, char *out);
 
-/* A process's view of a sketch. Immutable while it is open. */
+/* The tag of a key by an alias, which saves hashing it again. The first word is alias ^ tag, so words
+ * that two threads have written match no alias. */
+typedef struct rl_top_alias {
+    _Atomic uint64_t mixed, tag;
+} rl_top_alias;
+
+/* A process's view of a sketch. Immutable while it is open, but for the aliases. */
 typedef struct rl_top {
     rl_secret secret;  /* of the tags */
     rl_top_file *file; /* owned */
@@ -88,7 +92,12 @@ typedef struct rl_top {
     uint32_t n_sets;   /* of one result */
     bool is_mapped;
     rl_top_writer write;
+    rl_top_alias aliases[RL_TOP_ALIASES];
 } rl_top;
+
+_Static_assert(sizeof(rl_top) + sizeof(rl_top_file) + 2 * RL_TOP_SETS_MAX * sizeof(rl_top_set) <=
+                   64 * 1024,
+               "a sketch takes 64 KB");
 
 /* One client of a sketch, a copy. */
 typedef struct rl_top_client {
@@ -117,10 +126,15 @@ size_t rl_top_write_plain(const char *key, size_t len, char *out);
 /* A writer: nothing. A client is shown by its tag. */
 size_t rl_top_write_nothing(const char *key, size_t len, char *out);
 
-/* Count `n` decisions with the same result for a key of `len` bytes. `now_ns` is the steady clock
- * of the host. */
-void rl_top_record(rl_top *top, bool allowed, const char *key, size_t len, uint64_t n,
-                   int64_t now_ns);
+/* Count `n` decisions with the same result for a key of `len` bytes. `alias`: another hash of the
+ * key, under any random secret, such as that of a table; 0: none. `now_ns` is the steady clock of
+ * the host. */
+void rl_top_record(rl_top *top, bool allowed, const char *key, size_t len, uint64_t alias,
+                   uint64_t n, int64_t now_ns);
+
+/* Do the same for a key that was recorded with this alias before. False: it is not known any more,
+ * and nothing was counted. */
+bool rl_top_record_known(rl_top *top, bool allowed, uint64_t alias, uint64_t n, int64_t now_ns);
 
 /* Copy the clients of one result that have a text, in any order. Return how many. */
 size_t rl_top_read(rl_top *top, bool allowed, int64_t now_ns, rl_top_client out[RL_TOP_SLOTS_MAX]);

@@ -46,14 +46,18 @@ int core_refuse_file(rl_file_status status, PyObject *path)
     }
 }
 
-void sketch_record(rl_top *top, PyObject *key, bool allowed, uint64_t n, int64_t now_ns)
+void sketch_record(rl_top *top, PyObject *key, uint64_t alias, bool allowed, uint64_t n,
+                   int64_t now_ns)
 {
     core_text text;
+    if (alias != 0 && rl_top_record_known(top, allowed, alias, n, now_ns)) {
+        return;
+    }
     if (core_parse_key(key, &text) < 0) { /* it was read before: there is no memory for its bytes */
         PyErr_Clear();
         return;
     }
-    rl_top_record(top, allowed, text.data, text.len, n, now_ns);
+    rl_top_record(top, allowed, text.data, text.len, alias, n, now_ns);
     Py_XDECREF(text.owner);
 }
 

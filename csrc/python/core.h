@@ -194,8 +194,10 @@ int core_refuse_file(rl_file_status status, PyObject *path);
  * set when the object is none. */
 rl_top *sketch_value(core_state *state, PyObject *sketch);
 
-/* Count `n` decisions with the same result for a key that was read before. */
-void sketch_record(rl_top *top, PyObject *key, bool allowed, uint64_t n, int64_t now_ns);
+/* Count `n` decisions with the same result for a key that was read before. `alias`: its hash in the
+ * table that decided, or 0. */
+void sketch_record(rl_top *top, PyObject *key, uint64_t alias, bool allowed, uint64_t n,
+                   int64_t now_ns);
 
 /* client_secret(path): the secret in a file, as bytes. */
 PyObject *core_client_secret(PyObject *module, PyObject *path);
@@ -220,14 +222,15 @@ static inline int64_t core_steady_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Count a decision for a key; it took from `began_ns` until `now_ns`. */
-static inline void core_meter_record(core_meter *meter, PyObject *key, bool allowed,
+/* Count a decision for a key, with its alias as for sketch_record; it took from `began_ns` until
+ * `now_ns`. */
+static inline void core_meter_record(core_meter *meter, PyObject *key, uint64_t alias, bool allowed,
                                      int64_t began_ns, int64_t now_ns)
 {
     rl_meter_record(meter->counts, allowed, 1, now_ns - began_ns);
     rl_top *clients = atomic_load_explicit(&meter->clients, memory_order_acquire);
     if (clients != NULL) {
-        sketch_record(clients, key, allowed, 1, now_ns);
+        sketch_record(clients, key, alias, allowed, 1, now_ns);
     }
 }
 

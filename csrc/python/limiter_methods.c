@@ -148,7 +148,7 @@ RL_APART static rl_status limiter_take_measured(table_decider decide, limiter_ob
     int64_t from_ns = limiter_began_ns(self, now);
     rl_status status = decide(self->table, key, costs, now, allowed, out, each);
     if (status == RL_OK) {
-        core_meter_record(meter, name, *allowed, from_ns, core_steady_ns());
+        core_meter_record(meter, name, key.hash, *allowed, from_ns, core_steady_ns());
     }
     return status;
 }
@@ -199,7 +199,7 @@ static PyObject *limiter_behind(limiter_object *self, PyObject *key, PyObject *c
     }
     core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
     if (denial != NULL && meter != NULL) {
-        core_meter_record(meter, key, false, from_ns, core_steady_ns());
+        core_meter_record(meter, key, 0, false, from_ns, core_steady_ns());
     }
     return denial;
 }
@@ -501,8 +501,8 @@ static rl_key *limiter_hash_keys(const limiter_object *self, PyObject *keys)
 }
 
 /* Let a meter count the decisions of allow_many(); `results` has a bool for each key. */
-static void limiter_record_many(core_meter *meter, PyObject *keys, PyObject *results,
-                                uint64_t n_allowed, int64_t from_ns)
+static void limiter_record_many(core_meter *meter, PyObject *keys, const rl_key *hashes,
+                                PyObject *results, uint64_t n_allowed, int64_t from_ns)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(keys);
     int64_t now_ns = core_steady_ns();
@@ -512,7 +512,7 @@ static void limiter_record_many(core_meter *meter, PyObject *keys, PyObject *res
     rl_meter_record(meter->counts, false, (uint64_t)n - n_allowed, each_ns);
     for (Py_ssize_t i = 0; clients != NULL && i < n; i++) {
         bool allowed = PyList_GET_ITEM(results, i) == Py_True;
-        sketch_record(clients, PyTuple_GET_ITEM(keys, i), allowed, 1, now_ns);
+        sketch_record(clients, PyTuple_GET_ITEM(keys, i), hashes[i].hash, allowed, 1, now_ns);
     }
 }
 
@@ -536,7 +536,7 @@ static PyObject *limiter_allow_tuple(limiter_object *self, PyObject *keys, const
         n_allowed += allowed;
     }
     if (meter != NULL && result != NULL) {
-        limiter_record_many(meter, keys, result, n_allowed, from_ns);
+        limiter_record_many(meter, keys, hashes, result, n_allowed, from_ns);
     }
     PyMem_Free(hashes);
     return result;

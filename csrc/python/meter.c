@@ -117,7 +117,7 @@ void meter_add(core_meter *meter, PyObject *key, bool allowed, uint64_t n, int64
     }
     rl_meter_record(meter->counts, allowed, n, elapsed_ns);
     if (clients != NULL && key != Py_None) {
-        sketch_record(clients, key, allowed, n, core_steady_ns());
+        sketch_record(clients, key, 0, allowed, n, core_steady_ns());
     }
 }
 

@@ -31,7 +31,8 @@ static void together_record(PyObject *items, const rl_together *requests, size_t
         PyObject *limiter = PyTuple_GET_ITEM(item, 0);
         core_meter *meter = atomic_load_explicit(&limiter_of(limiter)->meter, memory_order_acquire);
         if (meter != NULL && (allowed || !requests[i].decision.allowed)) {
-            core_meter_record(meter, PyTuple_GET_ITEM(item, 1), allowed, began_ns, now_ns);
+            core_meter_record(meter, PyTuple_GET_ITEM(item, 1), requests[i].key.hash, allowed,
+                              began_ns, now_ns);
         }
     }
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.extras import extra_named
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
@@ -108,6 +108,7 @@ class FlaskRateLimiter:
         metrics: the name of decisions by the default limits in metrics, such as ``"web"``; the
             name of a rule, tier or decorator is added, as in ``"web.upload"``.
         tracing: as for RateLimitMiddleware.
+        top, top_keys: as for RateLimitMiddleware.
         setup_checks: check the first requests for mistakes in the configuration, and log them.
         enabled: False allows every request, for example in tests.
         store: as for RateLimiter. In a store the buckets of a decorator are named after the view
@@ -152,6 +153,8 @@ class FlaskRateLimiter:
         status_path: str | None = None,
         metrics: str | None = None,
         tracing: bool = False,
+        top: int | None = None,
+        top_keys: TopKeys = "masked",
         setup_checks: bool = True,
         enabled: bool = True,
         store: object = DEFAULT_STORE,

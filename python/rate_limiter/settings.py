@@ -179,6 +179,18 @@ class Settings(BaseSettings):
         validation_alias="RATE_LIMITER_TRACING",
         description="true traces denials and the store with OpenTelemetry.",
     )
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        validation_alias="RATE_LIMITER_TOP",
+        description="Clients with the most decisions to find for each rule, with metrics.",
+    )
+    top_keys: Literal["plain", "masked", "hashed"] = Field(
+        default="masked",
+        validation_alias="RATE_LIMITER_TOP_KEYS",
+        description="What is kept of their keys: plain, masked or hashed.",
+    )
     on_store_error: Literal["memory", "allow", "deny", "raise"] = Field(
         default="memory",
         validation_alias="RATE_LIMITER_ON_STORE_ERROR",
@@ -376,6 +388,8 @@ class Settings(BaseSettings):
             "status_path": self.status_path,
             "metrics": self.metrics,
             "tracing": self.tracing,
+            "top": self.top,
+            "top_keys": self.top_keys,
             "enabled": self.enabled,
             "store": self.address,
             "on_store_error": self.on_store_error,

@@ -49,6 +49,7 @@ limiter = RateLimiter("0/second; burst=10", clock=clock)
 switch.value = 1
 assert refused(RateLimiter, "1/second")
 assert refused(_core.Meter)
+assert refused(_core.ClientSketch, b"s" * 16, 100, "plain")
 assert refused(limiter.allow, "k")
 assert refused(limiter.hit, "k")
 assert refused(limiter.allow_many, ["k"])

@@ -46,6 +46,8 @@ def work(n: int) -> None:
     limiter = RateLimiter("10/second; 100/minute; 50/minute; window=sliding", clock=clock)
     meter = _core.Meter()
     limiter._measure(meter)
+    sketch = _core.ClientSketch(b"s" * 16, 5, "masked")
+    meter.count_clients(sketch)
     for number in range(n // 10):
         key = f"k{number % 100}"
         limiter.allow(key)
@@ -58,8 +60,11 @@ def work(n: int) -> None:
         limiter.reset("\ud800")
         limiter.allow_many((key, b"x"), 2)
         limiter._measure(meter)
-        meter.record(1, 0, 5)
+        meter.record(1, 0, 5, key)
         meter.read()
+        sketch.read(True)
+        misused(meter.count_clients, _core.ClientSketch(b"s" * 16, 5, "masked"))
+        misused(_core.ClientSketch, b"s", 5, "masked")
         misused(limiter._measure, _core.Meter())
         clock.advance_ns(1000)
         misused(limiter.hit, key, -1)

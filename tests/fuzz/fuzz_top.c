@@ -45,9 +45,12 @@ static void run_step(fuzz_step step, const uint8_t *key)
     case 1:
         check_clients(allowed, now_ns);
         break;
+    case 2:
+        rl_top_record_known(&top, allowed, step.time, step.place, now_ns);
+        break;
     default:
         top.write = writers[step.place % 3];
-        rl_top_record(&top, allowed, (const char *)key, step.length, step.place, now_ns);
+        rl_top_record(&top, allowed, (const char *)key, step.length, step.time, step.place, now_ns);
     }
 }
 

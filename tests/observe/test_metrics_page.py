@@ -16,7 +16,7 @@ TEXT = (ROOT / "docs" / "metrics.md").read_text("utf-8")
 
 def test_python_blocks() -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "metrics.md", "exec"), names)

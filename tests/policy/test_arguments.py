@@ -116,6 +116,8 @@ BESIDE_POLICY: dict[str, Any] = {
     "on_denied": print,
     "status_path": "/me",
     "metrics": "api",
+    "top": 5,
+    "top_keys": "hashed",
     "store": REDIS,
     "name": "api",
     "on_store_error": "deny",

@@ -21,10 +21,11 @@ import math
 import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from rate_limiter._core import ManualClock
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import TopKeys
 from rate_limiter.limit import check_cost, checked_number
 
 Values: TypeAlias = Mapping[str, Any]
@@ -42,6 +43,8 @@ DEFAULT_STORE = _Default("memory://")
 
 POLICIES = ("memory", "allow", "deny", "raise")
 """The values of `on_store_error`."""
+TOP_MAX = 100
+"""Clients that a sketch of 64 KB can find: RL_TOP_CLIENTS_MAX in csrc/engine/top.h."""
 
 
 TRACE_SECRET = "RATE_LIMITER_TRACE_SECRET"
@@ -297,6 +300,28 @@ def checked_clock(name: str, value: object) -> None:
         )
 
 
+def checked_top(name: str, value: object) -> int:
+    """Return an argument after checking that it is a number of top clients.
+
+    Raises:
+        TypeError, ValueError: the value is something else.
+    """
+    if not 1 <= checked_whole(name, value) <= TOP_MAX:
+        raise ValueError(f"{name} must be a number of clients from 1 to {TOP_MAX}, got {value}")
+    return cast(int, value)
+
+
+def checked_top_keys(name: str, value: object) -> TopKeys:
+    """Return an argument after checking that it says how keys are shown.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    if not isinstance(value, str) or value not in ("plain", "masked", "hashed"):
+        raise ValueError(f"{name} must be 'plain', 'masked' or 'hashed', got {shown(value)}")
+    return cast(TopKeys, value)
+
+
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "api_key_header": _check_header,
     "clock": checked_clock,
@@ -324,6 +349,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "status_path": checked_path,
     "timeout_s": checked_seconds,
     "tracing": checked_tracing,
+    "top": checked_top,
+    "top_keys": checked_top_keys,
     "user_id_header": _check_header,
     "waiters_first": checked_switch,
 }
@@ -440,6 +467,13 @@ def _tier(name: str, given: Values) -> str | None:
     return "without tiers: give limits as a mapping of tiers, or rules that name tiers"
 
 
+def _top(name: str, given: Values) -> str | None:
+    """Top clients are counted where decisions are, and only then have keys."""
+    if name in ("top", "top_keys") and given.get("metrics", "") is None:
+        return "without metrics"
+    return "without top" if name == "top_keys" and given.get("top", 1) is None else None
+
+
 def _cost(name: str, given: Values) -> str | None:
     """In Flask, each decorator has its own cost."""
     if name != "cost" or "default_limits" not in given or "source" not in given:
@@ -447,7 +481,10 @@ def _cost(name: str, given: Values) -> str | None:
     return "without default_limits or rules" if given["source"] is None else None
 
 
-_REASONS = (_gateway, _values, _storage, _tracing, _headers, _address, _jwt, _key_set, _tier, _cost)
+_REASONS = (
+    *(_gateway, _values, _storage, _tracing, _headers, _address, _jwt, _key_set, _tier, _top),
+    _cost,
+)
 
 
 def uses_address(key: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rate_limiter.cli import buckets, completion, migrate, rules
+from rate_limiter.cli import buckets, completion, migrate, rules, top
 from rate_limiter.cli.bench import command as bench
 from rate_limiter.cli.common import Parser, epilog, guarded, make_printable
 from rate_limiter.cli.load import command as load
@@ -18,6 +18,7 @@ EXAMPLES = """\
   rate-limiter rules check rate_limits.json
   rate-limiter rules explain --path /files/7 --method POST
   rate-limiter bench --store redis://localhost:6379/0
+  rate-limiter top --url http://localhost:8000/rate-limit/live --token-file token.txt
   rate-limiter completion bash
   rate-limiter migrate .
 
@@ -53,7 +54,7 @@ def parser() -> Parser:
         help="print the versions of this package and of the libraries in it",
     )
     actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    for command in (load, buckets, rules, bench, migrate):
+    for command in (load, buckets, rules, bench, top, migrate):
         command.add_parser(actions)
     completion.add_parser(actions, made)
     return made

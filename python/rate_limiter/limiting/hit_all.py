@@ -200,7 +200,7 @@ def _recorded(checked: list[_Request], decisions: Decisions, elapsed_ns: int) ->
     for one, decision in zip(checked, decisions, strict=True):
         meter = cast(RedisRateLimiter, one.limiter)._meter
         if meter is not None and (allowed or not decision):
-            meter.record(allowed, not allowed, elapsed_ns)
+            meter.record(allowed, not allowed, elapsed_ns, one.key)
     return decisions
 
 

@@ -287,7 +287,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             return self._call_unmeasured(method, *args)
         began_ns = perf_counter_ns()
         answer = self._call_unmeasured(method, *args)
-        _record(self._meter, answer, perf_counter_ns() - began_ns)
+        _record(self._meter, args[0], answer, perf_counter_ns() - began_ns)
         return answer
 
     def _call_unmeasured(self, method: str, *args: Any) -> Any:
@@ -362,7 +362,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             return await self._call_async_unmeasured(method, *args)
         began_ns = perf_counter_ns()
         answer = await self._call_async_unmeasured(method, *args)
-        _record(self._meter, answer, perf_counter_ns() - began_ns)
+        _record(self._meter, args[0], answer, perf_counter_ns() - began_ns)
         return answer
 
     async def _behind_waiters_async(
@@ -561,13 +561,14 @@ def time_to_fill_s(limit: Limit) -> float:
     return limit.capacity / limit.refill_rate if limit.refill_rate > 0 else 0.0
 
 
-def _record(meter: Meter, answer: Any, elapsed_ns: int) -> None:
-    if isinstance(answer, list):  # of allow_many, which makes its decisions together
-        allowed = sum(answer)
-        meter.record(allowed, len(answer) - allowed, elapsed_ns // max(1, len(answer)))
+def _record(meter: Meter, key: Any, answer: Any, elapsed_ns: int) -> None:
+    """Count a decision for a key, or those of allow_many for several keys."""
+    if isinstance(answer, list):
+        for each, passes in zip(key, answer, strict=True):
+            meter.record(passes, not passes, elapsed_ns // len(answer), each)
         return
     passes = bool(answer[0] if isinstance(answer, tuple) else answer)
-    meter.record(passes, not passes, elapsed_ns)
+    meter.record(passes, not passes, elapsed_ns, key)
 
 
 def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:

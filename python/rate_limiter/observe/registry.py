@@ -27,9 +27,13 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
+from rate_limiter.checks.arguments import NoEffectError, checked_top, checked_top_keys
 from rate_limiter.checks.redaction import shown
+from rate_limiter.checks.words import TopKeys
+from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_folder
 from rate_limiter.observe.process_slots import Slot
+from rate_limiter.observe.top_clients import count_clients
 from rate_limiter.stores.store_errors import ERROR_KINDS
 
 PUBLISHED_EVERY_S = 1.0
@@ -96,38 +100,62 @@ class Reading:
     common: str = ""
 
 
-def watch(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
+def watch(
+    limiter: Any,
+    dimension: str,
+    *,
+    shadow: bool = False,
+    top: int | None = None,
+    top_keys: TopKeys = "masked",
+) -> None:
     """Measure a limiter from now on: its decisions and its other numbers.
 
     Args:
         limiter: a RateLimiter or AsyncRateLimiter. It is not kept alive.
         dimension: value of the label `dimension`. Several limiters may share one.
         shadow: the limiter's denials only count, and requests pass.
+        top: how many clients with the most decisions top_clients() is to find, 1 to 100; None
+            counts no clients.
+        top_keys: what is kept of their keys: ``"plain"``, ``"masked"`` or ``"hashed"``.
 
     Raises:
         TypeError: `limiter` or `dimension` is something else.
         ValueError: `dimension` is empty or too long, or the limiter has another one, or is measured
-            with another value of `shadow`.
+            with another value of `shadow`; or `top` or `top_keys` is wrong.
     """
+    if top is not None:
+        checked_top("top", top)
+    elif top_keys != "masked":
+        raise NoEffectError("top_keys", "without top")
+    measured = Dimension(dimension, "", top, checked_top_keys("top_keys", top_keys))
+    measure(limiter, measured, shadow=shadow)
+
+
+def measure(limiter: Any, dimension: Dimension, *, shadow: bool = False) -> None:
+    """Do what watch() does, for a dimension whose `top` and `top_keys` were checked."""
     limiter = getattr(limiter, "_limiter", limiter)  # of an AsyncRateLimiter
     if not hasattr(limiter, "_measure"):
         raise TypeError(f"limiter must be a RateLimiter or AsyncRateLimiter, got {shown(limiter)}")
     limiter._measure(meter(dimension, shadow=shadow))
-    follow(limiter, dimension, shadow=shadow)
+    follow(limiter, dimension.name, shadow=shadow)
 
 
-def meter(dimension: str, *, shadow: bool = False) -> Meter:
+def meter(dimension: str | Dimension, *, shadow: bool = False) -> Meter:
     """Return the meter of a dimension, which is made on first use.
 
     Raises:
         As watch.
     """
-    counted = Counted(dimension, shadow)
+    measured = dimension if isinstance(dimension, Dimension) else Dimension(dimension)
+    counted = Counted(measured.name, shadow)
     with _lock:
         if counted not in _meters:
-            checked_dimension(dimension)
+            checked_dimension(measured.name)
             _meters[counted] = _made_meter(counted)
-        return _meters[counted]
+        found = _meters[counted]
+        if measured.top is not None:
+            count_clients(found, measured, shadow=shadow)
+        return found
 
 
 def checked_dimension(dimension: object) -> str:

@@ -22,7 +22,8 @@ from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
 from rate_limiter.limit import check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
-from rate_limiter.observe.registry import meter, watch
+from rate_limiter.observe.dimension import Dimension
+from rate_limiter.observe.registry import measure, meter
 from rate_limiter.policy.active_rules import ActiveRule, DenyingRule, policy_names
 from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
@@ -77,7 +78,7 @@ class Policy(_core.Policy):
         style: the style of the headers.
         names: names of the limits in headers, if there is only one rule; its name by default.
         blocking: there is no event loop, so calls to a store block.
-        dimension: returns the name that the decisions of a rule have in metrics; None: they are
+        dimension: returns the dimension of the decisions of a rule in metrics; None: they are
             not measured.
         on_denied: gets a DeniedRequest for each request that is denied; None: no function does.
         tracing: add an event to the current span for each request that is denied.
@@ -104,7 +105,7 @@ class Policy(_core.Policy):
         style: HeaderStyle = DEFAULT_STYLE,
         names: tuple[str, ...] | None = None,
         blocking: bool = False,
-        dimension: Callable[[Rule], str] | None = None,
+        dimension: Callable[[Rule], Dimension] | None = None,
         on_denied: OnDenied | None = None,
         tracing: bool = False,
     ) -> None:
@@ -185,7 +186,7 @@ class Policy(_core.Policy):
             check_cost(self.cost, rule.limits)
         limiter = self.storage.limiter(rule, before)
         if self._dimension is not None:
-            watch(limiter, self._dimension(rule), shadow=rule.shadow)
+            measure(limiter, self._dimension(rule), shadow=rule.shadow)
         waits = limiter.is_remote and not self._blocking
         awaitable_limiter = AsyncRateLimiter.of(limiter) if waits else limiter
         return ActiveRule(rule, limiter, awaitable_limiter, self._names or policy_names(rule))

@@ -17,7 +17,7 @@ from rate_limiter import _core
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
 from rate_limiter.checks.redaction import shown
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
@@ -119,6 +119,9 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             name of each is added, as in ``"api.default"``. See docs/metrics.md.
         tracing: add an event for each denied request to the current span of OpenTelemetry, and
             trace the round trips to a Redis; see docs/tracing.md.
+        top: with `metrics`: how many clients with the most decisions top_clients() is to find for
+            each rule, 1 to 100. None counts no clients.
+        top_keys: what is kept of their keys: ``"plain"``, ``"masked"`` or ``"hashed"``.
         store, name, max_keys, clock: as for RateLimiter; `store` may be a Store of all of them.
         on_store_error: as for RateLimiter. A request that is denied because the store is
             unavailable (``"deny"``) gets a 503.
@@ -159,6 +162,8 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         status_path: str | None = None,
         metrics: str | None = None,
         tracing: bool = False,
+        top: int | None = None,
+        top_keys: TopKeys = "masked",
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",

@@ -13,14 +13,14 @@ from starlette.websockets import WebSocket
 
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
-from rate_limiter.observe.metrics_option import checked_metrics
-from rate_limiter.observe.registry import limits_are_off, watch
+from rate_limiter.observe.metrics_option import dimension_of
+from rate_limiter.observe.registry import limits_are_off, measure
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
@@ -119,6 +119,7 @@ class RateLimit:
         on_denied: as for RateLimitMiddleware.
         metrics: the name of its decisions in metrics, such as ``"upload"``.
         tracing: as for RateLimitMiddleware.
+        top, top_keys: as for RateLimitMiddleware.
         name: the name of the limit in headers. Required with a shared store, where it identifies
             the buckets of this object.
         store, on_store_error, max_keys, clock: as for RateLimiter.
@@ -151,6 +152,8 @@ class RateLimit:
         on_denied: OnDenied | None = None,
         metrics: str | None = None,
         tracing: bool = False,
+        top: int | None = None,
+        top_keys: TopKeys = "masked",
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",
@@ -183,9 +186,9 @@ class RateLimit:
         self.enabled: bool = given["enabled"]
         if not self.enabled:
             limits_are_off()
-        metrics = checked_metrics(given["metrics"])
-        if metrics is not None:
-            watch(limiter, metrics)
+        dimension = dimension_of(given)
+        if dimension is not None:
+            measure(limiter, dimension)
         address = ClientAddress.of(given)
         self._checks = SetupChecks(
             in_memory=limiter.is_in_memory,

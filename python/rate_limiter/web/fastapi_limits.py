@@ -14,12 +14,12 @@ from starlette.requests import HTTPConnection
 from rate_limiter._core import Decision
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, defaults_of
 from rate_limiter.checks.redaction import shown
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
-from rate_limiter.observe.metrics_option import checked_metrics
+from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
@@ -60,6 +60,8 @@ class RateLimitOptions(TypedDict, total=False):
     tracing: bool
     on_denied: OnDenied | None
     metrics: str | None
+    top: int | None
+    top_keys: TopKeys
     store: object
     on_store_error: OnStoreError
     max_keys: int
@@ -107,12 +109,14 @@ class RateLimits:
         given: dict[str, Any] = {**options, "name": checked_text("name", name)}
         # A limit can have its own key, which may use options that this key does not.
         checked = {one: value for one, value in given.items() if one != "key"}
-        check_arguments(RateLimit.__init__, {"store": DEFAULT_STORE} | checked)
+        defaults = {"store": DEFAULT_STORE, "metrics": None, "top": None}
+        check_arguments(RateLimit.__init__, defaults | checked)
         self.enabled: bool = given.pop("enabled", True)
         if not self.enabled:
             limits_are_off()
         self._options = given
-        self._metrics = checked_metrics(given.pop("metrics", None))
+        self._metrics = dimension_of({"metrics": None} | given)
+        given.pop("metrics", None)
         # As sets in the order of their additions.
         self._apps: weakref.WeakKeyDictionary[FastAPI, None] = weakref.WeakKeyDictionary()
         self._named_limits: weakref.WeakKeyDictionary[RouteLimit, None]
@@ -222,7 +226,9 @@ class RateLimits:
         given = defaults_of(RateLimit.__init__) | self._options | options
         given |= {"limits": limits, "limiter": limiter, "denied": None}
         del given["name"]
-        check_arguments(RateLimit.__init__, given, inherited=self._options.keys() - options.keys())
+        inherited = self._options.keys() - options.keys()
+        measured = {"metrics": self._metrics} if given["metrics"] is None else {}
+        check_arguments(RateLimit.__init__, given | measured, inherited=inherited)
         checked_limiter(limits, limiter)
         if limiter is None:
             check_store(Storage.of(given).store)
@@ -284,8 +290,11 @@ class RateLimits:
         """Return a limit under a name, the same each time."""
         made = limit.made.get(name)
         if made is None:
-            metrics = None if self._metrics is None else f"{self._metrics}.{name}"
-            given = {**limit.given, "metrics": limit.given["metrics"] or metrics}
+            given = limit.given
+            if given["metrics"] is None and self._metrics is not None:
+                top, top_keys = given["top"], given["top_keys"]
+                metrics = self._metrics._replace(rule=name, top=top, top_keys=top_keys)
+                given = given | {"metrics": metrics}
             made = limit.made[name] = RateLimit.of(self._limiter(limit, name), given, name)
             self._named_limits[limit] = None
         return made
@@ -335,7 +344,7 @@ class RouteLimit(RateLimit):
             if is_shared(storage.store):  # a limiter there would make a file
                 storage = Storage(max_keys=storage.max_keys, clock=storage.clock)
             limiter = storage.named_limiter(given["limits"], name or "route")
-        checked_metrics(given["metrics"])
+        dimension_of(given)  # raise for mistakes
         self._set_up(limiter, given | {"metrics": None}, name)
 
     def limits_route(self, place: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 from rate_limiter.checks.arguments import checked_plain, uses_address
 from rate_limiter.limit import Limits, as_limits
-from rate_limiter.observe.metrics_option import checked_metrics
+from rate_limiter.observe.dimension import Dimension
+from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
@@ -50,9 +51,9 @@ class FlaskPolicies:
         self._bypass: BypassSpec = _without_scope(given["bypass"], "bypass")
         self._identities.bypass(self._bypass)
         self._style = HeaderStyle.of(given)
-        self._metrics = checked_metrics(given["metrics"])
         self._tracing: bool = given["tracing"]
         self._traces_store = Storage.of(given).tracing
+        self._metrics = dimension_of(given)
 
     def of_decorator(
         self,
@@ -76,7 +77,7 @@ class FlaskPolicies:
             cost_after=checked_plain("cost_after", cost_after),
             style=self.style_of(settings),
             blocking=True,
-            dimension=None if name is None else self._dimension(lambda _: f".{name}"),
+            dimension=None if name is None else self._dimension(lambda _: str(name)),
             on_denied=self._on_denied,
             tracing=self._tracing,
         )
@@ -92,7 +93,7 @@ class FlaskPolicies:
             return None
         plain = limits is not None and not isinstance(limits, Mapping)
         source = as_source(rules) if limits is None else RuleSource(rules_of_limits(limits))
-        dimension = self._dimension(lambda rule: "" if plain else f".{rule.name}")
+        dimension = self._dimension(lambda rule: "" if plain else rule.name)
         return Policy(
             source,
             self._storage(NamedStorage if plain else Storage, settings, name),
@@ -133,11 +134,10 @@ class FlaskPolicies:
             tracing=self._traces_store,
         )
 
-    def _dimension(self, ending: Callable[[Rule], str]) -> Callable[[Rule], str] | None:
-        """Return the function that names a rule's dimension; None without metrics."""
-        if self._metrics is None:
-            return None
-        return lambda rule: f"{self._metrics}{ending(rule)}"
+    def _dimension(self, name: Callable[[Rule], str]) -> Callable[[Rule], Dimension] | None:
+        """Return the function that returns a rule's dimension by its name; None without metrics."""
+        dimension = self._metrics
+        return None if dimension is None else lambda rule: dimension.of_rule(name(rule))
 
 
 def _without_scope(spec: Any, what: str) -> Any:

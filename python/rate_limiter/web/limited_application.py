@@ -11,8 +11,9 @@ from rate_limiter.checks.arguments import check_arguments, uses_address
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limits, check_cost
 from rate_limiter.limiting.limiter import RateLimiter
-from rate_limiter.observe.metrics_option import checked_metrics
-from rate_limiter.observe.registry import watch
+from rate_limiter.observe.dimension import Dimension
+from rate_limiter.observe.metrics_option import dimension_of
+from rate_limiter.observe.registry import measure
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Answer, DenialRenderer, denial_of, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
@@ -70,7 +71,7 @@ def limit_application(
     """
     address = ClientAddress.of(given)
     identities = Identities(address, given["jwt"], blocking=blocking, framework=framework)
-    metrics = checked_metrics(given["metrics"])
+    dimension = dimension_of(given)
     style = HeaderStyle.of(given)
     storage = Storage.of(given)
     limiter, source = _limiter_or_rules(given["limits"], given["rules"], given["limiter"], storage)
@@ -80,9 +81,8 @@ def limit_application(
     renderer = None if is_default or callable(denied) else denial_renderer(denied)
     if limiter is not None:
         checked_cost(given["cost"], limiter)
-        if metrics is not None:
-            watch(limiter, metrics)
-    by_rule = metrics is not None and limiter is None
+        if dimension is not None:
+            measure(limiter, dimension)
     policy = Policy(
         _source_of(limiter) if source is None else source,
         storage if limiter is None else SharedLimiter(limiter),
@@ -94,7 +94,7 @@ def limit_application(
         cost_after=given["cost_after"],
         style=style,
         blocking=blocking,
-        dimension=(lambda rule: f"{metrics}.{rule.name}") if by_rule else None,
+        dimension=None if limiter is not None else of_rules(dimension),
         on_denied=given["on_denied"],
         tracing=given["tracing"],
     )
@@ -113,6 +113,11 @@ def limit_application(
         or style.retry_jitter_s > 0
         or any(given[name] for name in more),
     )
+
+
+def of_rules(dimension: Dimension | None) -> Callable[[Rule], Dimension] | None:
+    """Return the function that returns the dimension of a rule; None without metrics."""
+    return None if dimension is None else lambda rule: dimension.of_rule(rule.name)
 
 
 def _source_of(limiter: RateLimiter | None) -> RuleSource:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
-from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord
+from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
 from rate_limiter.limiting.clocks import Clock
@@ -69,8 +69,8 @@ class RateLimitMiddleware:
             a Werkzeug response. The headers are added to it.
         on_denied: as there, and not async.
         status_path: a path at which callers see their own state, which takes no tokens.
-        metrics, tracing, store, name, on_store_error, max_keys, clock, setup_checks, enabled: as
-            there.
+        metrics, tracing, top, top_keys, store, name, on_store_error, max_keys, clock: as there.
+        setup_checks, enabled: as there.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
@@ -103,6 +103,8 @@ class RateLimitMiddleware:
         status_path: str | None = None,
         metrics: str | None = None,
         tracing: bool = False,
+        top: int | None = None,
+        top_keys: TopKeys = "masked",
         store: object = DEFAULT_STORE,
         name: str = "",
         on_store_error: OnStoreError = "memory",

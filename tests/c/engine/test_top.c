@@ -35,7 +35,7 @@ static rl_top in_memory(void)
 
 static void record(rl_top *top, bool allowed, const char *key, uint64_t n, int64_t now_ns)
 {
-    rl_top_record(top, allowed, key, strlen(key), n, now_ns);
+    rl_top_record(top, allowed, key, strlen(key), 0, n, now_ns);
 }
 
 static int compare_counts(const void *one, const void *other)
@@ -180,6 +180,28 @@ static void test_times_of_before(void)
     CHECK(read_sorted(&top, true, NOW) == 1 && found[0].count == 8);
     record(&top, true, "ann", 1, NOW / 2);
     CHECK(read_sorted(&top, true, NOW / 2) == 1 && found[0].count == 1);
+    rl_top_close(&top);
+}
+
+/* An alias stands for a key that is recorded, until another alias takes its place. */
+static void test_aliases(void)
+{
+    rl_top top = in_memory();
+    uint64_t alias = 77;
+    CHECK(!rl_top_record_known(&top, true, alias, 1, NOW));
+    for (int i = 0; i < 2; i++) { /* the first decision may be the only one */
+        rl_top_record(&top, true, "ann", 3, alias, 1, NOW);
+    }
+    CHECK(rl_top_record_known(&top, true, alias, 5, NOW));
+    CHECK(!rl_top_record_known(&top, false, alias, 1, NOW)); /* not among the denied ones */
+    CHECK(!rl_top_record_known(&top, true, alias + RL_TOP_ALIASES, 1, NOW));
+    CHECK(read_sorted(&top, true, NOW) == 1 && found[0].count == 7);
+    for (int i = 0; i < 2; i++) {
+        rl_top_record(&top, true, "bob", 3, alias + RL_TOP_ALIASES, 1, NOW);
+    }
+    CHECK(!rl_top_record_known(&top, true, alias, 1, NOW));
+    CHECK(!rl_top_record_known(&top, true, alias, 1, NOW + 3600 * NS_PER_S));
+    CHECK(!rl_top_record_known(&top, true, alias + RL_TOP_ALIASES, 1, NOW + 3600 * NS_PER_S));
     rl_top_close(&top);
 }
 
@@ -390,6 +412,7 @@ int main(void)
     test_a_flood_of_clients();
     test_counts_fade();
     test_times_of_before();
+    test_aliases();
     test_replacing();
     test_texts();
     test_threads();
