@@ -33,6 +33,7 @@ PARAMETERS = {
     ("AsgiRecorder", "__call__"): ("scope", "receive", "send"),
     ("AsyncMethod", "__call__"): ("async_limiter", "key", "cost"),
     ("AsyncMethod", "__get__"): ("async_limiter",),
+    ("AsyncMethod", "__new__"): ("function",),  # inspect follows __wrapped__ of the type
     ("Sender", "__call__"): ("message",),
     ("StartResponse", "__call__"): ("status", "headers", "error"),
     ("StoreError", "__new__"): ("key",),
