@@ -30,8 +30,12 @@ FOREIGN_PACKAGES = (
 )
 DEBIAN_MACHINES = {"aarch64": "arm64", "x86_64": "amd64"}
 DEBIAN_PYTHON = (3, 11)
-# What configure cannot find out without running a program.
-CACHED = ("ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no", "ac_cv_buggy_getaddrinfo=no")
+# What configure cannot find out without running a program with musl.
+CACHED = (
+    *("ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no", "ac_cv_buggy_getaddrinfo=no"),
+    # zig has them, but not the older musl of Debian.
+    *("ac_cv_func_preadv2=no", "ac_cv_func_pwritev2=no"),
+)
 
 
 class Interpreter(NamedTuple):
