@@ -1,12 +1,11 @@
-"""The interpreters that wheels for other machines and for musl are tried with.
+"""What wheels for other machines and for musl are tried with.
 
-Debian has CPython for every machine, and qemu runs it. Nothing that a package index has is linked
-with musl, so zig compiles that CPython from Debian's source package, without optional modules.
+Debian has CPython for every machine, and qemu runs it. It has musl too, but no CPython that is
+linked with musl.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from test_all import Python
 from wheel_libraries import WORK, Target, apt_options, run
 
 # Debian's CPython for another machine, with the libraries that it is linked with.
@@ -30,12 +28,6 @@ FOREIGN_PACKAGES = (
 )
 DEBIAN_MACHINES = {"aarch64": "arm64", "x86_64": "amd64"}
 DEBIAN_PYTHON = (3, 11)
-# What configure cannot find out without running a program with musl.
-CACHED = (
-    *("ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no", "ac_cv_buggy_getaddrinfo=no"),
-    # zig has them, but not the older musl of Debian.
-    *("ac_cv_func_preadv2=no", "ac_cv_func_pwritev2=no"),
-)
 
 
 class Interpreter(NamedTuple):
@@ -85,46 +77,6 @@ def foreign_python(target: Target) -> Interpreter:
     program = root / "usr" / "bin" / "python{}.{}".format(*DEBIAN_PYTHON)
     variables = {"PYTHONHOME": str(root / "usr"), "QEMU_LD_PREFIX": str(root)}
     return Interpreter([emulator, program], variables)
-
-
-def musl_python(target: Target, native: Python) -> Interpreter:
-    """Return a CPython that is linked with musl, compiled if it is not there yet.
-
-    Args:
-        target: must be of this machine.
-        native: an interpreter of the same version, which runs parts of the build.
-    """
-    folder = WORK / "musl-python"
-    program = folder / "prefix" / "bin" / "python{}.{}".format(*DEBIAN_PYTHON)
-    (loader,) = musl_root(target).glob("lib/*-linux-musl/libc.so")
-    if not program.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        build = folder / "build"
-        build.mkdir(parents=True)
-        apt = ["apt-get", *apt_options(WORK / "apt-sources", sources=True), "-qq"]
-        source = ["source", "--download-only", "--tar-only", "python{}.{}".format(*DEBIAN_PYTHON)]
-        run([*apt, *source], folder)
-        (archive,) = folder.glob("*.orig.tar.*")
-        run(["tar", "-xf", archive, "--strip-components=1"], build)
-        tools = target.environment()
-        options = [
-            f"--prefix={folder / 'prefix'}",
-            f"--host={target.machine}-linux-musl",
-            f"--build={target.machine}-linux-gnu",
-            f"--with-build-python={native.program}",
-            "--without-ensurepip",
-            "--disable-test-modules",
-            f"CC={target.compiler} -dynamic",
-            f"READELF={shutil.which('readelf')}",  # configure rejects the bare name
-            "CFLAGS=-O1 -w",
-            # Without it, pkg-config would find libraries that are linked with another libc.
-            "PKG_CONFIG=false",
-        ]
-        run(["./configure", "--quiet", *CACHED, *options], build, tools)
-        run(["make", "--silent", f"-j{os.cpu_count()}"], build, tools)
-        run(["make", "--silent", "install"], build, tools)
-        shutil.rmtree(build)
-    return Interpreter([loader, program], {"PYTHONHOME": str(folder / "prefix")})
 
 
 def missing_symbols(target: Target, extension: Path) -> list[str]:

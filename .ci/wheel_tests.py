@@ -4,8 +4,7 @@
   of the system, and a part of the Python tests runs there: the largest part with the version that
   runs this program. A free-threaded one is only used.
 - A wheel for aarch64 is used under qemu, by the CPython that Debian has for that machine.
-- A wheel for musl must need nothing except what musl's libc and CPython export. The one of
-  CPython 3.11 for this machine is also used there.
+- A wheel for musl must need nothing except what musl's libc and CPython export.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from wheel_pythons import (
     Interpreter,
     foreign_python,
     missing_symbols,
-    musl_python,
 )
 
 Built = tuple[Python, Target, Path]
@@ -147,10 +145,7 @@ def try_wheel(python: Python, target: Target, wheel: Path) -> str:
     is_native = target.machine == os.uname().machine
     is_debian = python.version[:2] == DEBIAN_PYTHON and not python.abi
     if target.libc == "musl":
-        line = check_symbols(target, wheel)
-        if is_native and is_debian:
-            line += f"; with musl: {use(musl_python(target, python), wheel)}"
-        return line
+        return check_symbols(target, wheel)
     if is_native and python.abi:
         # Not every package that the tests need has wheels for free-threaded Python.
         return use(Interpreter([python.program], {}), wheel)
