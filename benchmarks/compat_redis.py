@@ -18,7 +18,6 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,8 +30,6 @@ from typing import Any, NamedTuple
 from ratios import HEADING, quartiles
 from web_drivers import HEADERS, Asgi, Wsgi
 from web_peers import COMPAT, FLASK_COMPAT, flask_limiter_decorator, slowapi_decorator
-
-sys.path.pop(0)  # this folder, where `import redis` of the originals would find redis.py
 
 CALLERS = 50
 LIMIT = "1000000000/day"
