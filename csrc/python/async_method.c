@@ -229,7 +229,7 @@ static async_call *async_call_of(PyObject *self)
     return (async_call *)self;
 }
 
-/* Move the arguments of a call to `out`, so that nobody else decides too. Return false if they were
+/* Move the arguments of a call to `out`, so that no other thread decides too. Return false if they were
  * moved before. */
 static bool async_call_take_args(PyObject *self, PyObject **out)
 {
