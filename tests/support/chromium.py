@@ -170,7 +170,7 @@ def _address(profile: Path, log: Path) -> str:
 
     ends_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < ends_s:
-        with contextlib.suppress(OSError, ValueError, httpx.HTTPError, StopIteration):
+        with contextlib.suppress(OSError, ValueError, LookupError, httpx.HTTPError, StopIteration):
             port = int((profile / "DevToolsActivePort").read_text().split()[0])
             targets = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
             found = next(one for one in targets if one["type"] == "page")
