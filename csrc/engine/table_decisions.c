@@ -12,20 +12,47 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
+/* ---- requests --------------------------------------------------------------------- */
+
+static inline moment request_moment(const rl_request *request)
+{
+    return (moment){request->table, rl_moment_at(request->limits, request->now)};
+}
+
+/* A request under the limits of a table. */
+static inline rl_request table_request(rl_table *table, rl_key key, const uint64_t *costs,
+                                       rl_time now)
+{
+    return (rl_request){table, &table->set, key, costs, now, rl_blocks_left_ns(table, key, now)};
+}
+
+/* Return a slot for a new tag, see rl_shard_make_room. Words of a free one that the request does
+ * not write are full. */
+static slot make_room(const moment *moment, shard *shard, uint64_t tag)
+{
+    slot entry = rl_shard_make_room(moment, shard, tag);
+    if (moment->at.set != &moment->table->set && entry.tag != NULL && *entry.tag == 0) {
+        for (size_t i = 0; i < moment->table->set.n_words; i++) {
+            entry.words[i] = moment->at.units[0];
+        }
+    }
+    return entry;
+}
+
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
 static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs,
                             bool always, bool *allowed, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     rl_entry_read(&moment->at, rl_slot_words(entry), found);
-    bool pass = always || rl_entry_allows(&moment->table->set, found, costs);
+    bool pass = always || rl_entry_allows(moment->at.set, found, costs);
     if (pass && entry.tag == NULL) {
-        entry = rl_shard_make_room(moment, shard, tag);
+        entry = make_room(moment, shard, tag);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
         rl_entry_read(&moment->at, rl_slot_words(entry), found);
-        pass = always || rl_entry_allows(&moment->table->set, found, costs);
+        pass = always || rl_entry_allows(moment->at.set, found, costs);
     }
     if (pass) {
         rl_found_take(&moment->at, found, costs);
@@ -39,13 +66,15 @@ static rl_status table_take(const moment *moment, shard *shard, uint64_t tag, co
 }
 
 /* Read the present state of a key. */
-static void table_look(rl_table *table, rl_key key, const moment *moment, bool denies,
+static void table_look(const rl_request *request, const moment *moment, bool denies,
                        rl_found *found)
 {
-    shard *shard = rl_table_shard(table, key);
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
-    rl_entry_read(&moment->at, rl_slot_words(rl_shard_find(table, shard, key_tag(key))), found);
+    slot entry = rl_shard_find(table, shard, key_tag(request->key));
+    rl_entry_read(&moment->at, rl_slot_words(entry), found);
     shard->counts.denied += denies;
     rl_shard_unlock(table, shard, ticket);
 }
@@ -64,21 +93,20 @@ static void table_describe(const moment *moment, const rl_found *found, const ui
         if (out != NULL) {
             rl_decision_block(out, blocked_ns);
         }
-        for (size_t i = 0; each != NULL && i < moment->table->set.n; i++) {
+        for (size_t i = 0; each != NULL && i < moment->at.set->n; i++) {
             rl_decision_block(&each[i], blocked_ns);
         }
     }
 }
 
 /* Read a decision without taking. `denies`: it counts as a denial. */
-static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                       int64_t blocked_ns, bool denies, rl_decision *out, rl_decision *each)
+static void table_view(const rl_request *request, bool denies, rl_decision *out, rl_decision *each)
 {
-    moment moment = moment_at(table, now);
+    moment moment = request_moment(request);
     rl_found found;
-    table_look(table, key, &moment, denies, &found);
-    bool allowed = rl_entry_allows(&table->set, &found, costs);
-    table_describe(&moment, &found, costs, allowed, blocked_ns, out, each);
+    table_look(request, &moment, denies, &found);
+    bool allowed = rl_entry_allows(request->limits, &found, request->costs);
+    table_describe(&moment, &found, request->costs, allowed, request->blocked_ns, out, each);
 }
 
 /* Count a denied request that was read into *found. With the shard's lock. */
@@ -87,7 +115,7 @@ static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     if (entry.tag == NULL) {
-        entry = rl_shard_make_room(moment, shard, tag);
+        entry = make_room(moment, shard, tag);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
@@ -99,25 +127,26 @@ static rl_status table_count_denied(const moment *moment, shard *shard, uint64_t
     return RL_OK;
 }
 
-static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                              bool counts_denied, bool *allowed, rl_decision *out,
-                              rl_decision *each)
+static inline rl_status table_decide(const rl_request *request, bool counts_denied, bool *allowed,
+                                     rl_decision *out, rl_decision *each)
 {
-    int64_t blocked_ns = rl_blocks_left_ns(table, key, now);
-    if (blocked_ns > 0) {
+    if (request->blocked_ns > 0) {
         *allowed = false;
-        table_view(table, key, costs, now, blocked_ns, true, out, each);
+        table_view(request, true, out, each);
         return RL_OK;
     }
-    shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
+    rl_table *table = request->table;
+    const uint64_t *costs = request->costs;
+    uint64_t tag = key_tag(request->key);
+    shard *shard = rl_table_shard(table, request->key);
+    moment moment = request_moment(request);
     rl_found found;
 
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
+    rl_status status = table_take(&moment, shard, tag, costs, false, allowed, &found);
     if (status == RL_OK && !*allowed && counts_denied) {
-        status = table_count_denied(&moment, shard, key_tag(key), costs, &found);
+        status = table_count_denied(&moment, shard, tag, costs, &found);
     }
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
@@ -131,58 +160,110 @@ static rl_status table_decide(rl_table *table, rl_key key, const uint64_t *costs
     return status;
 }
 
-rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+rl_status rl_request_take(const rl_request *request, bool *allowed, rl_decision *out,
+                          rl_decision *each)
 {
-    return table_decide(table, key, costs, now, table->set.counts_denied, allowed, out, each);
+    return table_decide(request, request->limits->counts_denied, allowed, out, each);
 }
 
-rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                       bool *allowed, rl_decision *out, rl_decision *each)
+rl_status rl_request_try(const rl_request *request, bool *allowed, rl_decision *out,
+                         rl_decision *each)
 {
-    return table_decide(table, key, costs, now, false, allowed, out, each);
+    return table_decide(request, false, allowed, out, each);
 }
 
-rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                          rl_decision *out)
+rl_status rl_request_charge(const rl_request *request, rl_decision *out)
 {
-    shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
+    moment moment = request_moment(request);
     rl_found found;
     bool allowed;
 
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = table_take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
+    rl_status status =
+        table_take(&moment, shard, key_tag(request->key), request->costs, true, &allowed, &found);
     rl_shard_unlock(table, shard, ticket);
 
     if (status == RL_OK) {
-        *out = rl_entry_describe(&moment.at, &found, costs, true);
+        *out = rl_entry_describe(&moment.at, &found, request->costs, true);
     }
     return status;
+}
+
+void rl_request_peek(const rl_request *request, rl_decision *out, rl_decision *each)
+{
+    table_view(request, false, out, each);
+}
+
+void rl_request_refund(const rl_request *request)
+{
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
+    moment moment = request_moment(request);
+    rl_found found;
+
+    uint64_t ticket = rl_shard_lock(table, shard);
+    rl_shard_keep(&moment, shard);
+    slot entry = rl_shard_find(table, shard, key_tag(request->key));
+    if (entry.tag != NULL) {
+        rl_entry_read(&moment.at, entry.words, &found);
+        rl_found_refund(&moment.at, &found, request->costs);
+        rl_entry_write(&moment.at, &found, entry.words);
+    }
+    rl_shard_unlock(table, shard, ticket);
+}
+
+/* ---- the limits of the table -------------------------------------------------------- */
+
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                        bool *allowed, rl_decision *out, rl_decision *each)
+{
+    rl_request request = table_request(table, key, costs, now);
+    return table_decide(&request, table->set.counts_denied, allowed, out, each);
+}
+
+rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       bool *allowed, rl_decision *out, rl_decision *each)
+{
+    rl_request request = table_request(table, key, costs, now);
+    return table_decide(&request, false, allowed, out, each);
+}
+
+rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                          rl_decision *out)
+{
+    rl_request request = {table, &table->set, key, costs, now, 0};
+    return rl_request_charge(&request, out);
 }
 
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                    rl_decision *out, rl_decision *each)
 {
-    table_view(table, key, costs, now, rl_blocks_left_ns(table, key, now), false, out, each);
+    rl_request request = table_request(table, key, costs, now);
+    table_view(&request, false, out, each);
 }
 
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now)
 {
-    shard *shard = rl_table_shard(table, key);
-    moment moment = moment_at(table, now);
-    rl_found found;
+    rl_request request = {table, &table->set, key, costs, now, 0};
+    rl_request_refund(&request);
+}
 
-    uint64_t ticket = rl_shard_lock(table, shard);
-    rl_shard_keep(&moment, shard);
-    slot entry = rl_shard_find(table, shard, key_tag(key));
-    if (entry.tag != NULL) {
-        rl_entry_read(&moment.at, entry.words, &found);
-        rl_found_refund(&moment.at, &found, costs);
-        rl_entry_write(&moment.at, &found, entry.words);
-    }
-    rl_shard_unlock(table, shard, ticket);
+const rl_limit_set *rl_table_limits(const rl_table *table)
+{
+    return &table->set;
+}
+
+bool rl_table_has_blocks(rl_table *table, rl_time now)
+{
+    return atomic_load_explicit(table->blocked_until_ns, memory_order_acquire) > now.steady_ns;
+}
+
+int64_t rl_table_blocked_ns(rl_table *table, rl_key key, rl_time now)
+{
+    return rl_blocks_left_ns(table, key, now);
 }
 
 void rl_table_reset(rl_table *table, rl_key key)

@@ -50,6 +50,8 @@ typedef enum core_name {
     NAME_FAILED,
     NAME_FAIL,
     NAME_WAKE,
+    NAME_READ_LIMITS,
+    NAME_LIMITER_FOR,
     NAME_WATCH,
     NAME_STATUS,
     NAME_OPTIONS,

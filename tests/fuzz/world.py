@@ -80,7 +80,24 @@ class Live(_core.Policy):
         self.hook.maybe()
 
 
-KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Policy": Live}
+class Half(_core.Limiter):
+    """A limiter with the methods that the C half calls."""
+
+    hook: Hook
+
+    def _read_limits(self, limits: Any) -> Any:
+        self.hook.maybe()
+        return self.hook.rng.choice((GIVEN, GIVEN_WINDOWS, GIVEN_WINDOWS, limits))
+
+    def _limiter_for(self, given: Any) -> Any:
+        self.hook.maybe()
+        return self.hook.rng.choice((_core.Limiter(given), _core.Limiter(given), None, self))
+
+
+GIVEN = _core.GivenLimits((("text", (5.0, 1.0), 5.0, 0),))  # type: ignore[arg-type]
+GIVEN_WINDOWS = _core.GivenLimits((("text", (5, 60, True), 60.0, 60),))  # type: ignore[arg-type]
+
+KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Limiter": Half, "Policy": Live}
 NOT_MADE = ("Check", "RateLimitRecord", "Sender", "Verdict")  # a check or a gate makes them
 
 
