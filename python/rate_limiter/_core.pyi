@@ -3,8 +3,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import Field
 from typing import Any, ClassVar, Final, Self, TypeAlias, final
 
-from rate_limiter.limit import Limit, Limits
 from typing_extensions import disjoint_base
+
+from rate_limiter.limit import Limit, Limits
 
 BUILD: Final[str]
 MAX_CAPACITY: Final[float]

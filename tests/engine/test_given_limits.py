@@ -290,7 +290,7 @@ def test_counts_of_many_limits_in_redis(server: RedisServer) -> None:
     for i in range(200):
         limiter.allow("k", limits=f"{i + 1}/day")
     assert limiter.stats()["allowed"] + limiter.stats()["denied"] == 200
-    assert len(limiter._given) <= 129  # type: ignore[attr-defined]
+    assert len(limiter._of_calls) <= 129  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("policy", ["memory", "allow", "deny", "raise"])

@@ -61,8 +61,8 @@ class RateLimiter(_core.Limiter):
     engine's own methods, one C call each.
 
     Calls may give their own `limits`, such as those of a client's plan:
-    ``limiter.hit(key, limits="1000/minute")``. All these calls share the buckets of a key, which are
-    separate from those of calls without limits. If the limits of a key change, a bucket is full
+    ``limiter.hit(key, limits="1000/minute")``. All these calls share the buckets of a key, separate
+    from those of calls without limits. If the limits of a key change, a bucket is full
     again at the same time as before, so a client that has used half of 100 a minute has used half
     of 1000 a minute. A window keeps its count if its length stays.
 

@@ -93,7 +93,16 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     is_remote = True
 
-    __slots__ = ("_breaker", "_buckets", "_client", "_given", "_kinds", "_keys", "_meter", "store")
+    __slots__ = (
+        "_breaker",
+        "_buckets",
+        "_client",
+        "_keys",
+        "_kinds",
+        "_meter",
+        "_of_calls",
+        "store",
+    )
 
     def __init__(
         self,
@@ -160,7 +169,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self._breaker = self.store.connection.breaker
         self._keys = keys
         self._buckets = self._made_buckets(self.limits, keys.endings, bounded=keys.bounded)
-        self._given: dict[GivenLimits, _core.RedisBuckets] = {}
+        self._of_calls: dict[GivenLimits, _core.RedisBuckets] = {}
         self._kinds: dict[str, _core.RedisBuckets] = {}  # of limits of calls, by their shape
 
     def _made_buckets(
@@ -185,7 +194,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         Raises:
             ValueError: there are too many kinds of windows, or the limiter has an exact prefix.
         """
-        found = self._given.get(given)
+        found = self._of_calls.get(given)
         if found is not None:
             return found
         if self._keys.is_exact:
@@ -195,9 +204,9 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         made = self._made_buckets(given.limits, _endings_of_calls(given), bounded=True)
         if given.has_windows or given is _FOUR_BUCKETS:
             self._kinds.setdefault(shape_of(given), made)
-        found = self._given.setdefault(given, made)
-        for oldest in list(self._given)[:-_GIVEN_MAX]:
-            dropped = self._given.pop(oldest, None)
+        found = self._of_calls.setdefault(given, made)
+        for oldest in list(self._of_calls)[:-_GIVEN_MAX]:
+            dropped = self._of_calls.pop(oldest, None)
             if dropped is not None:
                 self._buckets.count(*dropped.counts())
         return found
@@ -234,7 +243,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     def _counted(self) -> tuple[int, int]:
         """Return how many decisions of Redis allowed, and how many denied."""
-        each = [one.counts() for one in (self._buckets, *list(self._given.values()))]
+        each = [one.counts() for one in (self._buckets, *list(self._of_calls.values()))]
         return sum(one[0] for one in each), sum(one[1] for one in each)
 
     def __reduce__(self) -> tuple[Any, ...]:
