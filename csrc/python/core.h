@@ -37,6 +37,7 @@ typedef struct core_state {
     PyTypeObject *record_type;   /* strong */
     PyTypeObject *recorder_type; /* strong */
     PyTypeObject *start_type;    /* strong */
+    PyTypeObject *wsgi_type;     /* strong */
     PyObject *store_error;       /* strong; StoreError */
 #ifndef RL_NO_REDIS
     PyTypeObject *redis_client_type;  /* strong */
@@ -65,6 +66,7 @@ extern PyType_Spec verdict_spec;
 extern PyType_Spec record_spec;
 extern PyType_Spec recorder_spec;
 extern PyType_Spec start_spec;
+extern PyType_Spec wsgi_spec;
 #ifndef RL_NO_REDIS
 extern PyType_Spec redis_client_spec;
 extern PyType_Spec redis_buckets_spec;

@@ -117,6 +117,7 @@ static int core_exec(PyObject *module)
         add_type(module, &record_spec, &state->record_type) < 0 ||
         add_type(module, &recorder_spec, &state->recorder_type) < 0 ||
         add_type(module, &start_spec, &state->start_type) < 0 ||
+        add_type(module, &wsgi_spec, &state->wsgi_type) < 0 ||
         (state->one = PyLong_FromLong(1)) == NULL || core_names_init(state->names) < 0 ||
         add_store_error(module, state) < 0 || add_redis(module, state) < 0 ||
         PyModule_AddStringConstant(module, "BUILD", TEXT_OF(RL_BUILD) ", " BUILD_COMPILER) < 0 ||
@@ -150,6 +151,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->record_type);
     Py_VISIT(state->recorder_type);
     Py_VISIT(state->start_type);
+    Py_VISIT(state->wsgi_type);
     Py_VISIT(state->store_error);
 #ifndef RL_NO_REDIS
     Py_VISIT(state->redis_client_type);
@@ -179,6 +181,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->recorder_type);
     Py_CLEAR(state->start_type);
+    Py_CLEAR(state->wsgi_type);
     Py_CLEAR(state->one);
     Py_CLEAR(state->store_error);
 #ifndef RL_NO_REDIS

@@ -49,6 +49,8 @@ typedef enum core_name {
     NAME_SHADOWED,
     NAME_FAILED,
     NAME_FAIL,
+    NAME_CONCLUDE_NOW,
+    NAME_SETTLEMENT,
     NAME_WAKE,
     NAME_READ_LIMITS,
     NAME_LIMITER_FOR,

@@ -6,12 +6,14 @@
  *                 tiers.c       the tiers of a request
  *                 check_object.c    a check while something is awaited
  *                 policy.c      the configuration that a check follows
+ *                 policy_object.c   the configuration in force
  *                 verdict.c     what one rule decided
  *                 record.c      the verdicts of a request
  *                 record_fields.c   the header fields that describe them
  *                 record_object.c   RateLimitRecord, as the application reads it
  *                 asgi.c, wsgi.c    pass or deny
  *                 asgi_sender.c, asgi_recorder.c    add the fields to a response
+ *                 wsgi_recorder.c   the same, and settle the request
  *
  * A request is an ASGI scope or a WSGI environ: a dict from outside, so each member may be missing
  * or of a wrong type, and then counts as missing. */
@@ -197,6 +199,8 @@ typedef struct version_object {
     bool routes_like_werkzeug;
     bool uses_keys; /* some rule names keys */
 } version_object;
+
+/* ---- policy_object.c ----------------------------------------------------------------------------- */
 
 /* Policy: the base of policy.Policy. It has one version at a time. */
 typedef struct policy_object {
@@ -400,6 +404,12 @@ PyObject *asgi_sender_new(core_state *state, PyObject *send, record_object *reco
 /* Return the `send` with which the response gets the fields of a record: one Sender for all limits of
  * a request. A new reference, or NULL with an exception set. */
 PyObject *asgi_sender_of(core_state *state, record_object *record, PyObject *send);
+
+/* ---- wsgi.c ---------------------------------------------------------------------------------------- */
+
+/* Wrap the `start_response` of a WSGI request: the response gets the fields of its record, unless
+ * another StartResponse adds them. A new reference, or NULL with an exception set. */
+PyObject *wsgi_start_new(core_state *state, PyObject *environ, PyObject *start_response);
 
 /* ---- asgi.c ---------------------------------------------------------------------------------------- */
 

@@ -15,6 +15,16 @@ typedef struct start_object {
     bool adds;                /* no other StartResponse adds the fields */
 } start_object;
 
+/* Return the value of a field, which is ASCII: a new str. */
+static PyObject *field_text(const rl_text *value)
+{
+    PyObject *text = PyUnicode_New((Py_ssize_t)value->len, 127);
+    if (text != NULL) {
+        memcpy(PyUnicode_1BYTE_DATA(text), value->data, value->len);
+    }
+    return text;
+}
+
 static int add_missing(const core_state *state, PyObject *headers, const rendered *rendered)
 {
     bool present[RL_FIELD_COUNT] = {false};
@@ -29,10 +39,11 @@ static int add_missing(const core_state *state, PyObject *headers, const rendere
         if (present[field->name]) {
             continue;
         }
-        PyObject *pair =
-            Py_BuildValue("(Os#)", state->names[(int)NAME_FIELD_LIMIT + (int)field->name],
-                          field->value.data, (Py_ssize_t)field->value.len);
+        PyObject *name = state->names[(int)NAME_FIELD_LIMIT + (int)field->name];
+        PyObject *value = field_text(&field->value);
+        PyObject *pair = value != NULL ? PyTuple_Pack(2, name, value) : NULL;
         int status = pair != NULL ? PyList_Append(headers, pair) : -1;
+        Py_XDECREF(value);
         Py_XDECREF(pair);
         if (status < 0) {
             return -1;
@@ -78,6 +89,28 @@ static PyObject *start_call(PyObject *object, PyObject *const *args, size_t narg
     return result;
 }
 
+PyObject *wsgi_start_new(core_state *state, PyObject *environ, PyObject *start_response)
+{
+    const request request = {state, environ, REQUEST_WSGI, false};
+    record_object *record = record_of_request(&request);
+    if (record == NULL) {
+        return NULL;
+    }
+    start_object *self = PyObject_GC_New(start_object, state->start_type);
+    if (self == NULL) {
+        Py_DECREF((PyObject *)record);
+        return NULL;
+    }
+    self->adds = !record->has_sender;
+    record->has_sender = true;
+    self->vectorcall = start_call;
+    self->state = state;
+    self->start_response = Py_NewRef(start_response);
+    self->record = record;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
 static PyObject *start_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"environ", "start_response", NULL};
@@ -88,23 +121,7 @@ static PyObject *start_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                                       &PyDict_Type, &environ, &start_response)) {
         return NULL;
     }
-    const request request = {state, environ, REQUEST_WSGI, false};
-    record_object *record = record_of_request(&request);
-    if (record == NULL) {
-        return NULL;
-    }
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self == NULL) {
-        Py_DECREF((PyObject *)record);
-        return NULL;
-    }
-    ((start_object *)self)->adds = !record->has_sender;
-    record->has_sender = true;
-    ((start_object *)self)->vectorcall = start_call;
-    ((start_object *)self)->state = state;
-    ((start_object *)self)->start_response = Py_NewRef(start_response);
-    ((start_object *)self)->record = record;
-    return self;
+    return wsgi_start_new(state, environ, start_response);
 }
 
 static int start_traverse(PyObject *self, visitproc visit, void *arg)

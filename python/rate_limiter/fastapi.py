@@ -22,7 +22,7 @@ from rate_limiter.checks.extras import extra_named
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
 from rate_limiter.policy.headers import DENIED_DETAIL, HeaderStyle
-from rate_limiter.policy.policy import Storage as Store
+from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp
 
 with extra_named():

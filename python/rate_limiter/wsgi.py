@@ -8,7 +8,7 @@ app = RateLimitMiddleware(app, limits="100/minute")
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
 from rate_limiter.policy.headers import HeaderStyle
-from rate_limiter.policy.policy import Storage as Store
+from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.wsgi_app import WsgiApp
 from rate_limiter.web.wsgi_middleware import RateLimitMiddleware
 

@@ -99,12 +99,13 @@ import _testcapi
 import asyncio
 import pickle
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter._core import AsgiMiddleware, GivenLimits, Limiter, StartResponse
+from rate_limiter._core import AsgiMiddleware, GivenLimits, Limiter, StartResponse, WsgiRecorder
 from rate_limiter._core import client_key, take_all
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, Storage
+from rate_limiter.policy.policy import Policy
+from rate_limiter.policy.storage import Storage
 from rate_limiter.policy.request_fields import WsgiFramework
 from rate_limiter.policy.rule_sources import as_source
 
@@ -179,6 +180,17 @@ def wsgi():
     start("200 OK", [("A", "b")])
     return environ["rate_limiter"].headers()
 
+def wsgi_app(environ, start_response):
+    wsgi_policy.decide_now(environ)
+    start_response("200 OK", [("A", "b")])
+    return environ["rate_limiter"].headers()
+
+recorder = WsgiRecorder(wsgi_app, lambda body, settlement: body, lambda settlement, error: None)
+
+def settled_wsgi():
+    environ = {**environ_of("/items/7"), "rate_limiter.settlement": "settlement"}
+    return recorder(environ, start_response)
+
 calls = {
     "hit": lambda: limiter.hit("é" * 3, 0.001),
     "peek": lambda: limiter.peek("\\ud800"),
@@ -210,6 +222,8 @@ calls = {
     "rules": lambda: gate(scope_of("/base/items/7"), None, send),
     "odd path": lambda: gate(scope_of("/base//items/../items/7/"), None, send),
     "wsgi": wsgi,
+    "recorder": lambda: recorder(environ_of("/base//items/../items/7"), start_response),
+    "settled": settled_wsgi,
 }
 for name, call in calls.items():
     call()

@@ -228,6 +228,7 @@ def _environ(world: World) -> Any:
         "REMOTE_ADDR": world.rng.choice(("10.0.0.1", "::1", None, text)),
         "HTTP_X_FORWARDED_FOR": world.rng.choice(("6.6.6.6", text)),
         "HTTP_COOKIE": world.rng.choice(("sid=1; a=b", text)),
+        "rate_limiter.settlement": "settlement",
     }
     return {name: value for name, value in values.items() if world.rng.random() < 0.8}
 
@@ -376,6 +377,9 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "PolicyVersion.style": _of("FieldStyle"),
     "StartResponse.headers": lambda world: [("X-RateLimit-Limit", "1"), ("A", "b"), (b"a", 1)],
     "StartResponse.status": lambda world: "200 OK",
+    "WsgiRecorder.app": _callable,
+    "WsgiRecorder.failed": _callable,
+    "WsgiRecorder.settled": _callable,
     "bypass": _sources,
     "check": _of("Check"),
     "environ": _environ,

@@ -34,6 +34,7 @@ PARAMETERS = {
     ("Sender", "__call__"): ("message",),
     ("StartResponse", "__call__"): ("status", "headers", "error"),
     ("StoreError", "__new__"): ("key",),
+    ("WsgiRecorder", "__call__"): ("environ", "start_response"),
     ("_restore_decision", ""): (
         *("allowed", "limit", "remaining", "retry_after_ns", "reset_after_ns"),
     ),
@@ -72,11 +73,18 @@ class Gate(_core.AsgiMiddleware):
 
 
 class Live(_core.Policy):
-    """A policy with the method that the C half calls."""
+    """A policy with the methods that the C half calls."""
 
     hook: Hook
 
     def _refresh(self) -> None:
+        self.hook.maybe()
+
+    def _conclude_now(self, environ: Any, outcome: Any, has_more: bool) -> Any:
+        self.hook.maybe()
+        return outcome
+
+    def _fail(self, environ: Any, error: BaseException) -> None:
         self.hook.maybe()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jwt as pyjwt
 import pytest
 from rate_limiter.jwt import Jwt, claim_texts
-from rate_limiter.policy.policy import run_now
+from rate_limiter.policy.settling import run_now
 from support.sources import Reading as Identities
 from support.tokens import (
     EC,

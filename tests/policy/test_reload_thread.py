@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from rate_limiter import ManualClock
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, Storage, rules_of_limits
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.rule_sources import FileRules, RuleSource
-from rate_limiter.policy.rules import RuleTable
+from rate_limiter.policy.rules import RuleTable, rules_of_limits
+from rate_limiter.policy.storage import Storage
 
 SCOPE = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("192.0.2.1", 1)}
 

@@ -20,7 +20,7 @@ from rate_limiter import Limit, ManualClock, RateLimiter, StoreError
 from rate_limiter.cli.main import main
 from rate_limiter.policy import rule_files, rule_sources
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, Storage, rules_of_limits
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.rule_files import RulesError, as_data, json_schema, load_rules, parse_rules
 from rate_limiter.policy.rule_sources import (
     FileRules,
@@ -29,7 +29,14 @@ from rate_limiter.policy.rule_sources import (
     as_source,
     push_rules,
 )
-from rate_limiter.policy.rules import Rule, RuleTable, segments_of_pattern, split_path
+from rate_limiter.policy.rules import (
+    Rule,
+    RuleTable,
+    rules_of_limits,
+    segments_of_pattern,
+    split_path,
+)
+from rate_limiter.policy.storage import Storage
 from support.redis_servers import RedisServer, redis_server
 
 LIMITS = (Limit(10, 1),)
@@ -473,7 +480,7 @@ def policy_of(source: RuleSource, **storage: Any) -> Policy:
 
 
 def take(policy: Policy, n: int = 1, path: str = "/") -> tuple[bool, float, float]:
-    from rate_limiter.policy.policy import run_now
+    from rate_limiter.policy.settling import run_now
 
     for _ in range(n):
         outcome = run_now(
@@ -535,8 +542,7 @@ def test_a_change_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_what_a_request_cost_counts_under_the_new_rules(tmp_path: Path) -> None:
-    from rate_limiter.policy.policy import run_now
-    from rate_limiter.policy.settling import Finished, settle
+    from rate_limiter.policy.settling import Finished, run_now, settle
 
     path = tmp_path / "rate_limits.json"
     path.write_text('{"default": {"capacity": 10, "refill_rate": 1, "refund": "5xx"}}')

@@ -256,11 +256,11 @@ def test_fields_of_templates() -> None:
 
 
 def test_settings_of_flask() -> None:
-    from rate_limiter.flask import _CHECKS
+    from rate_limiter.web.flask_settings import CHECKS
 
     found = re.search(r"Settings of the application are\n(.*?);", page_text("flask"), re.DOTALL)
     assert found is not None
-    assert set(re.findall(r"`RATE_LIMITER_(\w+)`", found[1])) == set(_CHECKS)
+    assert set(re.findall(r"`RATE_LIMITER_(\w+)`", found[1])) == set(CHECKS)
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.jwt import Jwt
 from rate_limiter.metrics import registry
 from rate_limiter.middleware import RateLimitMiddleware
-from rate_limiter.policy.policy import Storage
 from rate_limiter.policy.rule_sources import RedisRules, as_source
+from rate_limiter.policy.storage import Storage
 from rate_limiter.redis_client import get_redis
 from rate_limiter.redis_store_async import AsyncRedisStore
 from rate_limiter.settings import Settings

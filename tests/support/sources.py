@@ -8,9 +8,11 @@ from typing import Any
 from rate_limiter.limit import as_limits
 from rate_limiter.policy.client_address import parse_address
 from rate_limiter.policy.keys import Identities, Source
-from rate_limiter.policy.policy import Policy, Storage, now
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.settling import now
+from rate_limiter.policy.storage import Storage
 
 LIMITS = as_limits("1/second")
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from rate_limiter import Decision, Limit, ManualClock, RateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.headers import HeaderStyle, LimitState
-from rate_limiter.policy.policy import run_now
-from rate_limiter.policy.settling import Finished, run_to_the_end
+from rate_limiter.policy.settling import Finished, run_now, run_to_the_end
 from starlette.responses import PlainTextResponse, StreamingResponse
 from support.redis_servers import RedisServer, redis_server
 from support.rules_app import APP, RULES, sf

@@ -25,7 +25,7 @@ from rate_limiter.cli.common import (
 )
 from rate_limiter.policy.client_address import ClientAddress, network_of
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import key_of, tiers_of
+from rate_limiter.policy.lookups import key_of, tiers_of
 from rate_limiter.policy.rule_sources import (
     NO_VERSION,
     RULES_KEY,

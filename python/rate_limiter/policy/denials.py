@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rate_limiter._core import Decision
+from rate_limiter._core import Decision, Verdict
 from rate_limiter.limit import Limit
+from rate_limiter.policy.active_rules import ActiveRule, DenyingRule
 from rate_limiter.policy.headers import DENIED_DETAIL, reset_at_s
+from rate_limiter.policy.settling import record_of
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 """The problem type of draft-ietf-httpapi-ratelimit-headers."""
@@ -64,6 +66,19 @@ class Denial:
             "rule": self.rule,
             "window": None if math.isinf(period_s) else math.ceil(period_s),
         }
+
+
+def denial_of(request: Any, verdict: Verdict) -> Denial:
+    """Return the values that the body of a denied response is made of."""
+    record = record_of(request)
+    retry_after_s = None if record is None else record._retry_after_s()
+    active: ActiveRule | DenyingRule = verdict.active
+    each = list(zip(active.names, active.rule.limits, verdict.decisions, strict=True))
+    decision = verdict.decision
+    tightest = [limit for _, limit, one in each if one == decision]
+    limit = next(iter(tightest or active.rule.limits), None)
+    violated = tuple(name for name, _, one in each if not one.allowed)
+    return Denial(active.rule.name, limit, verdict.key, decision, retry_after_s, violated)
 
 
 @dataclass(frozen=True)

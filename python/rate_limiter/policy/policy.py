@@ -13,22 +13,17 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qs
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from rate_limiter import _core
-from rate_limiter._core import Check, Decision, PolicyVersion, StoreError, Verdict
-from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Cost, Limits, as_limits, check_cost
+from rate_limiter._core import Check, PolicyVersion, StoreError, Verdict
+from rate_limiter.limit import check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
-from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.limiting.sharing import note_unnamed
 from rate_limiter.observe.registry import meter, watch
-from rate_limiter.policy.denials import Denial
+from rate_limiter.policy.active_rules import ActiveRule, DenyingRule, policy_names
 from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
 from rate_limiter.policy.keys import (
@@ -41,141 +36,13 @@ from rate_limiter.policy.keys import (
 )
 from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
-from rate_limiter.policy.settling import CostAfter, Finished, give_back, now, record_of
+from rate_limiter.policy.settling import CostAfter, give_back, run_now
 from rate_limiter.policy.setup_checks import USER_KEYS
-from rate_limiter.stores.address import MEMORY, is_shared, redis_store
-from rate_limiter.stores.redis_store import RedisStore
-
-__all__ = ["CostAfter", "Finished", "Policy", "SharedLimiter", "Storage", "run_now"]
+from rate_limiter.policy.storage import LimiterSource
 
 logger = logging.getLogger("rate_limiter")
 _REFUSED = (ValueError, TypeError, MemoryError, ImportError, OSError)
 """Raised for rules that cannot be used."""
-Value = TypeVar("Value")
-
-
-class LimiterSource(Protocol):
-    """Where a Policy gets the limiters of its rules."""
-
-    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        """Return the limiter of a rule; `before` is the active rule of that name, if any."""
-
-
-@dataclass(frozen=True)
-class SharedLimiter:
-    """A LimiterSource with one existing limiter, whose buckets all rules share."""
-
-    shared: RateLimiter
-
-    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        return self.shared
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A LimiterSource that makes a limiter for each rule; users know it as Store.
-
-    Args:
-        store, name, on_store_error, max_keys, clock: as for RateLimiter.
-    """
-
-    store: object = field(default=MEMORY, repr=False)  # may hold a password
-    name: str = ""
-    on_store_error: OnStoreError = "memory"
-    max_keys: int = 1_000_000
-    clock: Clock = "monotonic"
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Storage:
-        """Return the `store` of some arguments, if it is a Store, else what they stand for."""
-        if isinstance(given["store"], Storage):
-            return given["store"]
-        names = ("store", "name", "on_store_error", "max_keys", "clock")
-        return cls(**{name: given[name] for name in names if name in given})
-
-    def new_limiter(self, limits: Limits) -> RateLimiter:
-        """Return a RateLimiter with these arguments."""
-        made = RateLimiter(
-            limits,
-            store=self.store,
-            name=self.name,
-            on_store_error=self.on_store_error,
-            max_keys=self.max_keys,
-            clock=self.clock,
-        )
-        return self._noted(made, None)
-
-    def named_limiter(self, limits: Limits, name: str) -> RateLimiter:
-        """Return a RateLimiter of another name, below the name of this object."""
-        if self.store == MEMORY:
-            return RateLimiter.in_memory(limits, self.max_keys, self.clock)
-        below = f"{self.name}:{name}" if self.name else name
-        return replace(self, name=below).new_limiter(limits)
-
-    def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
-        """Return the limiter of a rule. Clients keep the usage they had under `before`."""
-        if before is not None and _is_kept(before.rule, rule):
-            return before.limiter
-        has_usage = before is not None and _kinds(before.rule) == _kinds(rule)
-        if is_shared(self.store):
-            if before is not None and has_usage:
-                return before.limiter.with_limits(rule.limits)
-            shared_limiter = RateLimiter(
-                rule.limits,
-                store=self.store,
-                name=f"{self.name}:{rule.name}",
-                max_keys=self.max_keys,
-                clock=self.clock,
-            )
-            return self._noted(shared_limiter, before)
-        if self.store == MEMORY:
-            if before is not None and has_usage:
-                return before.limiter.with_limits(rule.limits)
-            return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
-        shared = redis_store(self.store, self.on_store_error)
-        if rule.on_store_error is not None:
-            # The same Redis and connections, another on_store_error.
-            policy = rule.on_store_error
-            shared = RedisStore(shared.address, shared.prefix, on_store_error=policy)
-        made = RedisRateLimiter(
-            rule.limits,
-            store=shared,
-            name=f"{self.name}:{rule.name}" if self.name else rule.name,
-            max_keys=self.max_keys,
-            clock=self.clock,
-            names_limits=False,
-        )
-        return self._noted(made, before)
-
-    def _noted(self, limiter: RateLimiter, before: ActiveRule | None) -> RateLimiter:
-        """Return a limiter; warn if another application has the same rule without a name."""
-        if not self.name and before is None and limiter.place is not None:
-            note_unnamed(limiter, limiter.place, limiter.limits)
-        return limiter
-
-
-def _is_kept(before: Rule, rule: Rule) -> bool:
-    fields = ("limits", "on_store_error", "shadow")  # a shadow rule is counted by another meter
-    return all(getattr(before, field) == getattr(rule, field) for field in fields)
-
-
-def _kinds(rule: Rule) -> list[str]:
-    return [limit.algorithm for limit in rule.limits]
-
-
-@dataclass(frozen=True)
-class ActiveRule:
-    """A rule with its limiter.
-
-    Attributes:
-        awaitable_limiter: the limiter, awaitable if it is remote.
-        names: names of its limits in headers.
-    """
-
-    rule: Rule
-    limiter: RateLimiter
-    awaitable_limiter: RateLimiter | AsyncRateLimiter
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -192,14 +59,6 @@ class _Prepared:
     version: PolicyVersion | None = None
     active: dict[str, ActiveRule] = field(default_factory=dict)
     error: Exception | None = None
-
-
-@dataclass(frozen=True)
-class DenyingRule:
-    """A rule that denies, which needs no limiter."""
-
-    rule: Rule
-    names: tuple[str, ...] = ()
 
 
 class Policy(_core.Policy):
@@ -223,7 +82,9 @@ class Policy(_core.Policy):
         on_denied: gets a DeniedRequest for each request that is denied; None: no function does.
 
     Attributes:
+        cost: tokens of a request whose rule has no cost.
         denied: reports denied requests.
+        identities: turns configured words into sources.
         shadow_denied: number of requests that a shadow rule would have denied.
         calls_key: the key may come from a user's function.
     """
@@ -252,12 +113,12 @@ class Policy(_core.Policy):
         self.shadow_denied = 0
         self._has_advised = False
         self.denied = DeniedRequests(on_denied, identities.framework, blocking=blocking)
-        self._identities = identities
+        self.identities = identities
         self._key = identities.key(key)
         self.calls_key = any(one.of_subject for one in self._key)
         self._tier = () if tier is None else identities.tier(tier)
         self._bypass = identities.bypass(bypass or ())
-        self._cost = cost
+        self.cost = cost
         self._names = names
         self._blocking = blocking
         self._dimension = dimension
@@ -298,11 +159,11 @@ class Policy(_core.Policy):
             tier=self._tier,
             tier_ranks=table.ranks,
             key=self._key,
-            walk=self._identities.address.walk,
+            walk=self.identities.address.walk,
             style=self.style.fields,
             shortened=shortened,
-            is_wsgi=self._identities.framework.is_wsgi,
-            routes_like_werkzeug=self._identities.framework.routes_like_werkzeug,
+            is_wsgi=self.identities.framework.is_wsgi,
+            routes_like_werkzeug=self.identities.framework.routes_like_werkzeug,
             uses_keys=table.uses_keys,
         )
         return _Prepared(table, before, version, active)
@@ -316,8 +177,8 @@ class Policy(_core.Policy):
         self._use(prepared.version, not self.source.is_fixed)
 
     def _active_rule(self, rule: Rule, before: ActiveRule | None) -> ActiveRule:
-        if rule.cost is None and not callable(self._cost):
-            check_cost(self._cost, rule.limits)
+        if rule.cost is None and not callable(self.cost):
+            check_cost(self.cost, rule.limits)
         limiter = self.storage.limiter(rule, before)
         if self._dimension is not None:
             watch(limiter, self._dimension(rule), shadow=rule.shadow)
@@ -327,8 +188,8 @@ class Policy(_core.Policy):
 
     def _compiled(self, rule: Rule, active: ActiveRule | None) -> tuple[Any, ...]:
         """Return a rule as the engine reads it: see csrc/python/policy.c."""
-        cost: Any = self._cost if rule.cost is None else rule.cost
-        key: tuple[Source, ...] = () if rule.key is None else self._identities.key(rule.key)
+        cost: Any = self.cost if rule.cost is None else rule.cost
+        key: tuple[Source, ...] = () if rule.key is None else self.identities.key(rule.key)
         settles = self.cost_after is not None or bool(rule.refund)
         if rule.deny:
             return self._denying(rule)
@@ -401,7 +262,7 @@ class Policy(_core.Policy):
             place: ``"key"``, ``"cost"`` and so on, and the rule.
             error: goes on to the framework.
         """
-        if isinstance(error, StoreError) or self._identities.framework.answers(error):
+        if isinstance(error, StoreError) or self.identities.framework.answers(error):
             return
         part, active = place
         rule = "" if active is None else f" of the rule {active.rule.name!r}"
@@ -450,7 +311,7 @@ class Policy(_core.Policy):
 
         Otherwise a client could have endless answers by sending what a key function refuses.
         """
-        is_answered = isinstance(error, Exception) and self._identities.framework.answers(error)
+        is_answered = isinstance(error, Exception) and self.identities.framework.answers(error)
         if not is_answered:
             await give_back(request)
 
@@ -464,22 +325,19 @@ class Policy(_core.Policy):
             await self.denied.report(request, verdict)
         return verdict
 
-    def decide_now(self, request: Any) -> Verdict | None:
-        """Do what decide() does, without an event loop.
+    def _conclude_now(self, request: Any, outcome: Verdict | Check, has_more: bool) -> Any:
+        """Await a check, or report a denial; called by the engine, in decide_now().
 
-        Raises:
-            TypeError: something must be awaited.
+        Args:
+            has_more: the engine has left verdicts of the denied request to give back.
         """
-        try:
-            outcome = self._check(request, request)
-            if isinstance(outcome, Verdict):
-                more = outcome.is_denial and (self.denied.is_on or _has_more(request))
-                if not more:
-                    return outcome
-            return run_now(self._concluded(request, outcome))
-        except BaseException as error:
-            run_now(self._give_back_after(error, request))
-            raise
+        if isinstance(outcome, Verdict) and not has_more and not self.denied.is_on:
+            return outcome
+        return run_now(self._concluded(request, outcome))
+
+    def _fail(self, request: Any, error: BaseException) -> None:
+        """Give tokens back after an error; called by the engine, in decide_now()."""
+        run_now(self._give_back_after(error, request))
 
     async def finish(self, check: Check) -> Any:
         """Await what a check waits for, until it ends; return its outcome."""
@@ -502,51 +360,6 @@ class Policy(_core.Policy):
             found = await self.finish(found)
         return found or []
 
-    async def status(self, request: Any) -> dict[str, Any]:
-        """Return what the caller has left, without taking tokens.
-
-        ``?path=`` and ``?method=`` choose the request to look up; ``GET /`` by default.
-        """
-        scope = self._identities.framework.scope(request)
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        path = query.get("path", ["/"])[0]
-        method = query.get("method", ["GET"])[0].upper()
-        found = await self.find(request, path, method)
-        if not found:
-            return {"limited": False, "rule": None, "limits": []}
-        active, key = found[0]
-        shown_key = key if isinstance(key, str) else key.decode("utf-8", "replace")
-        if isinstance(active, DenyingRule):
-            rule = active.rule
-            return {
-                "limited": True,
-                "rule": rule.name,
-                "key": shown_key,
-                "allowed": rule.shadow,
-                "limits": [],
-            }
-        decision, *each = await now(active.awaitable_limiter.peek_each(key, 0))
-        cost: Any = self._cost if active.rule.cost is None else active.rule.cost
-        if callable(cost):
-            cost = await now(cost(request))
-        return {
-            "limited": True,
-            "rule": active.rule.name,
-            "key": shown_key,
-            "allowed": active.rule.shadow or _has(decision, each, cost),
-            "limits": [
-                {
-                    "name": name,
-                    "limit": str(limit),
-                    "algorithm": limit.algorithm,
-                    "capacity": limit.capacity,
-                    "remaining": one.remaining,
-                    "reset_after": None if one.reset_after == float("inf") else one.reset_after,
-                }
-                for name, limit, one in zip(active.names, active.rule.limits, each, strict=True)
-            ],
-        }
-
 
 def _free_elsewhere(garbage: list[Any]) -> None:
     """Free objects in a thread: thousands of limiters would delay the requests of an event loop."""
@@ -554,99 +367,3 @@ def _free_elsewhere(garbage: list[Any]) -> None:
         thread = threading.Thread(target=garbage.clear, name="rate_limiter rules", daemon=True)
         with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter ends
             thread.start()
-
-
-def _has_more(request: Any) -> bool:
-    """Return whether the engine has left verdicts of a denied request to give back."""
-    record = record_of(request)
-    return record is not None and len(record.verdicts) > 1
-
-
-def denial_of(request: Any, verdict: Verdict) -> Denial:
-    """Return the values that the body of a denied response is made of."""
-    record = record_of(request)
-    retry_after_s = None if record is None else record._retry_after_s()
-    active: ActiveRule | DenyingRule = verdict.active
-    each = list(zip(active.names, active.rule.limits, verdict.decisions, strict=True))
-    decision = verdict.decision
-    tightest = [limit for _, limit, one in each if one == decision]
-    limit = next(iter(tightest or active.rule.limits), None)
-    violated = tuple(name for name, _, one in each if not one.allowed)
-    return Denial(active.rule.name, limit, verdict.key, decision, retry_after_s, violated)
-
-
-def key_of(identities: Identities, key: KeySpec, request: Any) -> Any:
-    """Return the key that a request counts for, without an event loop.
-
-    Raises:
-        TypeError, ValueError: `key` is invalid, or something must be awaited.
-    """
-    any_request = RuleSource(RuleTable([Rule("default", as_limits("1/second"))]))
-    policy = Policy(any_request, Storage(max_keys=1), identities, key=key)
-    return run_now(policy.find(request, "/", "GET"))[0][1]
-
-
-def tiers_of(identities: Identities, tier: TierSpec, request: Any) -> list[str]:
-    """Return the tiers of a request, without an event loop.
-
-    Raises:
-        TypeError, ValueError: `tier` is invalid, or something must be awaited.
-    """
-    (source,) = identities.tier(tier)
-    if source.call is None:
-        return [identities.address.key_of_scope(request) if source.kind == "ip" else source.kind]
-    found = run_now(now(source.call(request)))
-    if found is None:
-        return []
-    return [str(one) for one in found] if isinstance(found, (list, tuple, set)) else [str(found)]
-
-
-def policy_names(rule: Rule) -> tuple[str, ...]:
-    """Return the names of a rule's limits in headers."""
-    if len(rule.limits) == 1:
-        return (rule.name,)
-    return tuple(f"{rule.name}-{i}" for i in range(1, len(rule.limits) + 1))
-
-
-def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
-    """Return limits as rules: one for all clients, or one for each tier.
-
-    Tiers are in order from the lowest to the highest. A client without a tier gets the limits of
-    ``default``, else those of the lowest tier.
-
-    Raises:
-        TypeError, ValueError: `limits` is invalid.
-    """
-    if not isinstance(limits, Mapping):
-        return RuleTable([Rule("default", as_limits(limits))])
-    if not limits:
-        raise ValueError("limits: expected at least one tier")
-    rules = [
-        Rule(tier, as_limits(of_tier), tiers=(tier,))
-        for tier, of_tier in limits.items()
-        if tier != "default"
-    ]
-    lowest = limits.get("default", next(iter(limits.values())))
-    return RuleTable([Rule("default", as_limits(lowest)), *rules])
-
-
-def _has(decision: Decision, each: Sequence[Decision], cost: Cost) -> bool:
-    """Return True if there are tokens for a cost, by the decision of all limits and of each."""
-    if not isinstance(cost, tuple):
-        return decision.remaining >= cost
-    return all(one.remaining >= tokens for one, tokens in zip(each, cost, strict=True))
-
-
-def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
-    """Run a coroutine that never suspends, without an event loop.
-
-    Raises:
-        TypeError: it suspends.
-    """
-    try:
-        steps.send(None)
-    except StopIteration as done:
-        value: Value = done.value
-        return value
-    steps.close()
-    raise TypeError("an async function cannot be used here, where there is no event loop")

@@ -19,7 +19,7 @@ decides alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import product
@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 from rate_limiter._core import RuleRoutes
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Limit
+from rate_limiter.limit import Limit, Limits, as_limits
 from rate_limiter.policy.client_address import network_of, parse_address
 from rate_limiter.policy.request_fields import credentials_key
 
@@ -302,6 +302,28 @@ class RuleTable:
         if not tiers or not self.ranks:
             return ()
         return sorted((self.ranks[tier] for tier in tiers if tier in self.ranks), reverse=True)
+
+
+def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
+    """Return limits as rules: one for all clients, or one for each tier.
+
+    Tiers are in order from the lowest to the highest. A client without a tier gets the limits of
+    ``default``, else those of the lowest tier.
+
+    Raises:
+        TypeError, ValueError: `limits` is invalid.
+    """
+    if not isinstance(limits, Mapping):
+        return RuleTable([Rule("default", as_limits(limits))])
+    if not limits:
+        raise ValueError("limits: expected at least one tier")
+    rules = [
+        Rule(tier, as_limits(of_tier), tiers=(tier,))
+        for tier, of_tier in limits.items()
+        if tier != "default"
+    ]
+    lowest = limits.get("default", next(iter(limits.values())))
+    return RuleTable([Rule("default", as_limits(lowest)), *rules])
 
 
 def _distance(key: str | None, network: str | None, address: str | None) -> int | None:

@@ -10,13 +10,15 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rate_limiter._core import RateLimitRecord, Verdict
 from rate_limiter.limit import Cost
 
 logger = logging.getLogger("rate_limiter")
 _NOT_SETTLED = "the cost of a request could not be settled"
+
+Value = TypeVar("Value")
 
 RECORD = "rate_limiter"
 """The key of the RateLimitRecord in a request's scope or environ."""
@@ -73,6 +75,21 @@ CostAfter = Callable[[Finished], "Cost | Awaitable[Cost | None] | None"]
 async def now(value: Any) -> Any:
     """Return a value; await it first if it is awaitable."""
     return await value if hasattr(value, "__await__") else value
+
+
+def run_now(steps: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine that never suspends, without an event loop.
+
+    Raises:
+        TypeError: it suspends.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        value: Value = done.value
+        return value
+    steps.close()
+    raise TypeError("an async function cannot be used here, where there is no event loop")
 
 
 def record_of(request: Any) -> RateLimitRecord | None:

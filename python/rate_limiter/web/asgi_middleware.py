@@ -28,6 +28,7 @@ from rate_limiter.policy.denials import Template
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
+from rate_limiter.policy.lookups import status_of
 from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.settling import CostAfter, Finished, give_back, record_of, settle
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
@@ -321,5 +322,5 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
             await send_answer(NO_METHOD, scope, send, [(b"allow", b"GET, HEAD")])
             return
         assert self._policy is not None
-        answer = state_answer(await self._policy.status(scope))
+        answer = state_answer(await status_of(self._policy, scope))
         await send_answer(answer, scope, send, [(b"cache-control", b"no-store")])

@@ -24,7 +24,7 @@ from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
 from rate_limiter.policy.keys import Identities
-from rate_limiter.policy.policy import Policy, SharedLimiter, Storage
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import (
     Framework,
     header_value,
@@ -35,6 +35,7 @@ from rate_limiter.policy.rule_sources import RuleSource
 from rate_limiter.policy.rules import Rule, RuleTable
 from rate_limiter.policy.settling import CostAfter, Finished, errors_logged, record_of, settle
 from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.policy.storage import SharedLimiter, Storage
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.asgi_messages import (
     ASGIApp,

@@ -23,8 +23,8 @@ from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
-from rate_limiter.policy.policy import Storage
 from rate_limiter.policy.settling import CostAfter
+from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import check_store, is_shared
 from rate_limiter.web.asgi_messages import Scope
 from rate_limiter.web.fastapi_dependency import Cost, RateLimit, untouched

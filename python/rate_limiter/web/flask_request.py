@@ -7,32 +7,39 @@ start_response: headers, see rate_limiter.web.wsgi_app
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rate_limiter._core import Decision, Verdict
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.exceptions import RateLimitExceeded
-from rate_limiter.policy.denials import Answer, DenialRenderer
+from rate_limiter.policy.denials import Answer, DenialRenderer, denial_of
 from rate_limiter.policy.headers import DENIED_DETAIL
-from rate_limiter.policy.policy import Policy, denial_of, run_now
+from rate_limiter.policy.lookups import status_of
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import WsgiFramework, scope_of_environ, signed_value
-from rate_limiter.policy.settling import RECORD, change_cost, record_of
+from rate_limiter.policy.settling import RECORD, change_cost, record_of, run_now
 from rate_limiter.policy.setup_checks import SetupChecks
 from rate_limiter.web.answers import DENIED, NO_STORE
-from rate_limiter.web.wsgi_app import RecordingApp, is_preflight, settle_failed, settle_later
+from rate_limiter.web.wsgi_app import is_preflight, note_error, recording, settle_later
 
 with extra_named():
-    from flask import Flask, Request, Response, g, jsonify, request
+    from flask import Flask, Request, Response, g, got_request_exception, jsonify, request
+    from werkzeug.datastructures import Headers
     from werkzeug.exceptions import HTTPException, ServiceUnavailable, TooManyRequests
 
 EXTENSION = "rate_limiter"
 LIMITS = "_rate_limiter_limits"  # on what a decorator limits: a tuple of decorators
 EXEMPT = "_rate_limiter_exempt"
 _KNOWN_MAX = 10_000
+_UNKNOWN: tuple[Any, tuple[Any, ...]] = (object(), ())
 _ERROR_METHODS = ("handle_user_exception", "handle_http_exception", "trap_http_exception")
+
+# Each use of a proxy such as `request` costs as much as a whole decision; these skip it.
+current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+_current_g: Callable[[], Any] = g._get_current_object
 
 
 class FlaskFramework(WsgiFramework):
@@ -61,7 +68,6 @@ class State:
     skips_preflight: bool
     checks: SetupChecks | None
     defaults: Policy | None  # for views without limits of their own
-    policies: dict[object, Policy] = field(default_factory=dict)  # of decorators
 
     def is_exempt(self, current: Request) -> bool:
         """Return whether this limiter leaves a request alone."""
@@ -76,39 +82,60 @@ class State:
 
 
 class Attached:
-    """The limiters of one application, in the order of their `init_app`."""
+    """The limiters of one application, in the order of their `init_app`.
+
+    Attributes:
+        decorators: by the limit of a decorator: the state of its limiter, and its policy there;
+            None: it is not enabled.
+    """
 
     def __init__(self, app: Flask) -> None:
         self.app = app
         self.states: list[State] = []
+        self.decorators: dict[object, tuple[State, Policy | None]] = {}
         self._handled: dict[type[HTTPException], bool] = {}
-        # By state, endpoint and method: the view and the policies that count before it is called.
-        self._known: dict[tuple[int, str, str], tuple[Any, tuple[Policy, ...]]] = {}
-        app.before_request(self._before_request)
-        app.teardown_request(_teardown_request)
-        app.wsgi_app = RecordingApp(app.wsgi_app)  # type: ignore[method-assign]
+        self._status_paths: dict[str, State] = {}
+        # By endpoint and method: the view, and what counts before it is called.
+        self._known: dict[tuple[str, str], tuple[Any, tuple[tuple[State, Policy], ...]]] = {}
+        app.before_request(self._hook())
+        got_request_exception.connect(_note_error, app)
+        app.wsgi_app = recording(app.wsgi_app)  # type: ignore[method-assign, assignment]
+
+    def attach(self, state: State) -> None:
+        """Add a limiter."""
+        self.states.append(state)
+        self.decorators.clear()
+        self._known.clear()
+        if state.enabled and state.status_path is not None:
+            self._status_paths.setdefault(state.status_path, state)
 
     def state_of(self, owner: object) -> State:
         """Return the state of a limiter, else the first one if it has no `init_app` here."""
-        return next((state for state in self.states if state.owner is owner), self.states[0])
+        for state in self.states:
+            if state.owner is owner:
+                return state
+        return self.states[0]
 
-    def _before_request(self) -> Any:
-        # Each use of Flask's `request` costs as much as a whole decision.
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        for state in self.states:
-            path = state.status_path if state.enabled else None
-            if path is not None and current.path == path:
-                return _status(state, current)
-        endpoint = current.endpoint
-        if endpoint is None:
+    def _hook(self) -> Callable[[], Any]:
+        """Return the function that limits requests: Flask calls it faster than a method."""
+
+        def limit_request() -> Any:
+            current = current_request()
+            if self._status_paths and current.path in self._status_paths:
+                return _status(self._status_paths[current.path], current)
+            if current.url_rule is None:
+                return None
+            endpoint = current.url_rule.endpoint
+            view, counting = self._known.get((endpoint, current.method), _UNKNOWN)
+            if view is not self.app.view_functions.get(endpoint):
+                counting = self._look_up(current, endpoint)
+            for state, policy in counting:
+                denial = decide(state, policy, current)
+                if denial is not None:
+                    return self.response_to(state, denial, current.environ)
             return None
-        for state in self.states:
-            if state.enabled:
-                for policy in self._policies(state, current, endpoint):
-                    denial = decide(state, policy, current)
-                    if denial is not None:
-                        return self.response_to(state, denial, current.environ)
-        return None
+
+        return limit_request
 
     def response_to(self, state: State, denial: Verdict, environ: dict[str, Any]) -> Response:
         """Return the response to a denied request.
@@ -133,17 +160,19 @@ class Attached:
 
     # --- Which limits ---
 
-    def _policies(self, state: State, current: Request, endpoint: str) -> tuple[Policy, ...]:
-        """Return the policies of one limiter that count before the view is called."""
+    def _look_up(self, current: Request, endpoint: str) -> tuple[tuple[State, Policy], ...]:
+        """Return and remember what counts before a view is called."""
         view = self.app.view_functions.get(endpoint)
-        key = (id(state), endpoint, current.method)
-        known = self._known.get(key)
-        if known is None or known[0] is not view:
-            if len(self._known) > _KNOWN_MAX:  # methods are the client's words
-                self._known.clear()
-            found = tuple(self._find_policies(state, current, endpoint, view))
-            known = self._known[key] = (view, found)
-        return known[1]
+        if len(self._known) > _KNOWN_MAX:  # methods are the client's words
+            self._known.clear()
+        found = tuple(
+            (state, policy)
+            for state in self.states
+            if state.enabled
+            for policy in self._find_policies(state, current, endpoint, view)
+        )
+        self._known[endpoint, current.method] = (view, found)
+        return found
 
     def _find_policies(
         self, state: State, current: Request, endpoint: str, view: Any
@@ -201,8 +230,15 @@ def _forget_traceback(error: BaseException) -> None:
     error.__traceback__ = None
 
 
+class _DeniedResponse(Response):
+    """A response whose headers are complete, so Werkzeug does not have to copy them."""
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        return self.headers
+
+
 def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, content_type=answer.media_type)
+    return _DeniedResponse(answer.body, answer.status, content_type=answer.media_type)
 
 
 def attached(app: Flask) -> Attached:
@@ -234,7 +270,7 @@ def decide(state: State, policy: Policy, current: Request) -> Verdict | None:
     verdict = policy.decide_now(environ)
     if verdict is None:
         return None
-    g.rate_limit = environ[RECORD]
+    _current_g().rate_limit = environ[RECORD]
     if state.checks is not None and not state.checks.is_done:
         scope = scope_of_environ(environ)
         state.checks.look(scope, verdict.key, calls_key=policy.calls_key)
@@ -271,15 +307,16 @@ def give_way(environ: dict[str, Any], policy: Policy) -> None:
                 run_now(change_cost(verdict, 0))
 
 
-def _teardown_request(error: BaseException | None) -> None:
-    if error is not None:
-        settle_failed(request.environ, error)
+def _note_error(app: Flask, exception: BaseException) -> None:
+    """Note an error of the application, for the settlement of the request."""
+    if not isinstance(exception, HTTPException):  # an extension may answer it in its own way
+        note_error(current_request().environ, exception)
 
 
 def _status(state: State, current: Request) -> Response:
     if state.defaults is None:
         return jsonify(limited=False, rule=None, limits=[])
-    response = jsonify(run_now(state.defaults.status(current.environ)))
+    response = jsonify(run_now(status_of(state.defaults, current.environ)))
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -14,20 +14,15 @@ from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.metrics_option import checked_metrics
 from rate_limiter.observe.registry import watch
 from rate_limiter.policy.client_address import ClientAddress
-from rate_limiter.policy.denials import Answer, DenialRenderer, denial_renderer
+from rate_limiter.policy.denials import Answer, DenialRenderer, denial_of, denial_renderer
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import ANY_FRAMEWORK, Identities
-from rate_limiter.policy.policy import (
-    Policy,
-    SharedLimiter,
-    Storage,
-    denial_of,
-    rules_of_limits,
-)
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import Framework
 from rate_limiter.policy.rule_sources import RuleSource, as_source
-from rate_limiter.policy.rules import Rule, RuleTable
+from rate_limiter.policy.rules import Rule, RuleTable, rules_of_limits
 from rate_limiter.policy.setup_checks import SetupChecks
+from rate_limiter.policy.storage import SharedLimiter, Storage
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.answers import DENIED
 

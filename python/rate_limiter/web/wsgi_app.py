@@ -13,11 +13,11 @@ from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from rate_limiter._core import RateLimitRecord, StartResponse
+from rate_limiter._core import RateLimitRecord, WsgiRecorder
 from rate_limiter.policy.denials import Answer
-from rate_limiter.policy.policy import Policy, run_now
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import scope_of_environ
-from rate_limiter.policy.settling import Finished, errors_logged, record_of, settle
+from rate_limiter.policy.settling import Finished, errors_logged, record_of, run_now, settle
 
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 SETTLEMENT = "rate_limiter.settlement"
@@ -26,25 +26,9 @@ SETTLEMENT = "rate_limiter.settlement"
 _REASONS = {200: "OK", 405: "Method Not Allowed", 429: "Too Many Requests"}
 
 
-class RecordingApp:
-    """Call a WSGI application, add headers to its responses, and settle its requests.
-
-    Args:
-        app: the WSGI application.
-    """
-
-    def __init__(self, app: WsgiApp) -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        start = StartResponse(environ, start_response)
-        try:
-            body = self._app(environ, start)
-        except BaseException as error:
-            settle_failed(environ, error)
-            raise
-        settlement = environ.pop(SETTLEMENT, None)
-        return body if settlement is None else CountedBody(body, settlement)
+def recording(app: WsgiApp) -> WsgiApp:
+    """Return an application that adds headers to the responses of another, and settles requests."""
+    return WsgiRecorder(app, _settled, Settlement.fail)
 
 
 class Settlement:
@@ -57,6 +41,7 @@ class Settlement:
     def __init__(self, environ: dict[str, Any]) -> None:
         self.finished = Finished(scope_of_environ(environ), 0, "")
         self.policies: list[Policy] = []
+        self.error: BaseException | None = None  # which the framework has answered
         self._record: RateLimitRecord | None = record_of(environ)
         self._context: Context = copy_context()
 
@@ -75,6 +60,7 @@ class Settlement:
 
         It settles at once: keeping the error would keep the frames of its traceback alive.
         """
+        self.error = None
         self.start()
         self._finish(replace(self.finished, error=error))
 
@@ -105,11 +91,19 @@ def settle_later(environ: dict[str, Any], policy: Policy) -> None:
         settlement.policies.append(policy)
 
 
-def settle_failed(environ: dict[str, Any], error: BaseException) -> None:
-    """Settle the request of an application that raised, unless it is settled already."""
-    settlement: Settlement | None = environ.pop(SETTLEMENT, None)
+def note_error(environ: dict[str, Any], error: BaseException) -> None:
+    """Note an error of the application that the framework answers."""
+    settlement: Settlement | None = environ.get(SETTLEMENT)
     if settlement is not None:
-        settlement.fail(error)
+        settlement.error = error
+
+
+def _settled(body: Iterable[bytes], settlement: Settlement) -> Iterable[bytes]:
+    """Return the body of a response that settles its request."""
+    if settlement.error is None:
+        return CountedBody(body, settlement)
+    settlement.fail(settlement.error)
+    return body
 
 
 class CountedBody:

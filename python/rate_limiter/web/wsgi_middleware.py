@@ -23,15 +23,16 @@ from rate_limiter.policy.denials import Template
 from rate_limiter.policy.denied_requests import OnDenied
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
-from rate_limiter.policy.policy import Policy, run_now
+from rate_limiter.policy.lookups import status_of
+from rate_limiter.policy.policy import Policy
 from rate_limiter.policy.request_fields import WsgiFramework, environ_path, scope_of_environ
-from rate_limiter.policy.settling import CostAfter
+from rate_limiter.policy.settling import CostAfter, run_now
 from rate_limiter.web.answers import NO_METHOD, NO_STORE, state_answer
 from rate_limiter.web.limited_application import limit_application
 from rate_limiter.web.wsgi_app import (
-    RecordingApp,
     WsgiApp,
     is_preflight,
+    recording,
     settle_later,
     wsgi_answer,
 )
@@ -123,7 +124,7 @@ class RateLimitMiddleware:
         self._status_path = status_path
         self._exempt_paths = checked_paths("exempt_paths", exempt_paths)
         self._reads_path = bool(self._exempt_paths) or status_path is not None
-        self._recording = RecordingApp(self._decide)
+        self._recording = recording(self._decide)
 
     def reset(self, key: str | bytes = EVERY, *, prefix: str | bytes = EVERY) -> None:
         """Make buckets of all limits full: see RateLimiter.reset."""
@@ -167,5 +168,5 @@ class RateLimitMiddleware:
         """Respond with the state of the caller."""
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return wsgi_answer(NO_METHOD, environ, start_response, [("Allow", "GET, HEAD")])
-        answer = state_answer(run_now(self.policy.status(environ)))
+        answer = state_answer(run_now(status_of(self.policy, environ)))
         return wsgi_answer(answer, environ, start_response, [("Cache-Control", "no-store")])
