@@ -244,6 +244,9 @@ extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
                          uint64_t *room, const uint64_t **costs);
 
+/* Wake who waits for a key, since there may be tokens. */
+void limiter_wake_waiters(limiter_object *self, PyObject *key);
+
 /* ---- limiter_given.c */
 
 /* The methods that take limits. */
@@ -270,7 +273,7 @@ PyObject *limiter_allow_many_given(limiter_object *self, PyObject *keys, const c
 int limiter_decide_given(limiter_object *self, const core_key_cost *args, bool *allowed,
                          rl_decision *out, rl_decision *each);
 
-/* Give tokens back to buckets of given limits, a number for each. 0, or -1 with an exception set. */
+/* As limiter_give_back() with limits. 0, or -1 with an exception set. */
 int limiter_refund_given(limiter_object *self, PyObject *key, given_limits_object *given,
                          const double *tokens);
 

@@ -330,6 +330,7 @@ int limiter_refund_given(limiter_object *self, PyObject *key, given_limits_objec
         }
         call.request.costs = call.room;
         rl_request_refund(&call.request);
+        limiter_wake_waiters(self, key);
     }
     given_call_clear(&call);
     return status;

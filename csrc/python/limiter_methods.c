@@ -374,6 +374,16 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
+void limiter_wake_waiters(limiter_object *self, PyObject *key)
+{
+    PyObject *args[] = {(PyObject *)self, key};
+    PyObject *woken = PyObject_VectorcallMethod(self->state->names[NAME_WAKE], args, 2, NULL);
+    if (woken == NULL) { /* who waits looks again later */
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(woken);
+}
+
 int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens)
 {
     rl_key hash;
@@ -386,12 +396,7 @@ int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens)
         units[i] = rl_limit_refund(&self->limits[i], tokens[i]);
     }
     rl_table_refund(self->table, hash, units, now);
-    PyObject *args[] = {(PyObject *)self, key};
-    PyObject *woken = PyObject_VectorcallMethod(self->state->names[NAME_WAKE], args, 2, NULL);
-    if (woken == NULL) { /* who waits looks again later */
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
-    Py_XDECREF(woken);
+    limiter_wake_waiters(self, key);
     return 0;
 }
 

@@ -7,7 +7,9 @@ app.add_middleware(RateLimitMiddleware, limits="100/minute")
 
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.settling import Finished
 from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp, Message, Receive, Scope, Send
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -16,6 +18,8 @@ __all__ = [
     "ASGIApp",
     "ClientAddress",
     "DeniedRequest",
+    "DynamicLimits",
+    "Finished",
     "HeaderStyle",
     "Message",
     "RateLimitMiddleware",

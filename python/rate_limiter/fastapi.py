@@ -21,7 +21,9 @@ from rate_limiter._core import AsgiRecorder
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import DENIED_DETAIL, HeaderStyle
+from rate_limiter.policy.settling import Finished
 from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp
 
@@ -41,6 +43,8 @@ __all__ = [
     "RATE_LIMITED_RESPONSE",
     "ClientAddress",
     "DeniedRequest",
+    "DynamicLimits",
+    "Finished",
     "HeaderStyle",
     "RateLimit",
     "RateLimitHTTPException",

@@ -7,7 +7,9 @@ app = RateLimitMiddleware(app, limits="100/minute")
 
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
+from rate_limiter.policy.settling import Finished
 from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.wsgi_app import WsgiApp
 from rate_limiter.web.wsgi_middleware import RateLimitMiddleware
@@ -15,6 +17,8 @@ from rate_limiter.web.wsgi_middleware import RateLimitMiddleware
 __all__ = [
     "ClientAddress",
     "DeniedRequest",
+    "DynamicLimits",
+    "Finished",
     "HeaderStyle",
     "RateLimitMiddleware",
     "Store",
