@@ -1,8 +1,11 @@
 """RateLimits: all limits of a FastAPI application in one object."""
 
+import gc
 import re
+import weakref
 from typing import Annotated, Any
 
+import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, WebSocket
 from fastapi.testclient import TestClient
@@ -284,6 +287,44 @@ def test_metrics_are_named_after_the_route(app: FastAPI, client: TestClient) -> 
     counted = decisions()
     assert (counted["named.GET /m/<x>"].allowed, counted["named.GET /m/<x>"].blocked) == (1, 1)
     assert counted["by_hand"].allowed == 1
+
+
+# --- Applications that come and go ---
+
+
+async def test_it_keeps_no_application_alive() -> None:
+    limits = RateLimits(default="9/hour", clock=ManualClock())
+
+    async def endpoint() -> str:
+        return "ok"
+
+    def make() -> FastAPI:
+        app, mounted = FastAPI(), FastAPI()
+        limits.init_app(app)
+        limits.init_app(mounted)
+        app.get("/own", dependencies=[limits("5/hour")])(endpoint)
+        app.get("/default")(endpoint)
+        mounted.get("/", dependencies=[limits("7/hour")])(endpoint)
+        app.mount("/mounted", mounted)
+        return app
+
+    async def left(app: FastAPI, path: str) -> str:
+        # A TestClient keeps the last application.
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.get(path)).headers["x-ratelimit-remaining"]
+
+    apps = [make() for _ in range(3)]
+    for used in range(1, 4):  # routes of one name share their buckets
+        found = [await left(apps[used - 1], path) for path in ("/own", "/default", "/mounted/")]
+        assert found == [str(capacity - used) for capacity in (5, 9, 7)]
+    made = [weakref.ref(app) for app in apps]
+    del apps[1:]
+    gc.collect()
+    assert made[0]() is apps[0]
+    assert [ref() for ref in made[1:]] == [None, None]
+    assert {limiter.limits[0].capacity for limiter in limits.limiters()} == {5, 7, 9}
+    assert await left(apps[0], "/own") == "1"
 
 
 # --- Mistakes ---

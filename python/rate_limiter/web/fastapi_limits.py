@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -29,7 +30,7 @@ from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import check_store, is_shared
 from rate_limiter.web.asgi_messages import Scope
 from rate_limiter.web.fastapi_dependency import Cost, LimitsArgument, RateLimit, untouched
-from rate_limiter.web.fastapi_routes import Place, key_of, places_of
+from rate_limiter.web.fastapi_routes import Place, places_of
 from rate_limiter.web.limited_application import checked_limiter
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt
 
 _EXEMPT = "_rate_limiter_exempt"
+_ROUTES = "_rate_limiter_routes"  # in an application: by RateLimits and the id of a route
 Target = TypeVar("Target")
 
 
@@ -111,12 +113,14 @@ class RateLimits:
             limits_are_off()
         self._options = given
         self._metrics = checked_metrics(given.pop("metrics", None))
-        self._apps: list[Any] = []
+        # As sets in the order of their additions.
+        self._apps: weakref.WeakKeyDictionary[FastAPI, None] = weakref.WeakKeyDictionary()
+        self._named_limits: weakref.WeakKeyDictionary[RouteLimit, None]
+        self._named_limits = weakref.WeakKeyDictionary()
         self._exemption = _Exemption()
         self._lock = threading.Lock()
         self._limiters: dict[tuple[str, tuple[Limit, ...]], RateLimiter] = {}
-        self._made: dict[tuple[RouteLimit, str], RateLimit] = {}
-        self._known: dict[tuple[int, int], list[_Known]] = {}
+        self._routes_of_no_app: dict[int, list[_Known]] = {}
         self._default = None if default is None else self._limit(default, None, "default", {})
         if self._default is None:
             self._limit("1/second", None, "default", {"cost": 1})  # raise for mistakes
@@ -142,7 +146,7 @@ class RateLimits:
                     "make the RateLimits, or call init_app, before routes are added"
                 )
             app.router.dependencies.insert(0, Depends(self._default))
-        self._apps.append(app)
+        self._apps[app] = None
 
     def __call__(
         self,
@@ -202,8 +206,8 @@ class RateLimits:
         """Return the limiters of all routes of the applications, each once."""
         with self._lock:
             self._learn(self._apps)
-        found = {id(one.limiter): one.limiter for one in list(self._made.values())}
-        return list(found.values())
+            made = [one for limit in self._named_limits for one in limit.made.values()]
+        return list({id(one.limiter): one.limiter for one in made}.values())
 
     # --- Limits of routes ---
 
@@ -229,25 +233,38 @@ class RateLimits:
         """Return what a limit is for the route of a request; None: nothing."""
         if not self.enabled:
             return None
-        known = self._known.get(key_of(scope))
+        app, route = scope.get("app"), scope.get("route")
+        routes = self._routes_of(app)
+        known = routes.get(id(route))
         if known is None:
             with self._lock:
-                self._learn([*self._apps, scope.get("app")])
-                self._known.setdefault(key_of(scope), [self._added(_place_of(scope))])
-            known = self._known[key_of(scope)]
+                self._learn([*self._apps, app])
+                # A route that no application lists has no other name.
+                known = routes.setdefault(id(route), [self._added(Place(app, "", route))])
         if len(known) > 1:  # a router that is included under several prefixes
             known = [one for one in known if one.place.matches(scope)] or known
         return known[0].limits.get(limit)
 
     def _learn(self, apps: Iterable[Any]) -> None:
         """Read the routes of applications."""
-        found: dict[tuple[int, int], list[_Known]] = {}
+        found: dict[Any, dict[int, list[_Known]]] = {}
         for app in dict.fromkeys(apps):
             for place in places_of(app):
-                known = found.setdefault(place.key, [])
+                known = found.setdefault(place.app, {}).setdefault(place.route_id, [])
                 if all(one.place.name != place.name for one in known):
                     known.append(self._added(place))
-        self._known.update(found)
+        for app, routes in found.items():
+            self._routes_of(app).update(routes)
+
+    def _routes_of(self, app: Any) -> dict[int, list[_Known]]:
+        """Return what is known of the routes of an application, by their ids.
+
+        The application keeps it, so that this object keeps no application alive.
+        """
+        if app is None:
+            return self._routes_of_no_app
+        routes: dict[int, list[_Known]] = vars(app).setdefault(_ROUTES, {}).setdefault(self, {})
+        return routes
 
     def _added(self, place: Place) -> _Known:
         if self.exempts(place):
@@ -265,11 +282,12 @@ class RateLimits:
 
     def _named(self, limit: RouteLimit, name: str) -> RateLimit:
         """Return a limit under a name, the same each time."""
-        made = self._made.get((limit, name))
+        made = limit.made.get(name)
         if made is None:
             metrics = None if self._metrics is None else f"{self._metrics}.{name}"
             given = {**limit.given, "metrics": limit.given["metrics"] or metrics}
-            made = self._made[limit, name] = RateLimit.of(self._limiter(limit, name), given, name)
+            made = limit.made[name] = RateLimit.of(self._limiter(limit, name), given, name)
+            self._named_limits[limit] = None
         return made
 
     def _limiter(self, limit: RouteLimit, name: str) -> RateLimiter:
@@ -300,12 +318,16 @@ class RouteLimit(RateLimit):
         owner: the RateLimits.
         given: the arguments of RateLimit, which were checked.
         name: of the limit on all routes; empty: that of each route.
+
+    Attributes:
+        made: what it is under each name.
     """
 
     def __init__(self, owner: RateLimits, given: dict[str, Any], name: str) -> None:
         self.owner = owner
         self.given = given
         self.name = name
+        self.made: dict[str, RateLimit] = {}
         # A first limit that decides nothing: mistakes raise here, and FastAPI reads what it needs.
         limiter: RateLimiter | None = given["limiter"]
         if limiter is None:
@@ -339,11 +361,6 @@ class _Exemption:
 
     async def __call__(self) -> None:
         """Do nothing."""
-
-
-def _place_of(scope: Scope) -> Place:
-    """Return a route that no application lists."""
-    return Place(scope.get("app"), "", scope.get("route"))
 
 
 def _as_source(key: Any) -> Any:

@@ -27,9 +27,9 @@ class Place(NamedTuple):
     route: Any
 
     @property
-    def key(self) -> tuple[int, int]:
-        """What `key_of` returns for requests to this route."""
-        return (id(self.app), id(getattr(self.route, "original_route", self.route)))
+    def route_id(self) -> int:
+        """The id of the route that a router finds for a request."""
+        return id(getattr(self.route, "original_route", self.route))
 
     @property
     def name(self) -> str:
@@ -55,11 +55,6 @@ class Place(NamedTuple):
         """Return whether the path of a request is that of this route."""
         regex = getattr(self.route, "path_regex", None)
         return regex is not None and regex.match(route_path(scope)) is not None
-
-
-def key_of(scope: Scope) -> tuple[int, int]:
-    """Return the key of the route that the router has found for a request."""
-    return (id(scope.get("app")), id(scope.get("route")))
 
 
 def places_of(app: Any, prefix: str = "") -> Iterator[Place]:
