@@ -213,7 +213,15 @@ def _rule(world: World) -> Any:
         world.rng.random() < 0.2,
         _flag(world),
         world.rng.choice((None, world.one("Meter"))),
+        world.rng.choice((None, None, _limits_of(world, is_deny))),
     )
+
+
+def _limits_of(world: World, is_deny: bool) -> Any:
+    """Return what finds the limits of a request, with the names for them."""
+    given = world.one("GivenLimits")
+    found = _later(world, given, None, given, "5/second")
+    return None if is_deny else (found, ("name",) * world.rng.choice((9, 9, 9, 3)))
 
 
 def _rules(world: World) -> Any:
