@@ -114,6 +114,7 @@ def test_a_block_holds_whatever_limits_come(make: Make, call: Call) -> None:
         (b"5/s", TypeError, "got b'5/s'"),
         ({"free": "5/s"}, TypeError, "mapping"),
         ("soon", ValueError, "invalid limit 'soon'"),
+        ((["5/s"],), TypeError, "got \\['5/s'\\]"),
         ((), ValueError, "expected 1 to 8 limits, got 0"),
         (["1/s"] * 5, ValueError, "a call may have 1 to 4 limits, got 5"),
         (Limit(10, 0), ValueError, "must refill within 8 years, got '"),

@@ -6,6 +6,7 @@ read, each once, and callers of `acquire` with the same key and the same limits 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -41,8 +42,11 @@ def given_limits(limits: Limits | GivenLimits) -> GivenLimits:
     """
     if isinstance(limits, GivenLimits):
         return limits
-    if isinstance(limits, (str, Limit, tuple)):
+    if isinstance(limits, (str, Limit)):
         return _read(limits)
+    if isinstance(limits, tuple):
+        with contextlib.suppress(TypeError):  # it holds something else, which below names
+            return _read(limits)
     if isinstance(limits, Iterable) and not isinstance(limits, bytes):
         return _read(as_limits(limits))
     raise TypeError(f"limits must be a text, a Limit or several, got {shown(limits)}")
