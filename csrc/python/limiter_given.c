@@ -5,7 +5,7 @@
  * All limits that are buckets share one table, whatever their rates: see rl_limit_init_timed. Windows
  * count by their length, so there is a table for each combination of lengths, and at most
  * LIMITER_TABLES_MAX of them. Each table is that of another Limiter, which _limiter_for() makes, so
- * calls without limits have buckets of their own. */
+ * the buckets of calls without limits are separate. */
 #include <time.h>
 
 #include "python/core.h"

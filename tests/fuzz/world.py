@@ -41,6 +41,7 @@ PARAMETERS = {
 }
 NOT_CALLED = {"__new__", "__doc__", "__module__", "__weaklistoffset__", "__getattribute__"}
 NOT_CALLED |= {"__annotations__"}  # of the type, not of its objects
+NOT_CALLED |= {"_read_limits", "_limiter_for"}  # a Limiter refuses: subclasses have them
 
 
 class Gate(_core.AsgiMiddleware):
@@ -205,11 +206,14 @@ class World:
         self.keep(loop)
         for kind, one in (("RedisClient", client), ("RedisLoop", loop)):
             self._attempt(f"{kind}.hit_all", partial(one.hit_all, joined, ("a",), 1))
+            self._attempt(f"{kind}.peek_each", partial(one.peek_each, buckets, "a"))
 
     def _start_policy(self) -> None:
         """Make a policy that decides, and let it."""
-        limiter = _core.Limiter([(2.0, 1.0)])
+        limiter = Half([(2.0, 1.0)])
+        limiter.hook = self.hook
         self.keep(limiter)
+        self._attempt("Limiter._prepare", lambda: limiter._prepare(GIVEN))
         self.keep(_core.ProxyWalk())
         self.keep(_core.FieldStyle("both"))
         for name in ("Limiter", "Decision"):

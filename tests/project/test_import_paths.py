@@ -18,6 +18,7 @@ PATHS = {
         "RateLimitMiddleware",
     ),
     "rate_limiter.asgi": (
+        *("DynamicLimits", "Finished"),
         "ClientAddress",
         "DeniedRequest",
         "HeaderStyle",
@@ -25,6 +26,7 @@ PATHS = {
         "Store",
     ),
     "rate_limiter.wsgi": (
+        *("DynamicLimits", "Finished"),
         "ClientAddress",
         "DeniedRequest",
         "HeaderStyle",
@@ -40,10 +42,15 @@ PATHS = {
     "rate_limiter.config": ("RateLimitConfig", "RateLimitPolicy"),
     "rate_limiter.exceptions": ("RateLimitExceeded",),
     "rate_limiter.fastapi": (
+        *("DynamicLimits", "Finished"),
         *("RATE_LIMITED_RESPONSE", "RateLimit", "RateLimitHTTPException", "document_limits"),
         *("DeniedRequest", "RateLimits", "SettlingMiddleware"),
     ),
-    "rate_limiter.flask": ("FlaskRateLimitExceeded", "FlaskRateLimiter"),
+    "rate_limiter.flask": (
+        *("DynamicLimits", "Finished"),
+        "FlaskRateLimitExceeded",
+        "FlaskRateLimiter",
+    ),
     "rate_limiter.governor": ("Finished",),
     "rate_limiter.headers": ("HeaderStyle", "header_values"),
     "rate_limiter.httpx": ("AsyncRateLimitTransport", "RateLimitTransport"),

@@ -43,7 +43,7 @@ _LOST: Any = object()
 class DynamicLimits:
     """Limits that a function returns for each request, such as those of the client's plan.
 
-    A function by itself, ``limits=plan_of``, is the same as ``limits=DynamicLimits(plan_of)``.
+    A plain function, ``limits=plan_of``, is the same as ``limits=DynamicLimits(plan_of)``.
 
     A client whose limits change keeps what it has used: a bucket is full again at the same time
     as before, so half of 100 a minute becomes half of 1000 a minute.
