@@ -28,11 +28,11 @@ RULES = {  # the limits, allowed requests per second, the share of denied ones, 
     "login": ("10/minute", 7, 0.22, 9),
 }
 CLIENTS = [
-    ("search", "203.0.***", 4120, 0),
-    ("search", "k_live_8f***", 1873, 12),
-    ("login", "198.51.***", 640, 0),
-    ("files", "k_live_c1***", 318, 7),
-    ("search", "2001:db8:***", 204, 19),
+    ("search", "203.0.113.0/24…9f3a1c2b", 4120, 0),
+    ("search", "header:x-api-key:k_l…5b0c44aa", 1873, 12),
+    ("login", "198.51.100.0/24…07d1e6c4", 640, 0),
+    ("files", "header:x-api-key:k_li…c8815f02", 318, 7),
+    ("search", "2001:db8::/48…61b7aa3d", 204, 19),
 ]
 STEP_S, SAMPLES = 5, 180
 DURATIONS_NS = (700, 2_000, 40_000, 160_000, 220_000, 400_000, 800_000, 2_000_000, 4_000_000)

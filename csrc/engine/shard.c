@@ -172,7 +172,7 @@ static bool shard_grow_in_memory(const rl_table *table, shard *shard)
     return true;
 }
 
-/* The lines are there already, and begin to be used. A process that was stopped meanwhile has lost
+/* The lines are there already, and begin to be used. A process that was stopped then has lost
  * the lock, and changes nothing that others use. */
 static bool shard_grow_in_file(const rl_table *table, shard *shard)
 {

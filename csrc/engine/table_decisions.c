@@ -29,7 +29,8 @@ static inline rl_request table_request(rl_table *table, rl_key key, const uint64
 
 /* Find the entry of a key and read its state. What was counted before the clock was set back is
  * written as it is read now, so that the times in a decision hold. With the shard's lock. */
-static inline slot table_read(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
+__attribute__((always_inline)) static inline slot table_read(const moment *moment, shard *shard,
+                                                             uint64_t tag, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     rl_entry_read(&moment->at, entry.words, found);
@@ -57,9 +58,9 @@ RL_APART static slot table_insert(const moment *moment, shard *shard, uint64_t t
 }
 
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
-static inline rl_status table_take(const moment *moment, shard *shard, uint64_t tag,
-                                   const uint64_t *costs, bool always, bool *allowed,
-                                   rl_found *found)
+__attribute__((always_inline)) static inline rl_status
+table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs, bool always,
+           bool *allowed, rl_found *found)
 {
     slot entry = table_read(moment, shard, tag, found);
     bool pass = always || rl_entry_allows(moment->at.set, found, costs);

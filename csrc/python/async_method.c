@@ -236,8 +236,8 @@ static async_call *async_call_of(PyObject *self)
 /* The engine, and the arguments for it. */
 #define ASYNC_CALL_ARGS 4
 
-/* Move the arguments of a call to `out`, so that nobody else decides too. Return false if they were
- * moved before. */
+/* Move the arguments of a call to `out`, so that no other thread decides too. Return false if they
+ * were moved before. */
 static bool async_call_take_args(PyObject *self, PyObject **out)
 {
     async_call *call = async_call_of(self);

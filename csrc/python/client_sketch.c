@@ -206,7 +206,7 @@ static PyType_Slot sketch_slots[] = {
      PyDoc_STR(
          "ClientSketch(secret, clients, keys, path=None)\n--\n\n"
          "Keep the clients with the most decisions, in at most 64 KB.\n\n"
-         "secret: 16 bytes, the key of the hash. clients: how many are to be found, 1 to 100.\n"
+         "secret: 16 bytes, the key of the hash. clients: how many the sketch finds, 1 to 100.\n"
          "keys: 'plain', 'masked' or 'hashed', what is kept of their keys. path: a file for\n"
          "counts that several processes share, with the same secret and clients. Raises\n"
          "OSError, PermissionError or ValueError for a file that cannot be used.")},

@@ -317,11 +317,30 @@ static inline limiter_object *limiter_of(PyObject *self)
 }
 
 /* Return 1 if it was initialised, else 0 with an exception set. */
-int limiter_ready(const limiter_object *self);
+static inline int limiter_ready(const limiter_object *self)
+{
+    if (self->table == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this limiter was not initialised: call __init__ first");
+        return 0;
+    }
+    return 1;
+}
+
+/* Read the time of a limiter that has another clock than the steady one alone. 0, or -1 with an
+ * exception set. */
+RL_APART int limiter_now_by_any(const limiter_object *self, rl_time *now);
 
 /* Read the time by its clock, which may call Python. The wall clock is read only where a window
  * needs it. 0, or -1 with an exception set. */
-int limiter_now(const limiter_object *self, rl_time *now);
+static inline int limiter_now(const limiter_object *self, rl_time *now)
+{
+    if (self->clock_kind == CLOCK_KIND_MONOTONIC && !self->has_windows) {
+        *now = (rl_time){core_steady_ns(), 0};
+        return 0;
+    }
+    return limiter_now_by_any(self, now);
+}
 
 extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
 
@@ -371,7 +390,7 @@ limiter_object *limiter_table_for(limiter_object *self, given_limits_object *giv
 void limiter_share_tables(limiter_object *self, const limiter_object *other);
 
 /* Return the denial of a request that may not overtake those who wait for its key: a tuple of
- * Decisions. NULL: there is none, or an exception is set. In limiter_methods.c. */
+ * Decisions. NULL: there is none, or an exception is set. In limiter_shared.c. */
 PyObject *limiter_behind(limiter_object *self, const core_key_cost *args);
 
 /* Read the Decisions of a denial by `n` limits, which it frees; `out` and `each` may be NULL. 0, or -1

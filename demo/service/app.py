@@ -287,6 +287,7 @@ def create_app(
         exempt_paths=(page_paths(LIVE_PAGE) if token else frozenset()).union(NOT_LIMITED),
         metrics="service",
         tracing=settings.tracing,
+        top=100,
     )
     app.add_exception_handler(RequestValidationError, _malformed)
     _add_routes(app, limiters, identify)

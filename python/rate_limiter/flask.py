@@ -34,20 +34,21 @@ from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.settling import CostAfter, Finished
 from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import MEMORY
-from rate_limiter.web.flask_limit import DecoratorLimit, LimitNames, name_of
-from rate_limiter.web.flask_policies import FlaskPolicies
-from rate_limiter.web.flask_request import (
-    EXEMPT,
-    EXTENSION,
-    LIMITS,
-    FlaskRateLimitExceeded,
-    State,
-    attached,
-)
-from rate_limiter.web.flask_settings import DECIDING, check_settings, read_settings
 
 with extra_named():
     from flask import Blueprint, Flask, has_request_context
+
+    from rate_limiter.web.flask_limit import DecoratorLimit, LimitNames, name_of
+    from rate_limiter.web.flask_policies import FlaskPolicies
+    from rate_limiter.web.flask_request import (
+        EXEMPT,
+        EXTENSION,
+        LIMITS,
+        FlaskRateLimitExceeded,
+        State,
+        attached,
+    )
+    from rate_limiter.web.flask_settings import DECIDING, check_settings, read_settings
 
 if TYPE_CHECKING:
     from rate_limiter.jwt import Jwt

@@ -64,10 +64,10 @@ def test_a_limiter_without_a_prefix_empties_no_database(
     with contextlib.closing(server.admin()) as client:
         client.set("of others", "kept")
         for call in (limiter.reset, limiter.keys):
-            with pytest.raises(ValueError, match="cannot be told from all others"):
+            with pytest.raises(ValueError, match="cannot be distinguished from all others"):
                 call()
         reset_all()
-        assert any("cannot be told" in message for message in caplog.messages)
+        assert any("cannot be distinguished" in message for message in caplog.messages)
         assert client.get("of others") == b"kept"
         limiter.reset(prefix="k")
         assert client.keys("*") == [b"of others"]

@@ -54,7 +54,14 @@ PATHS = {
     "rate_limiter.limit": ("Limit",),
     "rate_limiter.memory_store": ("InMemoryStore",),
     "rate_limiter.memory_store_async": ("AsyncInMemoryStore",),
-    "rate_limiter.metrics": ("registry", "rl_allowed", "rl_blocked", "rl_latency", "watch"),
+    "rate_limiter.metrics": (
+        "registry",
+        "rl_allowed",
+        "rl_blocked",
+        "rl_latency",
+        "top_clients",
+        "watch",
+    ),
     "rate_limiter.middleware": (
         *("DistributedTokenBucketMiddleware", "RateLimitMiddleware", "RateLimiterMiddleware"),
         *("ASGIApp", "Receive", "Scope", "Send", "client_of", "first_forwarded"),

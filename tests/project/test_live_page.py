@@ -38,6 +38,8 @@ OPTIONS = dict(
     },
     key="header:X-API-Key",
     metrics="api",
+    top=100,
+    top_keys="plain",
     store=os.environ["STORE"],
     name="live",
     setup_checks=False,
@@ -151,6 +153,7 @@ def test_a_live_page(name: str, page: Page, tmp_path: Path) -> None:
     with served(name, tmp_path) as server:
         log_in(page, server)
         load(server)
+        shows_the_top_clients(page)
         shows_the_metrics(page, server)
         shows_a_client_and_resets_it(page, server)
         runs_nothing_that_is_injected(page)
@@ -163,6 +166,19 @@ def test_a_live_page(name: str, page: Page, tmp_path: Path) -> None:
         page.wait("document.querySelector('#token') !== null")
         assert violations(page) == []
     assert "Traceback" not in server.log
+
+
+def shows_the_top_clients(page: Page) -> None:
+    """Counts halve every minute, so only their order is known."""
+    page.wait("document.querySelector('#top-denied').rows.length === 3")
+    page.wait("document.querySelector('#top-allowed').rows.length === 5")
+    denied, allowed = (page.cells(f"#top-{kind} tr") for kind in ("denied", "allowed"))
+    assert [row[0] for row in denied] == [PREFIX + key for key in ("carol", "bob", MARKUP)]
+    assert {row[0] for row in allowed[:3]} == {row[0] for row in denied}  # 20 each
+    assert [row[0] for row in allowed[3:]] == [f"{PREFIX}dave", f"{PREFIX}erin"]
+    assert {row[1] for row in denied + allowed} == {"api.default"}
+    counts = [int(row[2]) for row in denied]
+    assert 30 >= counts[0] > counts[1] > counts[2] > 0
 
 
 def shows_the_metrics(page: Page, server: Server) -> None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from rate_limiter._core import Decision, GivenLimits
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import ManualClock
 from rate_limiter.limiting.waiting import Lines, line_key
-
-if TYPE_CHECKING:
-    from rate_limiter.limiting.async_limiter import AsyncRateLimiter
-    from rate_limiter.limiting.limiter import RateLimiter
 
 KEPT = 1024
 """The number of different limits that are kept after they were read."""
@@ -79,11 +75,15 @@ def lines_of_given(lines: Lines, *, make: bool = False) -> Lines | None:
 class GivenLimiter:
     """A RateLimiter whose calls all give the same limits.
 
+    Args:
+        limiter: the RateLimiter.
+        given: the limits.
+
     Attributes:
         limits: these, as a tuple.
     """
 
-    def __init__(self, limiter: RateLimiter, given: GivenLimits) -> None:
+    def __init__(self, limiter: Any, given: GivenLimits) -> None:
         self._limiter = limiter
         self._given = given
         self._clock = limiter._clock
@@ -99,10 +99,10 @@ class GivenLimiter:
         return b"\0".join((line_key(key), "; ".join(map(str, self.limits)).encode()))
 
     def _take(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return self._limiter._take(key, cost, self._given)
+        return cast(Decision, self._limiter._take(key, cost, self._given))
 
     def _peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
-        return self._limiter._peek_each(key, cost, self._given)
+        return cast("tuple[Decision, ...]", self._limiter._peek_each(key, cost, self._given))
 
     def acquire(
         self,
@@ -112,15 +112,16 @@ class GivenLimiter:
         *,
         max_waiting: int | None = None,
     ) -> Decision:
-        return self._limiter.acquire(
-            key, cost, timeout, max_waiting=max_waiting, limits=self._given
+        return cast(
+            Decision,
+            self._limiter.acquire(key, cost, timeout, max_waiting=max_waiting, limits=self._given),
         )
 
     def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return self._limiter.peek(key, cost, self._given)
+        return cast(Decision, self._limiter.peek(key, cost, self._given))
 
     def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return self._limiter.charge(key, cost, self._given)
+        return cast(Decision, self._limiter.charge(key, cost, self._given))
 
     def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         self._limiter.refund(key, cost, self._given)
@@ -133,9 +134,9 @@ async def _call_given(
 
 
 class AsyncGivenLimiter:
-    """An AsyncRateLimiter whose calls all give the same limits."""
+    """An AsyncRateLimiter whose calls all give the same limits. See GivenLimiter."""
 
-    def __init__(self, limiter: AsyncRateLimiter, given: GivenLimits) -> None:
+    def __init__(self, limiter: Any, given: GivenLimits) -> None:
         self._async = limiter
         self._given = given
         self._limiter = GivenLimiter(limiter._limiter, given)
@@ -149,12 +150,15 @@ class AsyncGivenLimiter:
         *,
         max_waiting: int | None = None,
     ) -> Decision:
-        return await self._async.acquire(
-            key, cost, timeout, max_waiting=max_waiting, limits=self._given
+        return cast(
+            Decision,
+            await self._async.acquire(
+                key, cost, timeout, max_waiting=max_waiting, limits=self._given
+            ),
         )
 
     async def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return await self._async.charge(key, cost, self._given)
+        return cast(Decision, await self._async.charge(key, cost, self._given))
 
     async def refund(self, key: str | bytes, cost: Cost = 1) -> None:
         await self._async.refund(key, cost, self._given)

@@ -13,7 +13,7 @@ class Dimension(NamedTuple):
     Attributes:
         meter: your name for the limited traffic, such as "api".
         rule: the rule that limits it; "" if there are no rules.
-        top: how many clients with the most decisions are to be found; None: they are not counted.
+        top: how many of the clients with the most decisions count; None: none do.
         top_keys: what is kept of their keys.
     """
 

@@ -62,8 +62,8 @@ def search_exact(connection: Connection, before: bytes, prefix: bytes) -> dict[b
     """
     if not before + prefix:
         raise ValueError(
-            "without a prefix of the keys in Redis, those of this limiter cannot be told from all "
-            "others in the database: expected a prefix here, or an exact_prefix of the limiter"
+            "without a prefix, the keys of this limiter cannot be distinguished from all others in "
+            "the database of Redis: expected a prefix here, or an exact_prefix of the limiter"
         )
     pattern = escaped(before + prefix) + b"*"
     return _found(connection, pattern, prefix, lambda key: DATE.sub(b"", key[len(before) :]))
