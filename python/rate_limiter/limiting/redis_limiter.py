@@ -582,7 +582,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             answer = partial(self._asked, source, buckets, method, args)
         else:
             answer = partial(self._wait_in_hub, hub, buckets, method, *args)
-        return tracing.answered(source, method, args, answer)
+        return tracing.answered(source, self._command(buckets, method), method, args, answer)
 
     def _asked_traced(
         self, loop: Any, buckets: _core.RedisBuckets, method: str, args: tuple[Any, ...]
@@ -590,8 +590,18 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         """Do what _asked() does for a task, and trace it."""
         answer = self._asked(loop, buckets, method, args)
         assert self._tracing is not None
-        self._tracing.follow(loop, method, args, answer)
+        self._tracing.follow(loop, self._command(buckets, method), method, args, answer)
         return answer
+
+    def _command(self, buckets: _core.RedisBuckets, method: str) -> str:
+        """Return the command of Redis for a method."""
+        if method != "reset":
+            return "EVALSHA"
+        if buckets is self._buckets:
+            has_windows = any(limit.is_window for limit in self.limits)
+        else:
+            has_windows = buckets is not self._kinds.get(shape_of(_FOUR_BUCKETS))
+        return "EVALSHA" if has_windows else "DEL"
 
     # --- Measured ----------------------------------------------------------------------------
 
@@ -689,8 +699,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 def _tracing_of(limiter: RedisRateLimiter) -> RedisTracing:
     from rate_limiter.stores.tracing import RedisTracing  # needs OpenTelemetry
 
-    has_windows = any(limit.is_window for limit in limiter.limits)
-    return RedisTracing(limiter.store.connection.client, limiter._buckets, has_windows=has_windows)
+    return RedisTracing(limiter.store.connection.client, limiter._buckets)
 
 
 def _key_of(method: str, args: tuple[Any, ...]) -> str | bytes:
@@ -747,14 +756,15 @@ def _endings_of_calls(given: GivenLimits) -> list[str]:
     """Return the parts after the client's key in Redis, for limits that came with a call.
 
     Buckets are numbered from the one that takes longest to fill: so a limit that is added or left
-    out does not change what the others are.
+    out does not change what the others are. As in memory, a bucket beside windows is another one.
     """
+    bucket = "mixed" if given.has_windows else "bucket"
     fill_s = [0.0 if one.is_window else time_to_fill_s(one) for one in given.limits]
     order = sorted(range(len(fill_s)), key=lambda i: -fill_s[i])
     places = range(len(fill_s)) if given.has_windows else map(order.index, range(len(fill_s)))
     return [
         OF_CALLS
-        + (_ending(i, one, exact=False, names_limits=False) if one.is_window else f":{i}:bucket")
+        + (_ending(i, one, exact=False, names_limits=False) if one.is_window else f":{i}:{bucket}")
         for i, one in zip(places, given.limits, strict=True)
     ]
 
