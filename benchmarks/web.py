@@ -33,6 +33,7 @@ from web_cases import (
     COST_ALONE,
     EMPTY,
     KEY_ALONE,
+    LIMITS_ALONE,
     NO_ASGI,
     NO_FASTAPI,
     NO_FLASK,
@@ -135,9 +136,11 @@ def targets() -> Iterator[Target]:
     denied = [f"ASGI, {name}, denied" for name in CONFIGURATIONS]
     for name in (*denied, "WSGI, plain, denied", "WSGI, header key chain, denied"):
         yield Target(f"{name}: us of a request", (name,), 8)
-    for name, alone in (("key", KEY_ALONE), ("cost", COST_ALONE)):
+    callables = (("key", KEY_ALONE, 1), ("cost", COST_ALONE, 1), ("limits", LIMITS_ALONE, 2))
+    for name, alone, bound in callables:
         case = f"ASGI, callable {name}"
-        yield Target(f"{case}: us more than plain and callable", (case, "ASGI, plain", alone), 1)
+        parts = (case, "ASGI, plain", alone)
+        yield Target(f"{case}: us more than plain and callable", parts, bound)
     yield Target(
         "FastAPI, dependency: added / empty dependency",
         ("FastAPI, dependency", NO_FASTAPI),

@@ -124,6 +124,7 @@ def plain_cases() -> Iterator[Case]:
     )
     yield Case(KEY_ALONE, lambda: key_of, Call)
     yield Case(COST_ALONE, lambda: cost_of, Call)
+    yield Case(LIMITS_ALONE, lambda: limits_of, Call)
 
 
 def our_cases() -> Iterator[Case]:
@@ -191,6 +192,7 @@ def configurations(one: str, two: str) -> dict[str, dict[str, Any]]:
 CONFIGURATIONS = tuple(configurations(*ONE))
 KEY_ALONE = "the key callable alone"
 COST_ALONE = "the cost callable alone"
+LIMITS_ALONE = "the limits callable alone"
 
 
 def key_of(scope: Any) -> Any:
@@ -199,6 +201,14 @@ def key_of(scope: Any) -> Any:
 
 def cost_of(scope: Any) -> float:
     return 1
+
+
+def limits_of(scope: Any) -> str:
+    return ENOUGH[0]
+
+
+def few_limits_of(scope: Any) -> str:
+    return ONE[0]
 
 
 def limited_asgi(options: dict[str, Any], limits: str | None = None) -> Any:
@@ -226,6 +236,15 @@ def asgi_cases() -> Iterator[Case]:
             functools.partial(limited_asgi, callables),
             Asgi,
             NO_ASGI,
+            shows=LIMIT_HEADER,
+        )
+    for function, status, ending in ((limits_of, 200, ""), (few_limits_of, 429, ", denied")):
+        yield Case(
+            f"ASGI, callable limits{ending}",
+            functools.partial(limited_asgi, {"limits": function}),
+            Asgi,
+            NO_ASGI,
+            status,
             shows=LIMIT_HEADER,
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter import RateLimiter
-from rate_limiter.asgi import Store
+from rate_limiter.asgi import DynamicLimits, Store
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.headers import HeaderStyle
@@ -39,6 +39,7 @@ KNOWN: dict[str, Any] = {
         RateLimiter,
         RateLimitMiddleware,
         RateLimit,
+        DynamicLimits,
         FlaskRateLimiter,
         RedisStore,
         Jwt,
@@ -61,6 +62,11 @@ SECTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "RateLimit": ("A dependency of [FastAPI](fastapi.md).", RateLimit),
     "FlaskRateLimiter": ("The extension of [Flask](flask.md).", FlaskRateLimiter),
     "FlaskRateLimiter.limit": ("Its decorator.", FlaskRateLimiter.limit),
+    "DynamicLimits": (
+        "Limits that a function returns: a value of `limits=`; see "
+        "[limits](limits.md#limits-that-depend-on-the-client).",
+        DynamicLimits,
+    ),
     "ClientAddress": ("The value of `client=`; see [identity](identity.md).", ClientAddress),
     "HeaderStyle": ("A value of `headers=`; see [headers](headers.md).", HeaderStyle),
     "Store": ("A value of `store=`, for middlewares, `RateLimit` and `FlaskRateLimiter`.", Store),

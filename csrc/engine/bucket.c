@@ -33,14 +33,8 @@ static int bit_length(uint64_t number)
 /* mult / 2^shift = rate * 2^frac_bits / 1e9 with 63 or 64 significant bits,
  * rounded up, so that a time that delivers a whole number of units is not missed
  * by a nanosecond. */
-static void set_tap(rl_limit *limit, unsigned frac_bits)
+static void set_tap(rl_limit *limit, rl_fraction rate, unsigned frac_bits)
 {
-    limit->mult = 0;
-    limit->shift = 0;
-    if (limit->refill_rate <= 0) {
-        return;
-    }
-    rl_fraction rate = rl_rate_fraction(limit->refill_rate);
     uint64_t divisor = rate.q * NS_PER_S;
     int scale = 63 + bit_length(divisor) - bit_length(rate.p);
     int shift = scale - (int)frac_bits - rate.exponent;
@@ -57,6 +51,13 @@ __extension__ typedef __int128 rl_i128;
 static int64_t clamp_ns(rl_u128 ns)
 {
     return ns < (rl_u128)RL_NEVER ? (int64_t)ns : RL_NEVER;
+}
+
+static void set_horizon(rl_limit *limit)
+{
+    if (limit->mult != 0 && limit->shift < 66) {
+        limit->horizon_ns = clamp_ns((((rl_u128)1 << 61) << limit->shift) / limit->mult);
+    }
 }
 
 rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
@@ -79,16 +80,100 @@ rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate)
         .cap = (uint64_t)ceil(ldexp(capacity, (int)bits)),
         .horizon_ns = RL_NEVER,
     };
-    set_tap(limit, bits);
-    if (limit->mult != 0 && limit->shift < 66) {
-        limit->horizon_ns = clamp_ns((((rl_u128)1 << 61) << limit->shift) / limit->mult);
+    if (refill_rate > 0) {
+        set_tap(limit, rl_rate_fraction(refill_rate), bits);
     }
+    set_horizon(limit);
     return RL_OK;
+}
+
+/* ---- timed buckets ---------------------------------------------------------------- */
+
+/* Return the units in which a rate > 0 delivers a token, rounded up; 0: more than 2^62. */
+static uint64_t timed_per_token(double refill_rate)
+{
+    rl_fraction rate = rl_rate_fraction(refill_rate); /* RL_RATE_MAX keeps its exponent <= 0 */
+    int bits = __builtin_ctzll(RL_TIMED_UNITS) - rate.exponent;
+    if (bits > 126 - bit_length(rate.q)) {
+        return 0;
+    }
+    rl_u128 units = (((rl_u128)rate.q << bits) + rate.p - 1) / rate.p;
+    return units <= UINT64_C(1) << 62 ? (uint64_t)units : 0;
+}
+
+/* Return finite tokens >= 0 as units, rounded up; UINT64_MAX: as many or more. */
+static uint64_t timed_units(uint64_t per_token, double tokens)
+{
+    if (tokens >= 0x1p62) {
+        return UINT64_MAX;
+    }
+    int exponent;
+    double whole = floor(tokens);
+    double part = frexp(tokens - whole, &exponent); /* both are exact */
+    rl_u128 units = (rl_u128)(uint64_t)whole * per_token;
+    if (part > 0) {
+        rl_u128 product = (rl_u128)(uint64_t)ldexp(part, 53) * per_token; /* below 2^115 */
+        int shift = 53 - exponent;
+        units += shift < 127 ? (product + ((rl_u128)1 << shift) - 1) >> shift : 1;
+    }
+    return units < UINT64_MAX ? (uint64_t)units : UINT64_MAX;
+}
+
+/* Return units as tokens, rounded down. Not inlined: a decision of other buckets is faster. */
+__attribute__((noinline)) static double timed_tokens(uint64_t per_token, uint64_t units)
+{
+    double tokens = (double)(units / per_token) + (double)(units % per_token) / (double)per_token;
+    while (timed_units(per_token, tokens) > units) {
+        tokens = nextafter(tokens, 0);
+    }
+    return tokens;
+}
+
+rl_status rl_limit_init_timed(rl_limit *limit, double capacity, double refill_rate)
+{
+    if (!(capacity >= 0 && capacity <= RL_CAPACITY_MAX)) {
+        return RL_ECAPACITY;
+    }
+    if (!(refill_rate >= 0 && refill_rate <= RL_RATE_MAX)) {
+        return RL_ERATE;
+    }
+    uint64_t per_token = refill_rate > 0 ? timed_per_token(refill_rate) : 0;
+    if (per_token == 0 && capacity > 0) {
+        return RL_ERATE;
+    }
+    uint64_t cap = timed_units(per_token, capacity);
+    if ((double)cap >= CAP_UNITS_MAX) {
+        return RL_ERATE;
+    }
+    per_token = per_token != 0 ? per_token : 1;
+    *limit = (rl_limit){
+        .capacity = fabs(capacity), /* no -0 */
+        .refill_rate = refill_rate,
+        .unit = 1 / (double)per_token,
+        .per_token = per_token,
+        .cap = cap,
+        .horizon_ns = RL_NEVER,
+    };
+    set_tap(limit, (rl_fraction){RL_TIMED_UNITS, 1, 0}, 0);
+    set_horizon(limit);
+    return RL_OK;
+}
+
+/* ---- costs ------------------------------------------------------------------------ */
+
+/* Return tokens as units, rounded up. */
+static double units_of(const rl_limit *limit, double tokens)
+{
+    return ceil(tokens / limit->unit); /* a power of two: exact */
 }
 
 uint64_t rl_limit_cost(const rl_limit *limit, double tokens)
 {
-    double units = ceil(tokens / limit->unit); /* a power of two: exact */
+    if (limit->per_token != 0) {
+        uint64_t timed = timed_units(limit->per_token, tokens);
+        return timed <= limit->cap && limit->cap != 0 ? timed : RL_COST_NEVER;
+    }
+    double units = units_of(limit, tokens);
     return units <= (double)limit->cap && limit->cap != 0 ? (uint64_t)units : RL_COST_NEVER;
 }
 
@@ -99,13 +184,18 @@ static uint64_t at_most(double units, uint64_t most)
 
 uint64_t rl_limit_charge(const rl_limit *limit, double tokens)
 {
-    return at_most(ceil(tokens / limit->unit), rl_limit_most(limit));
+    uint64_t most = rl_limit_most(limit);
+    if (limit->per_token != 0) {
+        uint64_t timed = timed_units(limit->per_token, tokens);
+        return timed < most ? timed : most;
+    }
+    return at_most(units_of(limit, tokens), most);
 }
 
 uint64_t rl_limit_refund(const rl_limit *limit, double tokens)
 {
-    double units = tokens / limit->unit;
-    return at_most(limit->kind == RL_BUCKET ? ceil(units) : floor(units), rl_limit_most(limit));
+    return limit->kind == RL_BUCKET ? rl_limit_charge(limit, tokens)
+                                    : at_most(floor(tokens), rl_limit_most(limit));
 }
 
 /* ceil(n / d) for n < 2^127, 2^62 <= d and inverse = 1 / d, or RL_NEVER when that
@@ -153,6 +243,9 @@ int64_t rl_limit_wait_ns(const rl_limit *limit, rl_tap tap, uint64_t need)
 /* Round down, also where a double has fewer bits than the count. */
 static double units_to_tokens(const rl_limit *limit, uint64_t units)
 {
+    if (limit->per_token != 0) {
+        return timed_tokens(limit->per_token, units);
+    }
     int excess = units == 0 ? 0 : 11 - __builtin_clzll(units);
     if (excess > 0) {
         units = (units >> excess) << excess;

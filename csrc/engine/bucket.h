@@ -25,7 +25,13 @@
  * refill_rate * t + one unit. f is the largest that keeps capacity below 2^62 units
  * and the tap below 2^41 units a second, 10 to 52: one unit is refilled in less
  * than a thousandth of a nanosecond, or is 2^-52 tokens, or 2^-62 of the
- * capacity. */
+ * capacity.
+ *
+ * A timed bucket counts in units of time, so that one word serves any limit: its tap delivers
+ * RL_TIMED_UNITS units a second whatever the rate, and a token is so many units as the tap
+ * delivers in the time of a token, rounded up. A word is then the time at which the bucket is full.
+ * When a key gets another limit, its bucket is full again at the same time as before. Rounding makes
+ * a rate r too low by at most r / RL_TIMED_UNITS of it. */
 #ifndef RL_ENGINE_BUCKET_H
 #define RL_ENGINE_BUCKET_H
 
@@ -45,6 +51,9 @@ typedef enum rl_status {
 
 #define RL_CAPACITY_MAX 4e15 /* tokens; below 2^52 */
 #define RL_RATE_MAX 1e9      /* tokens per second: one a nanosecond */
+
+/* Units of a timed bucket in a second: 2^62 of them are eight years. */
+#define RL_TIMED_UNITS (UINT64_C(1) << 34)
 
 /* A time that does not come, or not within the 292 years of an int64_t. */
 #define RL_NEVER INT64_MAX
@@ -67,9 +76,11 @@ typedef struct rl_limit {
     uint8_t calendar;   /* an rl_unit: of a calendar window, else 0 */
     bool starts_first;  /* a fixed window that begins with the first request */
     bool counts_denied; /* denied requests take their cost too, as far as they can be charged */
+    bool keeps_times;   /* a sliding window that has room for all times, whatever its count */
     double capacity;    /* tokens */
     double refill_rate; /* tokens per second */
-    double unit;        /* tokens: 2^-f */
+    double unit;        /* tokens: 2^-f; of a timed bucket about */
+    uint64_t per_token; /* units of a token in a timed bucket; 0: `unit` is exact */
     uint64_t cap;       /* capacity in units, below 2^62 */
     uint64_t mult;
     union {
@@ -106,6 +117,10 @@ typedef struct rl_decision {
 /* Check `capacity` (tokens) and `refill_rate` (tokens/s, 0 = never refills) and
  * prepare *limit. On RL_ECAPACITY or RL_ERATE *limit is not written. */
 rl_status rl_limit_init(rl_limit *limit, double capacity, double refill_rate);
+
+/* The same for a timed bucket. RL_ERATE also where a token or the capacity takes longer than eight
+ * years, or never comes; a capacity of 0 needs no rate. */
+rl_status rl_limit_init_timed(rl_limit *limit, double capacity, double refill_rate);
 
 /* Convert a finite cost >= 0 in tokens to units, rounded up; RL_COST_NEVER when
  * it is above the capacity, or the capacity is 0. */

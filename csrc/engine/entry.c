@@ -30,6 +30,77 @@ void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n)
     }
 }
 
+/* ---- limits that come with a request --------------------------------------------- */
+
+static bool is_timed(const rl_limit_set *set)
+{
+    for (size_t i = 0; i < set->n; i++) {
+        if (rl_is_window(&set->limits[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Return how many limits take longer to fill, of equal ones those before. */
+static size_t place_of(const rl_limit_set *set, size_t i)
+{
+    size_t place = 0;
+    for (size_t j = 0; j < set->n; j++) {
+        uint64_t mine = set->limits[i].cap, other = set->limits[j].cap;
+        place += other > mine || (other == mine && j < i);
+    }
+    return place;
+}
+
+void rl_limit_set_init_given(rl_limit_set *set, const rl_limit *limits, size_t n)
+{
+    rl_limit_set_init(set, limits, n);
+    for (size_t i = 0; i < n && is_timed(set); i++) {
+        set->first_word[i] = (uint8_t)place_of(set, i);
+    }
+}
+
+/* A limit of the same kind as another, for which only that counts. */
+static rl_limit limit_of_kind(const rl_limit *like)
+{
+    rl_limit limit = *like;
+    if (!rl_is_window(like)) {
+        rl_limit_init_timed(&limit, 1, 1);
+        return limit;
+    }
+    limit.capacity = 1;
+    limit.cap = 1;
+    limit.refill_rate = 1e9 / (double)like->window_ns;
+    limit.counts_denied = false;
+    return limit;
+}
+
+void rl_limit_set_init_any(rl_limit_set *set, const rl_limit_set *given)
+{
+    rl_limit kinds[RL_LIMITS_MAX];
+    size_t n = is_timed(given) ? RL_TIMED_LIMITS_MAX : given->n;
+    for (size_t i = 0; i < n; i++) {
+        kinds[i] = limit_of_kind(&given->limits[i < given->n ? i : 0]);
+    }
+    rl_limit_set_init(set, kinds, n);
+}
+
+bool rl_limit_set_fits(const rl_limit_set *any, const rl_limit_set *given)
+{
+    if (is_timed(given)) {
+        return is_timed(any);
+    }
+    bool fits = any->n == given->n;
+    for (size_t i = 0; fits && i < any->n; i++) {
+        const rl_limit *one = &any->limits[i], *other = &given->limits[i];
+        fits = one->kind == other->kind && (!rl_is_window(one) || rl_window_is_alike(one, other));
+    }
+    return fits;
+}
+
+/* ---- decisions ------------------------------------------------------------------- */
+
 RL_APART static rl_decision entry_describe_window(const rl_moment *moment, const rl_found *found,
                                                   size_t i, uint64_t cost, bool allowed)
 {

@@ -56,6 +56,22 @@ typedef struct rl_found {
 /* Copy 1 to RL_LIMITS_MAX limits. */
 void rl_limit_set_init(rl_limit_set *set, const rl_limit *limits, size_t n);
 
+/* At most so many buckets in a set of timed ones. */
+#define RL_TIMED_LIMITS_MAX 4
+
+/* Copy limits that a caller gives with a request: of one key, each request may have others. If all
+ * are buckets, which are timed, there are RL_TIMED_LIMITS_MAX of them at most, and the one that takes
+ * longest to fill is the first word: so a limit that is added or left out does not change what
+ * the others are. */
+void rl_limit_set_init_given(rl_limit_set *set, const rl_limit *limits, size_t n);
+
+/* Make the set of a table whose requests have limits such as these: entries have the same words, or
+ * more. */
+void rl_limit_set_init_any(rl_limit_set *set, const rl_limit_set *given);
+
+/* Return true if a table that was made for the one has the entries of the other. */
+bool rl_limit_set_fits(const rl_limit_set *any, const rl_limit_set *given);
+
 /* Convert an entry of one set to the words of another, which has as many limits of the
  * same kinds. A bucket is full again at the same time as before (or lacks as many tokens,
  * where one of the two is never refilled). A window of the same length keeps its counts,

@@ -77,6 +77,12 @@ static void fill_all(const moment *moment, shard *shard, size_t i)
  * key had no request for that long. A slower limit may still have a deficit. */
 void rl_shard_visit(const moment *moment, shard *shard)
 {
+    if (moment->at.set != &moment->table->set) {
+        struct moment own;
+        moment_init(&own, moment->table, moment->at.now);
+        rl_shard_visit(&own, shard);
+        return;
+    }
     const rl_limit_set *set = &moment->table->set;
     int64_t age_ns = rl_shard_age_ns(moment, shard);
     for (size_t i = 0; i < set->n; i++) {
@@ -290,6 +296,11 @@ static slot least_indebted(const moment *moment, uint64_t *first, uint64_t *seco
 slot rl_shard_make_room(const moment *moment, shard *shard, uint64_t tag)
 {
     const rl_table *table = moment->table;
+    if (moment->at.set != &table->set) {
+        struct moment own;
+        moment_init(&own, table, moment->at.now);
+        return rl_shard_make_room(&own, shard, tag);
+    }
     if (line_count(table, shard) != 0) {
         fit_size(moment, shard);
     }

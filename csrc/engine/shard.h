@@ -56,6 +56,8 @@ typedef struct slot {
     uint64_t *words; /* see engine/entry.h */
 } slot;
 
+/* `at` has the limits of the table, or of a request that has its own (see rl_request). Only those of
+ * the table show whether an entry is full, so functions that visit other entries use these. */
 typedef struct moment {
     const rl_table *table;
     rl_moment at;

@@ -29,7 +29,7 @@
  *    * y / window + k - lump, because d was at most count at the first. Either way d <= used.
  *
  * In a table a sliding window takes six words, or with a count of 3 to RL_RUN_TIMES_MAX two
- * more for each: the times of both runs, current | previous << 32 of the numbers of lumps,
+ * more for each (as for RL_RUN_TIMES_MAX if it keeps times): the times of both runs, current | previous << 32 of the numbers of lumps,
  * and the same of the lumps. Its number is that of its newest request. A window without counts is
  * the same as no window. */
 #ifndef RL_ENGINE_SLIDING_H
@@ -58,6 +58,9 @@ typedef struct rl_sliding {
 /* Return how many times a run of a limit has room for. */
 static inline unsigned rl_sliding_times(const rl_limit *limit)
 {
+    if (limit->keeps_times) {
+        return RL_RUN_TIMES_MAX;
+    }
     return limit->cap > 2 && limit->cap <= RL_RUN_TIMES_MAX ? (unsigned)limit->cap : 2;
 }
 

@@ -86,6 +86,36 @@ rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_ti
 rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                           rl_decision *out);
 
+/* A request under limits of the caller, which rl_limit_set_init_given made. The table was made for
+ * any such, see rl_limit_set_init_any. */
+typedef struct rl_request {
+    rl_table *table;
+    const rl_limit_set *limits; /* borrowed */
+    rl_key key;
+    const uint64_t *costs; /* one for each of these limits */
+    rl_time now;
+    int64_t blocked_ns; /* the key is blocked for so long; 0: it is not */
+} rl_request;
+
+/* As rl_table_take, or rl_table_try, for such a request. */
+rl_status rl_request_take(const rl_request *request, bool *allowed, rl_decision *out,
+                          rl_decision *each);
+rl_status rl_request_try(const rl_request *request, bool *allowed, rl_decision *out,
+                         rl_decision *each);
+/* As rl_table_charge, rl_table_peek, rl_table_refund. */
+rl_status rl_request_charge(const rl_request *request, rl_decision *out);
+void rl_request_peek(const rl_request *request, rl_decision *out, rl_decision *each);
+void rl_request_refund(const rl_request *request);
+
+/* The limits that a table was made for. Borrowed. */
+const rl_limit_set *rl_table_limits(const rl_table *table);
+
+/* Return true if some key may be blocked. */
+bool rl_table_has_blocks(rl_table *table, rl_time now);
+
+/* Return how long rl_table_block denies the requests of a key; 0: it does not. */
+int64_t rl_table_blocked_ns(rl_table *table, rl_key key, rl_time now);
+
 /* Read the decision that rl_table_take would make, with the tokens left now. `each` may
  * be NULL. Changes nothing. */
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,

@@ -12,9 +12,25 @@ static void describe_each(const rl_moment *moment, const rl_found *found, const 
     }
 }
 
+/* ---- requests --------------------------------------------------------------------- */
+
+static inline void request_moment(moment *moment, const rl_request *request)
+{
+    moment->table = request->table;
+    rl_moment_init(&moment->at, request->limits, request->now);
+}
+
+/* A request under the limits of a table. */
+static inline rl_request table_request(rl_table *table, rl_key key, const uint64_t *costs,
+                                       rl_time now)
+{
+    return (rl_request){table, &table->set, key, costs, now, rl_blocks_left_ns(table, key, now)};
+}
+
 /* Find the entry of a key and read its state. What was counted before the clock was set back is
  * written as it is read now, so that the times in a decision hold. With the shard's lock. */
-static inline slot table_read(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
+__attribute__((always_inline)) static inline slot table_read(const moment *moment, shard *shard,
+                                                             uint64_t tag, rl_found *found)
 {
     slot entry = rl_shard_find(moment->table, shard, tag);
     rl_entry_read(&moment->at, entry.words, found);
@@ -24,29 +40,36 @@ static inline slot table_read(const moment *moment, shard *shard, uint64_t tag, 
     return entry;
 }
 
-/* Make room for a new key, which may inherit a debt, and read it. Without a slot: out of memory. */
+/* Make room for a new key, which may inherit a debt, and read it. Words of a free place that the
+ * request does not write are full. Without a slot: out of memory. */
 RL_APART static slot table_insert(const moment *moment, shard *shard, uint64_t tag, rl_found *found)
 {
     slot entry = rl_shard_make_room(moment, shard, tag);
-    if (entry.tag != NULL) {
-        rl_entry_read(&moment->at, rl_slot_words(entry), found);
+    if (entry.tag == NULL) {
+        return entry;
     }
+    if (moment->at.set != &moment->table->set && *entry.tag == 0) {
+        for (size_t i = 0; i < moment->table->set.n_words; i++) {
+            entry.words[i] = moment->at.units[0];
+        }
+    }
+    rl_entry_read(&moment->at, rl_slot_words(entry), found);
     return entry;
 }
 
 /* Take the costs if the tokens suffice, or `always`. With the shard's lock. */
-static inline rl_status table_take(const moment *moment, shard *shard, uint64_t tag,
-                                   const uint64_t *costs, bool always, bool *allowed,
-                                   rl_found *found)
+__attribute__((always_inline)) static inline rl_status
+table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *costs, bool always,
+           bool *allowed, rl_found *found)
 {
     slot entry = table_read(moment, shard, tag, found);
-    bool pass = always || rl_entry_allows(&moment->table->set, found, costs);
+    bool pass = always || rl_entry_allows(moment->at.set, found, costs);
     if (pass && entry.tag == NULL) {
         entry = table_insert(moment, shard, tag, found);
         if (entry.tag == NULL) {
             return RL_ENOMEM;
         }
-        pass = always || rl_entry_allows(&moment->table->set, found, costs);
+        pass = always || rl_entry_allows(moment->at.set, found, costs);
     }
     if (pass) {
         rl_found_take(&moment->at, found, costs);
@@ -58,13 +81,14 @@ static inline rl_status table_take(const moment *moment, shard *shard, uint64_t 
 }
 
 /* Read the present state of a key. */
-static void table_look(rl_table *table, rl_key key, const moment *moment, bool denies,
+static void table_look(const rl_request *request, const moment *moment, bool denies,
                        rl_found *found)
 {
-    shard *shard = rl_table_shard(table, key);
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
-    table_read(moment, shard, key_tag(key), found);
+    table_read(moment, shard, key_tag(request->key), found);
     shard->counts.denied += denies;
     rl_shard_unlock(table, shard, ticket);
 }
@@ -84,23 +108,22 @@ RL_APART static void table_describe(const moment *moment, const rl_found *found,
         if (out != NULL) {
             rl_decision_block(out, blocked_ns);
         }
-        for (size_t i = 0; each != NULL && i < moment->table->set.n; i++) {
+        for (size_t i = 0; each != NULL && i < moment->at.set->n; i++) {
             rl_decision_block(&each[i], blocked_ns);
         }
     }
 }
 
 /* Read a decision without taking. `denies`: it counts as a denial. */
-RL_APART static void table_view(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                                int64_t blocked_ns, bool denies, rl_decision *out,
+RL_APART static void table_view(const rl_request *request, bool denies, rl_decision *out,
                                 rl_decision *each)
 {
     moment moment;
-    moment_init(&moment, table, now);
+    request_moment(&moment, request);
     rl_found found;
-    table_look(table, key, &moment, denies, &found);
-    bool allowed = rl_entry_allows(&table->set, &found, costs);
-    table_describe(&moment, &found, costs, allowed, blocked_ns, out, each);
+    table_look(request, &moment, denies, &found);
+    bool allowed = rl_entry_allows(request->limits, &found, request->costs);
+    table_describe(&moment, &found, request->costs, allowed, request->blocked_ns, out, each);
 }
 
 /* Count a denied request that was read into *found. With the shard's lock. */
@@ -120,26 +143,31 @@ RL_APART static rl_status table_count_denied(const moment *moment, shard *shard,
     return RL_OK;
 }
 
-__attribute__((always_inline)) static inline rl_status
-table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now, bool counts_denied,
-             bool *allowed, rl_decision *out, rl_decision *each)
+/* Inlined, and without the address of the request, which so needs no memory. */
+__attribute__((always_inline)) static inline rl_status table_decide(const rl_request *request,
+                                                                    bool counts_denied,
+                                                                    bool *allowed, rl_decision *out,
+                                                                    rl_decision *each)
 {
-    int64_t blocked_ns = rl_blocks_left_ns(table, key, now);
-    if (blocked_ns > 0) {
+    if (request->blocked_ns > 0) {
+        const rl_request blocked = *request;
         *allowed = false;
-        table_view(table, key, costs, now, blocked_ns, true, out, each);
+        table_view(&blocked, true, out, each);
         return RL_OK;
     }
-    shard *shard = rl_table_shard(table, key);
+    rl_table *table = request->table;
+    const uint64_t *costs = request->costs;
+    uint64_t tag = key_tag(request->key);
+    shard *shard = rl_table_shard(table, request->key);
     moment moment;
-    moment_init(&moment, table, now);
+    request_moment(&moment, request);
     rl_found found;
 
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = table_take(&moment, shard, key_tag(key), costs, false, allowed, &found);
+    rl_status status = table_take(&moment, shard, tag, costs, false, allowed, &found);
     if (status == RL_OK && !*allowed && counts_denied) {
-        status = table_count_denied(&moment, shard, key_tag(key), costs, &found);
+        status = table_count_denied(&moment, shard, tag, costs, &found);
     }
     if (status == RL_OK) {
         shard->counts.allowed += *allowed;
@@ -155,59 +183,111 @@ table_decide(rl_table *table, rl_key key, const uint64_t *costs, rl_time now, bo
     return status;
 }
 
-rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                        bool *allowed, rl_decision *out, rl_decision *each)
+rl_status rl_request_take(const rl_request *request, bool *allowed, rl_decision *out,
+                          rl_decision *each)
 {
-    return table_decide(table, key, costs, now, table->set.counts_denied, allowed, out, each);
+    return table_decide(request, request->limits->counts_denied, allowed, out, each);
 }
 
-rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                       bool *allowed, rl_decision *out, rl_decision *each)
+rl_status rl_request_try(const rl_request *request, bool *allowed, rl_decision *out,
+                         rl_decision *each)
 {
-    return table_decide(table, key, costs, now, false, allowed, out, each);
+    return table_decide(request, false, allowed, out, each);
 }
 
-rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
-                          rl_decision *out)
+rl_status rl_request_charge(const rl_request *request, rl_decision *out)
 {
-    shard *shard = rl_table_shard(table, key);
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
     moment moment;
-    moment_init(&moment, table, now);
+    request_moment(&moment, request);
     rl_found found;
     bool allowed;
 
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(&moment, shard);
-    rl_status status = table_take(&moment, shard, key_tag(key), costs, true, &allowed, &found);
+    rl_status status =
+        table_take(&moment, shard, key_tag(request->key), request->costs, true, &allowed, &found);
     rl_shard_unlock(table, shard, ticket);
 
     if (status == RL_OK) {
-        rl_entry_describe(&moment.at, &found, costs, true, out);
+        rl_entry_describe(&moment.at, &found, request->costs, true, out);
     }
     return status;
+}
+
+void rl_request_peek(const rl_request *request, rl_decision *out, rl_decision *each)
+{
+    table_view(request, false, out, each);
+}
+
+void rl_request_refund(const rl_request *request)
+{
+    rl_table *table = request->table;
+    shard *shard = rl_table_shard(table, request->key);
+    moment moment;
+    request_moment(&moment, request);
+    rl_found found;
+
+    uint64_t ticket = rl_shard_lock(table, shard);
+    rl_shard_keep(&moment, shard);
+    slot entry = table_read(&moment, shard, key_tag(request->key), &found);
+    if (entry.tag != NULL) {
+        rl_found_refund(&moment.at, &found, request->costs);
+        rl_entry_write(&moment.at, &found, entry.words);
+    }
+    rl_shard_unlock(table, shard, ticket);
+}
+
+/* ---- the limits of the table -------------------------------------------------------- */
+
+rl_status rl_table_take(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                        bool *allowed, rl_decision *out, rl_decision *each)
+{
+    rl_request request = table_request(table, key, costs, now);
+    return table_decide(&request, table->set.counts_denied, allowed, out, each);
+}
+
+rl_status rl_table_try(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                       bool *allowed, rl_decision *out, rl_decision *each)
+{
+    rl_request request = table_request(table, key, costs, now);
+    return table_decide(&request, false, allowed, out, each);
+}
+
+rl_status rl_table_charge(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
+                          rl_decision *out)
+{
+    rl_request request = {table, &table->set, key, costs, now, 0};
+    return rl_request_charge(&request, out);
 }
 
 void rl_table_peek(rl_table *table, rl_key key, const uint64_t *costs, rl_time now,
                    rl_decision *out, rl_decision *each)
 {
-    table_view(table, key, costs, now, rl_blocks_left_ns(table, key, now), false, out, each);
+    rl_request request = table_request(table, key, costs, now);
+    table_view(&request, false, out, each);
 }
 
 void rl_table_refund(rl_table *table, rl_key key, const uint64_t *costs, rl_time now)
 {
-    shard *shard = rl_table_shard(table, key);
-    moment moment;
-    moment_init(&moment, table, now);
-    rl_found found;
+    rl_request request = {table, &table->set, key, costs, now, 0};
+    rl_request_refund(&request);
+}
 
-    uint64_t ticket = rl_shard_lock(table, shard);
-    rl_shard_keep(&moment, shard);
-    slot entry = table_read(&moment, shard, key_tag(key), &found);
-    if (entry.tag != NULL) {
-        rl_found_refund(&moment.at, &found, costs);
-        rl_entry_write(&moment.at, &found, entry.words);
-    }
-    rl_shard_unlock(table, shard, ticket);
+const rl_limit_set *rl_table_limits(const rl_table *table)
+{
+    return &table->set;
+}
+
+bool rl_table_has_blocks(rl_table *table, rl_time now)
+{
+    return atomic_load_explicit(table->blocked_until_ns, memory_order_acquire) > now.steady_ns;
+}
+
+int64_t rl_table_blocked_ns(rl_table *table, rl_key key, rl_time now)
+{
+    return rl_blocks_left_ns(table, key, now);
 }
 
 void rl_table_reset(rl_table *table, rl_key key)

@@ -138,13 +138,15 @@ int core_parse_count(PyObject *count, void *out)
 }
 
 static int parse_named(const char *function, PyObject *name, PyObject *value, const char *first,
-                       const char *second, core_key_cost *out)
+                       const char *second, bool takes_limits, core_key_cost *out)
 {
     PyObject **target = NULL;
     if (PyUnicode_CompareWithASCIIString(name, first) == 0) {
         target = &out->key;
     } else if (PyUnicode_CompareWithASCIIString(name, second) == 0) {
         target = &out->cost;
+    } else if (takes_limits && PyUnicode_CompareWithASCIIString(name, "limits") == 0) {
+        target = &out->limits;
     }
     if (target == NULL || *target != NULL) {
         PyErr_Format(PyExc_TypeError,
@@ -157,20 +159,24 @@ static int parse_named(const char *function, PyObject *name, PyObject *value, co
     return 0;
 }
 
-int core_parse_pair(const char *function, const char *first, const char *second,
-                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
+static int parse_arguments(const char *function, const char *first, const char *second,
+                           bool takes_limits, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames, core_key_cost *out)
 {
-    if (nargs > 2) {
+    if (nargs > 2 + takes_limits) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() takes %s and %s, but %zd positional arguments were given", function,
-                     first, second, nargs);
+                     takes_limits ? "%s() takes %s, %s and limits, but %zd positional arguments "
+                                    "were given"
+                                  : "%s() takes %s and %s, but %zd positional arguments were given",
+                     function, first, second, nargs);
         return -1;
     }
-    *out = (core_key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
+    *out = (core_key_cost){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL,
+                           nargs > 2 ? args[2] : NULL};
     Py_ssize_t n_named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n_named; i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (parse_named(function, name, args[nargs + i], first, second, out) < 0) {
+        if (parse_named(function, name, args[nargs + i], first, second, takes_limits, out) < 0) {
             return -1;
         }
     }
@@ -178,7 +184,22 @@ int core_parse_pair(const char *function, const char *first, const char *second,
         PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, first);
         return -1;
     }
+    if (out->limits == Py_None) {
+        out->limits = NULL;
+    }
     return 0;
+}
+
+int core_parse_three(const char *function, const char *first, PyObject *const *args,
+                     Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
+{
+    return parse_arguments(function, first, "cost", true, args, nargs, kwnames, out);
+}
+
+int core_parse_pair(const char *function, const char *first, const char *second,
+                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, core_key_cost *out)
+{
+    return parse_arguments(function, first, second, false, args, nargs, kwnames, out);
 }
 
 #define PAIR "(capacity, refill_rate)"

@@ -3,7 +3,7 @@
  *
  *     class AsyncRateLimiter(_core.AsyncLimiter):
  *         @_core.AsyncMethod
- *         async def allow(self, key, cost=1): ...
+ *         async def allow(self, key, cost=1, limits=None): ...
  *
  * For a limiter whose `_engine` is set, limiter.allow(key) returns an AsyncCall: when that is awaited,
  * it calls the method of the same name of the engine, and never waits. For any other the function
@@ -34,6 +34,7 @@ typedef struct async_call {
     PyObject *engine;     /* strong; NULL: it was awaited or closed */
     PyObject *key;        /* strong, as the engine */
     PyObject *cost;       /* strong, or NULL: not given */
+    PyObject *limits;     /* strong, or NULL: not given; with limits there is a cost */
 } async_call;
 
 /* ---- AsyncLimiter ----------------------------------------------------------- */
@@ -92,7 +93,9 @@ static PyObject *async_call_new(async_method *method, PyObject *engine, const co
         self->method = (async_method *)Py_NewRef((PyObject *)method);
         self->engine = Py_NewRef(engine);
         self->key = Py_NewRef(given->key);
-        self->cost = Py_XNewRef(given->cost);
+        self->limits = Py_XNewRef(given->limits);
+        bool has_cost = given->cost != NULL || given->limits == NULL;
+        self->cost = has_cost ? Py_XNewRef(given->cost) : Py_NewRef(method->state->one);
     }
     return (PyObject *)self;
 }
@@ -106,7 +109,8 @@ static PyObject *async_method_call(PyObject *object, PyObject *const *args, size
     if (nargs > 0 && PyObject_TypeCheck(args[0], self->state->async_limiter_type)) {
         PyObject *engine = ((async_limiter *)args[0])->engine;
         if (engine != NULL && engine != Py_None) {
-            if (core_parse_key_cost(self->text, "key", args + 1, nargs - 1, kwnames, &given) < 0) {
+            if (core_parse_key_cost_limits(self->text, "key", args + 1, nargs - 1, kwnames,
+                                           &given) < 0) {
                 return NULL;
             }
             return async_call_new(self, engine, &given);
@@ -202,7 +206,7 @@ static PyType_Slot async_method_slots[] = {
          "AsyncMethod(function)\n--\n\n"
          "Make an async function a method of AsyncLimiters that needs no coroutine.\n\n"
          "For a limiter with an `_engine` it calls the method of the same name of that, with\n"
-         "a key and a cost, as soon as the call is awaited.")},
+         "a key, a cost and limits, as soon as the call is awaited.")},
     {Py_tp_new, async_method_new},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_descr_get, async_method_get},
@@ -229,8 +233,11 @@ static async_call *async_call_of(PyObject *self)
     return (async_call *)self;
 }
 
-/* Move the arguments of a call to `out`, so that no other thread decides too. Return false if they were
- * moved before. */
+/* The engine, and the arguments for it. */
+#define ASYNC_CALL_ARGS 4
+
+/* Move the arguments of a call to `out`, so that no other thread decides too. Return false if they
+ * were moved before. */
 static bool async_call_take_args(PyObject *self, PyObject **out)
 {
     async_call *call = async_call_of(self);
@@ -238,16 +245,17 @@ static bool async_call_take_args(PyObject *self, PyObject **out)
     out[0] = call->engine;
     out[1] = call->key;
     out[2] = call->cost;
-    call->engine = call->key = call->cost = NULL;
+    out[3] = call->limits;
+    call->engine = call->key = call->cost = call->limits = NULL;
     UNLOCKED;
     return out[0] != NULL;
 }
 
 static void async_call_free_args(PyObject **args)
 {
-    Py_XDECREF(args[0]);
-    Py_XDECREF(args[1]);
-    Py_XDECREF(args[2]);
+    for (int i = 0; i < ASYNC_CALL_ARGS; i++) {
+        Py_XDECREF(args[i]);
+    }
 }
 
 /* Take the arguments, or raise RuntimeError if the call was awaited or closed. */
@@ -263,7 +271,7 @@ static bool async_call_begin(PyObject *self, PyObject **args)
 
 static PySendResult async_call_send_value(PyObject *self, PyObject *value, PyObject **result)
 {
-    PyObject *args[3];
+    PyObject *args[ASYNC_CALL_ARGS];
     *result = NULL;
     if (value != Py_None) {
         PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
@@ -272,7 +280,7 @@ static PySendResult async_call_send_value(PyObject *self, PyObject *value, PyObj
     if (!async_call_begin(self, args)) {
         return PYGEN_ERROR;
     }
-    size_t n = args[2] == NULL ? 2 : 3;
+    size_t n = args[2] == NULL ? 2 : args[3] == NULL ? 3 : 4;
     *result = PyObject_VectorcallMethod(async_call_of(self)->method->name, args, n, NULL);
     async_call_free_args(args);
     if (*result == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
@@ -318,7 +326,7 @@ static void async_call_raise(PyObject *type, PyObject *value)
 static PyObject *async_call_throw(PyObject *self, PyObject *args)
 {
     PyObject *type, *value = NULL, *trace = NULL;
-    PyObject *moved[3];
+    PyObject *moved[ASYNC_CALL_ARGS];
     if (!PyArg_ParseTuple(args, "O|OO:throw", &type, &value, &trace) ||
         !async_call_begin(self, moved)) {
         return NULL;
@@ -330,7 +338,7 @@ static PyObject *async_call_throw(PyObject *self, PyObject *args)
 
 static PyObject *async_call_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *moved[3];
+    PyObject *moved[ASYNC_CALL_ARGS];
     async_call_take_args(self, moved);
     async_call_free_args(moved);
     Py_RETURN_NONE;
@@ -375,7 +383,8 @@ static void async_call_dealloc(PyObject *self)
     async_call *call = async_call_of(self);
     if (call->engine != NULL) {
         async_call_warn(self);
-        async_call_free_args((PyObject *[]){call->engine, call->key, call->cost});
+        async_call_free_args(
+            (PyObject *[ASYNC_CALL_ARGS]){call->engine, call->key, call->cost, call->limits});
     }
     Py_DECREF((PyObject *)call->method);
     type->tp_free(self);

@@ -1,7 +1,7 @@
 /* check.c -- a check: decide about one request, from the bypass to the limits.
  *
- *     bypass ─> tier ─> own key ─> find the rules ─┬─> key ─> cost ─> limits ─┐
- *       │                                          └──── the next rule <──────┤
+ *     bypass ─> tier ─> own key ─> find the rules ─┬─> key ─> its limits ─> cost ─> limits ─┐
+ *       │                                          └───────── the next rule <────────────────┤
  *       └─> free                                                  allowed, denied
  *
  * Every step may call Python, and what it returns may have to be awaited. Then the check stops
@@ -26,6 +26,7 @@ void check_clear(check *check)
     Py_CLEAR(check->found);
     Py_CLEAR(check->own_key);
     Py_CLEAR(check->key);
+    Py_CLEAR(check->given);
     Py_CLEAR(check->cost);
     Py_CLEAR(check->awaitable);
     Py_CLEAR(check->awaited);
@@ -321,8 +322,36 @@ static check_status run_rule_key(check *check)
         }
     }
     check->step = 0;
-    check->phase = check->found == NULL ? CHECK_COST : CHECK_RULE_KEY;
+    check->phase = check->found != NULL      ? CHECK_RULE_KEY
+                   : rule->limits_of == NULL ? CHECK_COST
+                                             : CHECK_RULE_LIMITS;
     return check->found == NULL ? CHECK_GO_ON : add_found(check, rule);
+}
+
+/* Ask for the limits of this request. */
+static check_status run_rule_limits(check *check)
+{
+    const policy_rule *rule = rule_of(check);
+    check_status status = CHECK_GO_ON;
+    PyObject *given = take_awaited(check);
+    if (given == NULL) {
+        PyObject *args[] = {check->subject, check->key};
+        given = take_value(check, PyObject_Vectorcall(rule->limits_of, args, 2, NULL), &status);
+        if (given == NULL) {
+            return status;
+        }
+    }
+    if (given == Py_None) {
+        Py_DECREF(given);
+        given = NULL;
+    } else if (Py_TYPE(given) != check->version->state->given_type) {
+        PyErr_Format(PyExc_TypeError, "limits must be GivenLimits or None, got %R", given);
+        Py_DECREF(given);
+        return CHECK_ERROR;
+    }
+    Py_XSETREF(check->given, (given_limits_object *)given);
+    check->phase = CHECK_COST;
+    return CHECK_GO_ON;
 }
 
 static check_status run_cost(check *check)
@@ -365,8 +394,12 @@ static PyObject *tuple_of_costs(const double *tokens, size_t n)
 static int prepare_limits(check *check, const policy_rule *rule)
 {
     const request request = request_of(check);
-    double tokens[RL_TABLE_LIMITS_MAX];
-    if (core_parse_costs(check->cost, rule->n_limits, tokens) < 0) {
+    double tokens[RL_TABLE_LIMITS_MAX] = {0};
+    size_t n = rule->limits_of == NULL ? rule->n_limits : 0;
+    if (check->given != NULL) {
+        n = check->given->set.n;
+    }
+    if ((n != 0 || rule->limits_of == NULL) && core_parse_costs(check->cost, n, tokens) < 0) {
         return -1;
     }
     if (check->record == NULL) {
@@ -383,12 +416,13 @@ static int prepare_limits(check *check, const policy_rule *rule)
     }
     PyObject *costs = NULL;
     if (check->cost != NULL && PyTuple_Check(check->cost)) {
-        costs = tuple_of_costs(tokens, rule->n_limits);
+        costs = tuple_of_costs(tokens, n);
         if (costs == NULL) {
             return -1;
         }
     }
-    check->pending = verdict_new(check->version, rule, check->key, tokens[0], costs);
+    check->pending =
+        verdict_new(check->version, rule, check->key, n, check->given, tokens[0], costs);
     return check->pending != NULL ? 0 : -1;
 }
 
@@ -418,8 +452,10 @@ static check_status hit_remote(check *check, const policy_rule *rule)
     check_status status = CHECK_GO_ON;
     PyObject *decisions = take_awaited(check);
     if (decisions == NULL) {
-        PyObject *args[] = {check->key, check->cost != NULL ? check->cost : state->one};
-        decisions = take_value(check, PyObject_Vectorcall(rule->hit_each, args, 2, NULL), &status);
+        PyObject *args[] = {check->key, check->cost != NULL ? check->cost : state->one,
+                            (PyObject *)check->given};
+        size_t n = check->given != NULL ? 3 : 2;
+        decisions = take_value(check, PyObject_Vectorcall(rule->hit_each, args, n, NULL), &status);
     }
     if (decisions != NULL && read_decisions(state, decisions, check->pending) < 0) {
         status = CHECK_ERROR;
@@ -446,9 +482,30 @@ static check_status hit_local(check *check, const policy_rule *rule)
 {
     verdict_object *out = check->pending;
     bool allowed;
-    int status =
-        limiter_decide(rule->limiter, check->key, check->cost, &allowed, &out->decision, out->each);
+    int status;
+    if (check->given != NULL) {
+        const core_key_cost args = {check->key, check->cost, (PyObject *)check->given};
+        status = limiter_decide_given(rule->limiter, &args, &allowed, &out->decision, out->each);
+    } else {
+        status = limiter_decide(rule->limiter, check->key, check->cost, &allowed, &out->decision,
+                                out->each);
+    }
     return status < 0 ? CHECK_ERROR : CHECK_GO_ON;
+}
+
+#define UNKNOWN_RETRY_NS INT64_C(1000000000)
+
+/* Deny a request whose limits are unknown, as one without a store. */
+static check_status hit_unknown(check *check, const policy_rule *rule)
+{
+    check->pending->decision = (rl_decision){.store_unavailable = true,
+                                             .retry_after_ns = UNKNOWN_RETRY_NS,
+                                             .reset_after_ns = UNKNOWN_RETRY_NS};
+    core_meter *meter = rule->limiter != NULL ? atomic_load(&rule->limiter->meter) : NULL;
+    if (meter != NULL) {
+        meter_add(meter, check->key, false, 1, 0);
+    }
+    return CHECK_GO_ON;
 }
 
 /* Report a request that a shadow rule would have denied to the policy. */
@@ -472,7 +529,9 @@ static check_status run_limits(check *check)
     if (check->pending == NULL && prepare_limits(check, rule) < 0) {
         return CHECK_ERROR;
     }
+    bool is_unknown = rule->limits_of != NULL && check->given == NULL;
     check_status status = rule->is_deny           ? hit_denied(check, rule)
+                          : is_unknown            ? hit_unknown(check, rule)
                           : rule->limiter != NULL ? hit_local(check, rule)
                                                   : hit_remote(check, rule);
     if (status != CHECK_GO_ON) {
@@ -484,6 +543,7 @@ static check_status run_limits(check *check)
     Py_XSETREF(check->verdict, verdict);
     Py_CLEAR(check->cost);
     Py_CLEAR(check->key);
+    Py_CLEAR(check->given);
     if (!verdict->decision.allowed) {
         if (!rule->is_shadow) {
             return CHECK_DENIED;
@@ -501,8 +561,8 @@ static check_status run_limits(check *check)
 
 static const char *const PARTS[] = {
     [CHECK_BYPASS] = "bypass", [CHECK_TIER] = "tier",    [CHECK_OWN_KEY] = "key",
-    [CHECK_FIND] = "path",     [CHECK_RULE_KEY] = "key", [CHECK_COST] = "cost",
-    [CHECK_LIMITS] = "limit",
+    [CHECK_FIND] = "path",     [CHECK_RULE_KEY] = "key", [CHECK_RULE_LIMITS] = "limits",
+    [CHECK_COST] = "cost",     [CHECK_LIMITS] = "limit",
 };
 
 PyObject *check_place(check *check)
@@ -534,9 +594,10 @@ static void check_report(check *check)
 check_status check_run(check *check)
 {
     static check_status (*const steps[])(struct check *) = {
-        [CHECK_BYPASS] = run_bypass, [CHECK_TIER] = run_tier,         [CHECK_OWN_KEY] = run_own_key,
-        [CHECK_FIND] = run_find,     [CHECK_RULE_KEY] = run_rule_key, [CHECK_COST] = run_cost,
-        [CHECK_LIMITS] = run_limits,
+        [CHECK_BYPASS] = run_bypass,     [CHECK_TIER] = run_tier,
+        [CHECK_OWN_KEY] = run_own_key,   [CHECK_FIND] = run_find,
+        [CHECK_RULE_KEY] = run_rule_key, [CHECK_RULE_LIMITS] = run_rule_limits,
+        [CHECK_COST] = run_cost,         [CHECK_LIMITS] = run_limits,
     };
     check_status status;
     do {

@@ -46,6 +46,7 @@ static int check_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(check->found);
     Py_VISIT(check->own_key);
     Py_VISIT(check->key);
+    Py_VISIT(check->given);
     Py_VISIT(check->cost);
     Py_VISIT(check->awaitable);
     Py_VISIT(check->record);

@@ -46,8 +46,26 @@ static PyObject *limiter_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return self;
 }
 
+/* Take limits such as those of GivenLimits: a table for calls that give such. */
+static int limiter_set_any(limiter_object *self, const given_limits_object *given)
+{
+    rl_limit_set any;
+    rl_limit_set_init_any(&any, &given->set);
+    self->n_limits = any.n;
+    self->has_windows = given->has_windows;
+    self->zones = Py_NewRef(given->zones);
+    for (size_t i = 0; i < any.n; i++) {
+        self->limits[i] = any.limits[i];
+        self->one[i] = rl_limit_cost(&any.limits[i], 1);
+    }
+    return 0;
+}
+
 static int limiter_set_limits(limiter_object *self, PyObject *limits)
 {
+    if (Py_TYPE(limits) == self->state->given_type) {
+        return limiter_set_any(self, (given_limits_object *)limits);
+    }
     PyObject *pairs = PySequence_Tuple(limits);
     if (pairs == NULL) {
         return -1;
@@ -273,6 +291,9 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     limiter_adopt(self, &made);
+    if (keep != Py_None) {
+        limiter_share_tables(self, limiter_of(keep));
+    }
     return 0;
 }
 
@@ -281,6 +302,9 @@ static int limiter_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(limiter_of(self)->zones);
     Py_VISIT(limiter_of(self)->clock);
+    for (size_t i = 0; i < LIMITER_TABLES_MAX; i++) {
+        Py_VISIT(atomic_load_explicit(&limiter_of(self)->given[i], memory_order_relaxed));
+    }
     return 0;
 }
 
@@ -301,6 +325,9 @@ static void limiter_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     rl_table_free(limiter_of(self)->table);
+    for (size_t i = 0; i < LIMITER_TABLES_MAX; i++) {
+        Py_XDECREF((PyObject *)atomic_load(&limiter_of(self)->given[i]));
+    }
     Py_XDECREF(limiter_of(self)->zones);
     Py_XDECREF(limiter_of(self)->clock);
     Py_XDECREF(limiter_of(self)->measured_by);
@@ -316,7 +343,8 @@ static PyType_Slot limiter_slots[] = {
          "Limit by token buckets and windows in the memory of this process.\n\n"
          "limits: 1 to MAX_LIMITS tuples (capacity in tokens, refill_rate in tokens/s), or\n"
          "(count, window_s, sliding) of a window, or (capacity or count, refill_rate or window_s,\n"
-         "kind, count_denied, unit, zone), see Limit.for_engine.\n"
+         "kind, count_denied, unit, zone), see Limit.for_engine; or GivenLimits: then it has the\n"
+         "table for calls of another limiter that give limits of the same kinds.\n"
          "max_keys: about how many keys may be in use at once. clock: 'monotonic',\n"
          "'coarse', or a ManualClock or a callable that returns seconds (float or int >= 0),\n"
          "which windows use as the wall clock. keep: a Limiter\n"

@@ -1,64 +1,5 @@
-/* limiter_methods.c -- the methods of Limiter, with the clock and the arguments they read. */
-#include <time.h>
-
+/* limiter_methods.c -- the methods of Limiter, with the arguments they read. */
 #include "python/core.h"
-
-/* ---- time ------------------------------------------------------------------ */
-
-#define NS_PER_S INT64_C(1000000000)
-
-static int64_t system_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
-}
-
-#if defined(CLOCK_REALTIME_COARSE)
-#define COARSE_WALL_CLOCK CLOCK_REALTIME_COARSE
-#else
-#define COARSE_WALL_CLOCK CLOCK_REALTIME
-#endif
-
-/* The time by a clock that is an object. */
-static int limiter_now_by_object(const limiter_object *self, rl_time *now)
-{
-    int64_t now_ns = 0;
-    if (self->clock_kind == CLOCK_KIND_MANUAL) {
-        now_ns = clock_now_ns(self->clock);
-    } else if (clock_call_ns(self->clock, &now_ns) < 0) {
-        return -1;
-    }
-    *now = (rl_time){now_ns, now_ns};
-    return 0;
-}
-
-/* The time of a limiter that has another clock than the steady one alone. */
-RL_APART static int limiter_now_by_any(const limiter_object *self, rl_time *now)
-{
-    clockid_t steady = CLOCK_MONOTONIC;
-    clockid_t wall = CLOCK_REALTIME;
-    if (self->clock != NULL) {
-        return limiter_now_by_object(self, now);
-    }
-#ifdef CORE_COARSE_CLOCK
-    if (self->clock_kind == CLOCK_KIND_COARSE) {
-        steady = CORE_COARSE_CLOCK;
-        wall = COARSE_WALL_CLOCK;
-    }
-#endif
-    *now = (rl_time){system_ns(steady), self->has_windows ? system_ns(wall) : 0};
-    return 0;
-}
-
-int limiter_now(const limiter_object *self, rl_time *now)
-{
-    if (self->clock_kind == CLOCK_KIND_MONOTONIC && !self->has_windows) {
-        *now = (rl_time){system_ns(CLOCK_MONOTONIC), 0};
-        return 0;
-    }
-    return limiter_now_by_any(self, now);
-}
 
 /* ---- arguments ------------------------------------------------------------- */
 
@@ -96,16 +37,6 @@ static const uint64_t *limiter_cost_units(const limiter_object *self, PyObject *
 {
     bool is_one = cost == NULL || cost == self->state->one;
     return is_one ? self->one : limiter_units(self, cost, rl_limit_cost, units);
-}
-
-int limiter_ready(const limiter_object *self)
-{
-    if (self->table == NULL) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this limiter was not initialised: call __init__ first");
-        return 0;
-    }
-    return 1;
 }
 
 /* Read a key and a cost. `convert` turns a charge or a refund into units; NULL: it is a cost. */
@@ -181,64 +112,17 @@ static inline int limiter_take(limiter_object *self, PyObject *name, rl_key key,
     return limiter_take_by(rl_table_take, self, name, key, costs, allowed, out, each);
 }
 
-/* Return the denial of a request that may not overtake others: a tuple of Decisions. NULL: there is
- * none, or an exception is set. */
-static PyObject *limiter_behind(limiter_object *self, PyObject *key, PyObject *cost)
-{
-    if (!self->waiters_first) {
-        return NULL;
-    }
-    int64_t from_ns = core_steady_ns();
-    PyObject *name = self->state->names[NAME_BEHIND_WAITERS];
-    PyObject *denial = PyObject_CallMethodObjArgs((PyObject *)self, name, key, cost, NULL);
-    if (denial == Py_None) {
-        Py_CLEAR(denial);
-    } else if (denial != NULL && !PyTuple_Check(denial)) {
-        PyErr_SetString(PyExc_TypeError, "_behind_waiters() must return a tuple or None");
-        Py_CLEAR(denial);
-    }
-    core_meter *meter = atomic_load_explicit(&self->meter, memory_order_acquire);
-    if (denial != NULL && meter != NULL) {
-        core_meter_record(meter, key, 0, false, from_ns, core_steady_ns());
-    }
-    return denial;
-}
-
-/* Read the Decisions of a denial, which it frees; `out` and `each` may be NULL. 0, or -1 with an
- * exception set. */
-static int limiter_read_denial(const limiter_object *self, PyObject *denial, rl_decision *out,
-                               rl_decision *each)
-{
-    int status = 0;
-    if (PyTuple_GET_SIZE(denial) != (Py_ssize_t)self->n_limits + 1) {
-        PyErr_SetString(PyExc_TypeError,
-                        "_behind_waiters() must return one Decision more than limits");
-        status = -1;
-    }
-    for (size_t i = 0; status == 0 && i <= self->n_limits; i++) {
-        const rl_decision *value =
-            decision_value(self->state, PyTuple_GET_ITEM(denial, (Py_ssize_t)i));
-        rl_decision *place = i == 0 ? out : each != NULL ? &each[i - 1] : NULL;
-        if (value != NULL && place != NULL) {
-            *place = *value;
-        }
-        status = value != NULL ? 0 : -1;
-    }
-    Py_DECREF(denial);
-    return status;
-}
-
 /* Return 1 for a request that may not overtake others: it is denied. 0, or -1 with an exception
  * set. */
 RL_APART static int limiter_let_waiters_first(limiter_object *self, PyObject *key, PyObject *cost,
                                               bool *allowed, rl_decision *out, rl_decision *each)
 {
-    PyObject *denial = limiter_behind(self, key, cost);
+    PyObject *denial = limiter_behind(self, &(core_key_cost){key, cost, NULL});
     if (denial == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
     *allowed = false;
-    return limiter_read_denial(self, denial, out, each) < 0 ? -1 : 1;
+    return limiter_read_denial(self, denial, self->n_limits, out, each) < 0 ? -1 : 1;
 }
 
 static inline int limiter_decide_one(limiter_object *self, PyObject *key, PyObject *cost,
@@ -271,8 +155,13 @@ static PyObject *limiter_allow(PyObject *self, PyObject *const *args, Py_ssize_t
 {
     core_key_cost given;
     bool allowed;
-    if (core_parse_key_cost("allow", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, NULL, NULL) < 0) {
+    if (core_parse_key_cost_limits("allow", "key", args, nargs, kwnames, &given) < 0) {
+        return NULL;
+    }
+    if (given.limits != NULL) {
+        return limiter_call_given(limiter_of(self), METHOD_ALLOW, &given);
+    }
+    if (limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, NULL, NULL) < 0) {
         return NULL;
     }
     return Py_NewRef(allowed ? Py_True : Py_False);
@@ -284,9 +173,14 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
     core_key_cost given;
     bool allowed;
     rl_decision decision;
-    if (core_parse_key_cost("hit", "key", args, nargs, kwnames, &given) < 0 ||
-        limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, &decision, NULL) <
-            0) {
+    if (core_parse_key_cost_limits("hit", "key", args, nargs, kwnames, &given) < 0) {
+        return NULL;
+    }
+    if (given.limits != NULL) {
+        return limiter_call_given(limiter_of(self), METHOD_HIT, &given);
+    }
+    if (limiter_decide_one(limiter_of(self), given.key, given.cost, &allowed, &decision, NULL) <
+        0) {
         return NULL;
     }
     return decision_new(limiter_of(self)->state, &decision);
@@ -295,23 +189,30 @@ static PyObject *limiter_hit(PyObject *self, PyObject *const *args, Py_ssize_t n
 /* The arguments of the methods below: an initialised limiter, a key, and costs. */
 typedef struct limiter_call {
     limiter_object *limiter;
-    core_key_cost given;
+    core_key_cost args;
+    PyObject *result; /* of a call that has been made; NULL: it has not, or an exception is set */
     rl_key key;
     uint64_t room[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
 } limiter_call;
 
-/* Read them, as limiter_read. */
-static int read_limiter_call(const char *function, PyObject *object, PyObject *const *args,
-                             Py_ssize_t nargs, PyObject *kwnames, cost_converter convert,
-                             limiter_call *out)
+/* Read them, as limiter_read. -1 also if the call has been made,
+ * because it has limits: return `result` in both cases. */
+static int read_limiter_call(const char *function, limiter_method method, PyObject *object,
+                             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                             cost_converter convert, limiter_call *out)
 {
     out->limiter = limiter_of(object);
-    if (core_parse_key_cost(function, "key", args, nargs, kwnames, &out->given) < 0) {
+    out->result = NULL;
+    if (core_parse_key_cost_limits(function, "key", args, nargs, kwnames, &out->args) < 0) {
         return -1;
     }
-    return limiter_read(out->limiter, out->given.key, out->given.cost, convert, &out->key,
-                        out->room, &out->costs);
+    if (out->args.limits != NULL) {
+        out->result = limiter_call_given(out->limiter, method, &out->args);
+        return -1;
+    }
+    return limiter_read(out->limiter, out->args.key, out->args.cost, convert, &out->key, out->room,
+                        &out->costs);
 }
 
 static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -320,8 +221,10 @@ static PyObject *limiter_peek(PyObject *object, PyObject *const *args, Py_ssize_
     limiter_call call;
     rl_time now;
     rl_decision decision;
-    if (read_limiter_call("peek", object, args, nargs, kwnames, NULL, &call) < 0 ||
-        limiter_now(call.limiter, &now) < 0) {
+    if (read_limiter_call("peek", METHOD_PEEK, object, args, nargs, kwnames, NULL, &call) < 0) {
+        return call.result;
+    }
+    if (limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
     rl_table_peek(call.limiter->table, call.key, call.costs, now, &decision, NULL);
@@ -335,10 +238,10 @@ static PyObject *limiter_take_first(PyObject *object, PyObject *const *args, Py_
     limiter_call call;
     bool allowed;
     rl_decision decision;
-    if (read_limiter_call("_take", object, args, nargs, kwnames, NULL, &call) < 0) {
-        return NULL;
+    if (read_limiter_call("_take", METHOD_TAKE, object, args, nargs, kwnames, NULL, &call) < 0) {
+        return call.result;
     }
-    if (limiter_take_by(rl_table_try, call.limiter, call.given.key, call.key, call.costs, &allowed,
+    if (limiter_take_by(rl_table_try, call.limiter, call.args.key, call.key, call.costs, &allowed,
                         &decision, NULL) < 0) {
         return NULL;
     }
@@ -352,15 +255,16 @@ static PyObject *limiter_hit_each(PyObject *object, PyObject *const *args, Py_ss
     bool allowed;
     rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_limiter_call("hit_each", object, args, nargs, kwnames, NULL, &call) < 0) {
-        return NULL;
+    if (read_limiter_call("hit_each", METHOD_HIT_EACH, object, args, nargs, kwnames, NULL, &call) <
+        0) {
+        return call.result;
     }
-    PyObject *denial = limiter_behind(call.limiter, call.given.key, call.given.cost);
+    PyObject *denial = limiter_behind(call.limiter, &call.args);
     if (denial != NULL || PyErr_Occurred()) {
         return denial;
     }
-    if (limiter_take(call.limiter, call.given.key, call.key, call.costs, &allowed, &tightest,
-                     each) < 0) {
+    if (limiter_take(call.limiter, call.args.key, call.key, call.costs, &allowed, &tightest, each) <
+        0) {
         return NULL;
     }
     return decisions_new(call.limiter->state, &tightest, each, call.limiter->n_limits);
@@ -373,8 +277,11 @@ static PyObject *limiter_peek_each(PyObject *object, PyObject *const *args, Py_s
     rl_time now;
     rl_decision tightest;
     rl_decision each[RL_TABLE_LIMITS_MAX];
-    if (read_limiter_call("peek_each", object, args, nargs, kwnames, NULL, &call) < 0 ||
-        limiter_now(call.limiter, &now) < 0) {
+    if (read_limiter_call("peek_each", METHOD_PEEK_EACH, object, args, nargs, kwnames, NULL,
+                          &call) < 0) {
+        return call.result;
+    }
+    if (limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
     rl_table_peek(call.limiter->table, call.key, call.costs, now, &tightest, each);
@@ -386,8 +293,11 @@ static PyObject *limiter_refund(PyObject *object, PyObject *const *args, Py_ssiz
 {
     limiter_call call;
     rl_time now;
-    if (read_limiter_call("refund", object, args, nargs, kwnames, rl_limit_refund, &call) < 0 ||
-        limiter_now(call.limiter, &now) < 0) {
+    if (read_limiter_call("refund", METHOD_REFUND, object, args, nargs, kwnames, rl_limit_refund,
+                          &call) < 0) {
+        return call.result;
+    }
+    if (limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
     rl_table_refund(call.limiter->table, call.key, call.costs, now);
@@ -406,12 +316,7 @@ int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens)
         units[i] = rl_limit_refund(&self->limits[i], tokens[i]);
     }
     rl_table_refund(self->table, hash, units, now);
-    PyObject *args[] = {(PyObject *)self, key};
-    PyObject *woken = PyObject_VectorcallMethod(self->state->names[NAME_WAKE], args, 2, NULL);
-    if (woken == NULL) { /* who waits looks again later */
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
-    Py_XDECREF(woken);
+    limiter_wake_waiters(self, key);
     return 0;
 }
 
@@ -426,14 +331,43 @@ static PyObject *limiter_charge(PyObject *object, PyObject *const *args, Py_ssiz
     limiter_call call;
     rl_time now;
     rl_decision decision;
-    if (read_limiter_call("charge", object, args, nargs, kwnames, rl_limit_charge, &call) < 0 ||
-        limiter_now(call.limiter, &now) < 0) {
+    if (read_limiter_call("charge", METHOD_CHARGE, object, args, nargs, kwnames, rl_limit_charge,
+                          &call) < 0) {
+        return call.result;
+    }
+    if (limiter_now(call.limiter, &now) < 0) {
         return NULL;
     }
     if (rl_table_charge(call.limiter->table, call.key, call.costs, now, &decision) != RL_OK) {
         return PyErr_NoMemory();
     }
     return decision_new(call.limiter->state, &decision);
+}
+
+/* Return the next limiter with buckets of given limits, from number *i on. Borrowed; NULL: there are
+ * no more. */
+static limiter_object *limiter_next_given(const limiter_object *self, size_t *i)
+{
+    limiter_object *one = NULL;
+    while (one == NULL && *i < LIMITER_TABLES_MAX) {
+        one = atomic_load_explicit(&self->given[(*i)++], memory_order_acquire);
+    }
+    return one;
+}
+
+/* Make the buckets of a key full, whatever limits came with its calls. */
+static PyObject *limiter_reset_given(const limiter_object *self, PyObject *key)
+{
+    size_t i = 0;
+    limiter_object *one;
+    while ((one = limiter_next_given(self, &i)) != NULL) {
+        rl_key hash;
+        if (limiter_hash_key(one, key, &hash) < 0) {
+            return NULL;
+        }
+        rl_table_reset(one->table, hash);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -453,7 +387,7 @@ static PyObject *limiter_reset(PyObject *object, PyObject *const *args, Py_ssize
         return NULL;
     }
     rl_table_reset(self->table, hash);
-    Py_RETURN_NONE;
+    return limiter_reset_given(self, given.key);
 }
 
 static PyObject *limiter_block(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
@@ -567,8 +501,12 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     core_key_cost given;
     uint64_t units[RL_TABLE_LIMITS_MAX];
     const uint64_t *costs;
-    if (core_parse_key_cost("allow_many", "keys", args, nargs, kwnames, &given) < 0 ||
-        !limiter_ready(self) || (costs = limiter_cost_units(self, given.cost, units)) == NULL) {
+    if (core_parse_key_cost_limits("allow_many", "keys", args, nargs, kwnames, &given) < 0 ||
+        !limiter_ready(self)) {
+        return NULL;
+    }
+    costs = given.limits == NULL ? limiter_cost_units(self, given.cost, units) : units;
+    if (costs == NULL) {
         return NULL;
     }
     if (PyUnicode_Check(given.key) || PyBytes_Check(given.key)) {
@@ -580,8 +518,9 @@ static PyObject *limiter_allow_many(PyObject *object, PyObject *const *args, Py_
     if (keys == NULL) {
         return NULL;
     }
-    PyObject *result = self->waiters_first ? limiter_allow_each(self, keys, given.cost)
-                                           : limiter_allow_tuple(self, keys, costs);
+    PyObject *result = given.limits != NULL  ? limiter_allow_many_given(self, keys, &given)
+                       : self->waiters_first ? limiter_allow_each(self, keys, given.cost)
+                                             : limiter_allow_tuple(self, keys, costs);
     Py_DECREF(keys);
     return result;
 }
@@ -625,8 +564,25 @@ static void let_threads_run(void)
     Py_END_ALLOW_THREADS;
 }
 
-/* Locks are held only with the GIL, so that a fork copies none that is locked. So a large table is
- * swept in parts, and other threads run between them. */
+/* Add the counts of one limiter. Locks are held only with the GIL, so that a fork copies none that is
+ * locked. So a large table is swept in parts, and other threads run between them. */
+static int limiter_add_stats(const limiter_object *self, rl_table_stats *total)
+{
+    size_t next = 0;
+    rl_time now;
+    bool more = true;
+    while (more) {
+        if (limiter_now(self, &now) < 0) {
+            return -1;
+        }
+        more = rl_table_sweep_part(self->table, now, SLOTS_AT_ONCE, &next, total);
+        if (more) {
+            let_threads_run();
+        }
+    }
+    return 0;
+}
+
 static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     limiter_object *self = limiter_of(object);
@@ -634,18 +590,14 @@ static PyObject *limiter_stats(PyObject *object, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     rl_table_stats stats = {0};
-    size_t next = 0;
-    rl_time now;
-    bool more = true;
-    while (more) {
-        if (limiter_now(self, &now) < 0) {
+    size_t i = 0;
+    const limiter_object *one = self;
+    do {
+        if (limiter_add_stats(one, &stats) < 0) {
             return NULL;
         }
-        more = rl_table_sweep_part(self->table, now, SLOTS_AT_ONCE, &next, &stats);
-        if (more) {
-            let_threads_run();
-        }
-    }
+        one = limiter_next_given(self, &i);
+    } while (one != NULL);
     return stats_as_dict(stats);
 }
 
@@ -656,60 +608,115 @@ static PyObject *limiter_reset_all(PyObject *object, PyObject *Py_UNUSED(none))
     if (!limiter_ready(self)) {
         return NULL;
     }
-    size_t next = 0;
-    while (rl_table_reset_part(self->table, &next)) {
-        let_threads_run();
-    }
+    size_t i = 0;
+    const limiter_object *one = self;
+    do {
+        size_t next = 0;
+        while (rl_table_reset_part(one->table, &next)) {
+            let_threads_run();
+        }
+        one = limiter_next_given(self, &i);
+    } while (one != NULL);
     Py_RETURN_NONE;
+}
+
+static void stats_add(rl_table_stats *total, rl_table_stats more)
+{
+    total->keys += more.keys;
+    total->slots += more.slots;
+    total->bytes += more.bytes;
+    total->allowed += more.allowed;
+    total->denied += more.denied;
+    total->inserted += more.inserted;
+    total->evicted_active += more.evicted_active;
+    total->grow_failures += more.grow_failures;
 }
 
 static PyObject *limiter_counts(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     limiter_object *self = limiter_of(object);
-    return limiter_ready(self) ? stats_as_dict(rl_table_count(self->table)) : NULL;
+    if (!limiter_ready(self)) {
+        return NULL;
+    }
+    rl_table_stats stats = rl_table_count(self->table);
+    size_t i = 0;
+    const limiter_object *one;
+    while ((one = limiter_next_given(self, &i)) != NULL) {
+        stats_add(&stats, rl_table_count(one->table));
+    }
+    return stats_as_dict(stats);
+}
+
+static PyObject *limiter_prepare(PyObject *object, PyObject *given)
+{
+    limiter_object *self = limiter_of(object);
+    if (Py_TYPE(given) != self->state->given_type) {
+        return PyErr_Format(PyExc_TypeError, "expected GivenLimits, got %R", given);
+    }
+    if (!limiter_ready(self) || limiter_table_for(self, (given_limits_object *)given) == NULL) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Base of the two hooks below. */
+static PyObject *limiter_refuse_limits(PyObject *Py_UNUSED(self), PyObject *limits)
+{
+    return PyErr_Format(PyExc_TypeError, "limits must be GivenLimits, got %R", limits);
 }
 
 PyMethodDef limiter_methods[] = {
     {"allow", CORE_FAST(limiter_allow),
-     PyDoc_STR("allow($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("allow($self, /, key, cost=1, limits=None)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; return whether that was allowed.\n\n"
                "Args:\n"
                "    key: str (hashed as UTF-8) or bytes.\n"
-               "    cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.\n\n"
+               "    cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.\n"
+               "    limits: limits of this call instead of the limiter's own: a text, a Limit or\n"
+               "        several. All calls with limits share the buckets of a key.\n\n"
                "Raises:\n"
                "    TypeError, ValueError: a bad key or cost.\n"
                "    MemoryError: there is no memory for a new key.")},
     {"hit", CORE_FAST(limiter_hit),
-     PyDoc_STR("hit($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("hit($self, /, key, cost=1, limits=None)\n--\n\n"
                "Take `cost` tokens from the bucket of `key`; return a Decision.\n\n"
                "Arguments and exceptions are those of allow().")},
     {"peek", CORE_FAST(limiter_peek),
-     PyDoc_STR("peek($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("peek($self, /, key, cost=1, limits=None)\n--\n\n"
                "Return the Decision that hit() would make now, consuming nothing.\n\n"
                "`remaining` and `reset_after` describe the bucket as it is. Arguments and\n"
                "exceptions are those of allow().")},
     {"refund", CORE_FAST(limiter_refund),
-     PyDoc_STR("refund($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("refund($self, /, key, cost=1, limits=None)\n--\n\n"
                "Give `cost` tokens back to the bucket of `key`, up to its capacity.\n\n"
                "Arguments and exceptions are those of allow().")},
     {"_wake", limiter_wake, METH_O,
      PyDoc_STR(
          "_wake($self, key, /)\n--\n\n"
          "Do nothing. Called when a request gave its tokens back; subclasses wake who waits.")},
+    {"_read_limits", limiter_refuse_limits, METH_O,
+     PyDoc_STR("_read_limits($self, limits, /)\n--\n\n"
+               "Return limits that came with a call as GivenLimits; subclasses can.")},
+    {"_prepare", limiter_prepare, METH_O,
+     PyDoc_STR("_prepare($self, limits, /)\n--\n\n"
+               "Make room for GivenLimits. Raises ValueError if there is none.")},
+    {"_limiter_for", limiter_refuse_limits, METH_O,
+     PyDoc_STR("_limiter_for($self, limits, /)\n--\n\n"
+               "Return a Limiter for the buckets of GivenLimits; subclasses can.")},
     {"charge", CORE_FAST(limiter_charge),
-     PyDoc_STR("charge($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("charge($self, /, key, cost=1, limits=None)\n--\n\n"
                "Take `cost` tokens even if the bucket has fewer; return a Decision.\n\n"
                "Missing tokens become a debt, of at most one capacity, that is paid before the\n"
                "next request passes. Arguments and exceptions are those of allow().")},
     {"_take", CORE_FAST(limiter_take_first),
-     PyDoc_STR("_take($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("_take($self, /, key, cost=1, limits=None)\n--\n\n"
                "Do what hit() does, without regard to others who wait for the key.\n\n"
                "A denial takes nothing from limits that count denied requests.")},
     {"_hit_each", CORE_FAST(limiter_hit_each),
-     PyDoc_STR("_hit_each($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("_hit_each($self, /, key, cost=1, limits=None)\n--\n\n"
                "Do what hit() does; return its Decision, followed by one of each limit.")},
     {"_peek_each", CORE_FAST(limiter_peek_each),
-     PyDoc_STR("_peek_each($self, /, key, cost=1)\n--\n\n"
+     PyDoc_STR("_peek_each($self, /, key, cost=1, limits=None)\n--\n\n"
                "Do what peek() does; return its Decision, followed by one of each limit.")},
     {"reset", CORE_FAST(limiter_reset),
      PyDoc_STR("reset($self, /, key)\n--\n\n"
@@ -722,7 +729,7 @@ PyMethodDef limiter_methods[] = {
                "A block that ends later stays. Raises TypeError or ValueError for a bad key or\n"
                "time, MemoryError if there is no memory for the block.")},
     {"allow_many", CORE_FAST(limiter_allow_many),
-     PyDoc_STR("allow_many($self, /, keys, cost=1)\n--\n\n"
+     PyDoc_STR("allow_many($self, /, keys, cost=1, limits=None)\n--\n\n"
                "Decide for each of several keys as allow() does; return a list of bools.\n\n"
                "All keys are checked before the first is decided.")},
     {"_measure", limiter_measure, METH_O,

@@ -121,6 +121,7 @@ static int core_exec(PyObject *module)
         add_type(module, &meter_spec, &state->meter_type) < 0 || add_meter_bounds(module) < 0 ||
         add_type(module, &sketch_spec, &state->sketch_type) < 0 ||
         add_type(module, &limiter_spec, &state->limiter_type) < 0 ||
+        add_type(module, &given_limits_spec, &state->given_type) < 0 ||
         add_type(module, &asgi_spec, &state->asgi_type) < 0 ||
         add_type(module, &sender_spec, &state->sender_type) < 0 ||
         add_type(module, &walk_spec, &state->walk_type) < 0 ||
@@ -155,6 +156,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
 {
     core_state *state = PyModule_GetState(module);
     Py_VISIT(state->limiter_type);
+    Py_VISIT(state->given_type);
     Py_VISIT(state->decision_type);
     Py_VISIT(state->clock_type);
     Py_VISIT(state->meter_type);
@@ -188,6 +190,7 @@ static int core_clear(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
     Py_CLEAR(state->limiter_type);
+    Py_CLEAR(state->given_type);
     Py_CLEAR(state->decision_type);
     Py_CLEAR(state->clock_type);
     Py_CLEAR(state->meter_type);

@@ -52,6 +52,8 @@ typedef enum core_name {
     NAME_CONCLUDE_NOW,
     NAME_SETTLEMENT,
     NAME_WAKE,
+    NAME_READ_LIMITS,
+    NAME_LIMITER_FOR,
     NAME_WATCH,
     NAME_STATUS,
     NAME_OPTIONS,

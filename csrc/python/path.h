@@ -2,7 +2,7 @@
  *
  *                 request.c     what is read of a request: path, method, peer, header, cookie
  *                 sources.c     where a key, a tier or a bypass comes from
- *     scope ──>   check.c       bypass? ─> tier ─> rule ─> key ─> cost ─> limits ─> Verdict
+ *     scope ──>   check.c       bypass? ─> tier ─> rule ─> key ─> its limits ─> cost ─> decide ─> Verdict
  *                 tiers.c       the tiers of a request
  *                 check_object.c    a check while something is awaited
  *                 policy.c      the configuration that a check follows
@@ -171,9 +171,14 @@ typedef struct policy_rule {
     PyObject *cost;          /* strong; a number or a function; NULL: 1 */
     size_t n_limits;
     rl_limit_state *limits; /* owned; the decisions are empty */
-    PyObject *names;        /* strong; a tuple, which keeps the names of the limits */
-    PyObject *measured_by;  /* strong; the Meter of a rule that denies; NULL: not measured */
-    core_meter *meter;      /* of measured_by */
+    /* strong; a function of the subject and the key that returns GivenLimits, or None: then the
+     * request is denied; NULL: the limits above count */
+    PyObject *limits_of;
+    rl_text given_names[RL_TABLE_LIMITS_MAX + 1]; /* of one given limit; then those of several */
+    PyObject *given_names_held;                   /* strong; a tuple, which keeps these names */
+    PyObject *names;       /* strong; a tuple, which keeps the names of the limits */
+    PyObject *measured_by; /* strong; the Meter of a rule that denies; NULL: not measured */
+    core_meter *meter;     /* of measured_by */
     bool is_exempt;
     bool is_deny;   /* denies every request, without a limiter */
     bool is_shadow; /* counts, and never denies */
@@ -231,14 +236,18 @@ typedef struct verdict_object {
     struct verdict_object *next;               /* strong; in the record, or NULL */
     double cost;
     PyObject *costs; /* strong; a tuple of floats, one for each limit; NULL: `cost` is for all */
-    rl_decision decision; /* of the tightest limit */
-    rl_decision each[];   /* Py_SIZE of them */
+    given_limits_object *given; /* strong; NULL: the limits are those of the rule */
+    rl_decision decision;       /* of the tightest limit */
+    rl_decision each[];         /* Py_SIZE of them */
 } verdict_object;
 
-/* Make a verdict of a rule, still without decisions; `costs` (may be NULL) is stolen, also on
- * failure. NULL with an exception set. */
+/* Make a verdict of a rule, still without decisions, for `n` limits: those of the rule, or given
+ * ones (not NULL). `costs` (may be NULL) is stolen, also on failure. NULL with an exception set. */
 verdict_object *verdict_new(version_object *version, const policy_rule *rule, PyObject *key,
-                            double cost, PyObject *costs);
+                            size_t n, given_limits_object *given, double cost, PyObject *costs);
+
+/* Return limit i of a verdict of a rule, with its decision. */
+rl_limit_state verdict_limit(const verdict_object *verdict, Py_ssize_t i);
 
 /* Make a verdict without a rule. NULL with an exception set. */
 verdict_object *verdict_of_decision(core_state *state, const rl_decision *decision);
@@ -350,6 +359,7 @@ typedef enum check_phase {
     CHECK_OWN_KEY,
     CHECK_FIND,
     CHECK_RULE_KEY,
+    CHECK_RULE_LIMITS,
     CHECK_COST,
     CHECK_LIMITS,
 } check_phase;
@@ -368,17 +378,18 @@ typedef struct check {
     PyObject *own_key; /* strong; by the policy's sources; NULL: not read */
     uint32_t rules[RL_ROUTE_READINGS];
     size_t n_rules;
-    size_t at;               /* of these rules */
-    PyObject *key;           /* strong */
-    PyObject *cost;          /* strong; NULL: 1 */
-    PyObject *awaitable;     /* strong; NULL: nothing is awaited */
-    PyObject *awaited;       /* strong; what it returned */
-    record_object *record;   /* strong; NULL: nothing was decided */
-    verdict_object *verdict; /* strong; the last one that was decided */
-    verdict_object *pending; /* strong; the one of the limits that decide now, or NULL */
-    PyObject *send;          /* borrowed; of ASGI: the record needs a Sender; NULL: it does not */
-    bool gives_back;         /* a denial is final: no subclass of a middleware may let it pass */
-    PyObject *sender;        /* strong; made before anything is taken, or NULL */
+    size_t at;                  /* of these rules */
+    PyObject *key;              /* strong */
+    given_limits_object *given; /* strong; of a rule with limits_of; NULL: none were found */
+    PyObject *cost;             /* strong; NULL: 1 */
+    PyObject *awaitable;        /* strong; NULL: nothing is awaited */
+    PyObject *awaited;          /* strong; what it returned */
+    record_object *record;      /* strong; NULL: nothing was decided */
+    verdict_object *verdict;    /* strong; the last one that was decided */
+    verdict_object *pending;    /* strong; the one of the limits that decide now, or NULL */
+    PyObject *send;   /* borrowed; of ASGI: the record needs a Sender; NULL: it does not */
+    bool gives_back;  /* a denial is final: no subclass of a middleware may let it pass */
+    PyObject *sender; /* strong; made before anything is taken, or NULL */
 } check;
 
 /* Begin a check; clear it at the end. Steals the version. */

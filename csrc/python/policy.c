@@ -86,18 +86,55 @@ static int denier_init(core_state *state, PyObject *meter, policy_rule *out)
     return out->meter != NULL ? 0 : -1;
 }
 
-/* An (active, limiter, hit_each, key, cost, limits, is_exempt, is_deny, is_shadow, settles, meter). */
+/* Read None, or (limits_of, names): see policy_rule. */
+static int limits_of_init(PyObject *description, policy_rule *out)
+{
+    PyObject *limits_of, *names;
+    if (description == Py_None) {
+        return 0;
+    }
+    if (!PyTuple_Check(description)) {
+        PyErr_SetString(PyExc_TypeError, "limits_of must be a tuple or None");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(description, "OO!:limits_of", &limits_of, &PyTuple_Type, &names)) {
+        return -1;
+    }
+    if (!PyCallable_Check(limits_of) || PyTuple_GET_SIZE(names) != RL_TABLE_LIMITS_MAX + 1) {
+        PyErr_SetString(PyExc_TypeError,
+                        "limits_of must be a function, with a name for each limit");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        Py_ssize_t len;
+        const char *data = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &len) : NULL;
+        if (data == NULL) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_TypeError, "the name of a limit must be a str");
+            }
+            return -1;
+        }
+        out->given_names[i] = (rl_text){data, (size_t)len};
+    }
+    out->given_names_held = Py_NewRef(names);
+    out->limits_of = Py_NewRef(limits_of);
+    return 0;
+}
+
+/* An (active, limiter, hit_each, key, cost, limits, is_exempt, is_deny, is_shadow, settles, meter), and
+ * maybe limits_of. */
 static int rule_init(core_state *state, PyObject *description, policy_rule *out)
 {
-    PyObject *active, *limiter, *hit_each, *key, *cost, *limits, *meter;
+    PyObject *active, *limiter, *hit_each, *key, *cost, *limits, *meter, *limits_of = Py_None;
     int is_exempt, is_deny, is_shadow, settles;
     if (!PyTuple_Check(description)) {
         PyErr_SetString(PyExc_TypeError, "a rule must be a tuple");
         return -1;
     }
-    if (!PyArg_ParseTuple(description, "OOOOOO!ppppO:rule", &active, &limiter, &hit_each, &key,
+    if (!PyArg_ParseTuple(description, "OOOOOO!ppppO|O:rule", &active, &limiter, &hit_each, &key,
                           &cost, &PyTuple_Type, &limits, &is_exempt, &is_deny, &is_shadow, &settles,
-                          &meter)) {
+                          &meter, &limits_of)) {
         return -1;
     }
     out->active = Py_NewRef(active);
@@ -106,7 +143,8 @@ static int rule_init(core_state *state, PyObject *description, policy_rule *out)
     out->is_shadow = is_shadow != 0;
     out->settles = settles != 0;
     out->cost = cost != Py_None ? Py_NewRef(cost) : NULL;
-    if (limits_init(limits, out) < 0 || source_chain_read(key, &out->key) < 0) {
+    if (limits_init(limits, out) < 0 || source_chain_read(key, &out->key) < 0 ||
+        limits_of_init(limits_of, out) < 0) {
         return -1;
     }
     if (out->is_deny) {
@@ -127,6 +165,8 @@ static void rule_clear(policy_rule *rule)
     source_chain_clear(&rule->key);
     Py_CLEAR(rule->cost);
     Py_CLEAR(rule->names);
+    Py_CLEAR(rule->limits_of);
+    Py_CLEAR(rule->given_names_held);
     Py_CLEAR(rule->measured_by);
     PyMem_Free(rule->limits);
     rule->limits = NULL;
@@ -231,6 +271,7 @@ static int version_traverse(PyObject *object, visitproc visit, void *arg)
         Py_VISIT(rule->limiter);
         Py_VISIT(rule->hit_each);
         Py_VISIT(rule->cost);
+        Py_VISIT(rule->limits_of);
         int status = source_chain_traverse(&rule->key, visit, arg);
         if (status != 0) {
             return status;

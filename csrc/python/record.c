@@ -97,12 +97,13 @@ static bool verdict_give_back(const core_state *state, const verdict_object *ver
         return false;
     }
     double tokens[RL_TABLE_LIMITS_MAX];
-    for (size_t i = 0; i < rule->n_limits; i++) {
-        tokens[i] = verdict->costs == NULL
-                        ? verdict->cost
-                        : PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(verdict->costs, (Py_ssize_t)i));
+    for (Py_ssize_t i = 0; i < Py_SIZE(verdict); i++) {
+        tokens[i] = verdict->costs == NULL ? verdict->cost
+                                           : PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(verdict->costs, i));
     }
-    bool done = limiter_give_back(rule->limiter, verdict->key, tokens) == 0;
+    bool done = (verdict->given == NULL ? limiter_give_back(rule->limiter, verdict->key, tokens)
+                                        : limiter_refund_given(rule->limiter, verdict->key,
+                                                               verdict->given, tokens)) == 0;
     PyErr_Clear();
     return done;
 }

@@ -7,7 +7,7 @@ static int64_t verdict_window_s(const verdict_object *verdict)
 {
     for (Py_ssize_t i = 0; i < Py_SIZE(verdict); i++) {
         if (decision_equals(&verdict->each[i], &verdict->decision)) {
-            return verdict->rule->limits[i].window_s;
+            return verdict_limit(verdict, i).window_s;
         }
     }
     return 0;
@@ -56,8 +56,7 @@ static size_t copy_limits(const record_object *self, rl_limit_state *out)
     size_t n = 0;
     for (const verdict_object *one = self->first; one != NULL; one = one->next) {
         for (Py_ssize_t j = 0; verdict_has_fields(one) && j < Py_SIZE(one); j++) {
-            out[n] = one->rule->limits[j];
-            out[n++].decision = one->each[j];
+            out[n++] = verdict_limit(one, j);
         }
     }
     return n;

@@ -23,14 +23,15 @@ static verdict_object *verdict_make(core_state *state, size_t n)
         self->next = NULL;
         self->cost = 1;
         self->costs = NULL;
+        self->given = NULL;
     }
     return self;
 }
 
 verdict_object *verdict_new(version_object *version, const policy_rule *rule, PyObject *key,
-                            double cost, PyObject *costs)
+                            size_t n, given_limits_object *given, double cost, PyObject *costs)
 {
-    verdict_object *self = verdict_make(version->state, rule->n_limits);
+    verdict_object *self = verdict_make(version->state, n);
     if (self == NULL) {
         Py_XDECREF(costs);
     } else {
@@ -39,8 +40,25 @@ verdict_object *verdict_new(version_object *version, const policy_rule *rule, Py
         self->key = Py_NewRef(key);
         self->cost = cost;
         self->costs = costs;
+        self->given = (given_limits_object *)Py_XNewRef((PyObject *)given);
     }
     return self;
+}
+
+rl_limit_state verdict_limit(const verdict_object *verdict, Py_ssize_t i)
+{
+    const given_limits_object *given = verdict->given;
+    rl_limit_state limit;
+    if (given == NULL) {
+        limit = verdict->rule->limits[i];
+    } else {
+        limit = (rl_limit_state){.name = verdict->rule->given_names[given->set.n == 1 ? 0 : i + 1],
+                                 .capacity = given->set.limits[i].capacity,
+                                 .period_s = given->period_s[i],
+                                 .window_s = given->edge_s[i]};
+    }
+    limit.decision = verdict->each[i];
+    return limit;
 }
 
 verdict_object *verdict_of_decision(core_state *state, const rl_decision *decision)
@@ -125,6 +143,12 @@ static PyObject *verdict_get_cost(PyObject *self, void *Py_UNUSED(closure))
     return costs != NULL ? Py_NewRef(costs) : PyFloat_FromDouble(verdict_of(self)->cost);
 }
 
+static PyObject *verdict_get_given(PyObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *given = (PyObject *)verdict_of(self)->given;
+    return Py_NewRef(given != NULL ? given : Py_None);
+}
+
 static PyObject *verdict_get_is_denial(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(verdict_is_denial(verdict_of(self)));
@@ -146,6 +170,7 @@ static void verdict_dealloc(PyObject *self)
     Py_XDECREF(verdict_of(self)->version);
     Py_XDECREF(verdict_of(self)->key);
     Py_XDECREF(verdict_of(self)->costs);
+    Py_XDECREF((PyObject *)verdict_of(self)->given);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -171,6 +196,8 @@ static PyGetSetDef verdict_getset[] = {
      NULL},
     {"decisions", verdict_get_decisions, NULL, PyDoc_STR("A Decision of each limit (tuple)."),
      NULL},
+    {"given", verdict_get_given, NULL,
+     PyDoc_STR("The GivenLimits of this request; None: those of its rule."), NULL},
     {"is_denial", verdict_get_is_denial, NULL,
      PyDoc_STR("Whether to deny the request: a shadow rule only counts (bool)."), NULL},
     {"settles", verdict_get_settles, NULL,

@@ -9,6 +9,7 @@ from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import DeniedRequest
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.settling import Finished
 from rate_limiter.policy.storage import Storage as Store
@@ -20,6 +21,7 @@ __all__ = [
     "ClientAddress",
     "Clock",
     "DeniedRequest",
+    "DynamicLimits",
     "Finished",
     "HeaderStyle",
     "Message",

@@ -28,6 +28,7 @@ from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template, denial_renderer
 from rate_limiter.policy.denied_requests import DeniedRequest, OnDenied
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.settling import CostAfter, Finished
@@ -56,6 +57,7 @@ __all__ = [
     "ClientAddress",
     "Clock",
     "DeniedRequest",
+    "DynamicLimits",
     "Finished",
     "FlaskRateLimitExceeded",
     "FlaskRateLimiter",
@@ -67,6 +69,7 @@ __all__ = [
 Store = Storage
 
 Cost: TypeAlias = Callable[[], Tokens]
+LimitsArgument: TypeAlias = Limits | DynamicLimits | Callable[[], Limits]
 View = TypeVar("View", bound=Any)
 
 
@@ -80,7 +83,8 @@ class FlaskRateLimiter:
 
     Args:
         app: an application to limit now; else call `init_app`.
-        default_limits: limits of every view without its own limits.
+        default_limits: limits of every view without its own limits; or a function without
+            arguments, not async, that returns them, see DynamicLimits.
         rules: rules instead of `default_limits`, as for RateLimitMiddleware.
         key: who a request counts for: ``"ip"`` (of `request.remote_addr`), ``"header:NAME"``,
             ``"cookie:NAME"``, ``"jwt:CLAIM"``, ``"all"``, several (the first one present wins),
@@ -132,7 +136,7 @@ class FlaskRateLimiter:
         self,
         app: Flask | None = None,
         *,
-        default_limits: Limits | Mapping[str, Limits] | None = None,
+        default_limits: LimitsArgument | Mapping[str, LimitsArgument] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
         cost: Tokens | Cost = 1,
@@ -213,7 +217,7 @@ class FlaskRateLimiter:
 
     def limit(
         self,
-        limits: Limits,
+        limits: LimitsArgument,
         *,
         cost: Tokens | Cost = 1,
         cost_after: CostAfter | None = None,
@@ -228,7 +232,7 @@ class FlaskRateLimiter:
         ``limiter.limit("...")(blueprint)`` it limits the views of the blueprint together.
 
         Args:
-            limits: a text, a Limit, or several.
+            limits: a text, a Limit, or several; or a function as for default_limits.
             cost: tokens a request takes: a number, a tuple with one for each limit, or a
                 callable without arguments.
             cost_after: as for FlaskRateLimiter, for these limits.

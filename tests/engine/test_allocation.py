@@ -100,7 +100,7 @@ import _testcapi
 import asyncio
 import pickle
 from rate_limiter import Decision, ManualClock, RateLimiter
-from rate_limiter._core import AsgiMiddleware, Limiter, StartResponse, WsgiRecorder
+from rate_limiter._core import AsgiMiddleware, GivenLimits, Limiter, StartResponse, WsgiRecorder
 from rate_limiter._core import client_key, take_all
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.headers import HeaderStyle
@@ -113,6 +113,12 @@ from rate_limiter.policy.rule_sources import as_source
 clock = ManualClock()
 limiter = Limiter([(10.0, 1.0), (100.0, 2.0)], clock=clock)
 decision = limiter.hit("k")
+texts = RateLimiter("1/second", clock=clock)
+GIVEN = (("5/second", (5.0, 5.0), 1.0, 0), ("6/minute", (6.0, 0.1), 60.0, 0))
+given = GivenLimits(GIVEN)
+
+def first_with_limits():
+    return RateLimiter("1/second", clock=clock).hit("k", 1, given)
 pairs = [(10.0, 1.0)]
 keys = ["a", "b", "é", "\\ud800"]
 
@@ -197,6 +203,11 @@ calls = {
     "take_all": lambda: take_all(((limiter, "a", 0.001), (limiter, "\\ud800", 0.001))),
     "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),
     "window": lambda: Limiter([(20, 60, True)], clock=clock, max_keys=10).hit("k"),
+    "GivenLimits": lambda: GivenLimits(GIVEN),
+    "with limits": lambda: texts.hit_each("\\ud800", 0.001, given),
+    "first with limits": first_with_limits,
+    "many with limits": lambda: texts.allow_many(keys, 0.001, given),
+    "charge with limits": lambda: texts.charge("\\ud800", (0.001, 0.001), given),
     "callable": lambda: Limiter(pairs, clock=lambda: 1.5, max_keys=10).hit("k"),
     "allow_many": lambda: limiter.allow_many(keys, 0.001),
     "stats": limiter.stats,

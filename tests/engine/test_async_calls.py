@@ -124,7 +124,7 @@ async def test_throw_and_close(limiter: AsyncRateLimiter, thrown: tuple[Any, ...
     ("call", "message"),
     [
         (lambda one: one.allow(), "missing required argument 'key'"),
-        (lambda one: one.allow("k", 1, 2), "3 positional arguments were given"),
+        (lambda one: one.allow("k", 1, None, 2), "4 positional arguments were given"),
         (lambda one: one.allow("k", price=1), "unexpected keyword argument 'price'"),
         (lambda one: AsyncRateLimiter.allow(), "missing 2 required positional arguments"),
     ],
@@ -134,6 +134,17 @@ def test_wrong_arguments_fail_at_once(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         call(limiter)
+
+
+async def test_limits_come_with_a_call(limiter: AsyncRateLimiter) -> None:
+    assert (await limiter.hit("k", limits="2/minute")).limit == 2
+    assert await limiter.allow("k", 1, "2/minute")
+    assert not await limiter.allow("k", cost=1, limits="2/minute")
+    assert (await limiter.peek("k", limits="2/minute")).remaining == 0
+    assert await remaining(limiter) == 5
+    call = limiter.allow("k", limits="a lot")
+    with pytest.raises(ValueError, match="a lot"):
+        await call
 
 
 async def test_bad_keys_fail_when_awaited(limiter: AsyncRateLimiter) -> None:
@@ -155,8 +166,8 @@ def test_inspect_takes_the_method_for_an_async_function(
         assert one.__qualname__ == f"AsyncRateLimiter.{name}"
         assert one.__module__ == AsyncRateLimiter.__module__
         assert "See RateLimiter" in one.__doc__ or "hit()" in one.__doc__
-    assert list(inspect.signature(of_class).parameters) == ["self", "key", "cost"]
-    assert list(inspect.signature(bound).parameters) == ["key", "cost"]
+    assert list(inspect.signature(of_class).parameters) == ["self", "key", "cost", "limits"]
+    assert list(inspect.signature(bound).parameters) == ["key", "cost", "limits"]
     assert not hasattr(of_class, "no_such_attribute")
 
 

@@ -272,7 +272,11 @@ def test_arguments_by_name() -> None:
     ("arguments", "named", "message"),
     [
         ((), {}, r"allow\(\) missing required argument 'key'"),
-        (("k", 1, 2), {}, r"allow\(\) takes key and cost, but 3 positional arguments were given"),
+        (
+            ("k", 1, None, 2),
+            {},
+            r"allow\(\) takes key, cost and limits, but 4 positional arguments were given",
+        ),
         (("k",), {"weight": 1}, r"allow\(\) got an unexpected keyword argument 'weight'"),
         (("k",), {"key": "k"}, r"allow\(\) got multiple values for argument 'key'"),
         (("k", 1), {"cost": 1}, r"allow\(\) got multiple values for argument 'cost'"),

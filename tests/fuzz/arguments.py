@@ -60,7 +60,15 @@ def _any_limits(world: World) -> Any:
 
 
 def _limits_of_limiter(world: World) -> Any:
+    """Return limits of a new limiter, or of a call."""
+    if world.rng.random() < 0.4:
+        return world.rng.choice((None, world.one("GivenLimits"), "text"))
     return _limits(world) if world.rng.random() < 0.7 else _any_limits(world)
+
+
+def _described_limits(world: World) -> Any:
+    period_s, edge_s = world.rng.choice((60.0, _number(world))), world.rng.choice((0, 60))
+    return tuple(("text", one, period_s, edge_s) for one in _limits(world))
 
 
 def _scripts(world: World) -> Any:
@@ -221,7 +229,15 @@ def _rule(world: World) -> Any:
         world.rng.random() < 0.2,
         _flag(world),
         world.rng.choice((None, world.one("Meter"))),
+        world.rng.choice((None, None, _limits_of(world, is_deny))),
     )
+
+
+def _limits_of(world: World, is_deny: bool) -> Any:
+    """Return what finds the limits of a request, with the names for them."""
+    given = world.one("GivenLimits")
+    found = _later(world, given, None, given, "5/second")
+    return None if is_deny else (found, ("name",) * world.rng.choice((9, 9, 9, 3)))
 
 
 def _rules(world: World) -> Any:
@@ -416,6 +432,7 @@ ARGUMENTS: dict[str, Callable[[World], Any]] = {
     "verdict": lambda world: world.rng.choice((None, world.one("Verdict"))),
     "version": _of("PolicyVersion"),
     "walk": _of("ProxyWalk"),
+    "GivenLimits.limits": _described_limits,
     "Limiter.limits": _limits_of_limiter,
     "ClientSketch.keys": lambda world: world.rng.choice(("plain", "masked", "hashed", "bare")),
     "RedisClient.address": _address,

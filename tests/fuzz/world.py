@@ -44,6 +44,7 @@ PARAMETERS = {
 }
 NOT_CALLED = {"__new__", "__doc__", "__module__", "__weaklistoffset__", "__getattribute__"}
 NOT_CALLED |= {"__annotations__"}  # of the type, not of its objects
+NOT_CALLED |= {"_read_limits", "_limiter_for"}  # a Limiter refuses: subclasses have them
 
 
 class Gate(_core.AsgiMiddleware):
@@ -91,7 +92,24 @@ class Live(_core.Policy):
         self.hook.maybe()
 
 
-KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Policy": Live}
+class Half(_core.Limiter):
+    """A limiter with the methods that the C half calls."""
+
+    hook: Hook
+
+    def _read_limits(self, limits: Any) -> Any:
+        self.hook.maybe()
+        return self.hook.rng.choice((GIVEN, GIVEN_WINDOWS, GIVEN_WINDOWS, limits))
+
+    def _limiter_for(self, given: Any) -> Any:
+        self.hook.maybe()
+        return self.hook.rng.choice((_core.Limiter(given), _core.Limiter(given), None, self))
+
+
+GIVEN = _core.GivenLimits((("text", (5.0, 1.0), 5.0, 0),))  # type: ignore[arg-type]
+GIVEN_WINDOWS = _core.GivenLimits((("text", (5, 60, True), 60.0, 60),))  # type: ignore[arg-type]
+
+KINDS: dict[str, Any] = {"AsgiMiddleware": Gate, "Limiter": Half, "Policy": Live}
 # A check, a gate or an AsyncMethod makes them.
 NOT_MADE = ("AsyncCall", "Check", "RateLimitRecord", "Sender", "Verdict")
 
@@ -195,11 +213,14 @@ class World:
         self.keep(loop)
         for kind, one in (("RedisClient", client), ("RedisLoop", loop)):
             self._attempt(f"{kind}.hit_all", partial(one.hit_all, joined, ("a",), 1))
+            self._attempt(f"{kind}.peek_each", partial(one.peek_each, buckets, "a"))
 
     def _start_policy(self) -> None:
         """Make a policy that decides, and let it."""
-        limiter = _core.Limiter([(2.0, 1.0)])
+        limiter = Half([(2.0, 1.0)])
+        limiter.hook = self.hook
         self.keep(limiter)
+        self._attempt("Limiter._prepare", lambda: limiter._prepare(GIVEN))
         self.keep(_core.ProxyWalk())
         self.keep(_core.FieldStyle("both"))
         for name in ("Limiter", "Decision"):

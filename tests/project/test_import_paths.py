@@ -20,11 +20,11 @@ PATHS = {
     "rate_limiter.asgi": (
         *("ClientAddress", "DeniedRequest", "HeaderStyle", "RateLimitMiddleware", "Store"),
         *("ASGIApp", "Message", "Receive", "Scope", "Send"),
-        *("Clock", "Finished", "OnStoreError"),
+        *("Clock", "DynamicLimits", "Finished", "OnStoreError"),
     ),
     "rate_limiter.wsgi": (
         *("ClientAddress", "DeniedRequest", "HeaderStyle", "RateLimitMiddleware", "Store"),
-        *("Clock", "Environ", "Finished", "OnStoreError", "WsgiApp"),
+        *("Clock", "DynamicLimits", "Environ", "Finished", "OnStoreError", "WsgiApp"),
     ),
     "rate_limiter.bucket_info": ("BucketInfo",),
     "rate_limiter.compat.flask_limiter": ("Limiter",),
@@ -37,11 +37,11 @@ PATHS = {
     "rate_limiter.fastapi": (
         *("RATE_LIMITED_RESPONSE", "RateLimit", "RateLimitHTTPException", "document_limits"),
         *("DeniedRequest", "RateLimits", "SettlingMiddleware"),
-        *("Clock", "Finished", "OnStoreError"),
+        *("Clock", "DynamicLimits", "Finished", "OnStoreError"),
     ),
     "rate_limiter.flask": (
         *("DeniedRequest", "FlaskRateLimitExceeded", "FlaskRateLimiter"),
-        *("Clock", "Finished", "OnStoreError"),
+        *("Clock", "DynamicLimits", "Finished", "OnStoreError"),
     ),
     "rate_limiter.governor": ("Finished",),
     "rate_limiter.headers": ("HeaderStyle", "header_values"),

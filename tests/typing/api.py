@@ -18,11 +18,19 @@ from rate_limiter import (
     hit_all,
     hit_all_async,
 )
-from rate_limiter.asgi import ClientAddress, DeniedRequest, HeaderStyle, Store
+from rate_limiter.asgi import (
+    ClientAddress,
+    DeniedRequest,
+    DynamicLimits,
+    Finished,
+    HeaderStyle,
+    Store,
+)
 from rate_limiter.fastapi import RateLimit, RateLimits
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.memory_store import InMemoryStore
 from rate_limiter.memory_store_async import AsyncInMemoryStore
+from starlette.requests import HTTPConnection
 from typing_extensions import assert_type
 
 limiter = RateLimiter(["10/second", Limit(1000, 0.5)], clock=ManualClock())
@@ -36,6 +44,22 @@ assert_type(limiter.stats(), dict[str, int])
 assert_type(limiter.hit("k", cost=(1, 1500)), Decision)
 assert_type(limiter.block("k", 60), None)
 assert_type(hit_all([(limiter, "a"), (limiter, b"b", (1, 2.5))]), Decisions)
+assert_type(limiter.hit("k", limits="5/minute"), Decision)
+assert_type(limiter.allow("k", 2, ["5/minute", Limit(5, 1)]), bool)
+limiter.hit("k", limits=5)  # type: ignore[arg-type]
+
+
+async def plan_of(connection: HTTPConnection) -> str:
+    return "5/minute"
+
+
+def used(finished: Finished) -> float:
+    return 1
+
+
+RateLimit(plan_of, cost_after=used)
+RateLimits(default=DynamicLimits(plan_of, default="5/minute", ttl_s=60))
+FlaskRateLimiter(default_limits=lambda: "5/minute").limit(lambda: [Limit(5, 1)])
 with limiter.reserve("k", cost=(1, 2000), timeout=None) as reservation:
     assert_type(reservation, Reservation)
     assert_type(reservation.settle((1, 700)), None)

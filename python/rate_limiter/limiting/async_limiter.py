@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from rate_limiter._core import AsyncLimiter, AsyncMethod, Decision
+from rate_limiter._core import AsyncLimiter, AsyncMethod, Decision, GivenLimits
 from rate_limiter.checks.arguments import DEFAULT_STORE
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits
 from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.given_limits import AsyncGivenLimiter, given_limits
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.limiting.reservation import AsyncReservation
 from rate_limiter.limiting.slots import AsyncSlot, CallKey, P, R, limited
@@ -96,45 +97,63 @@ class AsyncRateLimiter(AsyncLimiter):
     # Where nothing has to wait, an AsyncMethod calls the method of RateLimiter instead.
 
     @AsyncMethod
-    async def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
+    async def allow(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> bool:
         """Take `cost` tokens; return True if the request is allowed. See RateLimiter.allow."""
-        return cast(bool, await self._call_redis("allow", key, cost))
+        return cast(bool, await self._call_redis("allow", key, cost, limits))
 
     @AsyncMethod
-    async def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
+    async def hit(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
         """Take `cost` tokens; return a Decision. See RateLimiter.hit."""
-        return cast(Decision, await self._call_redis("hit", key, cost))
+        return cast(Decision, await self._call_redis("hit", key, cost, limits))
 
     @AsyncMethod
-    async def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
+    async def peek(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
         """Return the Decision of hit() without taking tokens. See RateLimiter.peek."""
-        return cast(Decision, await self._call_redis("peek", key, cost))
+        return cast(Decision, await self._call_redis("peek", key, cost, limits))
 
-    async def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
+    async def charge(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
         """Take `cost` tokens even if the bucket has fewer. See RateLimiter.charge."""
         if self._call_redis is not None:
-            return cast(Decision, await self._call_redis("charge", key, cost))
-        return self._limiter.charge(key, cost)
+            return cast(Decision, await self._call_redis("charge", key, cost, limits))
+        return self._limiter.charge(key, cost, limits)
 
-    async def hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
+    async def hit_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
-            return cast("tuple[Decision, ...]", await self._call_redis("hit_each", key, cost))
-        return self._limiter._hit_each(key, cost)
+            return cast(
+                "tuple[Decision, ...]", await self._call_redis("hit_each", key, cost, limits)
+            )
+        return self._limiter._hit_each(key, cost, limits)
 
-    async def peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
+    async def peek_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision, followed by one for each limit."""
         if self._call_redis is not None:
-            return cast("tuple[Decision, ...]", await self._call_redis("peek_each", key, cost))
-        return self._limiter._peek_each(key, cost)
+            return cast(
+                "tuple[Decision, ...]", await self._call_redis("peek_each", key, cost, limits)
+            )
+        return self._limiter._peek_each(key, cost, limits)
 
-    async def refund(self, key: str | bytes, cost: Cost = 1) -> None:
+    async def refund(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> None:
         """Give tokens back, up to the capacity. See RateLimiter.refund."""
         if self._call_redis is None:
-            self._limiter.refund(key, cost)
+            self._limiter.refund(key, cost, limits)
         else:
             try:
-                await self._call_redis("refund", key, cost)
+                await self._call_redis("refund", key, cost, limits)
             finally:
                 self._limiter._wake(key)
 
@@ -161,25 +180,32 @@ class AsyncRateLimiter(AsyncLimiter):
         else:
             await self._call_redis("block", key, seconds)
 
-    async def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+    async def inspect(
+        self, key: str | bytes, limits: Limits | GivenLimits | None = None
+    ) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`. See RateLimiter.inspect."""
         if self._call_redis is None:
-            return self._limiter.inspect(key)
+            return self._limiter.inspect(key, limits)
         running_loop()
-        return await asyncio.to_thread(self._limiter.inspect, key)
+        return await asyncio.to_thread(self._limiter.inspect, key, limits)
 
-    async def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
+    async def allow_many(
+        self,
+        keys: Iterable[str | bytes],
+        cost: Cost = 1,
+        limits: Limits | GivenLimits | None = None,
+    ) -> list[bool]:
         """Decide for each of several keys. See RateLimiter.allow_many."""
         if self._call_redis is None:
-            return self._limiter.allow_many(keys, cost)
+            return self._limiter.allow_many(keys, cost, limits)
         if isinstance(keys, (str, bytes)):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
         if not given:
-            return self._limiter.allow_many(given, cost)
-        return cast("list[bool]", await self._call_redis("allow_many", given, cost))
+            return self._limiter.allow_many(given, cost, limits)
+        return cast("list[bool]", await self._call_redis("allow_many", given, cost, limits))
 
     def with_limits(self, limits: Limits) -> AsyncRateLimiter:
         """Return a limiter with other limits that starts from the present usage of all clients.
@@ -195,6 +221,7 @@ class AsyncRateLimiter(AsyncLimiter):
         timeout: float | None = None,
         *,
         max_waiting: int | None = None,
+        limits: Limits | GivenLimits | None = None,
     ) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
@@ -203,7 +230,8 @@ class AsyncRateLimiter(AsyncLimiter):
         Arguments and exceptions are those of RateLimiter.acquire; it needs a running asyncio loop.
         """
         patience = Patience(timeout, max_waiting)
-        waiter = TaskWaiter(self._limiter, *checked_request(self._limiter, key, cost))
+        limiter = self._limiter._under(limits)
+        waiter = TaskWaiter(limiter, *checked_request(limiter, key, cost))
         steps = wait_steps(waiter, key, patience)
         try:
             step = next(steps)
@@ -228,30 +256,49 @@ class AsyncRateLimiter(AsyncLimiter):
         timeout: float | None = 0,
         *,
         max_waiting: int | None = None,
+        limits: Limits | None = None,
     ) -> AsyncReservation:
         """Return a block, for `async with`, for work whose cost is known only when it is done.
 
         See RateLimiter.reserve; ``await reservation.settle(...)`` in the block. A task that is
         cancelled in the block gives everything back, as after any other exception.
         """
-        tokens = checked_tokens(self._limiter, key, cost)
-        return AsyncReservation(self, key, tokens, Patience(timeout, max_waiting))
+        limiter = self._under(limits)
+        tokens = checked_tokens(limiter._limiter, key, cost)
+        return AsyncReservation(limiter, key, tokens, Patience(timeout, max_waiting))
 
-    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> AsyncSlot:
+    def slot(
+        self,
+        key: str | bytes,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> AsyncSlot:
         """Return a block that waits for its turn: ``async with limiter.slot("api"):``.
 
         See RateLimiter.slot.
         """
-        return AsyncSlot(self, key, cost, timeout)
+        return AsyncSlot(self._under(limits), key, cost, timeout)
 
     def limited(
-        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+        self,
+        key: CallKey,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator: each call of the function waits for its turn.
 
         See RateLimiter.limited.
         """
-        return limited(self._limiter, self, key, cost, timeout)
+        limiter = self._limiter._under(limits)
+        return limited(limiter, self._under(limits), key, cost, timeout)
+
+    def _under(self, limits: Limits | GivenLimits | None) -> Any:
+        """Return a limiter with the limits of a call; this one without any."""
+        return self if limits is None else AsyncGivenLimiter(self, given_limits(limits))
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys, memory and decisions. See RateLimiter.stats."""

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision
+from rate_limiter._core import Decision, GivenLimits
 from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock, ManualClock
+from rate_limiter.limiting.given_limits import (
+    GivenLimiter,
+    given_limits,
+    lines_of_given,
+    shape_of,
+)
 from rate_limiter.limiting.reservation import Reservation
 from rate_limiter.limiting.slots import CallKey, P, R, Slot, limited
-from rate_limiter.limiting.takers import AsyncTaker, checked_tokens
+from rate_limiter.limiting.takers import checked_tokens
 from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
 from rate_limiter.limiting.waiting import (
     Lines,
@@ -53,6 +59,12 @@ class RateLimiter(_core.Limiter):
 
     Safe to share between threads. `allow`, `hit`, `peek`, `allow_many` and `stats` are the
     engine's own methods, one C call each.
+
+    Calls may give their own `limits`, such as those of a client's plan:
+    ``limiter.hit(key, limits="1000/minute")``. All these calls share the buckets of a key, separate
+    from those of calls without limits. If the limits of a key change, a bucket is full
+    again at the same time as before, so a client that has used half of 100 a minute has used half
+    of 1000 a minute. A window keeps its count if its length stays.
 
     Args:
         limits: a text (``"100/minute"``), a Limit, or several. A request takes tokens from all of
@@ -105,7 +117,7 @@ class RateLimiter(_core.Limiter):
 
     _remote_kind: ClassVar[type[RateLimiter] | None] = None  # makes limiters for remote stores
 
-    _as_async: ClassVar[Callable[[RateLimiter], AsyncTaker]]
+    _as_async: ClassVar[Callable[[RateLimiter], Any]]
     """AsyncRateLimiter.of, set by async_limiter.py, which imports this file."""
 
     def __init_subclass__(cls, *, serves_remote_stores: bool = False, **kwargs: Any) -> None:
@@ -291,6 +303,7 @@ class RateLimiter(_core.Limiter):
         timeout: float | None = None,
         *,
         max_waiting: int | None = None,
+        limits: Limits | GivenLimits | None = None,
     ) -> Decision:
         """Wait until the request may pass, in order of arrival per key.
 
@@ -308,6 +321,7 @@ class RateLimiter(_core.Limiter):
             timeout: maximum wait in seconds; None waits as long as it takes.
             max_waiting: number of callers that may wait for the key. If so many wait already, and
                 this one would have to wait, it is refused at once. None for any number.
+            limits: as for hit(). The order is that of the callers with the same limits.
 
         Returns:
             The Decision that allowed the request.
@@ -318,7 +332,8 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: a bad key, cost, timeout or max_waiting.
         """
         patience = Patience(timeout, max_waiting)
-        waiter = ThreadWaiter(self, *checked_request(self, key, cost))
+        limiter = self._under(limits)
+        waiter = ThreadWaiter(limiter, *checked_request(limiter, key, cost))
         steps = wait_steps(waiter, key, patience)
         try:
             step = next(steps)
@@ -343,6 +358,7 @@ class RateLimiter(_core.Limiter):
         timeout: float | None = 0,
         *,
         max_waiting: int | None = None,
+        limits: Limits | None = None,
     ) -> Reservation:
         """Return a block for work whose cost is known only when it is done.
 
@@ -356,7 +372,7 @@ class RateLimiter(_core.Limiter):
             cost: tokens to take, a finite number >= 0; or a tuple of them, one for each limit.
             timeout: how long the beginning of the block waits for the tokens, in seconds: 0 does
                 not wait, None waits as long as it takes.
-            max_waiting: as for acquire().
+            max_waiting, limits: as for acquire().
 
         Returns:
             A Reservation, which `with` begins. It raises RateLimitExceeded as acquire() does.
@@ -364,19 +380,32 @@ class RateLimiter(_core.Limiter):
         Raises:
             TypeError, ValueError: a bad key, cost, timeout or max_waiting.
         """
-        tokens = checked_tokens(self, key, cost)
-        return Reservation(self, key, tokens, Patience(timeout, max_waiting))
+        limiter = self._under(limits)
+        tokens = checked_tokens(limiter, key, cost)
+        return Reservation(limiter, key, tokens, Patience(timeout, max_waiting))
 
-    def slot(self, key: str | bytes, cost: Cost = 1, timeout: float | None = None) -> Slot:
+    def slot(
+        self,
+        key: str | bytes,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> Slot:
         """Return a block that waits for its turn: ``with limiter.slot("api"):``.
 
         The block begins as acquire() returns, and raises what acquire() raises. The tokens stay
         taken when it ends. Arguments are those of acquire().
         """
-        return Slot(self, key, cost, timeout)
+        return Slot(self._under(limits), key, cost, timeout)
 
     def limited(
-        self, key: CallKey, cost: Cost = 1, timeout: float | None = None
+        self,
+        key: CallKey,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator: each call of the function waits for its turn, as with acquire().
 
@@ -384,47 +413,80 @@ class RateLimiter(_core.Limiter):
 
         Args:
             key: str, bytes, or a function that returns the key. It gets the arguments of the call.
-            cost, timeout: as for acquire().
+            cost, timeout, limits: as for acquire().
 
         Raises:
             TypeError, ValueError: a bad key, cost or timeout, or the function is a generator.
             RateLimitExceeded: from a call that cannot pass within `timeout`.
         """
-        return limited(self, type(self)._as_async(self), key, cost, timeout)
+        asynchronous = type(self)._as_async(self)._under(limits)
+        return limited(self._under(limits), asynchronous, key, cost, timeout)
 
-    def _behind_waiters(self, key: str | bytes, cost: Cost = 1, /) -> tuple[Decision, ...] | None:
+    # --- Limits of a call ---
+
+    _read_limits = staticmethod(given_limits)  # called by the engine
+
+    def _limiter_for(self, given: GivenLimits, /) -> _core.Limiter:
+        """Return a new limiter for the buckets of given limits; called by the engine."""
+        path = None
+        if self._path is not None:
+            name = f"{self._name}\nlimits of calls: {shape_of(given)}"
+            path = shared_file(self._store, name, "1/second", self._max_keys)
+        return _core.Limiter(given, max_keys=self._max_keys, clock=self._clock, path=path)
+
+    def _under(self, limits: Limits | GivenLimits | None) -> Any:
+        """Return a limiter with the limits of a call; this one without any."""
+        return self if limits is None else GivenLimiter(self, given_limits(limits))
+
+    def _behind_waiters(
+        self, key: str | bytes, cost: Cost = 1, limits: GivenLimits | None = None, /
+    ) -> tuple[Decision, ...] | None:
         """Return the denial of a request that would overtake waiters, and one for each limit."""
-        name, tokens = checked_request(self, key, cost)
-        costs = [*self._lines.costs(name), tokens]
+        limiter = self._under(limits)
+        name, tokens = checked_request(limiter, key, cost)
+        costs = [*limiter._lines.costs(name), tokens]
         if len(costs) == 1:
             return None
-        each = self._peek_each(key, cost_to_peek(self.limits, costs))[1:]
-        decisions = decisions_behind(self.limits, each, costs)
+        each = limiter._peek_each(key, cost_to_peek(limiter.limits, costs))[1:]
+        decisions = decisions_behind(limiter.limits, each, costs)
         return None if decisions[0] else decisions
 
-    def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+    def inspect(
+        self, key: str | bytes, limits: Limits | GivenLimits | None = None
+    ) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key`, one for each limit, without taking tokens.
+
+        Args:
+            key: str or bytes.
+            limits: as for hit(): the buckets of calls with limits.
 
         Raises:
             TypeError: a bad key.
             StoreError: Redis gave no answer; there is no fallback for this.
         """
-        each = self._peek_each(key, 0)[1:]
+        limiter = self._under(limits)
+        each = limiter._peek_each(key, 0)[1:]
         name = line_key(key).decode("utf-8", "replace")
         return tuple(
             BucketInfo(name, limit, bucket.remaining, bucket.reset_after, None)
-            for limit, bucket in zip(self.limits, each, strict=True)
+            for limit, bucket in zip(limiter.limits, each, strict=True)
         )
 
-    def hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
+    def hit_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
         """Do what hit() does; return its Decision, followed by one for each limit."""
-        return self._hit_each(key, cost)
+        return self._hit_each(key, cost, limits)
 
-    def peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
+    def peek_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
         """Do what peek() does; return its Decision, followed by one for each limit."""
-        return self._peek_each(key, cost)
+        return self._peek_each(key, cost, limits)
 
-    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
+    def charge(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
         """Take `cost` tokens even if the bucket has fewer, such as when the cost is known late.
 
         Missing tokens become a debt of at most one capacity, which is refilled before the next
@@ -436,16 +498,18 @@ class RateLimiter(_core.Limiter):
         Raises:
             TypeError, ValueError: a bad key or cost.
         """
-        return super().charge(key, cost)
+        return super().charge(key, cost, limits)
 
-    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
+    def refund(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> None:
         """Give `cost` tokens back to the bucket of `key`, up to its capacity.
 
         Raises:
             TypeError, ValueError: a bad key or cost.
         """
         try:
-            super().refund(key, cost)
+            super().refund(key, cost, limits)
         finally:
             self._wake(key)
 
@@ -478,6 +542,7 @@ class RateLimiter(_core.Limiter):
                 self._wake(key)
             return
         self._lines.wake_all()
+        self._wake(b"")
 
     def _reset_key(self, key: str | bytes) -> None:
         super().reset(key)
@@ -522,6 +587,9 @@ class RateLimiter(_core.Limiter):
         """Wake the first that waits for a key, for which there may be tokens."""
         if isinstance(key, (str, bytes)):
             self._lines.wake(line_key(key))
+            with_limits = lines_of_given(self._lines)
+            if with_limits is not None:
+                with_limits.wake_all()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"

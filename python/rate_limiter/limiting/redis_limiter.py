@@ -17,12 +17,13 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision, Meter, StoreError
+from rate_limiter._core import Decision, GivenLimits, Meter, StoreError
 from rate_limiter.checks.arguments import check_arguments
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import FIXED_WINDOW, SLIDING_WINDOW, Cost, Limit, Limits, as_limits
 from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.given_limits import given_limits, shape_of
 from rate_limiter.limiting.greenlets import HubFuture, HubLoop, current_hub
 from rate_limiter.limiting.late_answers import kept, wait_until_given_back
 from rate_limiter.limiting.limiter import RateLimiter, checked_prefix
@@ -45,6 +46,12 @@ _DECISIONS = frozenset(("allow", "take", "hit", "hit_each", "allow_many"))
 
 _KEPT = ("charge", "refund", "block")
 """Methods that are called to the end, even if their task is cancelled."""
+
+OF_CALLS = ":calls"
+"""What follows a client's key in Redis where the limits came with a call."""
+
+_GIVEN_MAX = 128
+"""Different limits of calls whose commands are kept."""
 
 DENIED_RETRY_S = 1.0
 """Seconds until a request that was denied because the store is unavailable may try again."""
@@ -91,7 +98,17 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     is_remote = True
 
-    __slots__ = ("_breaker", "_buckets", "_client", "_keys", "_meter", "_tracing", "store")
+    __slots__ = (
+        "_breaker",
+        "_buckets",
+        "_client",
+        "_keys",
+        "_kinds",
+        "_meter",
+        "_of_calls",
+        "_tracing",
+        "store",
+    )
 
     def __init__(
         self,
@@ -158,41 +175,105 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         self._client = self.store.connection.client
         self._breaker = self.store.connection.breaker
         self._keys = keys
-        self._buckets = _core.RedisBuckets(
-            self._client,
-            tuple(limit.for_engine for limit in self.limits),
-            scripts(
-                with_windows=any(limit.is_window for limit in self.limits), bounded=keys.bounded
-            ),
-            keys.before.encode(),
-            tuple(ending.encode() for ending in keys.endings),
-            not keys.is_exact,
-            keys.min_ttl_ms,
-            keys.is_exact,
-        )
+        self._buckets = self._made_buckets(self.limits, keys.endings, bounded=keys.bounded)
+        self._of_calls: dict[GivenLimits, _core.RedisBuckets] = {}
+        self._kinds: dict[str, _core.RedisBuckets] = {}  # of limits of calls, by their shape
         self._tracing = _tracing_of(self) if self.store.tracing else None
+
+    def _made_buckets(
+        self, limits: tuple[Limit, ...], endings: Iterable[str], *, bounded: bool
+    ) -> _core.RedisBuckets:
+        return _core.RedisBuckets(
+            self._client,
+            tuple(limit.for_engine for limit in limits),
+            scripts(with_windows=any(limit.is_window for limit in limits), bounded=bounded),
+            self._keys.before.encode(),
+            tuple(ending.encode() for ending in endings),
+            not self._keys.is_exact,
+            self._keys.min_ttl_ms,
+            self._keys.is_exact,
+        )
+
+    # --- Limits of a call ---
+
+    def _buckets_of(self, given: GivenLimits) -> _core.RedisBuckets:
+        """Return the commands for limits of a call.
+
+        Raises:
+            ValueError: there are too many kinds of windows, or the limiter has an exact prefix.
+        """
+        found = self._of_calls.get(given)
+        if found is not None:
+            return found
+        if self._keys.is_exact:
+            raise ValueError("a limiter with an exact prefix takes no limits with a call")
+        self._prepare(given)
+        # Clamped as in memory: what another limit has written may be more than this one holds.
+        made = self._made_buckets(given.limits, _endings_of_calls(given), bounded=True)
+        if given.has_windows or given is _FOUR_BUCKETS:
+            self._kinds.setdefault(shape_of(given), made)
+        found = self._of_calls.setdefault(given, made)
+        for oldest in list(self._of_calls)[:-_GIVEN_MAX]:
+            dropped = self._of_calls.pop(oldest, None)
+            if dropped is not None:
+                self._buckets.count(*dropped.counts())
+        return found
+
+    def _all_buckets(self) -> Iterable[_core.RedisBuckets]:
+        """Return the commands for each kind of limits that a key may have buckets of."""
+        if not self._keys.is_exact:
+            self._buckets_of(_FOUR_BUCKETS)
+        return (self._buckets, *self._kinds.values())
+
+    def _resolved(
+        self, args: tuple[Any, ...]
+    ) -> tuple[_core.RedisBuckets, tuple[Any, ...], GivenLimits | None]:
+        """Return the commands for the arguments of a method, and its limits apart.
+
+        Raises:
+            TypeError, ValueError: the limits are wrong.
+        """
+        if len(args) != 3:  # a key, a cost and limits
+            return self._buckets, args, None
+        key, cost, limits = args
+        if limits is None:
+            return self._buckets, (key, cost), None
+        given = given_limits(limits)
+        return self._buckets_of(given), (key, cost), given
 
     def _renewed(self, limits: tuple[Limit, ...]) -> RateLimiter:
         made: RedisRateLimiter = _core.Limiter.__new__(RedisRateLimiter)
         made.store = self.store
         keys = self._keys.renewed(self.limits, limits)
         made._set_up_redis(limits, self._max_keys, self._clock, self.waiters_first, keys, keep=self)
-        made._buckets.count(*self._buckets.counts())
+        made._buckets.count(*self._counted())
         return made
+
+    def _counted(self) -> tuple[int, int]:
+        """Return how many decisions of Redis allowed, and how many denied."""
+        each = [one.counts() for one in (self._buckets, *list(self._of_calls.values()))]
+        return sum(one[0] for one in each), sum(one[1] for one in each)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Make the limiter again from the address of its Redis, its keys and limits."""
         settings = (self._max_keys, self._clock, self.waiters_first, self._keys)
         return _remade_redis, (type(self), self.store, self.limits, *settings)
 
-    def redis_keys(self, key: str | bytes) -> tuple[bytes, ...]:
+    def redis_keys(
+        self, key: str | bytes, limits: Limits | GivenLimits | None = None
+    ) -> tuple[bytes, ...]:
         """Return the keys of a client in Redis, one for each limit."""
-        return self._buckets.keys(key)
+        return self._resolved((key, 1, limits))[0].keys(key)
 
-    def inspect(self, key: str | bytes) -> tuple[BucketInfo, ...]:
+    def inspect(
+        self, key: str | bytes, limits: Limits | GivenLimits | None = None
+    ) -> tuple[BucketInfo, ...]:
         """Return the state of each bucket of `key` in Redis. See RateLimiter.inspect."""
         connection = self.store.connection
-        names = self.redis_keys(key)
+        names = self.redis_keys(key, limits)
+        if limits is not None:
+            several = given_limits(limits).limits
+            return tuple(map(inspect_key, repeat(connection), names, several))
         if not (self._keys.is_exact and any(limit.is_window for limit in self.limits)):
             return tuple(map(inspect_key, repeat(connection), names, self.limits))
         # The keys of these windows end with a date, which the script adds.
@@ -210,35 +291,52 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 
     # --- Blocking ----------------------------------------------------------------------------
 
-    def allow(self, key: str | bytes, cost: Cost = 1) -> bool:
-        return cast(bool, self._call("allow", key, cost))
+    def allow(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> bool:
+        return cast(bool, self._call("allow", key, cost, limits))
 
-    def hit(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return cast(Decision, self._call("hit", key, cost))
+    def hit(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
+        return cast(Decision, self._call("hit", key, cost, limits))
 
-    def peek(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return cast(Decision, self._call("peek", key, cost))
+    def peek(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
+        return cast(Decision, self._call("peek", key, cost, limits))
 
-    def _take(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return cast(Decision, self._call("take", key, cost))
+    def _take(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
+        return cast(Decision, self._call("take", key, cost, limits))
 
-    def _hit_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
-        return cast("tuple[Decision, ...]", self._call("hit_each", key, cost))
+    def _hit_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
+        return cast("tuple[Decision, ...]", self._call("hit_each", key, cost, limits))
 
-    def _peek_each(self, key: str | bytes, cost: Cost = 1) -> tuple[Decision, ...]:
-        return cast("tuple[Decision, ...]", self._call("peek_each", key, cost))
+    def _peek_each(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> tuple[Decision, ...]:
+        return cast("tuple[Decision, ...]", self._call("peek_each", key, cost, limits))
 
-    def charge(self, key: str | bytes, cost: Cost = 1) -> Decision:
-        return cast(Decision, self._call("charge", key, cost))
+    def charge(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> Decision:
+        return cast(Decision, self._call("charge", key, cost, limits))
 
-    def refund(self, key: str | bytes, cost: Cost = 1) -> None:
+    def refund(
+        self, key: str | bytes, cost: Cost = 1, limits: Limits | GivenLimits | None = None
+    ) -> None:
         try:
-            self._call("refund", key, cost)
+            self._call("refund", key, cost, limits)
         finally:
             self._wake(key)
 
     def _reset_key(self, key: str | bytes) -> None:
-        self._call("reset", key)
+        for buckets in self._all_buckets():
+            self._call_buckets(buckets, None, "reset", key)
 
     def _reset_many(self, prefix: bytes) -> None:
         remove_keys(self.store.connection, self.search(prefix))
@@ -256,20 +354,26 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         if keys.is_exact:
             return search_exact(self.store.connection, before, prefix)
         endings = [ending.encode() for ending in keys.endings]
-        return search(self.store.connection, before, prefix, endings)
+        return search(self.store.connection, before, prefix, endings, OF_CALLS.encode() + b":")
 
     def block(self, key: str | bytes, seconds: float) -> None:
-        self._call("block", key, seconds)
+        for buckets in self._all_buckets():
+            self._call_buckets(buckets, None, "block", key, seconds)
 
-    def allow_many(self, keys: Iterable[str | bytes], cost: Cost = 1) -> list[bool]:
+    def allow_many(
+        self,
+        keys: Iterable[str | bytes],
+        cost: Cost = 1,
+        limits: Limits | GivenLimits | None = None,
+    ) -> list[bool]:
         if isinstance(keys, (str, bytes)):
             raise TypeError(
                 f"allow_many() takes several keys, got one {type(keys).__name__}; use allow()"
             )
         given = tuple(keys)
         if not given:  # no node, but the cost may be wrong
-            return _core.Limiter.allow_many(self, given, cost)
-        return cast("list[bool]", self._call("allow_many", given, cost))
+            return _core.Limiter.allow_many(self, given, cost, limits)
+        return cast("list[bool]", self._call("allow_many", given, cost, limits))
 
     def stats(self) -> dict[str, int]:
         """Return counts as RateLimiter.stats does.
@@ -278,7 +382,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         without Redis. The other numbers describe the memory of this process, which decides while
         Redis is unavailable: the keys in Redis cannot be counted without a scan.
         """
-        allowed, denied = self._buckets.counts()
+        allowed, denied = self._counted()
         stats = super().stats()
         return stats | {"allowed": stats["allowed"] + allowed, "denied": stats["denied"] + denied}
 
@@ -291,64 +395,82 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     def _call_unmeasured(self, method: str, *args: Any) -> Any:
+        buckets, args, given = self._resolved(args)
         if self.waiters_first and method in _DECISIONS:
             if method == "allow_many":
-                return [self._call_unmeasured("allow", key, *args[1:]) for key in args[0]]
-            if method != "take" and (denial := self._behind_waiters(*args)) is not None:
+                return [self._call_unmeasured("allow", key, args[1], given) for key in args[0]]
+            if (
+                method != "take"
+                and (denial := self._behind_waiters(args[0], args[1], given)) is not None
+            ):
                 return _as_answer(method, denial)
+        return self._call_buckets(buckets, given, method, *args)
+
+    def _call_buckets(
+        self, buckets: _core.RedisBuckets, given: GivenLimits | None, method: str, *args: Any
+    ) -> Any:
         hub = current_hub()
         source: Source = self._client if hub is None else self.store.connection.loop(hub)
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
-                keys, *cost = args
-                return [self._call_unmeasured("allow", key, *cost) for key in checked_keys(keys)]
-            if not self.store.connection.permits(source, self._buckets, _key_of(method, args)):
-                return self._fallback(method, args, None)
+                keys, cost = args
+                return [
+                    self._call_buckets(buckets, given, "allow", key, cost)
+                    for key in checked_keys(keys)
+                ]
+            if not self.store.connection.permits(source, buckets, _key_of(method, args)):
+                return self._fallback(method, args, given, None)
         try:
             if self._tracing is not None:
-                answer = self._traced(self._tracing, source, hub, method, args)
+                answer = self._traced(self._tracing, source, hub, buckets, method, args)
             elif hub is None:
-                answer = self._asked(self._client, method, args)
+                answer = self._asked(self._client, buckets, method, args)
             else:
-                answer = self._wait_in_hub(hub, method, *args)
+                answer = self._wait_in_hub(hub, buckets, method, *args)
         except Exception as error:
-            return self._after_error(source, method, args, error)
+            return self._after_error(source, buckets, method, args, given, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(source, self._buckets, _key_of(method, args))
+            self.store.connection.succeeded(source, buckets, _key_of(method, args))
         return answer
 
-    def _asked(self, source: Any, method: str, args: tuple[Any, ...]) -> Any:
+    def _asked(
+        self, source: Any, buckets: _core.RedisBuckets, method: str, args: tuple[Any, ...]
+    ) -> Any:
         """Send the request of a method to Redis; return what the source makes of it."""
         if method == "allow_many" and source is not self._client:
             keys, *cost = args
-            each = (source.allow(self._buckets, key, *cost) for key in checked_keys(keys))
+            each = (source.allow(buckets, key, *cost) for key in checked_keys(keys))
             return asyncio.gather(*each)
         if method == "hit_all":
             keys, costs, joined, _ = args
             return source.hit_all(joined, keys, costs)
-        return getattr(source, method)(self._buckets, *args)
+        return getattr(source, method)(buckets, *args)
 
-    def _wait_in_hub(self, hub: HubLoop, method: str, *args: Any) -> Any:
+    def _wait_in_hub(
+        self, hub: HubLoop, buckets: _core.RedisBuckets, method: str, *args: Any
+    ) -> Any:
         """Return the answer of Redis, for which only this greenlet waits."""
         # A RedisLoop returns what the loop makes.
         loop: Any = self.store.connection.loop(hub)
         if method == "allow_many":
             keys, *cost = args
-            futures = [loop.allow(self._buckets, key, *cost) for key in checked_keys(keys)]
+            futures = [loop.allow(buckets, key, *cost) for key in checked_keys(keys)]
             return [one.wait() for one in futures]
-        future: HubFuture = self._asked(loop, method, args)
+        future: HubFuture = self._asked(loop, buckets, method, args)
         try:
             return future.wait()
         except BaseException:
             if method == "take" and not future.done():  # killed, or a timeout of the greenlet
-                future.then(lambda taken: self._give_back(loop, taken, *args))
+                future.then(lambda taken: self._give_back(loop, buckets, taken, *args))
             raise
 
-    def _give_back(self, loop: Any, taken: Any, key: str | bytes, cost: Cost) -> None:
+    def _give_back(
+        self, loop: Any, buckets: _core.RedisBuckets, taken: Any, key: str | bytes, cost: Cost
+    ) -> None:
         if not taken:  # denied, or an error
             return
         with contextlib.suppress(StoreError, RuntimeError):  # such as a closed connection
-            refunding: HubFuture = loop.refund(self._buckets, key, cost)
+            refunding: HubFuture = loop.refund(buckets, key, cost)
             refunding.then(lambda done: self._wake(key))
 
     def _has_several_nodes(self, method: str) -> bool:
@@ -366,63 +488,81 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return answer
 
     async def _behind_waiters_async(
-        self, key: str | bytes, cost: Cost = 1
+        self, key: str | bytes, cost: Cost = 1, given: GivenLimits | None = None
     ) -> tuple[Decision, ...] | None:
-        name, tokens = checked_request(self, key, cost)
-        costs = [*self._lines.costs(name), tokens]
+        limiter = self._under(given)
+        name, tokens = checked_request(limiter, key, cost)
+        costs = [*limiter._lines.costs(name), tokens]
         if len(costs) == 1:
             return None
-        each = await self.call_async("peek_each", key, cost_to_peek(self.limits, costs))
-        decisions = decisions_behind(self.limits, each[1:], costs)
+        each = await self.call_async("peek_each", key, cost_to_peek(limiter.limits, costs), given)
+        decisions = decisions_behind(limiter.limits, each[1:], costs)
         return None if decisions[0] else decisions
 
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
-        loop = self.store.connection.loop()
+        buckets, args, given = self._resolved(args)
         if self.waiters_first and method in _DECISIONS:
             if method == "allow_many":
-                each = (("allow", key, *args[1:]) for key in checked_keys(args[0]))
+                each = (("allow", key, args[1], given) for key in checked_keys(args[0]))
                 return await asyncio.gather(*(self._call_async_unmeasured(*one) for one in each))
-            if method != "take" and (denial := await self._behind_waiters_async(*args)) is not None:
-                return _as_answer(method, denial)
+            if method != "take":
+                denial = await self._behind_waiters_async(args[0], args[1], given)
+                if denial is not None:
+                    return _as_answer(method, denial)
+        if method not in ("reset", "block"):
+            return await self._call_buckets_async(buckets, given, method, *args)
+        for one in self._all_buckets():
+            await self._call_buckets_async(one, None, method, *args)
+        return None
+
+    async def _call_buckets_async(
+        self, buckets: _core.RedisBuckets, given: GivenLimits | None, method: str, *args: Any
+    ) -> Any:
+        loop = self.store.connection.loop()
         if not self._breaker.is_working:
             if self._has_several_nodes(method):
-                keys, *cost = args
+                keys, cost = args
                 calls = (
-                    self._call_async_unmeasured("allow", key, *cost) for key in checked_keys(keys)
+                    self._call_buckets_async(buckets, given, "allow", key, cost)
+                    for key in checked_keys(keys)
                 )
                 return list(await asyncio.gather(*calls))
-            if not self.store.connection.permits(loop, self._buckets, _key_of(method, args)):
-                return self._fallback(method, args, None)
+            if not self.store.connection.permits(loop, buckets, _key_of(method, args)):
+                return self._fallback(method, args, given, None)
         asked = self._asked if self._tracing is None else self._asked_traced
         try:
             answer: Any
             if method == "take":
-                answer = await self._take_async(loop, *args)
+                answer = await self._take_async(loop, buckets, *args)
             elif method in _KEPT:
-                answer = await kept(asked(loop, method, args))
+                answer = await kept(asked(loop, buckets, method, args))
             else:
-                answer = await asked(loop, method, args)
+                answer = await asked(loop, buckets, method, args)
         except Exception as error:
-            return self._after_error(loop, method, args, error)
+            return self._after_error(loop, buckets, method, args, given, error)
         if not self._breaker.is_working and not self._has_several_nodes(method):
-            self.store.connection.succeeded(loop, self._buckets, _key_of(method, args))
+            self.store.connection.succeeded(loop, buckets, _key_of(method, args))
         return answer
 
-    async def _take_async(self, loop: _core.RedisLoop, key: str | bytes, cost: Cost) -> Decision:
+    async def _take_async(
+        self, loop: _core.RedisLoop, buckets: _core.RedisBuckets, key: str | bytes, cost: Cost
+    ) -> Decision:
         """Take tokens. When cancelled, give back those that the late answer has taken."""
         asked = self._asked if self._tracing is None else self._asked_traced
-        taking = asyncio.ensure_future(asked(loop, "take", (key, cost)))
+        taking = asyncio.ensure_future(asked(loop, buckets, "take", (key, cost)))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            await wait_until_given_back(taking, lambda: self._refunding(loop, key, cost))
+            await wait_until_given_back(taking, lambda: self._refunding(loop, buckets, key, cost))
             raise
 
     def _refunding(
-        self, loop: _core.RedisLoop, key: str | bytes, cost: Cost
+        self, loop: _core.RedisLoop, buckets: _core.RedisBuckets, key: str | bytes, cost: Cost
     ) -> asyncio.Future[None]:
         asked = self._asked if self._tracing is None else self._asked_traced
-        refunding: asyncio.Future[None] = asyncio.ensure_future(asked(loop, "refund", (key, cost)))
+        refunding: asyncio.Future[None] = asyncio.ensure_future(
+            asked(loop, buckets, "refund", (key, cost))
+        )
         refunding.add_done_callback(lambda done: self._wake(key))
         return refunding
 
@@ -433,22 +573,35 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         tracing: RedisTracing,
         source: Source,
         hub: HubLoop | None,
+        buckets: _core.RedisBuckets,
         method: str,
         args: tuple[Any, ...],
     ) -> Any:
         """Return the answer of Redis to a blocking call, and trace it."""
         if hub is None:
-            answer = partial(self._asked, source, method, args)
+            answer = partial(self._asked, source, buckets, method, args)
         else:
-            answer = partial(self._wait_in_hub, hub, method, *args)
-        return tracing.answered(source, method, args, answer)
+            answer = partial(self._wait_in_hub, hub, buckets, method, *args)
+        return tracing.answered(source, self._command(buckets, method), method, args, answer)
 
-    def _asked_traced(self, loop: Any, method: str, args: tuple[Any, ...]) -> Any:
+    def _asked_traced(
+        self, loop: Any, buckets: _core.RedisBuckets, method: str, args: tuple[Any, ...]
+    ) -> Any:
         """Do what _asked() does for a task, and trace it."""
-        answer = self._asked(loop, method, args)
+        answer = self._asked(loop, buckets, method, args)
         assert self._tracing is not None
-        self._tracing.follow(loop, method, args, answer)
+        self._tracing.follow(loop, self._command(buckets, method), method, args, answer)
         return answer
+
+    def _command(self, buckets: _core.RedisBuckets, method: str) -> str:
+        """Return the command of Redis for a method."""
+        if method != "reset":
+            return "EVALSHA"
+        if buckets is self._buckets:
+            has_windows = any(limit.is_window for limit in self.limits)
+        else:
+            has_windows = buckets is not self._kinds.get(shape_of(_FOUR_BUCKETS))
+        return "EVALSHA" if has_windows else "DEL"
 
     # --- Measured ----------------------------------------------------------------------------
 
@@ -461,18 +614,30 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
     # --- Without Redis -----------------------------------------------------------------------
 
     def _after_error(
-        self, source: Source, method: str, args: tuple[Any, ...], error: Exception
+        self,
+        source: Source,
+        buckets: _core.RedisBuckets,
+        method: str,
+        args: tuple[Any, ...],
+        given: GivenLimits | None,
+        error: Exception,
     ) -> Any:
         if not isinstance(error, StoreError):  # such as a wrong argument: nothing was sent
             if not self._has_several_nodes(method):
-                self.store.connection.give_back_probe(source, self._buckets, _key_of(method, args))
+                self.store.connection.give_back_probe(source, buckets, _key_of(method, args))
             raise error
         self._breaker.failed(error)
         if self._tracing is not None:
             self._tracing.failed(error)
-        return self._fallback(method, args, error)
+        return self._fallback(method, args, given, error)
 
-    def _fallback(self, method: str, args: tuple[Any, ...], error: StoreError | None) -> Any:
+    def _fallback(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        given: GivenLimits | None,
+        error: StoreError | None,
+    ) -> Any:
         """Decide by `on_store_error`. Nothing is sent."""
         self._breaker.count_fallback()
         policy = self.store.on_store_error
@@ -483,7 +648,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         if method == "hit_all":
             return self._fallback_of_all(*args)
         if policy == "memory":
-            return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *args)
+            all_args = args if given is None else (*args, given)
+            return getattr(_core.Limiter, _IN_MEMORY.get(method, method))(self, *all_args)
         if method in ("refund", "reset", "block"):
             return None
         allowed = policy == "allow"
@@ -494,7 +660,8 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
             return allowed
         if method == "allow_many":
             return [allowed] * len(args[0])
-        each = [self._undecided(allowed or method == "charge", one) for one in self.limits]
+        limits = self.limits if given is None else given.limits
+        each = [self._undecided(allowed or method == "charge", one) for one in limits]
         return (each[0], *each) if method in _OF_EACH else each[0]
 
     def _fallback_of_all(
@@ -532,8 +699,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
 def _tracing_of(limiter: RedisRateLimiter) -> RedisTracing:
     from rate_limiter.stores.tracing import RedisTracing  # needs OpenTelemetry
 
-    has_windows = any(limit.is_window for limit in limiter.limits)
-    return RedisTracing(limiter.store.connection.client, limiter._buckets, has_windows=has_windows)
+    return RedisTracing(limiter.store.connection.client, limiter._buckets)
 
 
 def _key_of(method: str, args: tuple[Any, ...]) -> str | bytes:
@@ -584,6 +750,27 @@ def _ending(i: int, limit: Limit, *, exact: bool, names_limits: bool) -> str:
         return f":{i}:{limit.algorithm}:{limit.window_s}{first}{calendar}{layout}"
     # The deficit of a bucket that is never refilled is stored in units of its capacity.
     return f":{i}:bucket" if limit.refill_rate else f":{i}:frozen:{limit.capacity!r}"
+
+
+def _endings_of_calls(given: GivenLimits) -> list[str]:
+    """Return the parts after the client's key in Redis, for limits that came with a call.
+
+    Buckets are numbered from the one that takes longest to fill: so a limit that is added or left
+    out does not change what the others are. As in memory, a bucket beside windows is another one.
+    """
+    bucket = "mixed" if given.has_windows else "bucket"
+    fill_s = [0.0 if one.is_window else time_to_fill_s(one) for one in given.limits]
+    order = sorted(range(len(fill_s)), key=lambda i: -fill_s[i])
+    places = range(len(fill_s)) if given.has_windows else map(order.index, range(len(fill_s)))
+    return [
+        OF_CALLS
+        + (_ending(i, one, exact=False, names_limits=False) if one.is_window else f":{i}:{bucket}")
+        for i, one in zip(places, given.limits, strict=True)
+    ]
+
+
+_FOUR_BUCKETS = given_limits("1/second, 1/second, 1/second, 1/second")
+"""Whatever buckets came with calls, the keys of these are theirs."""
 
 
 def _before(store: RedisStore, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision
@@ -63,5 +63,7 @@ def checked_tokens(limiter: HasLimits, key: str | bytes, cost: Cost) -> tuple[fl
         TypeError, ValueError: the key or the cost is wrong.
     """
     # In memory, whatever the store: it checks both.
-    _core.Limiter.peek(cast("_core.Limiter", limiter), key, cost)
+    given = getattr(limiter, "_given", None)  # of a limiter with given limits
+    engine = limiter if given is None else cast(Any, limiter)._limiter
+    _core.Limiter.peek(cast("_core.Limiter", engine), key, cost, given)
     return tuple(map(float, costs_of(limiter.limits, cost)))

@@ -197,6 +197,11 @@ class Lines:
                 lines = _by_buckets[buckets] = cls()
             return lines
 
+    @classmethod
+    def known(cls, *buckets: object) -> Lines | None:
+        """Return what of() returned for these buckets, if anything still uses it."""
+        return _by_buckets.get(buckets)
+
     def join(self, waiter: Waiter) -> None:
         """Add a waiter at the end of its line, or ahead of those that it keeps from running."""
         if self not in waiter.joined:
@@ -353,7 +358,8 @@ def checked_request(
         TypeError, ValueError: one of them is wrong.
     """
     tokens = checked_tokens(limiter, key, cost)
-    return line_key(key), tokens
+    line_of = getattr(limiter, "line_of", line_key)  # of a limiter with given limits
+    return line_of(key), tokens
 
 
 # --- The steps -----------------------------------------------------------------------------------

@@ -73,10 +73,11 @@ def denial_of(request: Any, verdict: Verdict) -> Denial:
     record = record_of(request)
     retry_after_s = None if record is None else record._retry_after_s()
     active: ActiveRule | DenyingRule = verdict.active
-    each = list(zip(active.names, active.rule.limits, verdict.decisions, strict=True))
+    named = active.named(verdict.given)
+    each = [(*pair, one) for pair, one in zip(named, verdict.decisions, strict=True)]
     decision = verdict.decision
     tightest = [limit for _, limit, one in each if one == decision]
-    limit = next(iter(tightest or active.rule.limits), None)
+    limit = next(iter(tightest or [one for _, one in named]), None)
     violated = tuple(name for name, _, one in each if not one.allowed)
     return Denial(active.rule.name, limit, verdict.key, decision, retry_after_s, violated)
 

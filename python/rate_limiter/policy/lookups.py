@@ -40,7 +40,14 @@ async def status_of(policy: Policy, request: Any) -> dict[str, Any]:
             "allowed": rule.shadow,
             "limits": [],
         }
-    decision, *each = await now(active.awaitable_limiter.peek_each(key, 0))
+    given = None
+    if active.limits_of is not None:
+        given = await now(active.limits_of(request, key))
+        if given is None:
+            unknown = {"limited": True, "rule": active.rule.name, "key": shown_key}
+            return {**unknown, "allowed": False, "limits": []}
+    peeking = (key, 0) if given is None else (key, 0, given)
+    decision, *each = await now(active.awaitable_limiter.peek_each(*peeking))
     cost: Any = policy.cost if active.rule.cost is None else active.rule.cost
     if callable(cost):
         cost = await now(cost(request))
@@ -58,7 +65,7 @@ async def status_of(policy: Policy, request: Any) -> dict[str, Any]:
                 "remaining": one.remaining,
                 "reset_after": None if one.reset_after == float("inf") else one.reset_after,
             }
-            for name, limit, one in zip(active.names, active.rule.limits, each, strict=True)
+            for (name, limit), one in zip(active.named(given), each, strict=True)
         ],
     }
 

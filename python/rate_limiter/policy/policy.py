@@ -24,8 +24,9 @@ from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.registry import measure, meter
-from rate_limiter.policy.active_rules import ActiveRule, DenyingRule, policy_names
+from rate_limiter.policy.active_rules import ActiveRule, DenyingRule, names_of_given, policy_names
 from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
+from rate_limiter.policy.dynamic_limits import RuleLimits
 from rate_limiter.policy.headers import DEFAULT_STYLE, HeaderStyle
 from rate_limiter.policy.keys import (
     BypassSpec,
@@ -183,13 +184,23 @@ class Policy(_core.Policy):
 
     def _active_rule(self, rule: Rule, before: ActiveRule | None) -> ActiveRule:
         if rule.cost is None and not callable(self.cost):
-            check_cost(self.cost, rule.limits)
+            check_cost(self.cost, () if rule.dynamic else rule.limits)
         limiter = self.storage.limiter(rule, before)
         if self._dimension is not None:
             measure(limiter, self._dimension(rule), shadow=rule.shadow)
         waits = limiter.is_remote and not self._blocking
         awaitable_limiter = AsyncRateLimiter.of(limiter) if waits else limiter
-        return ActiveRule(rule, limiter, awaitable_limiter, self._names or policy_names(rule))
+        names = self._names or policy_names(rule)
+        if rule.dynamic is None:
+            return ActiveRule(rule, limiter, awaitable_limiter, names)
+        limits_of = RuleLimits(
+            rule.dynamic,
+            rule.name,
+            limiter,
+            blocking=self._blocking,
+            answers=self.identities.framework.answers,
+        )
+        return ActiveRule(rule, limiter, awaitable_limiter, (rule.name,), limits_of)
 
     def _compiled(self, rule: Rule, active: ActiveRule | None) -> tuple[Any, ...]:
         """Return a rule as the engine reads it: see csrc/python/policy.c."""
@@ -200,9 +211,10 @@ class Policy(_core.Policy):
             return self._denying(rule)
         if active is None:
             return (None, None, None, (), None, (), True, False, False, False, None)
+        names = active.names if active.limits_of is None else policy_names(rule)
         limits = tuple(
             (name, limit.capacity, limit.period_s, limit.edge_s)
-            for name, limit in zip(active.names, rule.limits, strict=True)
+            for name, limit in zip(names, rule.limits, strict=True)
         )
         decides_here = active.limiter.decides_here
         return (
@@ -217,6 +229,9 @@ class Policy(_core.Policy):
             rule.shadow,
             settles,
             None,
+            None
+            if active.limits_of is None
+            else (active.limits_of, names_of_given(active.names[0])),
         )
 
     def _denying(self, rule: Rule) -> tuple[Any, ...]:

@@ -27,8 +27,9 @@ from typing import Any, TypeAlias
 
 from rate_limiter._core import RuleRoutes
 from rate_limiter.checks.words import OnStoreError
-from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limit import Limit, as_limits
 from rate_limiter.policy.client_address import network_of, parse_address
+from rate_limiter.policy.dynamic_limits import AnyLimits, dynamic_of, fixed_limits
 from rate_limiter.policy.request_fields import credentials_key
 
 _ONE = re.compile(r"\*|\{[A-Za-z_]\w*\}", re.ASCII)
@@ -63,6 +64,8 @@ class Rule:
         key: who a request counts for, as for the middleware; None for the middleware's.
         exempt: requests are not limited.
         deny: requests are denied, without a limiter.
+        dynamic: DynamicLimits that count instead of `limits`, which are then its default. Rules of
+            files have none.
         shadow: requests are counted and never denied.
         on_store_error: as for RateLimiter; None for the middleware's.
         refund: statuses of an answer (``"5xx"``, ``"404"``) for which the cost is given back.
@@ -84,6 +87,7 @@ class Rule:
     on_store_error: OnStoreError | None = None
     refund: tuple[str, ...] = ()
     deny: bool = False
+    dynamic: Any = None
 
     def __post_init__(self) -> None:
         if self.deny:
@@ -306,7 +310,7 @@ class RuleTable:
         return sorted((self.ranks[tier] for tier in tiers if tier in self.ranks), reverse=True)
 
 
-def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
+def rules_of_limits(limits: AnyLimits | Mapping[str, AnyLimits]) -> RuleTable:
     """Return limits as rules: one for all clients, or one for each tier.
 
     Tiers are in order from the lowest to the highest. A client without a tier gets the limits of
@@ -316,16 +320,21 @@ def rules_of_limits(limits: Limits | Mapping[str, Limits]) -> RuleTable:
         TypeError, ValueError: `limits` is invalid.
     """
     if not isinstance(limits, Mapping):
-        return RuleTable([Rule("default", as_limits(limits))])
+        return RuleTable([_rule_of("default", limits)])
     if not limits:
         raise ValueError("limits: expected at least one tier")
     rules = [
-        Rule(tier, as_limits(of_tier), tiers=(tier,))
+        _rule_of(tier, of_tier, tiers=(tier,))
         for tier, of_tier in limits.items()
         if tier != "default"
     ]
     lowest = limits.get("default", next(iter(limits.values())))
-    return RuleTable([Rule("default", as_limits(lowest)), *rules])
+    return RuleTable([_rule_of("default", lowest), *rules])
+
+
+def _rule_of(name: str, limits: AnyLimits, tiers: tuple[str, ...] = ()) -> Rule:
+    fixed = as_limits(fixed_limits(limits))
+    return Rule(name, fixed, tiers=tiers, dynamic=dynamic_of(limits))
 
 
 def _distance(key: str | None, network: str | None, address: str | None) -> int | None:

@@ -149,9 +149,9 @@ async def change_cost(verdict: Verdict, cost: Cost) -> None:
     # The rules, and so the limiter, may have changed since the decision.
     limiter = verdict.policy.active(verdict.active).awaitable_limiter
     if cost < verdict.cost:
-        await now(limiter.refund(verdict.key, verdict.cost - cost))
+        await now(_change(limiter.refund, verdict, verdict.cost - cost))
     elif cost > verdict.cost:
-        await now(limiter.charge(verdict.key, cost - verdict.cost))
+        await now(_change(limiter.charge, verdict, cost - verdict.cost))
 
 
 async def _change_costs(verdict: Verdict, cost: Cost) -> None:
@@ -169,9 +169,16 @@ async def _change_costs(verdict: Verdict, cost: Cost) -> None:
     limiter = verdict.policy.active(verdict.active).awaitable_limiter
     more = [new - old for old, new in zip(before, after, strict=True)]
     if any(one < 0 for one in more):
-        await now(limiter.refund(verdict.key, tuple(max(0.0, -one) for one in more)))
+        await now(_change(limiter.refund, verdict, tuple(max(0.0, -one) for one in more)))
     if any(one > 0 for one in more):
-        await now(limiter.charge(verdict.key, tuple(max(0.0, one) for one in more)))
+        await now(_change(limiter.charge, verdict, tuple(max(0.0, one) for one in more)))
+
+
+def _change(method: Callable[..., Any], verdict: Verdict, cost: Cost) -> Any:
+    """Call refund() or charge() of a limiter under the limits of a verdict."""
+    if verdict.given is None:
+        return method(verdict.key, cost)
+    return method(verdict.key, cost, verdict.given)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,11 @@ _PROBES = 100_000  # names that are tried to find one for each node of a cluster
 
 
 def search(
-    connection: Connection, before: bytes, prefix: bytes, endings: Iterable[bytes] | None
+    connection: Connection,
+    before: bytes,
+    prefix: bytes,
+    endings: Iterable[bytes] | None,
+    more: bytes | None = None,
 ) -> dict[bytes, bytes]:
     """Return the keys in Redis of all clients whose keys begin with a prefix, and those keys.
 
@@ -29,6 +33,7 @@ def search(
         before: what the keys in Redis begin with.
         prefix: what the keys of the clients begin with.
         endings: what the keys in Redis end with; None: anything, below any name after `before`.
+        more: what other endings begin with.
 
     Raises:
         StoreError: Redis gave no answer.
@@ -39,7 +44,10 @@ def search(
     def client_key(key: bytes) -> bytes | None:
         rest = key[len(before) :]
         found = _TAGGED.match(rest if known is not None else rest[max(0, rest.find(b"{")) :])
-        if found is None or (known is not None and found[2] not in known):
+        if found is None:
+            return None
+        is_known = known is None or found[2] in known
+        if not is_known and (more is None or not found[2].startswith(more)):
             return None
         return _unmarked(found[1])
 

@@ -38,25 +38,27 @@ class RedisTracing:
     Args:
         client: the client of its store.
         buckets: its buckets.
-        has_windows: one of its limits is a window.
     """
 
-    def __init__(
-        self, client: _core.RedisClient, buckets: _core.RedisBuckets, *, has_windows: bool
-    ) -> None:
+    def __init__(self, client: _core.RedisClient, buckets: _core.RedisBuckets) -> None:
         self._tracer = get_tracer("rate_limiter")
         self._servers = ", ".join(client.servers)
         self._is_cluster = client.kind == "cluster"
         self._buckets = buckets
-        self._reset = "EVALSHA" if has_windows else "DEL"
 
     def answered(
-        self, source: Any, method: str, args: tuple[Any, ...], answer: Callable[[], Any]
+        self,
+        source: Any,
+        command: str,
+        method: str,
+        args: tuple[Any, ...],
+        answer: Callable[[], Any],
     ) -> Any:
         """Return what a blocking call returns, and trace it.
 
         Args:
             source: the client or the loop that sends it.
+            command: the command of Redis.
             method: the method of the limiter.
             args: its arguments; the first is the key, or several.
             answer: makes the call.
@@ -70,16 +72,21 @@ class RedisTracing:
         except (TypeError, ValueError):  # a wrong argument: nothing was sent
             raise
         except BaseException as error:
-            _end(self._started(source, method, args, began_ns), error)
+            _end(self._started(source, command, method, args, began_ns), error)
             raise
-        self._started(source, method, args, began_ns).end()
+        self._started(source, command, method, args, began_ns).end()
         return result
 
     def follow(
-        self, source: Any, method: str, args: tuple[Any, ...], answer: asyncio.Future[Any]
+        self,
+        source: Any,
+        command: str,
+        method: str,
+        args: tuple[Any, ...],
+        answer: asyncio.Future[Any],
     ) -> None:
         """Trace a call until its answer, which an event loop waits for. See answered()."""
-        span = self._started(source, method, args, None)
+        span = self._started(source, command, method, args, None)
         if span.is_recording():
             answer.add_done_callback(lambda done: self._answered(span, source, method, args, done))
 
@@ -97,9 +104,13 @@ class RedisTracing:
             span.add_event(event, {"rate_limiter.store": self._servers, **attributes})
 
     def _started(
-        self, source: Any, method: str, args: tuple[Any, ...], began_ns: int | None
+        self,
+        source: Any,
+        command: str,
+        method: str,
+        args: tuple[Any, ...],
+        began_ns: int | None,
     ) -> Span:
-        command = self._reset if method == "reset" else "EVALSHA"
         server = self._server(source, method, args)
         attributes: dict[str, str | int] = {
             "db.system.name": "redis",

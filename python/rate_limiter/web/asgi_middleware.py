@@ -26,6 +26,7 @@ from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
 from rate_limiter.policy.denied_requests import OnDenied
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.lookups import status_of
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 Key: TypeAlias = Callable[[Scope], str | bytes | Awaitable[str | bytes | None] | None]
 Cost: TypeAlias = Callable[[Scope], Tokens | Awaitable[Tokens]]
 Denied: TypeAlias = Callable[[Scope, Decision], ASGIApp | Awaitable[ASGIApp]]
+LimitsArgument: TypeAlias = Limits | DynamicLimits | Callable[[Scope], Limits | Awaitable[Limits]]
 
 
 class KeyLimiter(Protocol):
@@ -82,8 +84,9 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
 
     Args:
         app: the ASGI application.
-        limits: a text (``"100/minute"``), a Limit, or several; or a mapping of tiers to these,
-            from the lowest to the highest.
+        limits: a text (``"100/minute"``), a Limit, or several; or a function, sync or async, that
+            gets the scope and returns these, see DynamicLimits; or a mapping of tiers to any of
+            these, from the lowest to the highest.
         rules: a file of rules, the address of a Redis that holds some, a dict, or a RuleSource;
             see docs/rules.md.
         limiter: a RateLimiter instead of `limits`, to share its buckets.
@@ -140,7 +143,7 @@ class RateLimitMiddleware(_core.AsgiMiddleware):
         limiter: RateLimiter | KeyLimiter | None = None,
         policy: GatewayPolicy | None = None,
         *,
-        limits: Limits | Mapping[str, Limits] | None = None,
+        limits: LimitsArgument | Mapping[str, LimitsArgument] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
         cost: Tokens | Cost = 1,

@@ -23,6 +23,7 @@ from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.observe.registry import limits_are_off, measure
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
+from rate_limiter.policy.dynamic_limits import DynamicLimits, dynamic_of
 from rate_limiter.policy.headers import DENIED_DETAIL, NO_STORE_DETAIL, HeaderStyle
 from rate_limiter.policy.keys import Identities
 from rate_limiter.policy.policy import Policy
@@ -59,6 +60,10 @@ Cost: TypeAlias = (
     | Callable[[WebSocket], Tokens | Awaitable[Tokens]]
 )
 """A function for routes of one kind may name that kind."""
+
+LimitsArgument: TypeAlias = (
+    Limits | DynamicLimits | Callable[[HTTPConnection], Limits | Awaitable[Limits]]
+)
 
 _SETTLING = "rate_limiter.settling"
 """The key of the _Settling of a request, which SettlingMiddleware sets."""
@@ -103,7 +108,9 @@ class RateLimit:
     that the limit decided about, errors too. Routes read it as ``request.state.rate_limit``.
 
     Args:
-        limits: a text (``"5/minute"``), a Limit, or several, which are all or nothing.
+        limits: a text (``"5/minute"``), a Limit, or several, which are all or nothing; or a
+            function, sync or async, that gets the HTTPConnection and returns these, see
+            DynamicLimits.
         limiter: a RateLimiter instead of `limits`, to share its buckets.
         key: as for RateLimitMiddleware; a callable gets the HTTPConnection (a Request or a
             WebSocket). ``Depends(current_user)`` limits by what that dependency returns; FastAPI
@@ -134,7 +141,7 @@ class RateLimit:
 
     def __init__(
         self,
-        limits: Limits | None = None,
+        limits: LimitsArgument | None = None,
         *,
         limiter: RateLimiter | None = None,
         key: Any = "ip",
@@ -198,15 +205,18 @@ class RateLimit:
         )
         self._settles = given["cost_after"] is not None
         RateLimit.any_settles |= self._settles
-        checked_cost(cost, limiter)
+        dynamic = dynamic_of(given["limits"])
+        checked_cost(cost, limiter.limits if dynamic is None else ())
         self._takes_key = isinstance(key, params.Depends)
         self.__signature__ = _signature(key if self._takes_key else None)
         if isinstance(key, params.Depends):
             key, cost = _second, _of_first(cost)
+            if dynamic is not None:
+                dynamic = dynamic.with_function(_of_first(dynamic.function))
         several = limiter.limits
-        names = tuple(map(str, several))
+        names = tuple(map(str, several)) if dynamic is None else (dynamic.name,)
         self._policy = Policy(
-            RuleSource(RuleTable([Rule(name or "; ".join(names), several)])),
+            RuleSource(RuleTable([Rule(name or "; ".join(names), several, dynamic=dynamic)])),
             SharedLimiter(limiter),
             Identities(address, given["jwt"], framework=FastApiFramework()),
             key=key,

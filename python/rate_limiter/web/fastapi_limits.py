@@ -16,19 +16,20 @@ from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checke
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
-from rate_limiter.limit import Limit, Limits, as_limits
+from rate_limiter.limit import Limit, as_limits
 from rate_limiter.limiting.clocks import Clock
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
+from rate_limiter.policy.dynamic_limits import fixed_limits
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.settling import CostAfter
 from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import check_store, is_shared
 from rate_limiter.web.asgi_messages import Scope
-from rate_limiter.web.fastapi_dependency import Cost, RateLimit, untouched
+from rate_limiter.web.fastapi_dependency import Cost, LimitsArgument, RateLimit, untouched
 from rate_limiter.web.fastapi_routes import Place, places_of
 from rate_limiter.web.limited_application import checked_limiter
 
@@ -82,7 +83,7 @@ class RateLimits:
     Args:
         app: an application to limit now; else call `init_app`. Do either before routes are added.
         default: limits of every route of the application, its included routers too, that has no
-            limits of this object. All these routes share the buckets.
+            limits of this object, as for RateLimit. All these routes share the buckets.
         name: separates this application from others in a shared store. It needs `store`.
         options: options of all limits, unless a limit has its own; see RateLimit. `key` may be a
             dependency as it is, ``key=current_user``; a function with a single parameter that has
@@ -101,7 +102,7 @@ class RateLimits:
         self,
         app: FastAPI | None = None,
         *,
-        default: Limits | None = None,
+        default: LimitsArgument | None = None,
         name: str = "",
         **options: Unpack[RateLimitOptions],
     ) -> None:
@@ -154,7 +155,7 @@ class RateLimits:
 
     def __call__(
         self,
-        limits: Limits | None = None,
+        limits: LimitsArgument | None = None,
         *,
         limiter: RateLimiter | None = None,
         name: str = "",
@@ -166,7 +167,7 @@ class RateLimits:
         ``decision: Annotated[Decision, limits("5/minute")]``.
 
         Args:
-            limits: a text (``"5/minute"``), a Limit, or several, which are all or nothing.
+            limits: as for RateLimit.
             limiter: a RateLimiter instead of `limits`, to share its buckets.
             name: shares the buckets with all limits of this name; the name of each route by
                 default.
@@ -217,7 +218,7 @@ class RateLimits:
 
     def _limit(
         self,
-        limits: Limits | None,
+        limits: LimitsArgument | None,
         limiter: RateLimiter | None,
         name: str,
         options: dict[str, Any],
@@ -303,7 +304,7 @@ class RateLimits:
         limiter: RateLimiter | None = limit.given["limiter"]
         if limiter is not None:
             return limiter
-        several = as_limits(limit.given["limits"])
+        several = as_limits(fixed_limits(limit.given["limits"]))
         known = self._limiters.get((name, several))
         if known is None:
             storage = Storage.of({**limit.given, "name": self._options["name"]})
@@ -343,7 +344,7 @@ class RouteLimit(RateLimit):
             storage = Storage.of(given)
             if is_shared(storage.store):  # a limiter there would make a file
                 storage = Storage(max_keys=storage.max_keys, clock=storage.clock)
-            limiter = storage.named_limiter(given["limits"], name or "route")
+            limiter = storage.named_limiter(fixed_limits(given["limits"]), name or "route")
         dimension_of(given)  # raise for mistakes
         self._set_up(limiter, given | {"metrics": None}, name)
 

@@ -7,11 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from rate_limiter.checks.arguments import checked_plain, uses_address
-from rate_limiter.limit import Limits, as_limits
+from rate_limiter.limit import as_limits
 from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denied_requests import OnDenied
+from rate_limiter.policy.dynamic_limits import (
+    AnyLimits,
+    DynamicLimits,
+    dynamic_of,
+    fixed_limits,
+)
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, Identities, KeySpec, TierSpec
 from rate_limiter.policy.policy import Policy
@@ -59,16 +65,18 @@ class FlaskPolicies:
         self,
         settings: Mapping[str, Any],
         name: str | None,
-        limits: Limits,
+        limits: AnyLimits,
         *,
         key: KeySpec | None,
         cost: Any,
         cost_after: CostAfter | None,
     ) -> Policy:
         """Return the Policy of a decorator; one without a name only checks the arguments."""
-        several = as_limits(limits)
+        dynamic = _without_environ(dynamic_of(limits))
+        several = as_limits(fixed_limits(limits))
+        rule = "; ".join(map(str, several)) if dynamic is None else dynamic.name
         return Policy(
-            RuleSource(RuleTable([Rule("; ".join(map(str, several)), several)])),
+            RuleSource(RuleTable([Rule(rule, several, dynamic=dynamic)])),
             self._storage(NamedStorage, settings, name or ""),
             self._identities,
             key=self._key if key is None else _without_scope(key, "key"),
@@ -92,7 +100,7 @@ class FlaskPolicies:
         if limits is None and rules is None:
             return None
         plain = limits is not None and not isinstance(limits, Mapping)
-        source = as_source(rules) if limits is None else RuleSource(rules_of_limits(limits))
+        source = as_source(rules) if limits is None else RuleSource(_rules(limits))
         dimension = self._dimension(lambda rule: "" if plain else rule.name)
         return Policy(
             source,
@@ -138,6 +146,24 @@ class FlaskPolicies:
         """Return the function that returns a rule's dimension by its name; None without metrics."""
         dimension = self._metrics
         return None if dimension is None else lambda rule: dimension.of_rule(name(rule))
+
+
+def _rules(limits: Any) -> RuleTable:
+    return rules_of_limits(_limits_without_environ(limits))
+
+
+def _without_environ(dynamic: DynamicLimits | None) -> DynamicLimits | None:
+    """Return limits of a function whose function, which must not be async, has an argument."""
+    if dynamic is None:
+        return None
+    wrapped: Callable[[Any], Any] = _without_scope(dynamic.function, "limits")
+    return dynamic.with_function(wrapped)
+
+
+def _limits_without_environ(limits: Any) -> Any:
+    if isinstance(limits, Mapping):
+        return {tier: _limits_without_environ(one) for tier, one in limits.items()}
+    return _without_environ(dynamic_of(limits)) or limits
 
 
 def _without_scope(spec: Any, what: str) -> Any:

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from rate_limiter._core import Verdict
-from rate_limiter.checks.arguments import check_arguments, uses_address
+from rate_limiter.checks.arguments import check_arguments, checked_plain, uses_address
 from rate_limiter.checks.redaction import shown
-from rate_limiter.limit import Limits, check_cost
+from rate_limiter.limit import Limit, check_cost
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.metrics_option import dimension_of
 from rate_limiter.observe.registry import measure
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Answer, DenialRenderer, denial_of, denial_renderer
+from rate_limiter.policy.dynamic_limits import (
+    AnyLimits,
+    DynamicLimits,
+    dynamic_of,
+    fixed_limits,
+)
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import ANY_FRAMEWORK, Identities
 from rate_limiter.policy.policy import Policy
@@ -74,17 +80,20 @@ def limit_application(
     dimension = dimension_of(given)
     style = HeaderStyle.of(given)
     storage = Storage.of(given)
+    dynamic = dynamic_of(given["limits"])
+    if blocking and dynamic is not None:
+        checked_plain("limits", dynamic.function)
     limiter, source = _limiter_or_rules(given["limits"], given["rules"], given["limiter"], storage)
     check_arguments(function, {**given, "source": source})
     denied = given["denied"]
     is_default = denied is None or denied == "json"
     renderer = None if is_default or callable(denied) else denial_renderer(denied)
     if limiter is not None:
-        checked_cost(given["cost"], limiter)
+        checked_cost(given["cost"], limiter.limits if dynamic is None else ())
         if dimension is not None:
             measure(limiter, dimension)
     policy = Policy(
-        _source_of(limiter) if source is None else source,
+        _source_of(limiter, dynamic) if source is None else source,
         storage if limiter is None else SharedLimiter(limiter),
         identities,
         key=given["key"],
@@ -120,9 +129,9 @@ def of_rules(dimension: Dimension | None) -> Callable[[Rule], Dimension] | None:
     return None if dimension is None else lambda rule: dimension.of_rule(rule.name)
 
 
-def _source_of(limiter: RateLimiter | None) -> RuleSource:
+def _source_of(limiter: RateLimiter | None, dynamic: DynamicLimits | None) -> RuleSource:
     assert limiter is not None
-    return RuleSource(RuleTable([Rule("default", limiter.limits)]))
+    return RuleSource(RuleTable([Rule("default", limiter.limits, dynamic=dynamic)]))
 
 
 def _checks(
@@ -156,15 +165,15 @@ def _limiter_or_rules(
 
 
 def one_limiter(
-    limits: Limits | None, limiter: RateLimiter | None, storage: Storage
+    limits: AnyLimits | None, limiter: RateLimiter | None, storage: Storage
 ) -> RateLimiter:
-    """Return `limiter`, or a new one for `limits`.
+    """Return `limiter`, or a new one for `limits`; for those of a function it has its default.
 
     Raises:
         TypeError: both or neither are given, or `limiter` is not a RateLimiter.
     """
     checked_limiter(limits, limiter)
-    return storage.new_limiter(limits) if limiter is None else limiter  # type: ignore[arg-type]
+    return storage.new_limiter(fixed_limits(limits)) if limiter is None else limiter
 
 
 def checked_limiter(limits: object, limiter: object) -> None:
@@ -180,10 +189,10 @@ def checked_limiter(limits: object, limiter: object) -> None:
         raise TypeError(f"limiter must be a RateLimiter, got {shown(limiter)}{with_policy}")
 
 
-def checked_cost(cost: Any, limiter: RateLimiter) -> Any:
+def checked_cost(cost: Any, limits: tuple[Limit, ...]) -> Any:
     """Return the cost; check a constant one against the limits.
 
     Raises:
         TypeError, ValueError: it is not a valid cost, or could never pass.
     """
-    return cost if callable(cost) else check_cost(cost, limiter.limits)
+    return cost if callable(cost) else check_cost(cost, limits)

@@ -21,6 +21,7 @@ from rate_limiter.observe.registry import limits_are_off
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.denials import Template
 from rate_limiter.policy.denied_requests import OnDenied
+from rate_limiter.policy.dynamic_limits import DynamicLimits
 from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.lookups import status_of
@@ -44,6 +45,7 @@ Environ: TypeAlias = dict[str, Any]
 Key: TypeAlias = Callable[[Environ], "str | bytes | None"]
 Cost: TypeAlias = Callable[[Environ], Tokens]
 Denied: TypeAlias = Callable[[Environ, Decision], WsgiApp]
+LimitsArgument: TypeAlias = Limits | DynamicLimits | Callable[[Environ], Limits]
 
 
 class RateLimitMiddleware:
@@ -54,7 +56,8 @@ class RateLimitMiddleware:
 
     Args:
         app: the WSGI application.
-        limits, rules, limiter: as for rate_limiter.asgi.RateLimitMiddleware.
+        limits, rules, limiter: as for rate_limiter.asgi.RateLimitMiddleware; a function, not
+            async, gets the environ.
         key: as there, without ``"user"``; a callable, not async, gets the environ.
         cost: tokens a request takes: a number, a tuple with one for each limit, or a callable
             that gets the environ.
@@ -81,7 +84,7 @@ class RateLimitMiddleware:
         app: WsgiApp,
         limiter: RateLimiter | None = None,
         *,
-        limits: Limits | Mapping[str, Limits] | None = None,
+        limits: LimitsArgument | Mapping[str, LimitsArgument] | None = None,
         rules: object = None,
         key: KeySpec = "ip",
         cost: Tokens | Cost = 1,
