@@ -100,8 +100,8 @@ def test_stacked_decorators_take_all_or_nothing() -> None:
     assert statuses(app, "/", 5) == [429] * 5
     limiters = [
         limiter
-        for decorator in view._rate_limiter_limits  # type: ignore[attr-defined]
-        for policy in decorator.policies()
+        for limit in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for policy in limit.policies()
         for limiter in policy.limiters().values()
     ]
     assert [one.peek("127.0.0.1").remaining for one in limiters] == [3, 1]

@@ -168,8 +168,8 @@ def test_a_cost_after_that_raises_does_not_touch_the_response_or_other_limits(
     assert messages == ["the cost of a request could not be settled"] * 9
     limiters = [
         limiter
-        for decorator in view._rate_limiter_limits  # type: ignore[attr-defined]
-        for policy in decorator.policies()
+        for limit in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for policy in limit.policies()
         for limiter in policy.limiters().values()
     ]
     assert [one.peek("127.0.0.1").remaining for one in limiters] == [6, 3, 5, 7]
@@ -190,8 +190,8 @@ def test_a_decorator_that_counts_twice_for_a_request_settles_each_once() -> None
         get(app, f"/{status}")
     (limited,) = (
         limiter
-        for decorator in view._rate_limiter_limits  # type: ignore[attr-defined]
-        for policy in decorator.policies()
+        for limit in view._rate_limiter_limits  # type: ignore[attr-defined]
+        for policy in limit.policies()
         for limiter in policy.limiters().values()
     )
     assert limited.peek("127.0.0.1").remaining == 16
