@@ -325,7 +325,8 @@ class World:
         if (loop := self.one("RedisLoop")) is None:
             return
         buckets = self.one("RedisBuckets")
-        submit = self.rng.choice(("allow", "hit", "take", "hit_each", "peek", "peek_each"))
+        names = ("allow", "hit", "take", "hit_each", "peek", "peek_each", "reset", "refund")
+        submit = self.rng.choice(names)
         for i in range(self.rng.choice((2, 8, 64))):
             self._attempt(f"RedisLoop.{submit}", lambda i=i: getattr(loop, submit)(buckets, str(i)))
         for plain in self.loops[-2:]:
