@@ -23,9 +23,9 @@ def test_operations_are_those_of_the_module() -> None:
         assert name in world.all_operations()
 
 
-def test_every_operation_is_reached_with_success() -> None:
-    """They are found in the module: a new one fails here until its parameters have values."""
-    options = ["--seed", "1", "--cases", "400", "--seconds", "150", "--counts"]
+def reached(seed: int) -> set[str]:
+    """Run the program; return the operations that it called with success."""
+    options = ["--seed", str(seed), "--cases", "400", "--seconds", "60", "--counts"]
     done = subprocess.run(
         [sys.executable, "-m", "fuzz.fuzz_binding", *options],
         env=os.environ | {"PYTHONPATH": str(TESTS)},
@@ -35,7 +35,18 @@ def test_every_operation_is_reached_with_success() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert world.all_operations() - set(json.loads(done.stdout)) == set()
+    return set(json.loads(done.stdout))
+
+
+def test_every_operation_is_reached_with_success() -> None:
+    """They are found in the module: a new one fails here until its parameters have values."""
+    missing = world.all_operations()
+    # Some succeed in few cases. One whose parameters lack values never does.
+    for seed in range(1, 5):
+        missing -= reached(seed)
+        if not missing:
+            break
+    assert missing == set()
 
 
 @pytest.mark.parametrize(
