@@ -500,6 +500,7 @@ class RedisRateLimiter(RateLimiter, serves_remote_stores=True):
         return None if decisions[0] else decisions
 
     async def _call_async_unmeasured(self, method: str, *args: Any) -> Any:
+        self.store.connection.loop()  # names what to do instead where there is no event loop
         buckets, args, given = self._resolved(args)
         if self.waiters_first and method in _DECISIONS:
             if method == "allow_many":
