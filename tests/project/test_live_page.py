@@ -128,6 +128,7 @@ def log_in(page: Page, server: Server) -> None:
     page.call("Network.clearBrowserCookies")
     page.messages.clear()
     page.open(f"{server.url}/live/")
+    page.wait("document.activeElement.id === 'token'")
     page.call("Input.insertText", text=TOKEN)
     page.press("Enter", 13)
     page.wait("document.querySelector('#rules tr button') !== null")
