@@ -117,7 +117,7 @@ def in_threads(decide: Decide, pool: ThreadPoolExecutor) -> Callable[[int], int]
 
 
 def cases(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> Iterator[Case]:
-    """Yield all cases, each with a limiter of its own."""
+    """Yield all cases, each with its own limiter."""
     shuffled = random.sample(KEYS, len(KEYS))
     for group, limits, keys in (
         (ONE_KEY, NEVER_DENIES, [KEY]),

@@ -173,7 +173,7 @@ def main() -> None:
 
 
 def is_wanted(shot: Shot, wanted: set[str]) -> bool:
-    """Return whether a picture is to be taken, by the names that are given."""
+    """Return whether to take a picture, by the given names."""
     return shot.name in wanted or not (wanted or shot.asked_for)
 
 

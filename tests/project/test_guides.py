@@ -30,7 +30,7 @@ def test_each_program_has_a_label() -> None:
     labels = {
         "before": ["Before:"],
         "after": ["After:"],
-        "requests": ["Both answer:", "It answers:"],
+        "requests": ["Both respond:", "It responds:"],
     }
     for page in PAGES:
         lines = page.read_text(encoding="utf-8").splitlines()
