@@ -1,6 +1,7 @@
 """The README's examples, run as they are printed."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import re
@@ -10,10 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from fastapi_limiter.depends import RateLimiter as FastApiLimiter
+from pyrate_limiter import Duration, Limiter, Rate, RedisBucket
 from rate_limiter.cli.main import main as command
-from support.redis_servers import RedisServer
+from rate_limiter.fastapi import RateLimit
+from support.redis_servers import RedisServer, redis_server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -162,3 +167,45 @@ def test_marks_of_the_table() -> None:
         retry.append("yes" if "retry-after" in denied.headers else "no")
     assert row("`X-RateLimit-Remaining` on responses") == remaining
     assert row("`Retry-After` on a 429") == retry
+
+
+def status_of(app: Any, client: str) -> int:
+    """Return the status that a client gets."""
+    path = benchmark("web_peers").PATH
+    if isinstance(app, FastAPI):
+        http = TestClient(app, raise_server_exceptions=False, client=(client, 1))
+        return http.get(path).status_code
+    app.testing = False
+    environ = {"REMOTE_ADDR": client}
+    return int(app.test_client().get(path, environ_overrides=environ).status_code)
+
+
+def test_clients_have_their_own_limits() -> None:
+    peers = benchmark("web_peers")
+    ours = benchmark("web_cases").fastapi_app(RateLimit("1/day"))
+    others = (peers.slowapi_decorator, peers.flask_limiter_decorator, peers.fastapi_limiter)
+    marks = []
+    for app in (ours, *(make("1/day") for make in others)):
+        assert [status_of(app, "192.0.2.1") for _ in range(2)] == [200, 429]
+        marks.append("yes" if status_of(app, "192.0.2.2") == 200 else "no")
+    assert row("separate limit for each client") == marks
+
+
+# A thread of pyrate-limiter raises when Redis is down.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_redis_is_down(tmp_path: Path) -> None:
+    peers = benchmark("web_peers")
+    with redis_server(tmp_path) as server:
+        store = RateLimit("1/day", store=server.url, name="item")
+        bucket = RedisBucket.init([Rate(1, Duration.DAY)], redis.Redis.from_url(server.url), "key")
+        limiter = Limiter(bucket)
+        apps = (
+            benchmark("web_cases").fastapi_app(store),
+            peers.slowapi_decorator("1/day", storage_uri=server.url),
+            peers.flask_limiter_decorator("1/day", storage_uri=server.url),
+            benchmark("web_cases").fastapi_app(FastApiLimiter(limiter=limiter)),
+        )
+    with contextlib.closing(limiter):
+        shown = [str(status_of(app, "192.0.2.1")) for app in apps]
+    assert row("status when Redis is down") == shown
+    assert status_of(apps[0], "192.0.2.1") == 429  # it still limits
