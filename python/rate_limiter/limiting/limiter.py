@@ -12,7 +12,8 @@ from typing import Any, ClassVar, cast
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, GivenLimits
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
+from rate_limiter.checks.arguments import check_arguments
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
