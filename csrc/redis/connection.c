@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/alloc.h"
+#include "redis/handshake.h"
 #include "redis/reply.h"
 
 /* At least a TLS record: then OpenSSL buffers no bytes that a poll would not report. */
@@ -16,7 +17,6 @@
 #define QUEUE_MIN 64
 /* A connection that was idle for this long is checked before it is used again. */
 #define QUIET_NS INT64_C(10000000)
-#define HANDSHAKE_MAX 4
 #define UNASKED "it sent an answer without a command"
 
 typedef struct ticket {
@@ -43,7 +43,7 @@ struct rl_connection {
     size_t queue_room;
     uint64_t queue_head, queue_tail; /* numbers of the oldest ticket and of the next one */
 
-    char handshake[HANDSHAKE_MAX]; /* a letter for each answer that is due */
+    rl_handshake_step handshake[RL_HANDSHAKE_MAX]; /* for each answer that is due */
     int handshake_len, handshake_done;
     int64_t opened_ns;
     int64_t heard_ns; /* last progress of the answers, or first command after a pause */
@@ -232,81 +232,25 @@ void rl_connection_listen(rl_connection *redis)
 
 /* ---- handshake -------------------------------------------------------------- */
 
-static bool append_step(rl_connection *redis, char letter, int n, const char *a, const char *b,
-                        const char *c)
-{
-    const char *texts[] = {a, b, c};
-    const size_t lens[] = {strlen(a), n > 1 ? strlen(b) : 0, n > 2 ? strlen(c) : 0};
-    if (connection_append(redis, &(rl_arguments){n, texts, lens}) != RL_FAULT_NONE) {
-        return false;
-    }
-    redis->handshake[redis->handshake_len++] = letter;
-    return true;
-}
-
 /* All commands are sent at once; the answers are checked as they arrive. */
 static bool append_handshake(rl_connection *redis)
 {
     const rl_connection_config *config = &redis->config;
-    const rl_credentials *who = &config->credentials;
-    bool good = true;
-    if (who->user[0] != 0) {
-        good = good && append_step(redis, 'A', 3, "AUTH", who->user, who->password);
-    } else if (who->password[0] != 0) {
-        good = good && append_step(redis, 'A', 2, "AUTH", who->password, "");
+    rl_handshake_command commands[RL_HANDSHAKE_MAX];
+    size_t n = rl_handshake_commands(&config->credentials, config->database, config->client_name,
+                                     config->must_be_master, commands);
+    for (size_t i = 0; i < n; i++) {
+        size_t lens[RL_HANDSHAKE_WORDS];
+        for (int word = 0; word < commands[i].n; word++) {
+            lens[word] = strlen(commands[i].words[word]);
+        }
+        rl_arguments arguments = {commands[i].n, commands[i].words, lens};
+        if (connection_append(redis, &arguments) != RL_FAULT_NONE) {
+            return false;
+        }
+        redis->handshake[redis->handshake_len++] = commands[i].step;
     }
-    if (config->database != 0) {
-        char number[12];
-        snprintf(number, sizeof number, "%u", (unsigned)config->database);
-        good = good && append_step(redis, 'S', 2, "SELECT", number, "");
-    }
-    if (config->client_name[0] != 0) {
-        good = good && append_step(redis, 'N', 3, "CLIENT", "SETNAME", config->client_name);
-    }
-    if (config->must_be_master) {
-        good = good && append_step(redis, 'R', 1, "ROLE", "", "");
-    }
-    return good;
-}
-
-static bool reply_begins_with(const redisReply *reply, const char *word)
-{
-    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, word, strlen(word)) == 0;
-}
-
-static bool says_master(const redisReply *reply)
-{
-    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
-           reply->element[0]->type == REDIS_REPLY_STRING &&
-           strcmp(reply->element[0]->str, "master") == 0;
-}
-
-/* Check an answer. CLIENT SETNAME may be forbidden: the connection also works without a name. */
-static bool handshake_is_good(char letter, const redisReply *reply)
-{
-    switch (letter) {
-    case 'R':
-        return says_master(reply);
-    case 'N':
-        return reply->type == REDIS_REPLY_STATUS || reply_begins_with(reply, "NOPERM") ||
-               reply_begins_with(reply, "ERR unknown");
-    default:
-        return reply->type == REDIS_REPLY_STATUS;
-    }
-}
-
-/* Return the error for a bad answer. A server without AUTH may repeat the command, which contains
- * the password. */
-static const char *handshake_complaint(const rl_connection *redis, char letter,
-                                       const redisReply *reply)
-{
-    const char *password = redis->config.credentials.password;
-    if (reply->type != REDIS_REPLY_ERROR) {
-        return letter == 'R' ? "it is no master" : "it answered the handshake with something else";
-    }
-    bool repeats = strstr(reply->str, "with args") != NULL ||
-                   (password[0] != 0 && strstr(reply->str, password) != NULL);
-    return letter == 'A' && repeats ? "it refused the command AUTH" : reply->str;
+    return true;
 }
 
 static void check_handshake(rl_connection *redis)
@@ -320,9 +264,10 @@ static void check_handshake(rl_connection *redis)
         if (reply == NULL) {
             return;
         }
-        char letter = redis->handshake[redis->handshake_done++];
-        if (!handshake_is_good(letter, reply)) {
-            connection_fail_at(redis, RL_FAULT_ANSWER, handshake_complaint(redis, letter, reply));
+        const char *complaint = rl_handshake_complaint(redis->handshake[redis->handshake_done++],
+                                                       reply, redis->config.credentials.password);
+        if (complaint != NULL) {
+            connection_fail_at(redis, RL_FAULT_ANSWER, complaint);
         }
         freeReplyObject(reply);
     }

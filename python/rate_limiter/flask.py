@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
+from rate_limiter.checks.arguments import check_arguments, checked_paths
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Iterator
 
 from rate_limiter._core import Limiter, StoreError
-from rate_limiter.limiting.limiter import RateLimiter, limiters_in_use
+from rate_limiter.limiting.limiter import RateLimiter
+from rate_limiter.limiting.made_limiters import limiters_in_use
 
 try:
     import pytest

@@ -223,7 +223,7 @@ def test_exception_in_a_sleeping_thread_leaves_the_line(monkeypatch: pytest.Monk
 
     limiter = RateLimiter("1/hour")
     limiter.acquire("k")
-    monkeypatch.setattr("rate_limiter.limiting.limiter.ThreadWaiter.sleep", interrupted)
+    monkeypatch.setattr("rate_limiter.limiting.waiting.ThreadWaiter.sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         limiter.acquire("k")
     assert limiter._lines._lines == {}

@@ -19,7 +19,7 @@ from rate_limiter import AsyncRateLimiter, RateLimiter
 from rate_limiter.asgi import RateLimitMiddleware
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.limiting.limiter import limiters_in_use
+from rate_limiter.limiting.made_limiters import limiters_in_use
 from rate_limiter.redis_limiter import RedisRateLimiter
 from rate_limiter.testing import reset_all
 from support.fronts import ask_asgi, ask_flask

@@ -13,7 +13,7 @@ from rate_limiter import RateLimiter
 from rate_limiter.metrics import watch
 from rate_limiter.observe import live, live_history, registry
 from rate_limiter.observe.live_history import OTHERS, RULES_MAX, SPAN_S, History, Sampler
-from rate_limiter.observe.registry import Decisions
+from rate_limiter.observe.reading import Decisions
 from rate_limiter.observe.top_clients import TopClient
 from support.servers import free_port
 

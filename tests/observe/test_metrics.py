@@ -175,7 +175,7 @@ def test_errors_of_a_store_have_series_from_the_start(dimension: str) -> None:
     limiter = RateLimiter("1/s", store="redis://127.0.0.1:1/7")
     watch(limiter, dimension)
     found = {one.labels["kind"]: one.value for one in readings() if one.name == "store_errors"}
-    source = (ROOT / "csrc/python/redis/call.c").read_text()
+    source = (ROOT / "csrc/python/redis/errors.c").read_text()
     kinds = re.findall(r'\[RL_FAULT_\w+\] = "(\w+)"', source)
     assert set(found) == set(kinds) - {"none"}
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from rate_limiter import RateLimiter
-from rate_limiter.limiting.limiter import MADE_OFTEN
+from rate_limiter.limiting.made_limiters import MADE_OFTEN
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.policy.client_address import ClientAddress
 from rate_limiter.policy.setup_checks import SAMPLE, configured_workers

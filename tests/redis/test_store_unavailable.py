@@ -14,7 +14,8 @@ from flask import Flask
 from rate_limiter import AsyncRateLimiter, Decision, RateLimiter
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.limiting.redis_limiter import DENIED_RETRY_S, RedisRateLimiter
+from rate_limiter.limiting.redis_caller import DENIED_RETRY_S
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.middleware import RateLimitMiddleware
 from support.fronts import ask_asgi, ask_flask
 from support.redis_asking import limiter_on

@@ -4,7 +4,7 @@
  *     RedisBuckets   limits, and how a client key becomes the keys in Redis
  *     RedisLoop      the connections of one event loop
  *
- *     client.c ─────────────────────┬─> call.c ──> buckets.c
+ *     client.c ─> client_calls.c ───┬─> call.c, call_result.c ──> buckets.c
  *     loop.c ─> ... ─> batch.c ─────┘
  *
  * A decision is one redis_call: made for some buckets, run by a client or a loop, then

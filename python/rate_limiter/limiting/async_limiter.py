@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from rate_limiter._core import AsyncLimiter, AsyncMethod, Decision, GivenLimits
-from rate_limiter.checks.arguments import DEFAULT_STORE
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits
 from rate_limiter.limiting.clocks import Clock

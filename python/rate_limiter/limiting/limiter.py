@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import logging
-import traceback
-import weakref
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from collections.abc import Hashable
+from typing import Any, ClassVar
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, GivenLimits
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments
+from rate_limiter.checks.arguments import check_arguments
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.limit import Cost, Limit, Limits, as_limits
+from rate_limiter.limiting.blocking import BlockingCalls
 from rate_limiter.limiting.clocks import Clock, ManualClock
 from rate_limiter.limiting.given_limits import (
-    GivenLimiter,
     given_limits,
     lines_of_given,
     shape_of,
 )
-from rate_limiter.limiting.reservation import Reservation
-from rate_limiter.limiting.slots import CallKey, P, R, Slot, limited
-from rate_limiter.limiting.takers import checked_tokens
-from rate_limiter.limiting.wait_time import cost_to_peek, decisions_behind
+from rate_limiter.limiting.made_limiters import count_made, note_in_use
 from rate_limiter.limiting.waiting import (
     Lines,
-    Patience,
-    Sleep,
-    ThreadWaiter,
-    checked_request,
     line_key,
-    wait_steps,
 )
 from rate_limiter.stores.address import MEMORY, is_shared, shared_file
 from rate_limiter.stores.bucket_info import BucketInfo
@@ -47,14 +36,9 @@ NO_KEYS = (
     "a limiter in memory stores hashes of keys, so keys cannot be listed or found by a prefix: use "
     "a Redis, reset one key, or call reset() for all"
 )
-MADE_OFTEN = 100
-"""Limiters with the same limits that are made and thrown away before a warning is logged."""
-_PACKAGE = Path(__file__).parent.parent
-_made: dict[tuple[Limit, ...], _Made] = {}
-_in_use: weakref.WeakValueDictionary[int, RateLimiter] = weakref.WeakValueDictionary()
 
 
-class RateLimiter(_core.Limiter):
+class RateLimiter(_core.Limiter, BlockingCalls):
     """Decide, per client key, whether a request may pass.
 
     Safe to share between threads. `allow`, `hit`, `peek`, `allow_many` and `stats` are the
@@ -117,9 +101,6 @@ class RateLimiter(_core.Limiter):
 
     _remote_kind: ClassVar[type[RateLimiter] | None] = None  # makes limiters for remote stores
 
-    _as_async: ClassVar[Callable[[RateLimiter], Any]]
-    """AsyncRateLimiter.of, set by async_limiter.py, which imports this file."""
-
     def __init_subclass__(cls, *, serves_remote_stores: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if serves_remote_stores:
@@ -152,7 +133,7 @@ class RateLimiter(_core.Limiter):
                 f"a subclass of RateLimiter keeps its buckets in memory, got {shown(store)}"
             )
         self._set_up(limits, max_keys, clock, waiters_first)
-        _count_made(self)
+        count_made(self, self.limits)
 
     @classmethod
     def in_memory(cls, limits: Limits, max_keys: int, clock: Clock) -> RateLimiter:
@@ -200,7 +181,7 @@ class RateLimiter(_core.Limiter):
             path=path,
             waiters_first=waiters_first and not self.is_remote,
         )
-        _in_use[id(self)] = self
+        note_in_use(self)
 
     def _set_up_shared(
         self,
@@ -296,132 +277,6 @@ class RateLimiter(_core.Limiter):
             )
         return _remade_shared, (type(self), self.limits, *self._settings)
 
-    def acquire(
-        self,
-        key: str | bytes,
-        cost: Cost = 1,
-        timeout: float | None = None,
-        *,
-        max_waiting: int | None = None,
-        limits: Limits | GivenLimits | None = None,
-    ) -> Decision:
-        """Wait until the request may pass, in order of arrival per key.
-
-        The exception is raised as soon as the request cannot pass within the timeout, at once if
-        those ahead make that impossible. No tokens are taken then, nor when the wait is
-        interrupted: only an exception that a signal handler raises while the tokens are being
-        taken may lose them.
-
-        The order is that of the callers in this process. `allow` and `hit` do not wait and may
-        overtake them, see `waiters_first`.
-
-        Args:
-            key: str or bytes.
-            cost: tokens, a finite number >= 0; or a tuple of them, one for each limit.
-            timeout: maximum wait in seconds; None waits as long as it takes.
-            max_waiting: number of callers that may wait for the key. If so many wait already, and
-                this one would have to wait, it is refused at once. None for any number.
-            limits: as for hit(). The order is that of the callers with the same limits.
-
-        Returns:
-            The Decision that allowed the request.
-
-        Raises:
-            RateLimitExceeded: the request cannot pass within `timeout`, or never, or too many wait.
-                Its `retry_after` counts those ahead.
-            TypeError, ValueError: a bad key, cost, timeout or max_waiting.
-        """
-        patience = Patience(timeout, max_waiting)
-        limiter = self._under(limits)
-        waiter = ThreadWaiter(limiter, *checked_request(limiter, key, cost))
-        steps = wait_steps(waiter, key, patience)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Sleep):
-                    waiter.sleep(step.seconds)
-                    step = steps.send(None)
-                else:
-                    step = steps.send(getattr(waiter.limiter, step.method)(key, step.cost))
-        except StopIteration as done:
-            return cast(Decision, done.value)
-        finally:
-            try:
-                steps.close()
-            finally:
-                waiter.leave()  # again: a signal handler may have raised an exception in close()
-
-    def reserve(
-        self,
-        key: str | bytes,
-        cost: Cost = 1,
-        timeout: float | None = 0,
-        *,
-        max_waiting: int | None = None,
-        limits: Limits | None = None,
-    ) -> Reservation:
-        """Return a block for work whose cost is known only when it is done.
-
-        ``with limiter.reserve(key, cost=(1, 2000)) as reservation:`` takes the cost when it begins.
-        ``reservation.settle((1, used))`` in the block replaces it by what was used: the rest is
-        given back, or charged. Without it the reserved cost stands. An exception in the block,
-        before settle(), gives everything back.
-
-        Args:
-            key: str or bytes.
-            cost: tokens to take, a finite number >= 0; or a tuple of them, one for each limit.
-            timeout: how long the beginning of the block waits for the tokens, in seconds: 0 does
-                not wait, None waits as long as it takes.
-            max_waiting, limits: as for acquire().
-
-        Returns:
-            A Reservation, which `with` begins. It raises RateLimitExceeded as acquire() does.
-
-        Raises:
-            TypeError, ValueError: a bad key, cost, timeout or max_waiting.
-        """
-        limiter = self._under(limits)
-        tokens = checked_tokens(limiter, key, cost)
-        return Reservation(limiter, key, tokens, Patience(timeout, max_waiting))
-
-    def slot(
-        self,
-        key: str | bytes,
-        cost: Cost = 1,
-        timeout: float | None = None,
-        *,
-        limits: Limits | None = None,
-    ) -> Slot:
-        """Return a block that waits for its turn: ``with limiter.slot("api"):``.
-
-        The block begins as acquire() returns, and raises what acquire() raises. The tokens stay
-        taken when it ends. Arguments are those of acquire().
-        """
-        return Slot(self._under(limits), key, cost, timeout)
-
-    def limited(
-        self,
-        key: CallKey,
-        cost: Cost = 1,
-        timeout: float | None = None,
-        *,
-        limits: Limits | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator: each call of the function waits for its turn, as with acquire().
-
-        Functions block their thread; coroutine functions are awaited.
-
-        Args:
-            key: str, bytes, or a function that returns the key. It gets the arguments of the call.
-            cost, timeout, limits: as for acquire().
-
-        Raises:
-            TypeError, ValueError: a bad key, cost or timeout, or the function is a generator.
-            RateLimitExceeded: from a call that cannot pass within `timeout`.
-        """
-        asynchronous = type(self)._as_async(self)._under(limits)
-        return limited(self._under(limits), asynchronous, key, cost, timeout)
-
     # --- Limits of a call ---
 
     _read_limits = staticmethod(given_limits)  # called by the engine
@@ -433,23 +288,6 @@ class RateLimiter(_core.Limiter):
             name = f"{self._name}\nlimits of calls: {shape_of(given)}"
             path = shared_file(self._store, name, "1/second", self._max_keys)
         return _core.Limiter(given, max_keys=self._max_keys, clock=self._clock, path=path)
-
-    def _under(self, limits: Limits | GivenLimits | None) -> Any:
-        """Return a limiter with the limits of a call; this one without any."""
-        return self if limits is None else GivenLimiter(self, given_limits(limits))
-
-    def _behind_waiters(
-        self, key: str | bytes, cost: Cost = 1, limits: GivenLimits | None = None, /
-    ) -> tuple[Decision, ...] | None:
-        """Return the denial of a request that would overtake waiters, and one for each limit."""
-        limiter = self._under(limits)
-        name, tokens = checked_request(limiter, key, cost)
-        costs = [*limiter._lines.costs(name), tokens]
-        if len(costs) == 1:
-            return None
-        each = limiter._peek_each(key, cost_to_peek(limiter.limits, costs))[1:]
-        decisions = decisions_behind(limiter.limits, each, costs)
-        return None if decisions[0] else decisions
 
     def inspect(
         self, key: str | bytes, limits: Limits | GivenLimits | None = None
@@ -595,11 +433,6 @@ class RateLimiter(_core.Limiter):
         return f"{type(self).__name__}({'; '.join(map(str, self.limits))!r})"
 
 
-def limiters_in_use() -> list[RateLimiter]:
-    """Return all limiters of this process, those of rules, routes and decorators included."""
-    return [each for ref in _in_use.valuerefs() if (each := ref()) is not None]
-
-
 def checked_prefix(prefix: object) -> bytes:
     """Return the prefix of keys as bytes.
 
@@ -617,45 +450,3 @@ def _remade_shared(kind: type[RateLimiter], limits: Limits, *settings: Any) -> R
     made = _core.Limiter.__new__(kind)
     made._set_up_shared(limits, *settings)
     return made
-
-
-@dataclass
-class _Made:
-    """Limiters in memory with the same limits: how many were made, and which are still in use."""
-
-    count: int = 0
-    in_use: weakref.WeakSet[RateLimiter] = field(default_factory=weakref.WeakSet)
-    is_reported: bool = False
-
-
-def _count_made(limiter: RateLimiter) -> None:
-    """Count a limiter in memory; warn if many with its limits were made and thrown away.
-
-    A limiter made in a request handler has full buckets each time, so it limits nothing. Limiters
-    that a program keeps, such as one for each route, are fine.
-    """
-    if len(_made) > 10_000:
-        _made.clear()
-    made = _made.setdefault(limiter.limits, _Made())
-    made.in_use.add(limiter)
-    made.count += 1
-    if made.is_reported or made.count - len(made.in_use) < MADE_OFTEN:
-        return
-    made.is_reported = True
-    caller = _caller()
-    logger.warning(
-        "%s limiters have been made at %s:%s with the limits %s. Each starts with full "
-        "buckets, so one that is made inside a request handler limits nothing: make it once, "
-        "where the module is loaded",
-        MADE_OFTEN,
-        caller.filename,
-        caller.lineno,
-        "; ".join(map(str, limiter.limits)),
-    )
-
-
-def _caller() -> traceback.FrameSummary:
-    """Return the innermost frame outside this package."""
-    stack = traceback.extract_stack()
-    outside = (one for one in reversed(stack) if _PACKAGE not in Path(one.filename).parents)
-    return next(outside, stack[0])

@@ -23,7 +23,8 @@ from rate_limiter.observe.live_history import (
     all_decisions,
 )
 from rate_limiter.observe.metrics_folder import shared_folder
-from rate_limiter.observe.registry import Decisions, Reading, readings
+from rate_limiter.observe.reading import Decisions, Reading
+from rate_limiter.observe.registry import readings
 from rate_limiter.observe.top_clients import top_clients
 
 VERSION = 1

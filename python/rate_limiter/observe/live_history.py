@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from rate_limiter.observe.metrics_folder import locked, reported, shared_folder
-from rate_limiter.observe.registry import Decisions, decisions
+from rate_limiter.observe.reading import Decisions
+from rate_limiter.observe.registry import decisions
 
 STEP_S = 5
 SPAN_S = 900

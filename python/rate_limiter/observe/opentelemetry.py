@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable
 from rate_limiter import __version__
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import shared_folder
-from rate_limiter.observe.registry import Reading, decisions, readings, watch
+from rate_limiter.observe.reading import Reading
+from rate_limiter.observe.registry import decisions, readings, watch
 
 with extra_named():
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter

@@ -22,7 +22,8 @@ from typing import Any
 from rate_limiter._core import METER_BOUNDS_NS
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.observe.metrics_folder import reported, shared_folder
-from rate_limiter.observe.registry import Decisions, Reading, decisions, meter, readings, watch
+from rate_limiter.observe.reading import Decisions, Reading
+from rate_limiter.observe.registry import decisions, meter, readings, watch
 
 with extra_named():
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram

@@ -15,15 +15,13 @@ cannot be used, a process counts in its own memory (see metrics_folder.py).
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
@@ -33,17 +31,24 @@ from rate_limiter.checks.words import TopKeys
 from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.metrics_folder import is_unshared, reported, shared_folder
 from rate_limiter.observe.process_slots import Slot
+from rate_limiter.observe.reading import (
+    Decisions,
+    Reading,
+    decisions_of,
+    joined_readings,
+    read_readings,
+    reading_of_limits,
+    readings_of_rules,
+    readings_of_store,
+    written_readings,
+)
 from rate_limiter.observe.top_clients import count_clients
-from rate_limiter.stores.store_errors import ERROR_KINDS
 
 PUBLISHED_EVERY_S = 1.0
 _SWEPT_AT_ONCE = 1 << 14  # slots of a table; takes half a millisecond
 _DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
-_ERROR_MAX = 500  # characters of an error that a process publishes
 _SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it is percent-encoded
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
-
-_Read: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]  # of a Meter
 
 
 class Counted(NamedTuple):
@@ -51,53 +56,6 @@ class Counted(NamedTuple):
 
     dimension: str
     is_shadow: bool = False
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """The decisions of a dimension.
-
-    Attributes:
-        allowed: decisions by which a request passed, `shadow_denied` included.
-        blocked: decisions that denied a request.
-        shadow_denied: decisions by which a shadow rule would have denied a request.
-        by_duration: all of them by how long they took, see Meter.read().
-        sum_ns: the total duration in nanoseconds.
-    """
-
-    allowed: int
-    blocked: int
-    shadow_denied: int
-    by_duration: tuple[int, ...]
-    sum_ns: int
-
-    def __add__(self, other: Decisions) -> Decisions:
-        return Decisions(
-            self.allowed + other.allowed,
-            self.blocked + other.blocked,
-            self.shadow_denied + other.shadow_denied,
-            tuple(map(sum, zip_longest(self.by_duration, other.by_duration, fillvalue=0))),
-            self.sum_ns + other.sum_ns,
-        )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One number, for the metric of a name with these labels.
-
-    The live page shows all; ``limits_info``, ``processes``, ``rules_error`` and ``store_state`` are
-    for it alone.
-
-    Attributes:
-        is_gauge: the value is meaningless after its process has ended.
-        common: the object that several processes report, or "". Its values are not added up.
-    """
-
-    name: str
-    labels: dict[str, str]
-    value: float
-    is_gauge: bool = False
-    common: str = ""
 
 
 def watch(
@@ -221,23 +179,11 @@ def decisions() -> dict[str, Decisions]:
     found = {counted: one.read() for counted, one in _all_meters().items()}
     nothing = ((0,), (0,), 0)
     return {
-        dimension: _decisions(
+        dimension: decisions_of(
             found.get(Counted(dimension), nothing), found.get(Counted(dimension, True), nothing)
         )
         for dimension in dict.fromkeys(counted.dimension for counted in found)
     }
-
-
-def _decisions(real: _Read, shadow: _Read) -> Decisions:
-    allowed, blocked, shadow_allowed, shadow_denied = map(sum, (*real[:2], *shadow[:2]))
-    by_outcome = (*real[:2], *shadow[:2])
-    return Decisions(
-        allowed + shadow_allowed + shadow_denied,
-        blocked,
-        shadow_denied,
-        tuple(map(sum, zip_longest(*by_outcome, fillvalue=0))),
-        real[2] + shadow[2],
-    )
 
 
 def _all_meters() -> dict[Counted, Meter]:
@@ -263,10 +209,10 @@ def readings() -> list[Reading]:
                 found += _left
                 # Else a count would fall if another process is scraped next or this one is killed.
                 with reported(folder):
-                    _slot.write(_written(_joined(found)))
+                    _slot.write(written_readings(joined_readings(found)))
             found += _of_others(folder)
-    together = [replace(one, common="") for one in _joined(found)]
-    return _joined(together)
+    together = [replace(one, common="") for one in joined_readings(found)]
+    return joined_readings(together)
 
 
 # --- This process ---
@@ -312,7 +258,9 @@ def _own_readings() -> list[Reading]:
             stats = _stats_of(limiter, followed)
             common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
-            found.append(_of_limits(limiter, followed))
+            found.append(
+                reading_of_limits(limiter, followed.dimension, is_shadow=followed.is_shadow)
+            )
             found.append(Reading("keys", labels, stats["keys"], True, common))
             found.append(Reading("table_bytes", labels, stats["bytes"], True, common))
             evicted = stats["evicted_active"]
@@ -329,21 +277,10 @@ def _own_readings() -> list[Reading]:
         for dimension, total in _evicted_active.items():
             found.append(Reading("evicted_active", {"dimension": dimension}, total))
         for source, name in list(_rules.items()):
-            found.extend(_of_rules(source.health(), name))
+            found.extend(readings_of_rules(source.health(), name))
     for connection in connections.values():
-        found.extend(_of_store(connection))
+        found.extend(readings_of_store(connection))
     return found
-
-
-def _of_limits(limiter: Any, followed: _Followed) -> Reading:
-    is_in_file = bool(getattr(limiter, "_path", None))
-    labels = {
-        "dimension": followed.dimension,
-        "limits": ", ".join(map(str, limiter.limits)),
-        "mode": "shadow" if followed.is_shadow else "enforced",
-        "store": "redis" if limiter.is_remote else "shared" if is_in_file else "memory",
-    }
-    return Reading("limits_info", labels, 1, True)
 
 
 def _stats_of(limiter: Any, followed: _Followed) -> dict[str, int]:
@@ -372,50 +309,6 @@ def _sweep(limiter: Any, followed: _Followed) -> None:
         followed.is_swept_in = 0
 
 
-def _of_store(connection: Any) -> Iterable[Reading]:
-    health = connection.breaker.health()
-    store = ", ".join(connection.client.servers)
-    labels = {"store": store}
-    yield Reading("fallback_active", labels, float(health["status"] != "ok"), True, store)
-    yield Reading("fallback_decisions", labels, health["fallback_decisions"])
-    if health["status"] != "ok":
-        error = _shortened(health["last_error"])
-        state = {"breaker": health["breaker"], "nodes": ", ".join(health["failed_nodes"])}
-        yield Reading("store_state", labels | state | {"error": error}, 1, True)
-    for kind in ERROR_KINDS:
-        labels = {"store": store, "kind": kind}
-        yield Reading("store_errors", labels, health["errors"].get(kind, 0))
-
-
-def _of_rules(health: dict[str, Any], name: str) -> Iterable[Reading]:
-    labels = {"source": name}
-    yield Reading("rules_info", labels | {"version": health["version"]}, 1, True)
-    yield Reading("rules_stale", labels, float(health["last_error"] is not None), True)
-    if health["last_error"] is not None:
-        error = _shortened(health["last_error"])
-        yield Reading("rules_error", labels | {"error": error}, 1, True)
-    yield Reading("rules_loaded", labels, health["loaded"])
-    yield Reading("rules_refused", labels, health["refused"])
-
-
-def _shortened(error: str | None) -> str:
-    text = error or ""
-    return text if len(text) <= _ERROR_MAX else f"{text[:_ERROR_MAX]}..."
-
-
-def _joined(found: Iterable[Reading]) -> list[Reading]:
-    """Return one reading for each name, labels and common object."""
-    joined: dict[tuple[Any, ...], Reading] = {}
-    for one in found:
-        place = (one.name, one.common, *sorted(one.labels.items()))
-        before = joined.get(place)
-        if before is not None:
-            add = max if one.common else sum
-            one = replace(one, value=add((before.value, one.value)))
-        joined[place] = one
-    return list(joined.values())
-
-
 # --- Other processes ---
 
 _slot = Slot()  # guarded by _lock, as is:
@@ -426,17 +319,7 @@ def _of_others(folder: Path) -> Iterable[Reading]:
     with reported(folder):
         for text, is_alive in _slot.others(folder):
             with reported(folder):
-                yield from [one for one in _read(text) if is_alive or not one.is_gauge]
-
-
-def _read(text: str) -> list[Reading]:
-    try:
-        return [Reading(**one) for one in json.loads(text)]
-    except (ValueError, TypeError):
-        raise ValueError(
-            "a *.rate_limiter_readings there is something else, or of another version: empty the "
-            f"folder before a start; it is {text[:80]!r}"
-        ) from None
+                yield from [one for one in read_readings(text) if is_alive or not one.is_gauge]
 
 
 def _hold_slot(folder: Path) -> None:
@@ -448,12 +331,8 @@ def _hold_slot(folder: Path) -> None:
     if text is not None:
         _left.clear()
         with reported(folder):
-            _left[:] = [one for one in _read(text) if not one.is_gauge]
-        _slot.write(_written(_left))  # gauges of the previous holder are out of date
-
-
-def _written(found: Iterable[Reading]) -> str:
-    return json.dumps([asdict(one) for one in found])
+            _left[:] = [one for one in read_readings(text) if not one.is_gauge]
+        _slot.write(written_readings(_left))  # gauges of the previous holder are out of date
 
 
 def publish() -> None:
@@ -463,7 +342,7 @@ def publish() -> None:
         return
     with _lock, reported(folder):
         _hold_slot(folder)
-        _slot.write(_written(_joined([*_own_readings(), *_left])))
+        _slot.write(written_readings(joined_readings([*_own_readings(), *_left])))
 
 
 class _Publisher:

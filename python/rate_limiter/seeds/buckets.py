@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from rate_limiter.limit import Limit
-from rate_limiter.limiting.redis_limiter import RedisRateLimiter, time_to_fill_s
+from rate_limiter.limiting.redis_keys import time_to_fill_s
+from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.stores.redis_store import RedisStore
 
 ALMOST_EMPTY = 1e-9

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rate_limiter import _core
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_paths
+from rate_limiter.checks.arguments import check_arguments, checked_paths
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens

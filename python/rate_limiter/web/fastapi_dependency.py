@@ -12,7 +12,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
 from rate_limiter._core import Decision, RateLimitRecord, Verdict
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, uses_address
+from rate_limiter.checks.arguments import check_arguments, checked_text
+from rate_limiter.checks.effects import DEFAULT_STORE, uses_address
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.exceptions import RateLimitExceeded
 from rate_limiter.limit import Cost as Tokens

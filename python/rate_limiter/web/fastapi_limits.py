@@ -12,7 +12,8 @@ from fastapi import APIRouter, Depends, FastAPI, params
 from starlette.requests import HTTPConnection
 
 from rate_limiter._core import Decision
-from rate_limiter.checks.arguments import DEFAULT_STORE, check_arguments, checked_text, defaults_of
+from rate_limiter.checks.arguments import check_arguments, checked_text, defaults_of
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rate_limiter.checks.arguments import checked_plain, uses_address
+from rate_limiter.checks.arguments import checked_plain
+from rate_limiter.checks.effects import uses_address
 from rate_limiter.limit import as_limits
 from rate_limiter.observe.dimension import Dimension
 from rate_limiter.observe.metrics_option import dimension_of

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rate_limiter._core import Verdict
-from rate_limiter.checks.arguments import check_arguments, checked_plain, uses_address
+from rate_limiter.checks.arguments import check_arguments, checked_plain
+from rate_limiter.checks.effects import uses_address
 from rate_limiter.checks.redaction import shown
 from rate_limiter.limit import Limit, check_cost
 from rate_limiter.limiting.limiter import RateLimiter

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rate_limiter._core import Decision, Verdict
-from rate_limiter.checks.arguments import DEFAULT_STORE, checked_paths, checked_plain
+from rate_limiter.checks.arguments import checked_paths, checked_plain
+from rate_limiter.checks.effects import DEFAULT_STORE
 from rate_limiter.checks.words import HeaderWord, OnStoreError, ProxyHeader, ResetWord, TopKeys
 from rate_limiter.limit import Cost as Tokens
 from rate_limiter.limit import Limits
