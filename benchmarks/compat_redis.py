@@ -7,6 +7,10 @@ view with a limit, are asked by 50 callers at once, who share a limit that they 
 one event loop for FastAPI, threads for Flask. There is no web server. Each round measures every
 case once; the output has the median of the rounds' ratios and their quartiles, and the CPU time of
 this process for a request, which other load on the machine affects less.
+
+The ratio counts the whole request, of which the framework has its part. So each round also measures
+the application without a limiter: its requests are the most that any limiter may reach. The output
+says if that bound is below the target.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from ratios import HEADING, quartiles
+from web_cases import fastapi_app, flask_app
 from web_drivers import HEADERS, Asgi, Wsgi
 from web_peers import COMPAT, FLASK_COMPAT, flask_limiter_decorator, slowapi_decorator
 
@@ -111,25 +116,27 @@ def in_threads(app: Any, seconds: float) -> Measured:
     return Measured.of(sum(counts), seconds, began_s)
 
 
-Cases = dict[str, tuple[Callable[[], Measured], Callable[[], Measured]]]
+Case = Callable[[], Measured]
+Cases = dict[str, tuple[Case, Case, Case]]
+NAMES = ("stand-in", "original", "no limiter")
 
 
 def cases(port: int, seconds: float) -> Cases:
-    """Return the cases: by name the stand-in and the original."""
+    """Return the cases: by name the stand-in, the original and the application without either."""
     uri = f"redis://127.0.0.1:{port}"
 
-    def of(run: Any, make: Any, *packages: str) -> Any:
+    def of(run: Any, unlimited: Any, make: Any, *packages: str) -> Any:
         # The engine waits 0.1 s for Redis by default, too short where 50 threads share two cores.
         apps = [
             make(LIMIT, package=one, storage_uri=uri + more)
             for one, more in zip(packages, ("?timeout=10", ""), strict=True)
         ]
-        return tuple(partial(run, app, seconds) for app in apps)
+        return tuple(partial(run, app, seconds) for app in (*apps, unlimited))
 
     return {
-        "slowapi, decorator": of(in_tasks, slowapi_decorator, COMPAT, "slowapi"),
+        "slowapi, decorator": of(in_tasks, fastapi_app(), slowapi_decorator, COMPAT, "slowapi"),
         "Flask-Limiter, decorator": of(
-            in_threads, flask_limiter_decorator, FLASK_COMPAT, "flask_limiter"
+            in_threads, flask_app(), flask_limiter_decorator, FLASK_COMPAT, "flask_limiter"
         ),
     }
 
@@ -146,20 +153,37 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"CPython {platform.python_version()}, {platform.machine()}, {versions}")
     with server() as port:
-        found: dict[str, list[tuple[Measured, Measured]]] = {}
+        found: dict[str, list[tuple[Measured, ...]]] = {}
         measured = cases(port, given.seconds)
         for _ in range(given.rounds):
-            for name, (ours, theirs) in measured.items():
-                found.setdefault(name, []).append((ours(), theirs()))
+            for name, runs in measured.items():
+                found.setdefault(name, []).append(tuple(run() for run in runs))
     print(HEADING)
     for name, rounds in found.items():
-        title = f"requests of the stand-in / {name}, {CALLERS} callers"
-        speeds = [ours.per_second / theirs.per_second for ours, theirs in rounds]
-        print(quartiles(title, speeds, TARGET, at_least=True))
-        for who, several in zip(("stand-in", "original"), zip(*rounds, strict=True), strict=True):
-            speed = statistics.median(one.per_second for one in several)
-            cpu_us = statistics.median(one.cpu_us for one in several)
-            print(f"    {who:10}{speed:>8.0f}/s{cpu_us:>8.0f} us of CPU for a request")
+        show(name, rounds)
+
+
+def show(name: str, rounds: list[tuple[Measured, ...]]) -> None:
+    """Print the figures of a case."""
+    speeds, bounds, added = [], [], []
+    for ours, theirs, unlimited in rounds:
+        speeds.append(ours.per_second / theirs.per_second)
+        bounds.append(unlimited.per_second / theirs.per_second)
+        added.append((theirs.cpu_us - unlimited.cpu_us) / (ours.cpu_us - unlimited.cpu_us))
+    print(
+        quartiles(
+            f"requests of the stand-in / {name}, {CALLERS} callers", speeds, TARGET, at_least=True
+        )
+    )
+    low, bound, high = statistics.quantiles(bounds, n=4, method="inclusive")
+    verdict = "" if bound >= TARGET else f": no limiter reaches {TARGET}"
+    print(f"    bound: without a limiter {bound:.2f} ({low:.2f} .. {high:.2f}){verdict}")
+    low, middle, high = statistics.quantiles(added, n=4, method="inclusive")
+    print(f"    CPU time added by the original / stand-in {middle:.2f} ({low:.2f} .. {high:.2f})")
+    for who, several in zip(NAMES, zip(*rounds, strict=True), strict=True):
+        speed = statistics.median(one.per_second for one in several)
+        cpu_us = statistics.median(one.cpu_us for one in several)
+        print(f"    {who:10}{speed:>8.0f}/s{cpu_us:>8.0f} us of CPU for a request")
 
 
 if __name__ == "__main__":

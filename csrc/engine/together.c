@@ -72,13 +72,19 @@ static bool together_is_same(const rl_together *one, const rl_together *other)
     return is_same_table && one->key.hash == other->key.hash;
 }
 
+static inline void together_moment(moment *moment, const rl_together *request)
+{
+    moment->table = request->table;
+    rl_moment_init(&moment->at, request->limits, request->now);
+}
+
 /* Decide about request `i` as if those before it had taken their costs. */
 static bool together_look(rl_together *requests, size_t i, int64_t blocked_ns)
 {
     rl_together *request = &requests[i];
     shard *shard = rl_table_shard(request->table, request->key);
     moment moment;
-    moment_init(&moment, request->table, request->now);
+    together_moment(&moment, request);
     rl_found found;
     rl_shard_keep(&moment, shard);
     slot entry = rl_shard_find(request->table, shard, key_tag(request->key));
@@ -88,7 +94,7 @@ static bool together_look(rl_together *requests, size_t i, int64_t blocked_ns)
             rl_found_take(&moment.at, &found, requests[j].costs);
         }
     }
-    bool passes = rl_entry_allows(&request->table->set, &found, request->costs);
+    bool passes = rl_entry_allows(request->limits, &found, request->costs);
     rl_entry_describe(&moment.at, &found, request->costs, passes, &request->decision);
     if (blocked_ns > 0) {
         rl_decision_block(&request->decision, blocked_ns);
@@ -110,7 +116,7 @@ static rl_status together_take_one(rl_together *request, together_before *before
     rl_table *table = request->table;
     shard *shard = rl_table_shard(table, request->key);
     moment moment;
-    moment_init(&moment, table, request->now);
+    together_moment(&moment, request);
     uint64_t tag = key_tag(request->key);
     rl_found found;
     slot entry = rl_shard_find(table, shard, tag);
@@ -126,7 +132,7 @@ static rl_status together_take_one(rl_together *request, together_before *before
         memcpy(before->words, words, table->set.n_words * sizeof *words);
     }
     rl_entry_read(&moment.at, words, &found);
-    *allowed = rl_entry_allows(&table->set, &found, request->costs);
+    *allowed = rl_entry_allows(request->limits, &found, request->costs);
     if (!*allowed) {
         rl_entry_describe(&moment.at, &found, request->costs, false, &request->decision);
         return RL_OK;
@@ -182,7 +188,8 @@ rl_status rl_together_take(rl_together *requests, size_t n, bool *allowed)
     int64_t blocked_ns[RL_TOGETHER_MAX];
     rl_status status = RL_OK;
     for (size_t i = 0; i < n; i++) {
-        blocked_ns[i] = rl_blocks_left_ns(requests[i].table, requests[i].key, requests[i].now);
+        int64_t left_ns = rl_blocks_left_ns(requests[i].table, requests[i].key, requests[i].now);
+        blocked_ns[i] = left_ns > requests[i].blocked_ns ? left_ns : requests[i].blocked_ns;
     }
     size_t n_locks = together_lock_all(requests, n, locks);
     *allowed = true;

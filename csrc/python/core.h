@@ -382,6 +382,11 @@ int limiter_decide_given(limiter_object *self, const core_key_cost *args, bool *
 int limiter_refund_given(limiter_object *self, PyObject *key, given_limits_object *given,
                          const double *tokens);
 
+/* Read a key, a cost and GivenLimits, which the caller keeps, at the time of the limiter's clock. The
+ * costs are in `room`, or in the limits. 0, or -1 with an exception set. */
+int limiter_read_given(limiter_object *self, const core_key_cost *args, rl_request *out,
+                       uint64_t *room);
+
 /* Return the limiter that holds the buckets of given limits, made if there is none. Borrowed: it lives
  * as long as `self`. NULL with an exception set. */
 limiter_object *limiter_table_for(limiter_object *self, given_limits_object *given);

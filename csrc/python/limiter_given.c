@@ -175,6 +175,22 @@ static int given_call_init(limiter_object *self, const core_key_cost *args,
     return read_key(out, args->key);
 }
 
+int limiter_read_given(limiter_object *self, const core_key_cost *args, rl_request *out,
+                       uint64_t *room)
+{
+    given_call call;
+    int status = given_call_init(self, args, rl_limit_cost, &call);
+    if (status == 0) {
+        *out = call.request;
+        if (out->costs == call.room) {
+            memcpy(room, call.room, sizeof call.room);
+            out->costs = room;
+        }
+    }
+    given_call_clear(&call);
+    return status;
+}
+
 /* rl_request_take() or rl_request_try() */
 typedef rl_status (*request_decider)(const rl_request *request, bool *allowed, rl_decision *out,
                                      rl_decision *each);

@@ -244,7 +244,8 @@ static PyMethodDef core_methods[] = {
      PyDoc_STR(
          "take_all($module, requests, /)\n--\n\n"
          "Take the costs of all requests, or of none; return a tuple with a Decision of each.\n\n"
-         "requests: a tuple of (limiter, key, cost), each with a Limiter.")},
+         "requests: a tuple of (limiter, key, cost), each with a Limiter, or of (limiter, key,\n"
+         "cost, limits) with GivenLimits that are windows.")},
     {"client_key", walk_client_key, METH_O,
      PyDoc_STR("client_key($module, address, /)\n--\n\n"
                "Return the key of the client at an address (str).\n\n"

@@ -3,21 +3,51 @@
 
 #include "python/core.h"
 
-/* Read one of the requests, a tuple (limiter, key, cost). 0, or -1 with an exception set. */
-static int read_together(const core_state *state, PyObject *item, rl_together *out, uint64_t *room)
+/* Read a request under limits that come with it. 0, or -1 with an exception set. */
+static int together_read_given(PyObject *limiter, const core_key_cost *args, rl_together *out,
+                               uint64_t *room)
 {
-    PyObject *limiter, *key, *cost;
+    rl_request request;
+    if (!((given_limits_object *)args->limits)->has_windows) {
+        PyErr_SetString(PyExc_ValueError, "limits of a request must be windows");
+        return -1;
+    }
+    if (limiter_read_given(limiter_of(limiter), args, &request, room) < 0) {
+        return -1;
+    }
+    *out = (rl_together){.table = request.table,
+                         .limits = request.limits,
+                         .key = request.key,
+                         .costs = request.costs,
+                         .now = request.now,
+                         .blocked_ns = request.blocked_ns};
+    return 0;
+}
+
+/* Read one of the requests, a tuple (limiter, key, cost) or (limiter, key, cost, limits). 0, or -1
+ * with an exception set. */
+static int together_read(const core_state *state, PyObject *item, rl_together *out, uint64_t *room)
+{
+    PyObject *limiter;
+    core_key_cost args = {0};
     if (!PyTuple_Check(item)) {
         PyErr_SetString(PyExc_TypeError, "a request must be a tuple (limiter, key, cost)");
         return -1;
     }
-    if (!PyArg_ParseTuple(item, "O!OO:take_all", state->limiter_type, &limiter, &key, &cost)) {
+    if (!PyArg_ParseTuple(item, "O!OO|O!:take_all", state->limiter_type, &limiter, &args.key,
+                          &args.cost, state->given_type, &args.limits)) {
         return -1;
     }
-    if (limiter_read_request(limiter_of(limiter), key, cost, &out->key, room, &out->costs) < 0) {
+    if (args.limits != NULL) {
+        return together_read_given(limiter, &args, out, room);
+    }
+    if (limiter_read_request(limiter_of(limiter), args.key, args.cost, &out->key, room,
+                             &out->costs) < 0) {
         return -1;
     }
     out->table = limiter_of(limiter)->table;
+    out->limits = rl_table_limits(out->table);
+    out->blocked_ns = 0;
     return 0;
 }
 
@@ -65,13 +95,14 @@ PyObject *core_take_all(PyObject *module, PyObject *items)
     size_t n = (size_t)PyTuple_GET_SIZE(items);
     for (size_t i = 0; i < n; i++) {
         PyObject *item = PyTuple_GET_ITEM(items, (Py_ssize_t)i);
-        if (read_together(state, item, &requests[i], room[i]) < 0) {
+        if (together_read(state, item, &requests[i], room[i]) < 0) {
             return NULL;
         }
     }
     for (size_t i = 0; i < n; i++) {
-        PyObject *limiter = PyTuple_GET_ITEM(PyTuple_GET_ITEM(items, (Py_ssize_t)i), 0);
-        if (limiter_now(limiter_of(limiter), &requests[i].now) < 0) {
+        PyObject *item = PyTuple_GET_ITEM(items, (Py_ssize_t)i);
+        PyObject *limiter = PyTuple_GET_ITEM(item, 0);
+        if (PyTuple_GET_SIZE(item) == 3 && limiter_now(limiter_of(limiter), &requests[i].now) < 0) {
             return NULL;
         }
     }

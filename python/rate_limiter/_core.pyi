@@ -30,9 +30,7 @@ MAX_LIMITS: Final[int]
 MAX_REFILL_RATE: Final[float]
 
 def client_key(address: str | None, /) -> str: ...
-def take_all(
-    requests: tuple[tuple[Limiter, str | bytes, float | tuple[float, ...]], ...], /
-) -> tuple[Decision, ...]: ...
+def take_all(requests: tuple[_Request | _GivenRequest, ...], /) -> tuple[Decision, ...]: ...
 def _restore_decision(*args: Any) -> Decision: ...
 
 _Limit: TypeAlias = (
@@ -41,6 +39,8 @@ _Limit: TypeAlias = (
 
 _Cost: TypeAlias = float | tuple[float, ...]
 _Given: TypeAlias = Limits | GivenLimits | None
+_Request: TypeAlias = tuple[Limiter, str | bytes, _Cost]
+_GivenRequest: TypeAlias = tuple[Limiter, str | bytes, _Cost, GivenLimits]
 
 @final
 class Decision:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, request
-from rate_limiter import StoreError
+from rate_limiter import Decision, StoreError
 from rate_limiter.compat.flask_limiter import (
     ApplicationLimit,
     ExemptionScope,
@@ -21,6 +21,7 @@ from rate_limiter.compat.flask_limiter import (
 from rate_limiter.compat.flask_limiter.util import get_remote_address
 from rate_limiter.compat.limits import parse
 from rate_limiter.compat.limits.errors import ConfigurationError
+from rate_limiter.compat.limits.strategies import Hit
 from support.redis_servers import RedisServer
 from support.servers import free_port
 from werkzeug.test import EnvironBuilder
@@ -395,15 +396,19 @@ def test_the_store_is_used_again_when_it_is_back(
 ) -> None:
     app = app_of()
     caplog.set_level(logging.INFO, "flask-limiter")
-    limiter = limiter_of(
+    limiter_of(
         app, default_limits=["2/day"], storage_uri=server.url, in_memory_fallback=["1/minute"]
     )
 
-    def fails(*_: object, **__: object) -> None:
-        raise StoreError("down")
+    take = Hit.take
+
+    def fails_remotely(hit: Hit) -> Decision:
+        if hit.counter.limiter.is_remote:
+            raise StoreError("down")
+        return take(hit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(limiter.limiter, "decide", fails)
+        patch.setattr(Hit, "take", fails_remotely)
         assert statuses(app, "/a", 2) == [200, 429]
     assert statuses(app, "/a", 3) == [200, 200, 429]
     assert "Rate limit storage recovered" in caplog.messages

@@ -116,6 +116,8 @@ decision = limiter.hit("k")
 texts = RateLimiter("1/second", clock=clock)
 GIVEN = (("5/second", (5.0, 5.0), 1.0, 0), ("6/minute", (6.0, 0.1), 60.0, 0))
 given = GivenLimits(GIVEN)
+windows = GivenLimits((("5 a minute", (5.0, 60, False), 60.0, 0),))
+texts.peek("k", 0, windows)
 
 # Made here: locals(), which RateLimiter calls, crashes CPython 3.13 without memory.
 fresh = iter([RateLimiter("1/second", clock=clock) for _ in range(300)])
@@ -209,6 +211,7 @@ calls = {
     "costs": lambda: limiter.hit("k", (0.001, 0.001)),
     "block": lambda: limiter.block("\\ud800", 0.001),
     "take_all": lambda: take_all(((limiter, "a", 0.001), (limiter, "\\ud800", 0.001))),
+    "take_all with limits": lambda: take_all(((texts, "a", 0, windows), (texts, "b", 0, windows))),
     "keep": lambda: Limiter([(20.0, 1.0), (5.0, 2.0)], clock=clock, keep=limiter),
     "window": lambda: Limiter([(20, 60, True)], clock=clock, max_keys=10).hit("k"),
     "GivenLimits": lambda: GivenLimits(GIVEN),

@@ -22,7 +22,8 @@ from rate_limiter import (
     hit_all,
     hit_all_async,
 )
-from rate_limiter._core import Meter
+from rate_limiter._core import Meter, take_all
+from rate_limiter.limiting.given_limits import given_limits
 from rate_limiter.stores.redis_store import RedisStore
 from support.redis_servers import RedisServer, redis_cluster
 
@@ -259,3 +260,39 @@ def test_a_cluster_needs_one_slot(tmp_path: Path, call: Call) -> None:
 def test_it_is_public() -> None:
     assert inspect.iscoroutinefunction(hit_all_async)
     assert issubclass(Decisions, tuple)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["fixed; start=first", "fixed", "sliding"])
+def test_windows_that_come_with_requests(tmp_path: Path, kind: str, shared: bool) -> None:
+    store = f"shared://{tmp_path}/app" if shared else "memory://"
+    limiter, blocked = RateLimiter("9/day", store=store), RateLimiter("9/day")
+    three, five = (given_limits(f"{count}/day; window={kind}") for count in (3, 5))
+
+    def take(*costs: int) -> list[bool]:
+        pairs = zip(costs, (three, five), strict=True)
+        items = ((limiter, f"k{given.limits[0].capacity}", cost, given) for cost, given in pairs)
+        return [one.allowed for one in take_all(tuple(items))]
+
+    assert take(2, 4) == [True, True]
+    assert take(1, 2) == [True, False]
+    assert take(2, 2) == [False, False]
+    assert limiter.peek("k3.0", 1, three).remaining == 1
+    # One key under two limits is one count, and what has no limits of its own is apart.
+    decisions = take_all(((limiter, "k", 2, three), (limiter, "k", 2, five), (limiter, "k", 9)))
+    assert [one.remaining for one in decisions] == [1, 1, 0]
+    assert not any(take_all(((limiter, "k", 2, three), (limiter, "k", 2, five))))
+    blocked.block("k", 60)
+    one, two = take_all(((blocked, "k", 1, three), (limiter, "other", 1, five)))
+    assert (one.allowed, two.allowed) == (False, True)
+    assert 0 < one.retry_after <= 60
+    assert limiter.peek("other", 0, five).remaining == 5
+
+
+def test_requests_come_with_windows_only() -> None:
+    limiter: Any = RateLimiter("9/day")
+    with pytest.raises(ValueError, match="must be windows"):
+        take_all(((limiter, "k", 1, given_limits("3/day")),))
+    for wrong in ("3/day; window=fixed", None):
+        with pytest.raises(TypeError):
+            take_all(((limiter, "k", 1, wrong),))  # type: ignore[arg-type]

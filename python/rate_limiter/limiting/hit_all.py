@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter_ns
 from typing import Any, TypeAlias, cast
 
 from rate_limiter import _core
-from rate_limiter._core import Decision
+from rate_limiter._core import Decision, GivenLimits
 from rate_limiter.limit import Cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import RateLimiter
@@ -78,9 +78,7 @@ def hit_all(items: Iterable[Item]) -> Decisions:
         denial = one.limiter._behind_waiters(one.key, one.cost) if one.waits else None
         if denial is not None:
             return _denied_by(checked, one, denial[0], [_peek(each) for each in checked])
-    began_ns = perf_counter_ns()
-    decisions = Decisions(_first(checked)._call_unmeasured("hit_all", *_joined(checked)))
-    return _recorded(checked, decisions, perf_counter_ns() - began_ns)
+    return take_in_redis(checked)
 
 
 async def hit_all_async(items: Iterable[AnyItem]) -> Decisions:
@@ -97,23 +95,42 @@ async def hit_all_async(items: Iterable[AnyItem]) -> Decisions:
         if denial is not None:
             peeks = [await _peek_async(each) for each in checked]
             return _denied_by(checked, one, denial[0], peeks)
-    began_ns = perf_counter_ns()
-    calling = _first(checked)._call_async_unmeasured("hit_all", *_joined(checked))
-    return _recorded(checked, Decisions(await calling), perf_counter_ns() - began_ns)
+    return await take_in_redis_async(checked)
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
+class Request:
+    """What is taken from one limiter.
+
+    Attributes:
+        given: windows that come with the request, instead of the limits of the limiter.
+    """
+
     limiter: RateLimiter
     key: Key
     cost: tuple[float, ...]
+    given: GivenLimits | None = None
 
     @property
     def waits(self) -> bool:
         return self.limiter.waiters_first
 
 
-def _checked(items: Iterable[Any]) -> list[_Request]:
+def take_in_redis(requests: Sequence[Request]) -> Decisions:
+    """Do what hit_all() does for checked requests to limiters on one Redis."""
+    began_ns = perf_counter_ns()
+    decisions = Decisions(_first(requests)._call_unmeasured("hit_all", *_joined(requests)))
+    return _recorded(requests, decisions, perf_counter_ns() - began_ns)
+
+
+async def take_in_redis_async(requests: Sequence[Request]) -> Decisions:
+    """Do what take_in_redis() does without blocking the event loop."""
+    began_ns = perf_counter_ns()
+    calling = _first(requests)._call_async_unmeasured("hit_all", *_joined(requests))
+    return _recorded(requests, Decisions(await calling), perf_counter_ns() - began_ns)
+
+
+def _checked(items: Iterable[Any]) -> list[Request]:
     """Return the items as requests.
 
     Raises:
@@ -150,7 +167,7 @@ def _checked(items: Iterable[Any]) -> list[_Request]:
     return checked
 
 
-def _checked_item(i: int, item: object) -> _Request:
+def _checked_item(i: int, item: object) -> Request:
     if not isinstance(item, tuple) or len(item) not in (2, 3):
         raise TypeError(
             f"item {i} must be a tuple (limiter, key) or (limiter, key, cost), got {item!r}"
@@ -159,10 +176,10 @@ def _checked_item(i: int, item: object) -> _Request:
     limiter = limiter._limiter if isinstance(limiter, AsyncRateLimiter) else limiter
     if not isinstance(limiter, RateLimiter):
         raise TypeError(f"item {i} must begin with a RateLimiter, got {limiter!r}")
-    return _Request(limiter, key, checked_tokens(limiter, key, cost))
+    return Request(limiter, key, checked_tokens(limiter, key, cost))
 
 
-def _in_memory(checked: list[_Request]) -> Decisions:
+def _in_memory(checked: list[Request]) -> Decisions:
     for one in checked:
         denial = one.limiter._behind_waiters(one.key, one.cost) if one.waits else None
         if denial is not None:
@@ -170,17 +187,17 @@ def _in_memory(checked: list[_Request]) -> Decisions:
     return Decisions(_core.take_all(tuple((one.limiter, one.key, one.cost) for one in checked)))
 
 
-def _peek(one: _Request) -> Decision:
+def _peek(one: Request) -> Decision:
     return one.limiter.peek(one.key, one.cost)
 
 
-async def _peek_async(one: _Request) -> Decision:
+async def _peek_async(one: Request) -> Decision:
     limiter = cast(RedisRateLimiter, one.limiter)
     return cast(Decision, await limiter.call_async("peek", one.key, one.cost))
 
 
 def _denied_by(
-    checked: list[_Request], denier: _Request, denial: Decision, peeks: list[Decision]
+    checked: list[Request], denier: Request, denial: Decision, peeks: list[Decision]
 ) -> Decisions:
     """Return the decisions for a request that would overtake those who wait for one limiter."""
     pairs = zip(checked, peeks, strict=True)
@@ -190,11 +207,11 @@ def _denied_by(
 # --- Redis ---
 
 
-def _first(checked: list[_Request]) -> RedisRateLimiter:
+def _first(checked: Sequence[Request]) -> RedisRateLimiter:
     return cast(RedisRateLimiter, checked[0].limiter)
 
 
-def _recorded(checked: list[_Request], decisions: Decisions, elapsed_ns: int) -> Decisions:
+def _recorded(checked: Sequence[Request], decisions: Decisions, elapsed_ns: int) -> Decisions:
     """Let the meter of each limiter record its decision; in a denial only those that denied."""
     allowed = decisions.allowed
     for one, decision in zip(checked, decisions, strict=True):
@@ -204,13 +221,13 @@ def _recorded(checked: list[_Request], decisions: Decisions, elapsed_ns: int) ->
     return decisions
 
 
-def _joined(checked: list[_Request]) -> tuple[Any, ...]:
+def _joined(checked: Sequence[Request]) -> tuple[Any, ...]:
     """Return the arguments of a call of RedisRateLimiter for all items."""
-    limiters = tuple(cast(RedisRateLimiter, one.limiter) for one in checked)
+    limiters = tuple((cast(RedisRateLimiter, one.limiter), one.given) for one in checked)
     buckets = _joined_buckets(
-        tuple(one._buckets for one in limiters),
-        any(limit.is_window for one in limiters for limit in one.limits),
-        all(one._keys.bounded for one in limiters),
+        tuple(one._buckets if given is None else one._buckets_of(given) for one, given in limiters),
+        any(limit.is_window for one, given in limiters for limit in (given or one).limits),
+        all(given is not None or one._keys.bounded for one, given in limiters),
     )
     costs = tuple(number for one in checked for number in one.cost)
     return tuple(one.key for one in checked), costs, buckets, limiters

@@ -355,15 +355,20 @@ class RedisCaller(RateLimiter):
         keys: tuple[str | bytes, ...],
         costs: tuple[float, ...],
         _: _core.RedisBuckets,
-        limiters: tuple[RedisCaller, ...],
+        limiters: tuple[tuple[RedisCaller, GivenLimits | None], ...],
     ) -> tuple[Decision, ...]:
         policy = self.store.on_store_error
         if policy != "memory":
-            return tuple(one._undecided(policy == "allow", one.limits[0]) for one in limiters)
-        requests, first = [], 0
-        for limiter, key in zip(limiters, keys, strict=True):
-            end = first + len(limiter.limits)
-            requests.append((limiter, key, costs[first:end]))
+            return tuple(
+                one._undecided(policy == "allow", (given or one).limits[0])
+                for one, given in limiters
+            )
+        requests: list[Any] = []
+        first = 0
+        for (limiter, given), key in zip(limiters, keys, strict=True):
+            end = first + len((given or limiter).limits)
+            request = (limiter, key, costs[first:end])
+            requests.append(request if given is None else (*request, given))
             first = end
         return _core.take_all(tuple(requests))
 

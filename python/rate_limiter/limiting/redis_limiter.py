@@ -178,6 +178,9 @@ class RedisRateLimiter(RedisCaller, serves_remote_stores=True):
         key, cost, limits = args
         if limits is None:
             return self._buckets, (key, cost), None
+        known = self._of_calls.get(limits) if type(limits) is GivenLimits else None
+        if known is not None:
+            return known, (key, cost), limits
         given = given_limits(limits)
         return self._buckets_of(given), (key, cost), given
 

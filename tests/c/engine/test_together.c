@@ -41,6 +41,7 @@ static rl_together request_of(const world *world, size_t i, uint64_t number, con
 {
     rl_table *table = world->tables[i];
     return (rl_together){.table = table,
+                         .limits = rl_table_limits(table),
                          .key = rl_table_key(table, &number, sizeof number),
                          .costs = cost,
                          .now = at(NS_PER_S)};

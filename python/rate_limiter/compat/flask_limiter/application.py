@@ -83,13 +83,13 @@ class Application:
             "in_memory_fallback", ConfigVars.IN_MEMORY_FALLBACK, Limit, {}
         )
         self._open_storage()
-        self._store_is_up = True
+        self.store_is_up = True
 
     def note_store(self, *, is_up: bool) -> None:
         """Log when the storage goes down, and when it is back."""
-        if is_up == self._store_is_up:
+        if is_up == self.store_is_up:
             return
-        self._store_is_up = is_up
+        self.store_is_up = is_up
         if is_up:
             self.logger.info("Rate limit storage recovered")
         else:

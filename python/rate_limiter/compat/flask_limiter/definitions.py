@@ -10,8 +10,11 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.extras import extra_named
-from rate_limiter.compat.limits import RateLimitItem, WindowStats, parse_many
+from rate_limiter.compat.limits import RateLimitItem, WindowStats
+from rate_limiter.compat.limits.storage import Counter
+from rate_limiter.compat.limits.strategies import Hit
 from rate_limiter.compat.limits.strategies import RateLimiter as Strategy
+from rate_limiter.compat.limits.util import known_items
 
 with extra_named():
     from flask import request
@@ -39,13 +42,20 @@ class Extension(Protocol):
     def check_block(self, limit: RouteLimit) -> None: ...
 
 
-@dataclass(frozen=True, eq=False)
 class RuntimeLimit:
     """One limit of a request, from the text of its definition."""
 
-    limit: RateLimitItem
-    definition: Limit
-    key_func: KeyFunc
+    __slots__ = ("_counter", "_strategy", "definition", "key_func", "limit")
+
+    def __init__(self, limit: RateLimitItem, definition: Limit, key_func: KeyFunc) -> None:
+        self.limit, self.definition, self.key_func = limit, definition, key_func
+        self._strategy: Strategy | None = None
+
+    def counter_of(self, strategy: Strategy) -> Counter:
+        """Return what counts under this limit; the last one is kept."""
+        if self._strategy is not strategy:
+            self._counter, self._strategy = strategy.counter_of(self.limit), strategy
+        return self._counter
 
     @property
     def meta_limits(self) -> list[RuntimeLimit]:
@@ -104,29 +114,39 @@ class RuntimeLimit:
         return f"{scope}:{request.method.upper()}" if definition.per_method else scope
 
 
-class RequestLimit:
+class RequestLimit(Hit):
     """A limit that a request was counted against.
 
     Attributes:
         limit: the parsed limit.
         request_args: what names the count: a prefix if there is one, the key, and the scope.
+        key: the key of the count.
+        cost: what the request takes.
         breached: whether the request exceeded it.
         shared: whether several endpoints share the count.
     """
 
-    __slots__ = ("_decided_at", "_decision", "_strategy", "limit", "request_args", "runtime_limit")
+    __slots__ = (
+        *("_decided_at", "_decision", "_strategy", "limit", "request_args", "runtime_limit"),
+    )
 
-    def __init__(
-        self, strategy: Strategy, limit: RuntimeLimit, names: list[str], decision: Decision
-    ) -> None:
-        self.limit: RateLimitItem = limit.limit
+    _decision: Decision
+    _decided_at: float
+
+    def __init__(self, strategy: Strategy, limit: RuntimeLimit, names: list[str]) -> None:
+        item = limit.limit
+        cost = limit.definition.cost
+        self.limit: RateLimitItem = item
         self.request_args = names
         self.runtime_limit = limit
-        self._strategy, self._decision, self._decided_at = strategy, decision, time.time()
+        self._strategy = strategy
+        self.counter = limit.counter_of(strategy)
+        self.key = item.key_for(*names)
+        self.cost = cost() if callable(cost) else cost or 1
 
-    @property
-    def key(self) -> str:
-        return self.limit.key_for(*self.request_args)
+    def note(self, decision: Decision) -> None:
+        """Note what was decided just now."""
+        self._decision, self._decided_at = decision, time.time()
 
     @property
     def breached(self) -> bool:
@@ -151,16 +171,10 @@ class RequestLimit:
         """What is left of the limit after this request."""
         return self.window.remaining
 
-    def give_back(self, cost: int) -> None:
+    def give_back(self) -> None:
         """Return what the request has taken."""
-        self._strategy.give_back(self.limit, *self.request_args, cost=cost)
-        self._decision = peek(self._strategy, self.limit, self.request_args, 0)
-        self._decided_at = time.time()
-
-
-def peek(strategy: Strategy, item: RateLimitItem, names: list[str], cost: int) -> Decision:
-    """Return what a request would get, without taking anything."""
-    return strategy.limiter_of(item).peek(item.key_for(*names), cost)
+        super().give_back()
+        self.note(self.peek(0))
 
 
 @dataclass(eq=False)
@@ -255,7 +269,7 @@ class Limit:
         if not text:
             return ()
         key = self._key()
-        return tuple(RuntimeLimit(item, self, key) for item in parse_many(text))
+        return tuple(RuntimeLimit(item, self, key) for item in known_items(text))
 
     def _key(self) -> KeyFunc:
         if self.key_function is not None:

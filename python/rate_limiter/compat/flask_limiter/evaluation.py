@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.compat.flask_limiter.definitions import (
@@ -11,18 +12,21 @@ from rate_limiter.compat.flask_limiter.definitions import (
     OnBreach,
     RequestLimit,
     RuntimeLimit,
-    peek,
 )
 from rate_limiter.compat.flask_limiter.errors import RateLimitExceeded
 from rate_limiter.compat.limits.strategies import RateLimiter as Strategy
 
 with extra_named():
     from flask.wrappers import Response
+    from werkzeug.datastructures import Headers
     from werkzeug.http import http_date, parse_date
 
 if TYPE_CHECKING:
     from rate_limiter.compat.flask_limiter.application import Application
     from rate_limiter.compat.flask_limiter.routes import Plan
+
+
+NOTHING: frozenset[Limit] = frozenset()
 
 
 class RequestContext:
@@ -38,9 +42,9 @@ class RequestContext:
         self.endpoint, self.application, self.plan = endpoint, application, plan
         self.view_rate_limit: RequestLimit | None = None
         self.view_rate_limits: list[RequestLimit] = []
-        self.taken: list[tuple[RequestLimit, int]] = []
-        self.conditional: list[tuple[RequestLimit, int]] = []
-        self.seen: set[Limit] = set()
+        self.taken: list[RequestLimit] = []
+        self.conditional: list[RequestLimit] = []
+        self.seen: frozenset[Limit] = NOTHING
         self.fell_back = False
         self.error: RateLimitExceeded | None = None
 
@@ -49,70 +53,82 @@ def evaluate(
     context: RequestContext,
     strategy: Strategy,
     endpoint: str,
-    limits: list[RuntimeLimit],
+    limits: Sequence[RuntimeLimit],
     *,
     whole_request: bool,
 ) -> None:
-    """Count the request against limits, the shortest first.
+    """Count the request against limits, in their order, in one step.
 
     Args:
         whole_request: whether a denial ends the request, so that limits it passed before, in an
-            earlier call, get back what they took. Those of this call always do.
+            earlier call, get back what they took. Those of this call take nothing then.
 
     Raises:
         RateLimitExceeded: it exceeds one of them, or a meta limit.
     """
     application = context.application
-    if len(limits) > 1:
-        limits.sort(key=lambda one: one.limit)
-    _check_meta_limits(context, strategy, endpoint, limits)
-    before = 0 if whole_request else len(context.taken)
+    has_meta_limits = bool(application.meta_limits)
     counted: list[RequestLimit] = []
-    breached: list[RequestLimit] = []
     for limit in limits:
-        # Most limits have neither condition: this is the path of every request.
+        # Most limits have no condition: this is the path of every request.
         definition = limit.definition
+        has_meta_limits = has_meta_limits or definition.meta_limits is not None
         if definition.exempt_when is not None and limit.is_exempt:
             continue
         if definition.methods and limit.method_exempt:
             continue
         names = _count_names(application, limit, endpoint)
-        if names is None:
-            continue
-        cost = limit.deduction_amount if callable(definition.cost) else definition.cost or 1
-        decision = strategy.decide(limit.limit, *names, cost=cost)
-        state = RequestLimit(strategy, limit, names, decision)
-        counted.append(state)
-        if not decision.allowed:
-            application.logger.info(
-                "ratelimit %s (%s) exceeded at endpoint: %s", limit.limit, names[-2], names[-1]
-            )
-            breached.append(state)
-            if application.fail_on_first_breach:
-                break
-        elif definition.deduct_when is not None:
-            context.conditional.append((state, cost))
-        else:
-            context.taken.append((state, cost))
-    _note_states(context, counted, breached)
-    if breached:
-        for state, cost in context.taken[before:]:
-            state.give_back(cost)
-        del context.taken[before:]
-        _deny(context, strategy, endpoint, breached)
-
-
-def _note_states(
-    context: RequestContext, counted: list[RequestLimit], breached: list[RequestLimit]
-) -> None:
+        if names is not None:
+            counted.append(RequestLimit(strategy, limit, names))
+    if has_meta_limits:
+        _check_meta_limits(context, strategy, endpoint, limits)
     if not counted:
         return
-    if breached:
-        context.view_rate_limit = breached[-1]
-    elif len(counted) == 1:
-        context.view_rate_limit = counted[0]
+    is_breached = False
+    if len(counted) == 1:
+        decisions = [counted[0].take()]
     else:
-        context.view_rate_limit = next((one for one in counted if not one.shared), counted[0])
+        decisions = strategy.decide_all(counted, stop=application.fail_on_first_breach)
+        del counted[len(decisions) :]
+    for state, decision in zip(counted, decisions, strict=True):
+        state.note(decision)
+        is_breached = is_breached or not decision.allowed
+    if is_breached:
+        _end_breached(context, strategy, endpoint, counted, whole_request=whole_request)
+    for state in counted:
+        if state.runtime_limit.definition.deduct_when is None:
+            context.taken.append(state)
+        else:
+            context.conditional.append(state)
+    shown = counted[0]
+    if len(counted) > 1:
+        shown = next((one for one in counted if not one.shared), shown)
+    _note_states(context, shown, counted)
+
+
+def _end_breached(
+    context: RequestContext,
+    strategy: Strategy,
+    endpoint: str,
+    counted: list[RequestLimit],
+    *,
+    whole_request: bool,
+) -> NoReturn:
+    breached = [one for one in counted if one.breached]
+    _note_states(context, breached[-1], counted)
+    for one in breached:
+        context.application.logger.info(
+            "ratelimit %s (%s) exceeded at endpoint: %s", one.limit, *one.request_args[-2:]
+        )
+    if whole_request:
+        for one in context.taken:
+            one.give_back()
+        context.taken.clear()
+    _deny(context, strategy, endpoint, breached)
+
+
+def _note_states(context: RequestContext, shown: RequestLimit, counted: list[RequestLimit]) -> None:
+    context.view_rate_limit = shown
     earlier = context.view_rate_limits
     context.view_rate_limits = (
         sorted(earlier + counted, key=lambda one: one.limit) if earlier else counted
@@ -122,10 +138,10 @@ def _note_states(
 def settle(context: RequestContext, response: Response) -> None:
     """Give back the costs of limits whose `deduct_when` does not count this response."""
     pending, context.conditional = context.conditional, []
-    for state, cost in pending:
+    for state in pending:
         deduct_when = state.runtime_limit.deduct_when
         if deduct_when is not None and not deduct_when(response):
-            state.give_back(cost)
+            state.give_back()
 
 
 def write_headers(response: Response, limit: RequestLimit, application: Application) -> None:
@@ -133,20 +149,32 @@ def write_headers(response: Response, limit: RequestLimit, application: Applicat
     names, lower = application.header_names, application.lower_header_names
     headers, window = response.headers, limit.window
     reset_at = int(window.reset_time + 1)
+    fields = [
+        (names.limit, str(limit.limit.amount)),
+        (names.remaining, str(window.remaining)),
+        (names.reset, str(reset_at)),
+    ]
     given = {name.lower() for name, _ in headers}
-    if lower.limit not in given:
-        headers.add(names.limit, str(limit.limit.amount))
-    if lower.remaining not in given:
-        headers.add(names.remaining, str(window.remaining))
-    if lower.reset not in given:
-        headers.add(names.reset, str(reset_at))
-    if lower.retry_after in given:
-        reset_at = max(reset_at, _retry_at(headers.get(names.retry_after)))
-        headers.remove(names.retry_after)
+    if not given.isdisjoint(lower):
+        fields = [field for field in fields if field[0].lower() not in given]
+        if lower.retry_after in given:
+            reset_at = max(reset_at, _retry_at(headers.get(names.retry_after)))
+            headers.remove(names.retry_after)
     is_date = application.retry_after == "http-date"
-    headers.add(
-        names.retry_after, http_date(reset_at) if is_date else str(int(reset_at - time.time()))
+    fields.append(
+        (names.retry_after, http_date(reset_at) if is_date else str(int(reset_at - time.time())))
     )
+    _add_fields(headers, fields)
+
+
+def _add_fields(headers: Headers, fields: list[tuple[str, str]]) -> None:
+    """Do what `add` does for each field, without a search for line breaks in numbers."""
+    known: list[tuple[str, str]] | None = getattr(headers, "_list", None)
+    if known is not None:
+        known += fields
+    else:  # another version of Werkzeug
+        for name, value in fields:
+            headers.add(name, value)
 
 
 def _retry_at(header: str | None) -> int:
@@ -171,19 +199,14 @@ def _count_names(application: Application, limit: RuntimeLimit, endpoint: str) -
     return [application.key_prefix, key, scope] if application.key_prefix else [key, scope]
 
 
-def _meta_limits(application: Application, limits: list[RuntimeLimit]) -> list[RuntimeLimit]:
-    has_own = False
-    for limit in limits:  # a generator would cost as much as a decision
-        has_own = has_own or limit.definition.meta_limits is not None
-    if not has_own and not application.meta_limits:
-        return []
+def _meta_limits(application: Application, limits: Sequence[RuntimeLimit]) -> list[RuntimeLimit]:
     shared = [one for meta in application.meta_limits for one in meta.resolve()]
     own = [one for limit in limits if limit.definition.meta_limits for one in limit.meta_limits]
     return [meta for meta in shared + own if not meta.is_exempt]
 
 
 def _check_meta_limits(
-    context: RequestContext, strategy: Strategy, endpoint: str, limits: list[RuntimeLimit]
+    context: RequestContext, strategy: Strategy, endpoint: str, limits: Sequence[RuntimeLimit]
 ) -> None:
     """Raise RateLimitExceeded while a meta limit is used up."""
     if context.plan.skips_meta or context.fell_back:
@@ -193,9 +216,9 @@ def _check_meta_limits(
         names = _count_names(application, meta, endpoint)
         if names is None:
             continue
-        decision = peek(strategy, meta.limit, names, meta.deduction_amount)
-        if not decision.allowed:
-            state = RequestLimit(strategy, meta, names, decision)
+        state = RequestLimit(strategy, meta, names)
+        state.note(state.peek(state.cost))
+        if state.breached:
             context.view_rate_limit, context.view_rate_limits = state, [state]
             callback = meta.on_breach or application.on_meta_breach
             raise RateLimitExceeded(meta, _called(application, [callback], state))
@@ -203,7 +226,7 @@ def _check_meta_limits(
 
 def _deny(
     context: RequestContext, strategy: Strategy, endpoint: str, breached: list[RequestLimit]
-) -> None:
+) -> NoReturn:
     application, response = context.application, None
     for state in breached:
         callbacks = [application.on_breach, state.runtime_limit.on_breach]
@@ -212,7 +235,7 @@ def _deny(
         for meta in _meta_limits(application, [state.runtime_limit for state in breached]):
             names = _count_names(application, meta, endpoint)
             if names is not None:
-                strategy.hit(meta.limit, *names, cost=meta.deduction_amount)
+                RequestLimit(strategy, meta, names).take()
     raise RateLimitExceeded(breached[0].runtime_limit, response)
 
 

@@ -253,7 +253,7 @@ class Limiter(RequestChecks):
         """
         if self.enabled and (context := self._context()) is not None:
             all_of = context.plan.limited
-            self._decide(context, lambda: self._called_limits(context, all_of, all_of))
+            self._decide(context, self._limits_of_all, context, all_of, all_of)
 
     def reset(self) -> None:
         """Forget all counts of the storage."""
@@ -330,9 +330,9 @@ class Limiter(RequestChecks):
         context = self._context()
         if context is None or context.plan.is_static:
             return []
-        limits = self._limits_before(context)
+        limits = self._collect_before(context)
         if context.plan.limited:
-            limits += self._called_limits(context, context.plan.limited, context.plan.limited)
+            limits += self._limits_of_all(context, context.plan.limited, context.plan.limited)
         return sorted(limits, key=lambda one: one.limit)
 
     def count_names(self, key: str, scope: str) -> list[str]:

@@ -6,14 +6,14 @@ not compared, so two views that one function has made have separate limits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from rate_limiter.checks.extras import extra_named
 from rate_limiter.compat.flask_limiter.constants import ORDINARY, ExemptionScope
-from rate_limiter.compat.flask_limiter.definitions import RouteLimit
+from rate_limiter.compat.flask_limiter.definitions import Limit, RouteLimit, RuntimeLimit
 
 with extra_named():
     from flask import Blueprint, Flask
@@ -32,12 +32,31 @@ class LimitedFunction:
     wrapper: Callable[..., Any] | None = None
 
 
+class Collected(NamedTuple):
+    """The limits of a request, the shortest first.
+
+    Attributes:
+        read: limits that counted unless the request was counted against them before.
+        new: those of them that count now.
+    """
+
+    limits: Sequence[RuntimeLimit]
+    read: frozenset[Limit]
+    new: frozenset[Limit]
+
+
 class Plan:
-    """What is limited for an endpoint and a method."""
+    """What is limited for an endpoint and a method.
+
+    Attributes:
+        is_fixed: whether the limits are the same for each request: no callable returns them.
+        before: those that count before the view is called, kept if they are fixed.
+        called: likewise those that count when a limited function of the view is called.
+    """
 
     __slots__ = (
-        *("blueprint", "is_static", "limited", "skips_application", "skips_defaults"),
-        *("skips_meta", "version", "view"),
+        *("before", "blueprint", "called", "is_fixed", "is_static", "limited"),
+        *("skips_application", "skips_defaults", "skips_meta", "version", "view"),
     )
 
     def __init__(
@@ -52,6 +71,9 @@ class Plan:
         self.view, self.version = view, version
         self.limited, self.blueprint = limited, blueprint
         self.is_static = is_static
+        self.is_fixed = False
+        self.before: Collected | None = None
+        self.called: dict[LimitedFunction, Collected] = {}
         self.skips_application = ExemptionScope.APPLICATION in exemption
         self.skips_defaults = ExemptionScope.DEFAULT in exemption
         self.skips_meta = ExemptionScope.META in exemption

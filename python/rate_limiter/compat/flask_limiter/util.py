@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from rate_limiter.checks.extras import extra_named
-
-with extra_named():
-    from flask import request
+from rate_limiter.web.flask_request import current_request
 
 
 def get_remote_address() -> str:
     """Return the peer's address, or ``"127.0.0.1"`` if the server does not give one."""
-    return request.remote_addr or "127.0.0.1"
+    return current_request().remote_addr or "127.0.0.1"

@@ -10,17 +10,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode
+from weakref import WeakValueDictionary
 
 from rate_limiter import _core
+from rate_limiter._core import GivenLimits
 from rate_limiter.checks.redaction import shown
 from rate_limiter.checks.words import OnStoreError
 from rate_limiter.compat.limits.errors import ConfigurationError
+from rate_limiter.compat.limits.util import KEPT
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.clocks import Clock
+from rate_limiter.limiting.given_limits import given_limits
 from rate_limiter.limiting.limiter import RateLimiter
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.stores.address import MEMORY, check_store, is_shared
@@ -30,6 +37,9 @@ from rate_limiter.stores.searching import remove_keys, search
 
 PREFIX = "LIMITS"
 """Default prefix of the keys in Redis."""
+
+Windows: TypeAlias = Callable[..., Limit]
+"""Returns the Limit of an amount in windows of some seconds: a strategy has one."""
 
 _KINDS = ("memory", "shared", "unix", "redis", "rediss", "valkey", "valkeys")
 _ENDINGS = ("", "+unix", "+sentinel", "+cluster")
@@ -60,8 +70,22 @@ def wall_clock() -> float:
     return time.time()
 
 
+class Counter(NamedTuple):
+    """What counts under one limit: a limiter for windows of its length, and the limit.
+
+    Keys have the amount in them, so what is counted under one limit is apart from the others.
+    """
+
+    limiter: RateLimiter
+    given: GivenLimits
+
+
 class Storage:
     """Keep the counts of all limits of one or several strategies.
+
+    Limits may be any number of texts, such as those that a function returns: all amounts in
+    windows of one length are counted in one table. In memory a table that no limit among the
+    1024 used last needs is forgotten.
 
     Args:
         uri: an address, see this module.
@@ -71,7 +95,8 @@ class Storage:
             process), ``"allow"``, ``"deny"`` or ``"raise"`` (StorageError).
         count_denied: whether denied requests count too, as in the fixed windows of `limits`.
         clock: for memory, a callable that returns seconds.
-        max_keys: about how many keys each limit may have in use in this process at once.
+        max_keys: about how many keys may be in use in this process at once, for all limits with
+            windows of one length.
         options: for a Redis, settings of redis-py that an address can express, or
             `connection_pool`.
 
@@ -96,7 +121,10 @@ class Storage:
         self.uri: str = _address(uri or self.DEFAULT_URI, options)
         self.clock, self.max_keys, self.count_denied = clock, max_keys, count_denied
         self.redis: RedisStore | None = None
-        self._limiters: dict[Limit, RateLimiter] = {}
+        # By a limit with such windows. Counters hold these.
+        self._limiters: WeakValueDictionary[Limit, RateLimiter] = WeakValueDictionary()
+        self._lock = threading.Lock()
+        self._counter = lru_cache(maxsize=KEPT)(self._made_counter)
         try:
             if self.uri != MEMORY and not is_shared(self.uri):
                 self.redis = RedisStore(self.uri, key_prefix, on_store_error=on_store_error)
@@ -109,11 +137,22 @@ class Storage:
         """Whether a decision may wait for a server."""
         return self.redis is not None
 
-    def limiter_of(self, limit: Limit) -> RateLimiter:
-        """Return the limiter that counts under a limit."""
-        limiter = self._limiters.get(limit)
-        # Of two threads that make one, all use the first.
-        return limiter or self._limiters.setdefault(limit, self._made(limit))
+    def counter_of(self, windows: Windows, amount: int, window_s: int) -> Counter:
+        """Return what counts under a limit.
+
+        Raises:
+            ValueError: the amount or the window is too large for the engine.
+        """
+        return self._counter(windows, amount, window_s)
+
+    def _made_counter(self, windows: Windows, amount: int, window_s: int) -> Counter:
+        limit = windows(amount, window_s, count_denied=self.count_denied)
+        any_amount = windows(1, window_s, count_denied=self.count_denied)
+        with self._lock:
+            limiter = self._limiters.get(any_amount)
+            if limiter is None:
+                limiter = self._limiters[any_amount] = self._made(any_amount)
+        return Counter(limiter, given_limits(limit))
 
     def _made(self, limit: Limit) -> RateLimiter:
         if self.redis is not None:

@@ -8,8 +8,11 @@ A text has one limit or several, separated by ``,``, ``;`` or ``|``::
 from __future__ import annotations
 
 import re
-from functools import total_ordering
+from functools import lru_cache, total_ordering
 from typing import ClassVar, NamedTuple
+
+KEPT = 1024
+"""The number of different limits that are kept; those used last."""
 
 _DAY_S = 86400
 _SEPARATOR = re.compile("[,;|]")
@@ -152,6 +155,16 @@ def parse_many(limit_string: str) -> list[RateLimitItem]:
     if not isinstance(limit_string, str):
         raise ValueError(f"couldn't parse rate limit string '{limit_string}'")
     return [_parse_one(part, limit_string) for part in _SEPARATOR.split(limit_string)]
+
+
+@lru_cache(maxsize=KEPT)
+def known_items(text: str) -> tuple[RateLimitItem, ...]:
+    """Return the limits in a text; those of the texts used last are kept.
+
+    Raises:
+        ValueError: the text is malformed.
+    """
+    return tuple(parse_many(text))
 
 
 def parse(limit_string: str) -> RateLimitItem:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, TypeAlias, cast
 
 from starlette.requests import Request
 
 from rate_limiter._core import Decision
 from rate_limiter.checks.redaction import shown
 from rate_limiter.compat.limits import RateLimitItem, WindowStats
-from rate_limiter.compat.limits.strategies import RateLimiter
+from rate_limiter.compat.limits.strategies import Hit, RateLimiter
 from rate_limiter.compat.slowapi.errors import RateLimitExceeded
 from rate_limiter.compat.slowapi.wrappers import Limit
 
@@ -23,16 +23,8 @@ SHOWN = "view_rate_limit"
 _TAKEN = "_rate_limits_taken"
 
 
-class Step(NamedTuple):
-    """A call of a strategy: `decide` or `give_back`."""
-
-    method: str
-    item: RateLimitItem
-    args: tuple[str, ...]
-    cost: int
-
-
-Steps: TypeAlias = Generator[Step, Any, None]
+Steps: TypeAlias = Generator["Sequence[Hit] | Hit", Any, None]
+"""Hits that are decided in one step, which get their decisions; or one that is given back."""
 
 
 class ShownLimit(tuple[RateLimitItem, list[str]]):
@@ -41,8 +33,8 @@ class ShownLimit(tuple[RateLimitItem, list[str]]):
     stats: WindowStats
 
     @classmethod
-    def of(cls, step: Step, stats: WindowStats) -> ShownLimit:
-        made = cls((step.item, list(step.args)))
+    def of(cls, item: RateLimitItem, names: Sequence[str], stats: WindowStats) -> ShownLimit:
+        made = cls((item, list(names)))
         made.stats = stats
         return made
 
@@ -60,7 +52,7 @@ def steps(
     view: str,
     prefix: str,
 ) -> Steps:
-    """Take from each limit in turn; the one that denies gives back what the others took.
+    """Take from all limits in one step, or from none if one of them denies.
 
     Args:
         endpoint: what limits without a scope count together.
@@ -71,8 +63,8 @@ def steps(
         RateLimitExceeded: a limit denies the request.
     """
     state = state_of(request)
-    taken: list[Step] = state.setdefault(_TAKEN, [])  # by a middleware too
-    header: ShownLimit | None = None
+    counting: list[tuple[Limit, tuple[str, ...]]] = []
+    hits: list[Hit] = []
     for limit in limits:
         counts = limit.counts_for(request, endpoint, view)
         if counts is None:
@@ -80,46 +72,56 @@ def steps(
         if not all(counts):
             logger.error("Skipping limit: %s. Empty value found in parameters.", limit.limit)
             continue
-        args = (prefix, *counts) if prefix else counts
-        step = Step("decide", limit.limit, args, limit.cost_for(request))
-        decision: Decision = yield step
+        names: tuple[str, ...] = (prefix, *counts) if prefix else counts
+        counting.append((limit, names))
+        hits.append(limiter.hit_of(limit.limit, names, limit.cost_for(request)))
+    if not hits:
+        return
+    decisions: list[Decision] = yield hits
+    taken: list[Hit] = state.setdefault(_TAKEN, [])  # by a middleware too
+    header: ShownLimit | None = None
+    for (limit, names), decision in zip(counting, decisions, strict=False):
         stats = limiter.stats_of(limit.limit, decision)
         if not decision.allowed:
-            state[SHOWN] = ShownLimit.of(step, stats)
+            state[SHOWN] = ShownLimit.of(limit.limit, names, stats)
             while taken:
-                yield taken.pop()._replace(method="give_back")
+                yield taken.pop()
             logger.warning(
                 "ratelimit %s (%s) exceeded at endpoint: %s",
                 limit.limit,
-                shown(counts[0])[1:-1],
-                shown(counts[1])[1:-1],
+                shown(names[-2])[1:-1],
+                shown(names[-1])[1:-1],
             )
             raise RateLimitExceeded(limit)
-        taken.append(step)
         if header is None or limit.limit < header[0]:
-            header = ShownLimit.of(step, stats)
-    if header is not None:
-        state[SHOWN] = header
+            header = ShownLimit.of(limit.limit, names, stats)
+    taken += hits
+    state[SHOWN] = header
 
 
 def run(limiter: RateLimiter, making: Steps) -> None:
     """Make the calls of all steps."""
-    answer = None
+    answer: Any = None
     try:
         while True:
             step = making.send(answer)
-            answer = getattr(limiter, step.method)(step.item, *step.args, cost=step.cost)
+            if isinstance(step, Hit):
+                step.give_back()
+            else:
+                answer = limiter.decide_all(step)
     except StopIteration:
         return
 
 
 async def run_async(limiter: RateLimiter, making: Steps) -> None:
     """Make the calls of all steps without blocking the event loop."""
-    answer = None
+    answer: Any = None
     try:
         while True:
             step = making.send(answer)
-            call = getattr(limiter, f"{step.method}_async")
-            answer = await call(step.item, *step.args, cost=step.cost)
+            if isinstance(step, Hit):
+                await step.give_back_async()
+            else:
+                answer = await limiter.decide_all_async(step)
     except StopIteration:
         return

@@ -170,7 +170,7 @@ class Limiter:
         """Raise ValueError for limits that are too large for the engine."""
         for group in groups:
             for limit in () if callable(group.limit_provider) else group:
-                self._limiter.limiter_of(limit.limit)
+                self._limiter.counter_of(limit.limit)
 
     @property
     def limiter(self) -> RateLimiter:

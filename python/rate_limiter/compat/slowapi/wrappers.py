@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from starlette.requests import Request
 
-from rate_limiter.compat.limits import RateLimitItem, parse_many
+from rate_limiter.compat.limits import RateLimitItem
+from rate_limiter.compat.limits.util import known_items
 
 StrOrCallableStr: TypeAlias = str | Callable[..., str]
 
@@ -91,7 +92,7 @@ class LimitGroup:
 
     def _read(self, text: str) -> list[Limit]:
         try:
-            items = parse_many(text)
+            items = known_items(text)
         except ValueError as error:
             raise MalformedText(str(error)) from None
         return [Limit(item, self) for item in items]
