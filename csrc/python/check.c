@@ -13,7 +13,7 @@ void check_init(check *check, version_object *version, PyObject *scope, PyObject
     *check = (struct check){.version = version,
                             .scope = Py_NewRef(scope),
                             .subject = Py_NewRef(subject),
-                            .phase = CHECK_BYPASS};
+                            .phase = version->begins_at};
 }
 
 void check_clear(check *check)
