@@ -3,6 +3,7 @@
  *                 request.c     what is read of a request: path, method, peer, header, cookie
  *                 sources.c     where a key, a tier or a bypass comes from
  *     scope ──>   check.c       bypass? ─> tier ─> rule ─> key ─> its limits ─> cost ─> decide ─> Verdict
+ *                 check_limits.c    from "its limits" on
  *                 tiers.c       the tiers of a request
  *                 check_object.c    a check while something is awaited
  *                 policy.c      the configuration that a check follows
