@@ -25,9 +25,9 @@ AT_MOST = {
 }
 # Above those of a request to the application alone.
 PATH_AT_MOST = {
-    "allowed": 6114,
-    "denied": 7675,
-    "two limits, both headers": 8924,
+    "allowed": 6034,
+    "denied": 7592,
+    "two limits, both headers": 8844,
 }
 TOLERANCE = 1.05
 SUPPORT = ROOT / "tests" / "support"
