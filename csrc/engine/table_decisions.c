@@ -98,11 +98,13 @@ RL_APART static void table_describe(const moment *moment, const rl_found *found,
                                     const uint64_t *costs, bool allowed, int64_t blocked_ns,
                                     rl_decision *out, rl_decision *each)
 {
-    if (out != NULL) {
-        rl_entry_describe(&moment->at, found, costs, allowed, out);
-    }
     if (each != NULL) {
         describe_each(&moment->at, found, costs, allowed, each);
+    }
+    if (out != NULL && each != NULL && moment->at.set->n == 1) {
+        *out = each[0];
+    } else if (out != NULL) {
+        rl_entry_describe(&moment->at, found, costs, allowed, out);
     }
     if (blocked_ns > 0) {
         if (out != NULL) {

@@ -41,30 +41,35 @@ static void writer_put_text(writer *writer, const char *text)
     writer_put(writer, text, strlen(text));
 }
 
-static void writer_put_unsigned(writer *writer, uint64_t value)
+/* Write the digits of a number into the end of `room`; return where they begin. */
+static const char *write_number(int64_t value, char room[RL_NUMBER_MAX])
 {
-    char digits[20];
-    size_t i = sizeof digits;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    char *at = room + RL_NUMBER_MAX;
     do {
-        digits[--i] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value != 0);
-    writer_put(writer, digits + i, sizeof digits - i);
+        *--at = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest != 0);
+    if (value < 0) {
+        *--at = '-';
+    }
+    return at;
 }
 
 static void writer_put_integer(writer *writer, int64_t value)
 {
-    if (value < 0) {
-        writer_put(writer, "-", 1);
-    }
-    writer_put_unsigned(writer, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
+    char room[RL_NUMBER_MAX];
+    const char *digits = write_number(value, room);
+    writer_put(writer, digits, (size_t)(room + sizeof room - digits));
 }
 
-/* Whole tokens. A decision that a user made may have any finite number. */
-static void writer_put_tokens(writer *writer, double tokens)
+rl_text rl_field_value(const rl_field *field, char room[RL_NUMBER_MAX])
 {
-    uint64_t most = tokens < 0x1p64 ? (uint64_t)(tokens > 0 ? tokens : 0) : UINT64_MAX;
-    writer_put_unsigned(writer, most);
+    if (!field->is_number) {
+        return field->text;
+    }
+    const char *digits = write_number(field->number, room);
+    return (rl_text){digits, (size_t)(room + RL_NUMBER_MAX - digits)};
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -74,11 +79,20 @@ static int64_t seconds_up(int64_t ns)
     return ns / NS_PER_S + (ns % NS_PER_S != 0);
 }
 
-/* Tokens of any engine are below 2^53. */
+/* Tokens of any engine are below 2^53; a decision that a user made may have any number. */
+static const double TOKENS_MAX = 9e18;
+
 static int64_t whole_tokens(double tokens)
 {
-    const double most = 9e18;
-    return (int64_t)floor(tokens < -most ? -most : tokens > most ? most : tokens);
+    return (int64_t)floor(tokens < -TOKENS_MAX  ? -TOKENS_MAX
+                          : tokens > TOKENS_MAX ? TOKENS_MAX
+                                                : tokens);
+}
+
+/* The same, at least 0. */
+static int64_t positive_tokens(double tokens)
+{
+    return tokens > 0 ? (int64_t)(tokens < TOKENS_MAX ? tokens : TOKENS_MAX) : 0;
 }
 
 int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double spread)
@@ -105,23 +119,32 @@ int64_t rl_reset_at_s(const rl_decision *decision, int64_t window_s, double now_
 
 /* ---- structured fields ------------------------------------------------------------------- */
 
+/* Return true for a character that stands for itself in an sf-string. */
+static bool is_plain(unsigned char c)
+{
+    return c >= ' ' && c <= '~' && c != '"' && c != '\\';
+}
+
 /* sf-string of RFC 9651, section 3.3.3 */
 static void put_sf_string(writer *writer, rl_text text)
 {
     writer_put(writer, "\"", 1);
-    for (size_t i = 0; i < text.len; i++) {
-        unsigned char c = (unsigned char)text.data[i];
-        if (c >= 0x80 && c < 0xc0) {
-            continue; /* the rest of a character that was written as one "_" */
+    for (size_t i = 0; i < text.len;) {
+        size_t begin = i;
+        while (i < text.len && is_plain((unsigned char)text.data[i])) {
+            i++;
         }
-        if (c < ' ' || c > '~') {
-            writer_put(writer, "_", 1);
-            continue;
+        writer_put(writer, text.data + begin, i - begin);
+        if (i == text.len) {
+            break;
         }
+        unsigned char c = (unsigned char)text.data[i++];
         if (c == '"' || c == '\\') {
-            writer_put(writer, "\\", 1);
+            const char escaped[] = {'\\', (char)c};
+            writer_put(writer, escaped, sizeof escaped);
+        } else if (c < 0x80 || c >= 0xc0) { /* else the rest of a character: one "_" is written */
+            writer_put(writer, "_", 1);
         }
-        writer_put(writer, text.data + i, 1);
     }
     writer_put(writer, "\"", 1);
 }
@@ -194,100 +217,114 @@ static size_t sort_limits(const rl_field_input *input, const rl_limit_state *sor
 
 typedef struct fields {
     writer writer;
-    size_t begins[RL_FIELD_COUNT];
-    rl_field_name names[RL_FIELD_COUNT];
+    rl_field *out;
     size_t n;
 } fields;
 
-static writer *begin_field(fields *fields, rl_field_name name)
+static void add_number(fields *fields, rl_field_name name, int64_t number)
 {
-    fields->names[fields->n] = name;
-    fields->begins[fields->n++] = fields->writer.len;
+    rl_field *field = &fields->out[fields->n++];
+    field->name = name;
+    field->is_number = true;
+    field->number = number;
+}
+
+/* Begin a text, which end_text() ends. */
+static writer *begin_text(fields *fields, rl_field_name name)
+{
+    rl_field *field = &fields->out[fields->n++];
+    field->name = name;
+    field->is_number = false;
+    field->text.len = fields->writer.len;
     return &fields->writer;
 }
 
-static void write_x_ratelimit(fields *fields, const rl_field_style *style,
-                              const rl_field_input *input)
+static void end_text(fields *fields)
+{
+    const writer *writer = &fields->writer;
+    rl_text *text = &fields->out[fields->n - 1].text;
+    size_t begin = text->len;
+    bool fits = writer->len <= writer->size;
+    *text = (rl_text){fits ? writer->buffer + begin : NULL, writer->len - begin};
+}
+
+static void add_x_ratelimit(fields *fields, const rl_field_style *style,
+                            const rl_field_input *input)
 {
     const rl_decision *tightest = &input->tightest;
-    writer_put_tokens(begin_field(fields, RL_FIELD_LIMIT), tightest->limit);
-    writer_put_tokens(begin_field(fields, RL_FIELD_REMAINING), tightest->remaining);
+    add_number(fields, RL_FIELD_LIMIT, positive_tokens(tightest->limit));
+    add_number(fields, RL_FIELD_REMAINING, positive_tokens(tightest->remaining));
     if (tightest->reset_after_ns != RL_NEVER) {
-        int64_t reset = style->is_epoch ? rl_reset_at_s(tightest, input->window_s, input->now_s)
-                                        : seconds_up(tightest->reset_after_ns);
-        writer_put_integer(begin_field(fields, RL_FIELD_RESET), reset);
+        add_number(fields, RL_FIELD_RESET,
+                   style->is_epoch ? rl_reset_at_s(tightest, input->window_s, input->now_s)
+                                   : seconds_up(tightest->reset_after_ns));
     }
 }
 
-static void write_ietf(fields *fields, const rl_field_input *input)
+static void add_ietf(fields *fields, const rl_field_input *input)
 {
     const rl_limit_state *sorted[RL_FIELD_LIMITS_MAX];
     size_t n = sort_limits(input, sorted);
-    writer *writer = begin_field(fields, RL_FIELD_POLICY);
+    writer *writer = begin_text(fields, RL_FIELD_POLICY);
     for (size_t i = 0; i < n; i++) {
-        writer_put_text(writer, i > 0 ? ", " : "");
+        writer_put(writer, ", ", i > 0 ? 2 : 0);
         put_policy(writer, sorted[i]);
     }
-    begin_field(fields, RL_FIELD_STATE);
+    end_text(fields);
+    begin_text(fields, RL_FIELD_STATE);
     for (size_t i = 0; i < n; i++) {
-        writer_put_text(writer, i > 0 ? ", " : "");
+        writer_put(writer, ", ", i > 0 ? 2 : 0);
         put_state(writer, sorted[i]);
     }
+    end_text(fields);
 }
 
-static void write_denial(fields *fields, const rl_field_style *style, const rl_field_input *input)
+static void add_denial(fields *fields, const rl_field_style *style, const rl_field_input *input)
 {
     int64_t retry_after_s = rl_retry_after_s(&input->tightest, style->jitter_s, input->spread);
     if (retry_after_s >= 0) {
-        writer_put_integer(begin_field(fields, RL_FIELD_RETRY_AFTER), retry_after_s);
+        add_number(fields, RL_FIELD_RETRY_AFTER, retry_after_s);
     }
-    writer_put_text(begin_field(fields, RL_FIELD_CACHE_CONTROL), "no-store");
+    writer_put_text(begin_text(fields, RL_FIELD_CACHE_CONTROL), "no-store");
+    end_text(fields);
 }
 
-/* Write the names of the other fields but Cache-Control, if there are any. */
-static void write_exposed(fields *fields)
+/* Add the names of the other fields but Cache-Control, if there are any. */
+static void add_exposed(fields *fields)
 {
     size_t n = fields->n;
     writer *writer = NULL;
     for (size_t i = 0; i < n; i++) {
-        if (fields->names[i] != RL_FIELD_CACHE_CONTROL) {
+        if (fields->out[i].name != RL_FIELD_CACHE_CONTROL) {
             if (writer == NULL) {
-                writer = begin_field(fields, RL_FIELD_EXPOSE);
+                writer = begin_text(fields, RL_FIELD_EXPOSE);
             } else {
                 writer_put_text(writer, ", ");
             }
-            writer_put_text(writer, rl_field_names[fields->names[i]]);
+            writer_put_text(writer, rl_field_names[fields->out[i].name]);
         }
+    }
+    if (writer != NULL) {
+        end_text(fields);
     }
 }
 
 size_t rl_fields_write(const rl_field_style *style, const rl_field_input *input, char *buffer,
                        size_t size, rl_field out[RL_FIELD_COUNT], size_t *n)
 {
-    fields fields = {.writer = {buffer, size, 0}, .n = 0};
-    *n = 0;
-    if (!style->x_ratelimit && !style->ietf) {
-        return 0;
-    }
+    fields fields = {.writer = {buffer, size, 0}, .out = out, .n = 0};
     if (style->x_ratelimit) {
-        write_x_ratelimit(&fields, style, input);
+        add_x_ratelimit(&fields, style, input);
     }
     if (style->ietf && input->n_limits > 0) {
-        write_ietf(&fields, input);
+        add_ietf(&fields, input);
     }
-    if (!input->tightest.allowed) {
-        write_denial(&fields, style, input);
+    if (!input->tightest.allowed && (style->x_ratelimit || style->ietf)) {
+        add_denial(&fields, style, input);
     }
     if (style->exposes) {
-        write_exposed(&fields);
+        add_exposed(&fields);
     }
-    if (fields.writer.len <= size) {
-        for (size_t i = 0; i < fields.n; i++) {
-            size_t end = i + 1 < fields.n ? fields.begins[i + 1] : fields.writer.len;
-            rl_text value = {buffer + fields.begins[i], end - fields.begins[i]};
-            out[i] = (rl_field){fields.names[i], value};
-        }
-        *n = fields.n;
-    }
+    *n = fields.writer.len <= size ? fields.n : 0;
     return fields.writer.len;
 }

@@ -57,15 +57,23 @@ typedef struct rl_field_input {
     double spread; /* share of the jitter, from 0 to 1 */
 } rl_field_input;
 
+/* A field whose value is a text, or a number: its digits are written on demand, so that a caller
+ * with a field of the same number from before needs none. */
 typedef struct rl_field {
     rl_field_name name;
-    rl_text value; /* in the buffer */
+    bool is_number;
+    int64_t number;
+    rl_text text; /* in the buffer, or a constant; undefined for a number */
 } rl_field;
 
-/* Write the fields of a response into `buffer`, and into `out` in the order above, *n of them.
- * Return the bytes that the values need: above `size` nothing was written to `out`. */
+/* Write the fields of a response into `out`, in the order above, *n of them, and their texts into
+ * `buffer`. Return the bytes that the texts need: above `size`, *n is 0. */
 size_t rl_fields_write(const rl_field_style *style, const rl_field_input *input, char *buffer,
                        size_t size, rl_field out[RL_FIELD_COUNT], size_t *n);
+
+/* Return the value of a field as text; `room` gets the digits of a number. */
+#define RL_NUMBER_MAX 20
+rl_text rl_field_value(const rl_field *field, char room[RL_NUMBER_MAX]);
 
 /* Return the seconds of Retry-After, at least 1, with jitter; -1 for never. */
 int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double spread);

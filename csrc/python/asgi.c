@@ -15,6 +15,7 @@
 /* Immutable after __init__, except for `probing`. */
 typedef struct asgi_object {
     PyObject_HEAD
+    vectorcallfunc vectorcall;
     core_state *state;      /* borrowed from the type */
     PyObject *app;          /* strong; NULL before __init__ */
     policy_object *policy;  /* strong; NULL: requests go to _forward */
@@ -35,12 +36,6 @@ static request asgi_request(const core_state *state, const asgi_args *args)
 }
 
 /* ---- calls of Python --------------------------------------------------------------------------- */
-
-PyObject *asgi_call_app(PyObject *app, const asgi_args *args, PyObject *send)
-{
-    PyObject *call[] = {args->scope, args->receive, send};
-    return PyObject_Vectorcall(app, call, 3, NULL);
-}
 
 /* Call a method with (scope, receive, send), and one more argument if it is not NULL. */
 static PyObject *asgi_call_method(asgi_object *self, core_name method, const asgi_args *args,
@@ -66,18 +61,6 @@ static int asgi_probe(asgi_object *self, const asgi_args *args, const verdict_ob
 }
 
 /* ---- which requests are limited ------------------------------------------------------------------ */
-
-int asgi_is_request(const core_state *state, PyObject *scope)
-{
-    PyObject *type = core_get(state, scope, NAME_TYPE);
-    if (type == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    bool is_request =
-        core_is_name(state, type, NAME_HTTP) || core_is_name(state, type, NAME_WEBSOCKET);
-    Py_DECREF(type);
-    return is_request;
-}
 
 typedef enum asgi_route { ASGI_ERROR, ASGI_FREE, ASGI_STATUS, ASGI_LIMITED } asgi_route;
 
@@ -273,33 +256,21 @@ static PyObject *asgi_check(asgi_object *self, const asgi_args *args, PyObject *
 
 /* ---- calls ---------------------------------------------------------------------------------------------- */
 
-int asgi_read_args(PyObject *args, PyObject *kwargs, asgi_args *out)
-{
-    if (PyTuple_GET_SIZE(args) != 3 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) ||
-        !PyDict_Check(PyTuple_GET_ITEM(args, 0))) {
-        PyErr_SetString(PyExc_TypeError,
-                        "an ASGI application is called with (scope: dict, receive, send)");
-        return -1;
-    }
-    *out = (asgi_args){PyTuple_GET_ITEM(args, 0), PyTuple_GET_ITEM(args, 1),
-                       PyTuple_GET_ITEM(args, 2)};
-    return 0;
-}
-
-static PyObject *asgi_call(PyObject *object, PyObject *tuple, PyObject *kwargs)
+static PyObject *asgi_call_any(PyObject *object, PyObject *const *given, Py_ssize_t nargs,
+                               Py_ssize_t nkwargs)
 {
     asgi_object *self = asgi_of(object);
     asgi_args args;
+    PyObject *path;
+    PyObject *result = NULL;
     if (self->app == NULL) {
         PyErr_SetString(PyExc_RuntimeError,
                         "this middleware was not initialised: call __init__ first");
         return NULL;
     }
-    if (asgi_read_args(tuple, kwargs, &args) < 0) {
+    if (asgi_read_args(given, nargs, nkwargs, &args) < 0) {
         return NULL;
     }
-    PyObject *path;
-    PyObject *result = NULL;
     switch (asgi_route_of(self, &args, &path)) {
     case ASGI_FREE:
         result = asgi_call_app(self->app, &args, args.send);
@@ -318,6 +289,20 @@ static PyObject *asgi_call(PyObject *object, PyObject *tuple, PyObject *kwargs)
     }
     Py_XDECREF(path);
     return result;
+}
+
+/* From CPython 3.12 on subclasses are called so too. */
+static PyObject *asgi_vectorcall(PyObject *object, PyObject *const *args, size_t nargsf,
+                                 PyObject *kwnames)
+{
+    return asgi_call_any(object, args, PyVectorcall_NARGS(nargsf),
+                         kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
+}
+
+static PyObject *asgi_call(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    return asgi_call_any(object, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args),
+                         kwargs != NULL ? PyDict_GET_SIZE(kwargs) : 0);
 }
 
 /* Go on with the outcome of a Check: a Verdict, or None without limits. */
@@ -383,6 +368,7 @@ static PyObject *asgi_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     PyObject *self = state == NULL ? NULL : type->tp_alloc(type, 0);
     if (self != NULL) {
         asgi_of(self)->state = state;
+        asgi_of(self)->vectorcall = asgi_vectorcall;
     }
     return self;
 }
@@ -458,6 +444,7 @@ static void asgi_dealloc(PyObject *self)
 static PyMemberDef asgi_members[] = {
     {"app", T_OBJECT_EX, offsetof(asgi_object, app), READONLY,
      PyDoc_STR("The ASGI application behind the middleware.")},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(asgi_object, vectorcall), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -491,7 +478,7 @@ static PyType_Slot asgi_slots[] = {
 PyType_Spec asgi_spec = {
     .name = "rate_limiter._core.AsgiMiddleware",
     .basicsize = sizeof(asgi_object),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = asgi_slots,
 };

@@ -14,7 +14,8 @@ static PyObject *recorder_call(PyObject *object, PyObject *tuple, PyObject *kwar
 {
     recorder_object *self = (recorder_object *)object;
     asgi_args args;
-    if (asgi_read_args(tuple, kwargs, &args) < 0) {
+    if (asgi_read_args(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple),
+                       kwargs != NULL ? PyDict_GET_SIZE(kwargs) : 0, &args) < 0) {
         return NULL;
     }
     int is_request = asgi_is_request(self->state, args.scope);

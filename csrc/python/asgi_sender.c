@@ -14,32 +14,6 @@ typedef struct sender_object {
 
 /* ---- headers of the response ------------------------------------------------------------------ */
 
-/* Find the fields that the application has set. */
-static void sender_find_present(PyObject *headers, bool present[RL_FIELD_COUNT])
-{
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
-        PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
-        if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
-            core_mark_field(PyTuple_GET_ITEM(pair, 0), present);
-        } else if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2) {
-            core_mark_field(PyList_GET_ITEM(pair, 0), present);
-        }
-    }
-}
-
-static int sender_append_all(core_state *state, PyObject *headers, const rendered *rendered)
-{
-    bool present[RL_FIELD_COUNT] = {false};
-    sender_find_present(headers, present);
-    for (size_t i = 0; i < rendered->n; i++) {
-        if (!present[rendered->fields[i].name] &&
-            core_append_field(state, headers, REQUEST_ASGI, &rendered->fields[i]) < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 /* A copy of the message with our headers after the app's. The app's message and
  * list may be constants of the app, so they are never written to. */
 static PyObject *sender_copy(core_state *state, PyObject *message, const rendered *rendered)
@@ -47,13 +21,10 @@ static PyObject *sender_copy(core_state *state, PyObject *message, const rendere
     PyObject *copy = PyDict_Copy(message);
     PyObject *given = copy != NULL ? core_get(state, copy, NAME_HEADERS) : NULL;
     PyObject *headers = NULL;
-    if (given != NULL && given != Py_None) {
-        headers = PySequence_List(given);
-    } else if (copy != NULL && !PyErr_Occurred()) {
-        headers = PyList_New(0);
+    if (copy != NULL && (given != NULL || !PyErr_Occurred())) {
+        headers = rendered_append(state, REQUEST_ASGI, given, rendered);
     }
-    if (headers == NULL || sender_append_all(state, headers, rendered) < 0 ||
-        PyDict_SetItem(copy, state->names[NAME_HEADERS], headers) < 0) {
+    if (headers == NULL || PyDict_SetItem(copy, state->names[NAME_HEADERS], headers) < 0) {
         Py_CLEAR(copy);
     }
     Py_XDECREF(headers);
@@ -76,7 +47,7 @@ static PyObject *sender_with_headers(const sender_object *self, PyObject *messag
 /* 1, 0, or -1 with an exception set. */
 static int sender_starts_response(const core_state *state, PyObject *message)
 {
-    PyObject *type = core_get(state, message, NAME_TYPE);
+    PyObject *type = core_get_type(state, message);
     if (type == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -108,7 +79,11 @@ static PyObject *sender_call(PyObject *object, PyObject *const *args, size_t nar
 
 PyObject *asgi_sender_new(core_state *state, PyObject *send, record_object *record)
 {
-    sender_object *self = PyObject_GC_New(sender_object, state->sender_type);
+    PyTypeObject *type = state->sender_type;
+    sender_object *self = (sender_object *)core_take_spare(state, SPARE_SENDER, type);
+    if (self == NULL) {
+        self = PyObject_GC_New(sender_object, type);
+    }
     if (self != NULL) {
         self->vectorcall = sender_call;
         self->state = state;
@@ -139,12 +114,10 @@ static int sender_traverse(PyObject *self, visitproc visit, void *arg)
 
 static void sender_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_XDECREF(((sender_object *)self)->send);
     Py_XDECREF(((sender_object *)self)->record);
-    type->tp_free(self);
-    Py_DECREF(type);
+    core_free_object(self, SPARE_SENDER);
 }
 
 static PyMemberDef sender_members[] = {

@@ -20,6 +20,21 @@
 #include "http/fields.h"
 #include "python/names.h"
 
+/* A header field of an earlier response. */
+typedef struct core_last_field {
+    PyObject *pair; /* strong; NULL: there is none */
+    int64_t number; /* the value, if it is a number */
+} core_last_field;
+
+/* Objects that requests and decisions make, of which the memory of one is kept. */
+typedef enum core_spare {
+    SPARE_DECISION,
+    SPARE_VERDICT, /* of one limit */
+    SPARE_RECORD,
+    SPARE_SENDER,
+    SPARE_COUNT
+} core_spare;
+
 /* Everything that belongs to one import of the module in one interpreter. */
 typedef struct core_state {
     PyTypeObject *limiter_type;       /* strong */
@@ -50,10 +65,11 @@ typedef struct core_state {
     PyTypeObject *redis_buckets_type; /* strong */
     PyTypeObject *redis_loop_type;    /* strong */
 #endif
-    void *spare_decision;                    /* owned; the memory of a freed Decision, or NULL */
-    PyObject *one;                           /* strong; the int 1 */
-    PyObject *names[NAME_COUNT];             /* strong */
-    PyObject *last_pairs[2][RL_FIELD_COUNT]; /* strong, or NULL; see record_fields.c */
+    PyObject *spares[SPARE_COUNT]; /* owned; the memory of freed objects, or NULL */
+    bool keeps_spares;             /* true until the types are cleared */
+    PyObject *one;                 /* strong; the int 1 */
+    PyObject *names[NAME_COUNT];   /* strong */
+    core_last_field last_fields[2][RL_FIELD_COUNT]; /* see record_fields.c */
 } core_state;
 
 extern PyModuleDef core_module;
@@ -99,8 +115,35 @@ int decision_describe_fields(PyTypeObject *type);
 /* A new Decision, or NULL with an exception set. */
 PyObject *decision_new(core_state *state, const rl_decision *value);
 
-/* Free what decision_new() keeps for the next one. */
-void decision_free_spare(core_state *state);
+/* Return the memory of the last object that was freed as a new one, or NULL: there is none. The
+ * GIL guards it; without one no memory is kept. */
+static inline PyObject *core_take_spare(core_state *state, core_spare which, PyTypeObject *type)
+{
+    PyObject *spare = state->spares[which];
+    if (spare != NULL) {
+        state->spares[which] = NULL;
+        (void)PyObject_Init(spare, type);
+    }
+    return spare;
+}
+
+/* Keep or free the memory of an object: the end of its tp_dealloc. */
+static inline void core_free_object(PyObject *dead, core_spare which)
+{
+    PyTypeObject *type = Py_TYPE(dead);
+#ifndef Py_GIL_DISABLED
+    core_state *state = PyType_GetModuleState(type); /* the type keeps it */
+    if (state != NULL && state->keeps_spares && state->spares[which] == NULL) {
+        state->spares[which] = dead;
+        Py_DECREF(type);
+        return;
+    }
+#else
+    (void)which;
+#endif
+    type->tp_free(dead);
+    Py_DECREF(type);
+}
 
 /* A tuple of Decisions: the tightest one, and behind it `n`, one of each limit. NULL with an
  * exception set. */

@@ -18,27 +18,18 @@ static const rl_decision *value_of(PyObject *self)
     return &((decision_object *)self)->value;
 }
 
-/* On the hot path, so it skips the zeroing of tp_alloc, and takes the memory of the last Decision
- * that was freed, which the GIL guards. */
+/* On the hot path, so it skips the zeroing of tp_alloc. */
 PyObject *decision_new(core_state *state, const rl_decision *value)
 {
-    decision_object *self = state->spare_decision;
-    if (self != NULL) {
-        state->spare_decision = NULL;
-        PyObject_Init((PyObject *)self, state->decision_type);
-    } else {
-        self = PyObject_New(decision_object, state->decision_type);
+    PyTypeObject *type = state->decision_type;
+    PyObject *self = core_take_spare(state, SPARE_DECISION, type);
+    if (self == NULL) {
+        self = (PyObject *)PyObject_New(decision_object, type);
     }
     if (self != NULL) {
-        self->value = *value;
+        ((decision_object *)self)->value = *value;
     }
-    return (PyObject *)self;
-}
-
-void decision_free_spare(core_state *state)
-{
-    PyObject_Free(state->spare_decision);
-    state->spare_decision = NULL;
+    return self;
 }
 
 PyObject *decisions_new(core_state *state, const rl_decision *tightest, const rl_decision *each,
@@ -68,18 +59,7 @@ const rl_decision *decision_value(core_state *state, PyObject *decision)
 
 static void decision_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-#ifndef Py_GIL_DISABLED
-    core_state *state = PyType_GetModuleState(type); /* the type keeps it */
-    if (state != NULL && state->spare_decision == NULL) {
-        state->spare_decision = self;
-        self = NULL;
-    }
-#endif
-    if (self != NULL) {
-        type->tp_free(self);
-    }
-    Py_DECREF(type);
+    core_free_object(self, SPARE_DECISION);
 }
 
 /* ---- times ----------------------------------------------------------------- */

@@ -191,7 +191,8 @@ static PyObject *dict_of(const style_object *self, const rl_field *fields, size_
 {
     PyObject *dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < n; i++) {
-        const rl_text text = fields[i].value;
+        char digits[RL_NUMBER_MAX];
+        const rl_text text = rl_field_value(&fields[i], digits);
         PyObject *value = PyUnicode_FromStringAndSize(text.data, (Py_ssize_t)text.len);
         if (value == NULL || PyDict_SetItem(dict, self->names[fields[i].name], value) < 0) {
             Py_CLEAR(dict);

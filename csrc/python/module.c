@@ -115,6 +115,7 @@ static int add_redis(PyObject *module, core_state *state)
 static int core_exec(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
+    state->keeps_spares = true;
     if (add_type(module, &decision_spec, &state->decision_type) < 0 ||
         decision_describe_fields(state->decision_type) < 0 ||
         add_type(module, &clock_spec, &state->clock_type) < 0 ||
@@ -186,9 +187,23 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
+/* Free the memory of objects while their types are there, and keep none from now on. */
+static void core_free_spares(core_state *state)
+{
+    state->keeps_spares = false;
+    for (int i = 0; i < SPARE_COUNT; i++) {
+        PyObject *spare = state->spares[i];
+        state->spares[i] = NULL;
+        if (spare != NULL) {
+            Py_TYPE(spare)->tp_free(spare);
+        }
+    }
+}
+
 static int core_clear(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
+    core_free_spares(state);
     Py_CLEAR(state->limiter_type);
     Py_CLEAR(state->given_type);
     Py_CLEAR(state->decision_type);
@@ -222,8 +237,8 @@ static int core_clear(PyObject *module)
         Py_CLEAR(state->names[i]);
     }
     for (int i = 0; i < RL_FIELD_COUNT; i++) {
-        Py_CLEAR(state->last_pairs[0][i]);
-        Py_CLEAR(state->last_pairs[1][i]);
+        Py_CLEAR(state->last_fields[0][i].pair);
+        Py_CLEAR(state->last_fields[1][i].pair);
     }
     return 0;
 }
@@ -231,7 +246,6 @@ static int core_clear(PyObject *module)
 static void core_free(void *module)
 {
     core_clear(module);
-    decision_free_spare(PyModule_GetState(module));
 }
 
 static PyMethodDef core_methods[] = {

@@ -3,6 +3,7 @@
  *                 request.c     what is read of a request: path, method, peer, header, cookie
  *                 sources.c     where a key, a tier or a bypass comes from
  *     scope ──>   check.c       bypass? ─> tier ─> rule ─> key ─> its limits ─> cost ─> decide ─> Verdict
+ *                 check_limits.c    from "its limits" on
  *                 tiers.c       the tiers of a request
  *                 check_object.c    a check while something is awaited
  *                 policy.c      the configuration that a check follows
@@ -12,6 +13,7 @@
  *                 record_fields.c   the header fields that describe them
  *                 record_object.c   RateLimitRecord, as the application reads it
  *                 asgi.c, wsgi.c    pass or deny
+ *                 asgi_args.c       the arguments of an ASGI application
  *                 asgi_sender.c, asgi_recorder.c    add the fields to a response
  *                 wsgi_recorder.c   the same, and settle the request
  *
@@ -19,6 +21,8 @@
  * or of a wrong type, and then counts as missing. */
 #ifndef RL_PYTHON_PATH_H
 #define RL_PYTHON_PATH_H
+
+#include <string.h>
 
 #include "http/client_address.h"
 #include "http/fields.h"
@@ -73,8 +77,21 @@ PyObject *request_get(const request *request, core_name name);
 /* The same for any dict. */
 PyObject *core_get(const core_state *state, PyObject *dict, core_name name);
 
+/* The member "type" of a scope or a message, as core_get() returns it; faster where it is the first
+ * one, as in most. */
+PyObject *core_get_type(const core_state *state, PyObject *dict);
+
 /* Return true if a text equals this name. */
-bool core_is_name(const core_state *state, PyObject *text, core_name name);
+static inline bool core_is_name(const core_state *state, PyObject *text, core_name name)
+{
+    PyObject *wanted = state->names[name];
+    if (text == wanted || !PyUnicode_Check(text)) {
+        return text == wanted;
+    }
+    Py_ssize_t len = PyUnicode_GET_LENGTH(wanted); /* names are ASCII */
+    return PyUnicode_GET_LENGTH(text) == len && PyUnicode_IS_ASCII(text) &&
+           memcmp(PyUnicode_1BYTE_DATA(text), PyUnicode_1BYTE_DATA(wanted), (size_t)len) == 0;
+}
 
 /* The path that the application routes by: without the root_path or SCRIPT_NAME that it is
  * mounted at. A new str. */
@@ -162,6 +179,18 @@ PyObject *source_key(const source *source, PyObject *shortened, PyObject *value)
 
 /* ---- policy.c ------------------------------------------------------------------------------------ */
 
+/* What a check does, in this order. */
+typedef enum check_phase {
+    CHECK_BYPASS,
+    CHECK_TIER,
+    CHECK_OWN_KEY,
+    CHECK_FIND,
+    CHECK_RULE_KEY,
+    CHECK_RULE_LIMITS,
+    CHECK_COST,
+    CHECK_LIMITS,
+} check_phase;
+
 /* One rule with its limits. */
 typedef struct policy_rule {
     PyObject *active;        /* strong; an ActiveRule */
@@ -202,7 +231,8 @@ typedef struct version_object {
     rl_field_style style;
     request_kind kind;
     bool routes_like_werkzeug;
-    bool uses_keys; /* some rule names keys */
+    bool uses_keys;        /* some rule names keys */
+    check_phase begins_at; /* the first phase in which there is something to do */
 } version_object;
 
 /* ---- policy_object.c ----------------------------------------------------------------------------- */
@@ -319,15 +349,13 @@ void rendered_clear(rendered *rendered);
  * set. */
 int record_spread(record_object *record, const rl_field_style *style, double *out);
 
-/* Add a field to the headers of a response: a pair of bytes for ASGI, of str for WSGI. 0, or -1 with
- * an exception set. */
-int core_append_field(core_state *state, PyObject *headers, request_kind kind,
-                      const rl_field *field);
-
-/* Mark a field that the application has set, by its name (bytes or str; NULL: none). Such fields
- * stay, so they are not added. A response with its own limit keeps all its X-RateLimit fields.
- * Access-Control-Expose-Headers is a list that several lines may continue. */
-void core_mark_field(PyObject *name, bool present[RL_FIELD_COUNT]);
+/* Return a list of the headers of a response, an iterable of pairs, NULL or None, with the fields behind them:
+ * pairs of bytes for ASGI, of str for WSGI. Fields that the application has set stay, and are not
+ * added; a response with its own limit keeps all its X-RateLimit fields.
+ * Access-Control-Expose-Headers is a list that several lines may continue. A new reference, or NULL
+ * with an exception set. */
+PyObject *rendered_append(core_state *state, request_kind kind, PyObject *headers,
+                          const rendered *rendered);
 
 /* ---- tiers.c --------------------------------------------------------------------------------------- */
 
@@ -352,17 +380,6 @@ typedef enum check_status {
     CHECK_DENIED,
     CHECK_AWAIT, /* `awaitable` must be awaited, and check_run called again */
 } check_status;
-
-typedef enum check_phase {
-    CHECK_BYPASS,
-    CHECK_TIER,
-    CHECK_OWN_KEY,
-    CHECK_FIND,
-    CHECK_RULE_KEY,
-    CHECK_RULE_LIMITS,
-    CHECK_COST,
-    CHECK_LIMITS,
-} check_phase;
 
 /* The state of one check: on the stack, and on the heap while something is awaited. */
 typedef struct check {
@@ -427,15 +444,16 @@ PyObject *asgi_sender_of(core_state *state, record_object *record, PyObject *sen
  * another StartResponse adds them. A new reference, or NULL with an exception set. */
 PyObject *wsgi_start_new(core_state *state, PyObject *environ, PyObject *start_response);
 
-/* ---- asgi.c ---------------------------------------------------------------------------------------- */
+/* ---- asgi_args.c ----------------------------------------------------------------------------------- */
 
 /* The arguments of an ASGI application. */
 typedef struct asgi_args {
     PyObject *scope, *receive, *send; /* borrowed */
 } asgi_args;
 
-/* Read them from a call. 0, or -1 with an exception set. */
-int asgi_read_args(PyObject *args, PyObject *kwargs, asgi_args *out);
+/* Read them from a call with so many arguments by position and by name. 0, or -1 with an exception
+ * set. */
+int asgi_read_args(PyObject *const *args, Py_ssize_t nargs, Py_ssize_t nkwargs, asgi_args *out);
 
 /* Return 1 for a request or a websocket, 0, or -1 with an exception set. */
 int asgi_is_request(const core_state *state, PyObject *scope);

@@ -237,6 +237,8 @@ static int version_read(version_object *self, PyObject *args, PyObject *kwargs)
         source_chain_read(tier, &self->tier) < 0 || source_chain_read(key, &self->key) < 0) {
         return -1;
     }
+    bool reads_first = self->bypass.n > 0 || self->tier.n > 0 || self->uses_keys;
+    self->begins_at = reads_first ? CHECK_BYPASS : CHECK_FIND;
     if (self->tier.n > 1 || !source_chain_is_total(&self->key)) {
         PyErr_SetString(PyExc_ValueError,
                         "expected one tier at most, and a key whose last source is 'ip' or 'all'");

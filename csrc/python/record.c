@@ -10,7 +10,11 @@ static record_object *record_of(PyObject *self)
 
 static record_object *record_new(core_state *state)
 {
-    record_object *self = PyObject_New(record_object, state->record_type);
+    PyTypeObject *type = state->record_type;
+    record_object *self = (record_object *)core_take_spare(state, SPARE_RECORD, type);
+    if (self == NULL) {
+        self = PyObject_New(record_object, type);
+    }
     if (self != NULL) {
         self->state = state;
         self->first = NULL;

@@ -120,62 +120,73 @@ void rendered_clear(rendered *rendered)
     rendered->many = NULL;
 }
 
-static PyObject *field_value(const rl_text *value, request_kind kind)
+/* ---- headers of a response ---------------------------------------------------------------------- */
+
+static PyObject *text_object(const rl_text *text, request_kind kind)
 {
     if (kind == REQUEST_ASGI) {
-        return PyBytes_FromStringAndSize(value->data, (Py_ssize_t)value->len);
+        return PyBytes_FromStringAndSize(text->data, (Py_ssize_t)text->len);
     }
-    PyObject *text = PyUnicode_New((Py_ssize_t)value->len, 127); /* fields are ASCII */
-    if (text != NULL) {
-        memcpy(PyUnicode_1BYTE_DATA(text), value->data, value->len);
+    PyObject *object = PyUnicode_New((Py_ssize_t)text->len, 127); /* fields are ASCII */
+    if (object != NULL) {
+        memcpy(PyUnicode_1BYTE_DATA(object), text->data, text->len);
     }
-    return text;
+    return object;
 }
 
-#ifndef Py_GIL_DISABLED
-static bool pair_has_value(PyObject *pair, request_kind kind, const rl_text *value)
-{
-    PyObject *object = PyTuple_GET_ITEM(pair, 1);
-    size_t len =
-        (size_t)(kind == REQUEST_ASGI ? PyBytes_GET_SIZE(object) : PyUnicode_GET_LENGTH(object));
-    const void *data = kind == REQUEST_ASGI ? (const void *)PyBytes_AS_STRING(object)
-                                            : (const void *)PyUnicode_1BYTE_DATA(object);
-    return len == value->len && memcmp(data, value->data, len) == 0;
-}
-#endif
-
-/* Return a field as a pair: a new reference, or NULL with an exception set. The last pair of each
- * name is kept, as most responses have the same limit and the same time until it resets; without the GIL threads
- * would have to lock it. */
-static PyObject *field_pair(core_state *state, request_kind kind, const rl_field *field)
+/* A field as a pair: a new reference, or NULL with an exception set. */
+static PyObject *make_pair(const core_state *state, request_kind kind, const rl_field *field)
 {
     core_name first = kind == REQUEST_ASGI ? NAME_HEADER_LIMIT : NAME_FIELD_LIMIT;
-#ifndef Py_GIL_DISABLED
-    PyObject **last = &state->last_pairs[kind][field->name];
-    if (*last != NULL && pair_has_value(*last, kind, &field->value)) {
-        return Py_NewRef(*last);
-    }
-#endif
-    PyObject *value = field_value(&field->value, kind);
+    char digits[RL_NUMBER_MAX];
+    const rl_text text = rl_field_value(field, digits);
+    PyObject *value = text_object(&text, kind);
     PyObject *pair =
         value != NULL ? PyTuple_Pack(2, state->names[(int)first + (int)field->name], value) : NULL;
     Py_XDECREF(value);
-#ifndef Py_GIL_DISABLED
-    if (pair != NULL) {
-        Py_XSETREF(*last, Py_NewRef(pair));
-    }
-#endif
     return pair;
 }
 
-int core_append_field(core_state *state, PyObject *headers, request_kind kind,
-                      const rl_field *field)
+#ifdef Py_GIL_DISABLED
+
+/* Threads would have to lock the last fields. */
+static PyObject *field_pair(core_state *state, request_kind kind, const rl_field *field)
 {
-    PyObject *pair = field_pair(state, kind, field);
-    int status = pair != NULL ? PyList_Append(headers, pair) : -1;
-    Py_XDECREF(pair);
-    return status;
+    return make_pair(state, kind, field);
 }
+
+#else
+
+static bool is_last(const core_last_field *last, request_kind kind, const rl_field *field)
+{
+    if (last->pair == NULL || field->is_number) {
+        return last->pair != NULL && last->number == field->number;
+    }
+    PyObject *value = PyTuple_GET_ITEM(last->pair, 1);
+    size_t len =
+        (size_t)(kind == REQUEST_ASGI ? PyBytes_GET_SIZE(value) : PyUnicode_GET_LENGTH(value));
+    const void *data = kind == REQUEST_ASGI ? (const void *)PyBytes_AS_STRING(value)
+                                            : (const void *)PyUnicode_1BYTE_DATA(value);
+    return len == field->text.len && memcmp(data, field->text.data, len) == 0;
+}
+
+/* Return a field as make_pair() does. The last pair of each name is kept, as most responses have the
+ * same limit and the same time until it resets. */
+static PyObject *field_pair(core_state *state, request_kind kind, const rl_field *field)
+{
+    core_last_field *last = &state->last_fields[kind][field->name];
+    if (is_last(last, kind, field)) {
+        return Py_NewRef(last->pair);
+    }
+    PyObject *pair = make_pair(state, kind, field);
+    if (pair != NULL) {
+        last->number = field->is_number ? field->number : 0;
+        Py_XSETREF(last->pair, Py_NewRef(pair));
+    }
+    return pair;
+}
+
+#endif
 
 static bool equals_ignoring_case(const char *name, Py_ssize_t len, const char *wanted)
 {
@@ -187,36 +198,119 @@ static bool equals_ignoring_case(const char *name, Py_ssize_t len, const char *w
     return true;
 }
 
-static const Py_ssize_t FIELD_LENGTHS[RL_FIELD_COUNT] = {
-    [RL_FIELD_LIMIT] = sizeof "X-RateLimit-Limit" - 1,
-    [RL_FIELD_REMAINING] = sizeof "X-RateLimit-Remaining" - 1,
-    [RL_FIELD_RESET] = sizeof "X-RateLimit-Reset" - 1,
-    [RL_FIELD_POLICY] = sizeof "RateLimit-Policy" - 1,
-    [RL_FIELD_STATE] = sizeof "RateLimit" - 1,
-    [RL_FIELD_RETRY_AFTER] = sizeof "Retry-After" - 1,
-    [RL_FIELD_CACHE_CONTROL] = sizeof "Cache-Control" - 1,
-    [RL_FIELD_EXPOSE] = sizeof "Access-Control-Expose-Headers" - 1,
+#define LENGTH(text) (sizeof text - 1)
+
+static const Py_ssize_t FIELD_LENGTHS[RL_FIELD_EXPOSE] = {
+    [RL_FIELD_LIMIT] = LENGTH("X-RateLimit-Limit"),
+    [RL_FIELD_REMAINING] = LENGTH("X-RateLimit-Remaining"),
+    [RL_FIELD_RESET] = LENGTH("X-RateLimit-Reset"),
+    [RL_FIELD_POLICY] = LENGTH("RateLimit-Policy"),
+    [RL_FIELD_STATE] = LENGTH("RateLimit"),
+    [RL_FIELD_RETRY_AFTER] = LENGTH("Retry-After"),
+    [RL_FIELD_CACHE_CONTROL] = LENGTH("Cache-Control"),
 };
 
-void core_mark_field(PyObject *name, bool present[RL_FIELD_COUNT])
+/* A bit for each of these lengths: most headers of applications have another one. */
+static const uint64_t LENGTHS =
+    UINT64_C(1) << LENGTH("X-RateLimit-Limit") | UINT64_C(1) << LENGTH("X-RateLimit-Remaining") |
+    UINT64_C(1) << LENGTH("X-RateLimit-Reset") | UINT64_C(1) << LENGTH("RateLimit-Policy") |
+    UINT64_C(1) << LENGTH("RateLimit") | UINT64_C(1) << LENGTH("Retry-After") |
+    UINT64_C(1) << LENGTH("Cache-Control");
+
+/* Mark a field by its name, bytes or str. */
+static void mark_name(PyObject *name, bool present[RL_FIELD_COUNT])
 {
     const char *text;
     Py_ssize_t len;
-    if (name != NULL && PyBytes_Check(name)) {
+    if (PyBytes_Check(name)) {
         text = PyBytes_AS_STRING(name);
         len = PyBytes_GET_SIZE(name);
-    } else if (name != NULL && PyUnicode_Check(name) && PyUnicode_IS_COMPACT_ASCII(name)) {
+    } else if (PyUnicode_Check(name) && PyUnicode_IS_COMPACT_ASCII(name)) {
         text = (const char *)PyUnicode_1BYTE_DATA(name);
         len = PyUnicode_GET_LENGTH(name);
     } else {
         return;
     }
+    if (len >= 64 || (LENGTHS >> len & 1) == 0) {
+        return;
+    }
     for (int i = 0; i < RL_FIELD_EXPOSE; i++) {
-        const char *wanted = rl_field_names[i];
-        if (len == FIELD_LENGTHS[i] && equals_ignoring_case(text, len, wanted)) {
+        if (len == FIELD_LENGTHS[i] && equals_ignoring_case(text, len, rl_field_names[i])) {
             present[i] = true;
             present[RL_FIELD_REMAINING] |= i == RL_FIELD_LIMIT;
             present[RL_FIELD_RESET] |= i == RL_FIELD_LIMIT;
         }
     }
+}
+
+/* Find the fields that the application has set among the first `n` headers of a list. */
+static void find_present(PyObject *headers, Py_ssize_t n, bool present[RL_FIELD_COUNT])
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
+        if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
+            mark_name(PyTuple_GET_ITEM(pair, 0), present);
+        } else if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2) {
+            mark_name(PyList_GET_ITEM(pair, 0), present);
+        }
+    }
+}
+
+/* Copy a list or tuple; the copy ends with `room` free places, behind *n items. */
+static PyObject *copy_with_room(PyObject *given, Py_ssize_t room, Py_ssize_t *n)
+{
+    PyObject *copy;
+    Py_ssize_t i = 0;
+    LOCKED(given);
+    Py_ssize_t most = PySequence_Fast_GET_SIZE(given);
+    copy = PyList_New(most + room);
+    /* A finalizer, which may run when memory is allocated, may have shortened the list. */
+    for (; copy != NULL && i < most && i < PySequence_Fast_GET_SIZE(given); i++) {
+        PyList_SET_ITEM(copy, i, Py_NewRef(PySequence_Fast_GET_ITEM(given, i)));
+    }
+    UNLOCKED;
+    *n = i;
+    return copy;
+}
+
+/* The same of any iterable; none are copied of NULL or None. */
+static PyObject *copy_headers(PyObject *headers, Py_ssize_t room, Py_ssize_t *n)
+{
+    if (headers == NULL || headers == Py_None) {
+        *n = 0;
+        return PyList_New(room);
+    }
+    if (PyList_CheckExact(headers) || PyTuple_CheckExact(headers)) {
+        return copy_with_room(headers, room, n);
+    }
+    PyObject *list = PySequence_List(headers);
+    PyObject *copy = list != NULL ? copy_with_room(list, room, n) : NULL;
+    Py_XDECREF(list);
+    return copy;
+}
+
+PyObject *rendered_append(core_state *state, request_kind kind, PyObject *headers,
+                          const rendered *rendered)
+{
+    bool present[RL_FIELD_COUNT] = {false};
+    Py_ssize_t n;
+    PyObject *all = copy_headers(headers, (Py_ssize_t)rendered->n, &n);
+    if (all == NULL) {
+        return NULL;
+    }
+    find_present(all, n, present);
+    for (size_t i = 0; i < rendered->n; i++) {
+        const rl_field *field = &rendered->fields[i];
+        if (present[field->name]) {
+            continue;
+        }
+        PyObject *pair = field_pair(state, kind, field);
+        if (pair == NULL) {
+            Py_DECREF(all);
+            return NULL;
+        }
+        PyList_SET_ITEM(all, n++, pair);
+    }
+    Py_SET_SIZE(all, n); /* the other places are empty */
+    return all;
 }

@@ -14,7 +14,8 @@ static PyObject *record_headers(PyObject *object, PyObject *Py_UNUSED(ignored))
     rendered rendered;
     PyObject *dict = record_render(self, &rendered) == 0 ? PyDict_New() : NULL;
     for (size_t i = 0; dict != NULL && i < rendered.n; i++) {
-        const rl_text text = rendered.fields[i].value;
+        char digits[RL_NUMBER_MAX];
+        const rl_text text = rl_field_value(&rendered.fields[i], digits);
         PyObject *value = PyUnicode_FromStringAndSize(text.data, (Py_ssize_t)text.len);
         PyObject *name = self->state->names[(int)NAME_FIELD_LIMIT + (int)rendered.fields[i].name];
         if (value == NULL || PyDict_SetItem(dict, name, value) < 0) {
@@ -146,13 +147,11 @@ static PyObject *record_remove(PyObject *object, PyObject *verdict)
 
 static void record_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     record_object *self = record_of(object);
     record_drop_others(self, NULL);
     Py_XDECREF(self->status);
     Py_XDECREF(self->response);
-    type->tp_free(object);
-    Py_DECREF(type);
+    core_free_object(object, SPARE_RECORD);
 }
 
 static PyMemberDef record_members[] = {

@@ -17,15 +17,17 @@ PyObject *core_get(const core_state *state, PyObject *dict, core_name name)
 #endif
 }
 
-bool core_is_name(const core_state *state, PyObject *text, core_name name)
+PyObject *core_get_type(const core_state *state, PyObject *dict)
 {
-    PyObject *wanted = state->names[name];
-    if (text == wanted || !PyUnicode_Check(text)) {
-        return text == wanted;
-    }
-    Py_ssize_t len = PyUnicode_GET_LENGTH(wanted); /* names are ASCII */
-    return PyUnicode_GET_LENGTH(text) == len && PyUnicode_IS_ASCII(text) &&
-           memcmp(PyUnicode_1BYTE_DATA(text), PyUnicode_1BYTE_DATA(wanted), (size_t)len) == 0;
+    PyObject *key = NULL;
+    PyObject *type = NULL;
+    Py_ssize_t at = 0;
+    bool is_first;
+    LOCKED(dict);
+    is_first = PyDict_Next(dict, &at, &key, &type) && key == state->names[NAME_TYPE];
+    type = is_first ? Py_NewRef(type) : NULL;
+    UNLOCKED;
+    return is_first ? type : core_get(state, dict, NAME_TYPE);
 }
 
 PyObject *request_get(const request *request, core_name name)
@@ -164,8 +166,9 @@ PyObject *request_peer(const request *request)
     }
     if (request->kind == REQUEST_WSGI) {
         host = Py_XNewRef(client);
-    } else if (client != NULL && (PyTuple_Check(client) || PyList_Check(client)) &&
-               PySequence_Fast_GET_SIZE(client) > 0) {
+    } else if (client != NULL && PyTuple_Check(client) && PyTuple_GET_SIZE(client) > 0) {
+        host = Py_NewRef(PyTuple_GET_ITEM(client, 0));
+    } else if (client != NULL && PyList_Check(client) && PyList_GET_SIZE(client) > 0) {
         host = PySequence_GetItem(client, 0);
         PyErr_Clear(); /* another thread emptied the list: no address */
     }

@@ -15,7 +15,12 @@ static verdict_object *verdict_of(PyObject *self)
 /* Make a verdict whose decisions are not set. */
 static verdict_object *verdict_make(core_state *state, size_t n)
 {
-    verdict_object *self = PyObject_NewVar(verdict_object, state->verdict_type, (Py_ssize_t)n);
+    PyTypeObject *type = state->verdict_type;
+    PyObject *spare = n == 1 ? core_take_spare(state, SPARE_VERDICT, type) : NULL;
+    verdict_object *self = (verdict_object *)spare;
+    if (self == NULL) {
+        self = PyObject_NewVar(verdict_object, type, (Py_ssize_t)n);
+    }
     if (self != NULL) {
         self->version = NULL;
         self->rule = NULL;
@@ -171,8 +176,12 @@ static void verdict_dealloc(PyObject *self)
     Py_XDECREF(verdict_of(self)->key);
     Py_XDECREF(verdict_of(self)->costs);
     Py_XDECREF((PyObject *)verdict_of(self)->given);
-    type->tp_free(self);
-    Py_DECREF(type);
+    if (Py_SIZE(self) == 1) {
+        core_free_object(self, SPARE_VERDICT);
+    } else {
+        type->tp_free(self);
+        Py_DECREF(type);
+    }
 }
 
 static PyMemberDef verdict_members[] = {

@@ -15,35 +15,16 @@ typedef struct start_object {
     bool adds;                /* no other StartResponse adds the fields */
 } start_object;
 
-static int add_missing(core_state *state, PyObject *headers, const rendered *rendered)
-{
-    bool present[RL_FIELD_COUNT] = {false};
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
-        PyObject *pair = PyList_GET_ITEM(headers, i); /* borrowed; the list is ours alone */
-        PyObject *name =
-            PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 0) : NULL;
-        core_mark_field(name, present);
-    }
-    for (size_t i = 0; i < rendered->n; i++) {
-        const rl_field *field = &rendered->fields[i];
-        if (!present[field->name] && core_append_field(state, headers, REQUEST_WSGI, field) < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 /* A copy of the application's headers with ours behind them. */
 static PyObject *with_fields(const start_object *self, PyObject *headers)
 {
     rendered rendered;
-    PyObject *copy = PySequence_List(headers);
-    if (copy == NULL || !self->adds || self->record->n == 0) {
-        return copy;
+    PyObject *copy = NULL;
+    if (!self->adds || self->record->n == 0) {
+        return PySequence_List(headers);
     }
-    if (record_render(self->record, &rendered) < 0 ||
-        add_missing(self->state, copy, &rendered) < 0) {
-        Py_CLEAR(copy);
+    if (record_render(self->record, &rendered) == 0) {
+        copy = rendered_append(self->state, REQUEST_WSGI, headers, &rendered);
     }
     rendered_clear(&rendered);
     return copy;

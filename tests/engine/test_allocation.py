@@ -402,6 +402,19 @@ cases = {
     "WSGI, raising": (of_wsgi, wsgi_raising),
 }
 
+held = []
+
+def keeping(scope, receive, send):
+    held.append((scope, send))
+    return DONE
+
+keeper = limited(keeping, limits="0/second; burst=1000000000")
+
+def hold():
+    "Keep a request, which uses the memory that is kept of freed objects."
+    held.clear()
+    finish(keeper({"type": "http", "path": "/", "headers": [], "method": "GET"}, None, send))
+
 def remaining(gates):
     limiters = [getattr(gate, "limiter", None) or gate._limited.limiter for gate in gates]
     return [state.elsewhere, *(one.peek("k").remaining for one in limiters)]
@@ -410,6 +423,7 @@ def attempt(name, call, gates, n, failing=1):
     state.entered = False
     state.elsewhere = 0
     before = remaining(gates)
+    hold()
     _testcapi.set_nomemory(n, n + failing)
     try:
         call(gates[0])

@@ -37,11 +37,13 @@ static rl_decision take_decision(const uint8_t **data, size_t *size)
 static void check_values(const rl_field *fields, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if (fields[i].value.len == 0) {
+        char digits[RL_NUMBER_MAX];
+        rl_text value = rl_field_value(&fields[i], digits);
+        if (value.len == 0) {
             abort();
         }
-        for (size_t j = 0; j < fields[i].value.len; j++) {
-            if (fields[i].value.data[j] < ' ' || fields[i].value.data[j] > '~') {
+        for (size_t j = 0; j < value.len; j++) {
+            if (value.data[j] < ' ' || value.data[j] > '~') {
                 abort();
             }
         }

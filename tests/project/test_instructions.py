@@ -1,4 +1,4 @@
-"""The instructions of a decision, which do not depend on the load of the machine."""
+"""The instructions of decisions and requests, which do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rate_limiter import _core
-from support import instructions
+from support import instructions, path_instructions
 from support.servers import ROOT
 
 # Above those of an empty call of a C function. Measured with gcc 12 and CPython 3.11 on x86-64.
@@ -23,36 +23,67 @@ AT_MOST = {
     "shared": 454,
     "await allow": 1154,
 }
+# Above those of a request to the application alone.
+PATH_AT_MOST = {
+    "allowed": 6034,
+    "denied": 7592,
+    "two limits, both headers": 8844,
+}
 TOLERANCE = 1.05
-PROGRAM = ROOT / "tests" / "support" / "instructions.py"
+SUPPORT = ROOT / "tests" / "support"
+
+pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="valgrind does not support macOS")
 
 
-def count(folder: Path) -> dict[str, float]:
-    """Return the instructions of each case, for each call."""
-    table = folder / "table"
+def count(
+    folder: Path,
+    program: str,
+    arguments: tuple[str | Path, ...],
+    cases: tuple[str, ...],
+    calls: int,
+) -> dict[str, float]:
+    """Return the instructions of each case of a program in tests/support, for each call."""
+    assert shutil.which("valgrind"), ".ci/system-packages test installs it"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts"]
-    command += ["--dump-before=getppid", sys.executable, "-I", "-S", PROGRAM, _core.__file__, table]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command += ["--dump-before=getppid", sys.executable, "-s", "-S", SUPPORT / program]
+    # Not isolated (-I): that would ignore the seed, and collisions in dicts would vary.
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*command, _core.__file__, *arguments],
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     counts = {}
-    for i, name in enumerate(instructions.CASES):
+    for i, name in enumerate(cases):
         # The first part ends at the first mark; from there on each second one is a case.
         text = (folder / f"counts.{2 * i + 2}").read_text()
         found = re.search(r"^summary: (\d+)", text, re.MULTILINE)
         assert found is not None
-        counts[name] = int(found[1]) / instructions.CALLS
+        counts[name] = int(found[1]) / calls
     return counts
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="valgrind does not support macOS")
+def check(counts: dict[str, float], least: str, at_most: dict[str, int]) -> dict[str, int]:
+    """Return the instructions above those of the case `least`; fail if some are too many."""
+    above = {name: round(counts[name] - counts[least]) for name in at_most}
+    too_many = {name for name, most in at_most.items() if above[name] > most * TOLERANCE}
+    assert not too_many, f"{above} instead of {at_most}"
+    assert counts[least] > 100  # the loop was counted
+    return above
+
+
 def test_decisions_need_no_more_instructions(tmp_path: Path) -> None:
-    assert shutil.which("valgrind"), ".ci/system-packages test installs it"
-    counts = count(tmp_path)
-    above = {name: round(counts[name] - counts["empty"]) for name in AT_MOST}
-    too_many = {name for name, most in AT_MOST.items() if above[name] > most * TOLERANCE}
-    assert not too_many, f"{above} instead of {AT_MOST}"
-    assert counts["empty"] > 100  # the loop was counted
+    table = tmp_path / "table"
+    counts = count(tmp_path, "instructions.py", (table,), instructions.CASES, instructions.CALLS)
+    above = check(counts, "empty", AT_MOST)
     assert above["allow_many"] < above["allow"] < above["hit"] < above["await allow"]
+
+
+def test_requests_need_no_more_instructions(tmp_path: Path) -> None:
+    cases, calls = path_instructions.CASES, path_instructions.CALLS
+    counts = count(tmp_path, "path_instructions.py", (), cases, calls)
+    above = check(counts, "bare", PATH_AT_MOST)
+    assert above["allowed"] < above["denied"] < above["two limits, both headers"]

@@ -34,9 +34,10 @@ static const char *written(rl_field_style style, rl_field_input input)
     CHECK(buffer[needed] == '!');
     lines[0] = '\0';
     for (size_t i = 0; i < n; i++) {
-        len +=
-            (size_t)snprintf(lines + len, sizeof lines - len, "%s: %.*s\n",
-                             rl_field_names[out[i].name], (int)out[i].value.len, out[i].value.data);
+        char digits[RL_NUMBER_MAX];
+        rl_text value = rl_field_value(&out[i], digits);
+        len += (size_t)snprintf(lines + len, sizeof lines - len, "%s: %.*s\n",
+                                rl_field_names[out[i].name], (int)value.len, value.data);
     }
     return lines;
 }
