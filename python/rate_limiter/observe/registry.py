@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
@@ -44,6 +44,17 @@ _SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it 
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
 
 _Read: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]  # of a Meter
+
+
+class LimitsOfCalls(Protocol):
+    """What finds the limits of each call of a limiter."""
+
+    @property
+    def text(self) -> str:
+        """What is shown instead of limits."""
+
+    def known(self, key: str | bytes) -> Any:
+        """Return the limits of a client, as far as they are known; else None."""
 
 
 class Counted(NamedTuple):
@@ -193,6 +204,24 @@ def follow(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
                 _publisher.start()
 
 
+def limits_come_with_calls(limiter: Any, limits_of: LimitsOfCalls) -> None:
+    """Show that a limiter's calls give their limits.
+
+    Args:
+        limiter: a RateLimiter. It is not kept alive.
+        limits_of: finds them. It is not kept alive.
+    """
+    with _lock:
+        _limits_of_calls[limiter] = weakref.ref(limits_of)
+
+
+def limits_of_calls(limiter: Any) -> LimitsOfCalls | None:
+    """Return what finds the limits of a limiter's calls; None if they have the limiter's."""
+    with _lock:
+        found = _limits_of_calls.get(limiter)
+    return None if found is None else found()
+
+
 def followed() -> list[tuple[Any, str]]:
     """Return the measured limiters of this process, each with its dimension."""
     with _lock:
@@ -286,6 +315,9 @@ class _Followed:
 _lock = threading.RLock()  # guards the state below
 _meters: dict[Counted, Meter] = {}
 _followed: weakref.WeakKeyDictionary[Any, _Followed] = weakref.WeakKeyDictionary()
+_limits_of_calls: weakref.WeakKeyDictionary[Any, weakref.ref[LimitsOfCalls]] = (
+    weakref.WeakKeyDictionary()
+)
 _rules: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _evicted_active: dict[str, int] = {}  # including freed limiters: a counter never falls
 _limits_off = False
@@ -337,9 +369,10 @@ def _own_readings() -> list[Reading]:
 
 def _of_limits(limiter: Any, followed: _Followed) -> Reading:
     is_in_file = bool(getattr(limiter, "_path", None))
+    of_calls = limits_of_calls(limiter)
     labels = {
         "dimension": followed.dimension,
-        "limits": ", ".join(map(str, limiter.limits)),
+        "limits": ", ".join(map(str, limiter.limits)) if of_calls is None else of_calls.text,
         "mode": "shadow" if followed.is_shadow else "enforced",
         "store": "redis" if limiter.is_remote else "shared" if is_in_file else "memory",
     }
