@@ -42,13 +42,24 @@ static bool is_timed(const rl_limit_set *set)
     return true;
 }
 
+/* Return the seconds that an empty bucket takes to fill, with 40 significant bits: 7 a minute and
+ * 1000 a minute take equally long, whatever the rounding of their rates. */
+static double fill_s(const rl_limit *limit)
+{
+    int exponent;
+    double seconds = limit->refill_rate > 0 ? limit->capacity / limit->refill_rate : 0;
+    double mantissa = frexp(seconds, &exponent);
+    return ldexp(round(ldexp(mantissa, 40)), exponent - 40);
+}
+
 /* Return how many limits take longer to fill, of equal ones those before. */
 static size_t place_of(const rl_limit_set *set, size_t i)
 {
     size_t place = 0;
+    double mine = fill_s(&set->limits[i]);
     for (size_t j = 0; j < set->n; j++) {
-        uint64_t mine = set->limits[i].cap, other = set->limits[j].cap;
-        place += other > mine || (other == mine && j < i);
+        double other = fill_s(&set->limits[j]);
+        place += other > mine || (!(other < mine) && j < i);
     }
     return place;
 }

@@ -144,7 +144,7 @@ static inline void rl_entry_read_bucket(const rl_moment *moment, size_t i, const
     uint64_t deficit =
         words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
     uint64_t most = set->most[i];
-    if (deficit > most) {
+    if (deficit > most && most != 0) { /* a limit of 0 has no bucket: keep what others wrote */
         deficit = most;
         found->is_ahead = true;
     }

@@ -80,6 +80,13 @@ table_take(const moment *moment, shard *shard, uint64_t tag, const uint64_t *cos
     return RL_OK;
 }
 
+/* Whether the buckets are those of a caller's limits. What such a limit cannot lack may be what the
+ * client lacks under its other limits, so that looking does not write it. */
+static bool is_from_caller(const moment *moment)
+{
+    return moment->at.set != &moment->table->set && !moment->at.set->has_windows;
+}
+
 /* Read the present state of a key. */
 static void table_look(const rl_request *request, const moment *moment, bool denies,
                        rl_found *found)
@@ -88,7 +95,12 @@ static void table_look(const rl_request *request, const moment *moment, bool den
     shard *shard = rl_table_shard(table, request->key);
     uint64_t ticket = rl_shard_lock(table, shard);
     rl_shard_keep(moment, shard);
-    table_read(moment, shard, key_tag(request->key), found);
+    if (is_from_caller(moment)) {
+        slot entry = rl_shard_find(table, shard, key_tag(request->key));
+        rl_entry_read(&moment->at, entry.words, found);
+    } else {
+        table_read(moment, shard, key_tag(request->key), found);
+    }
     shard->counts.denied += denies;
     rl_shard_unlock(table, shard, ticket);
 }

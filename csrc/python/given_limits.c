@@ -94,6 +94,23 @@ static PyObject *given_limits_get_has_windows(PyObject *self, void *Py_UNUSED(cl
     return PyBool_FromLong(given_limits_of(self)->has_windows);
 }
 
+/* Return the place of each bucket in an entry; () if some are windows. */
+static PyObject *given_limits_get_places(PyObject *self, void *Py_UNUSED(closure))
+{
+    const given_limits_object *given = given_limits_of(self);
+    Py_ssize_t n = given->has_windows ? 0 : (Py_ssize_t)given->set.n;
+    PyObject *places = PyTuple_New(n);
+    for (Py_ssize_t i = 0; places != NULL && i < n; i++) {
+        PyObject *place = PyLong_FromLong(given->set.first_word[i]);
+        if (place == NULL) {
+            Py_CLEAR(places);
+            break;
+        }
+        PyTuple_SET_ITEM(places, i, place);
+    }
+    return places;
+}
+
 static int given_limits_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -116,6 +133,10 @@ static PyGetSetDef given_limits_getset[] = {
     {"limits", given_limits_get_limits, NULL, PyDoc_STR("What it was made of (tuple)."), NULL},
     {"has_windows", given_limits_get_has_windows, NULL,
      PyDoc_STR("Whether some are windows (bool)."), NULL},
+    {"places", given_limits_get_places, NULL,
+     PyDoc_STR("The number of each bucket, the one that takes longest to fill first; () if some\n"
+               "are windows (tuple)."),
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

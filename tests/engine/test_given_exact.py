@@ -38,10 +38,17 @@ class Timed:
         return math.ceil(Fraction(tokens) * self.per_token)
 
 
+def fill_s(limit: Limit) -> float:
+    """Return the seconds until an empty bucket is full, with 40 significant bits."""
+    seconds = limit.capacity / limit.refill_rate if limit.refill_rate else 0.0
+    mantissa, exponent = math.frexp(seconds)
+    return math.ldexp(math.floor(math.ldexp(mantissa, 40) + 0.5), exponent)
+
+
 def ranked(limits: tuple[Limit, ...]) -> list[tuple[Timed, int]]:
     """Return each limit with the place of its bucket: the one that takes longest to fill is 0."""
     timed = [Timed(limit) for limit in limits]
-    order = sorted(range(len(timed)), key=lambda i: -timed[i].cap)
+    order = sorted(range(len(timed)), key=lambda i: -fill_s(limits[i]))
     return [(one, order.index(i)) for i, one in enumerate(timed)]
 
 

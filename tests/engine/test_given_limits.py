@@ -70,6 +70,42 @@ def test_several_limits(make: Make, call: Call) -> None:
     assert left(call, limiter, "j", "5/day; 10/day; window=fixed") == [4, 5]
 
 
+@pytest.mark.parametrize("one", ["7/day", "20/day"])
+@pytest.mark.parametrize("other", ["1000/day", "100003/day"])
+def test_buckets_that_fill_equally_long_keep_their_order(
+    make: Make, call: Call, one: str, other: str
+) -> None:
+    limiter = make("1/day")
+    for key, limits in (("k", f"{one}; {other}"), ("j", f"{other}; {one}")):
+        first, second = limits.split("; ")
+        all_of_it = (Limit.parse(first).capacity, 0)
+        assert call(limiter, "allow", key, all_of_it, limits)
+        assert left(call, limiter, key, first) == [0]
+        assert left(call, limiter, key, second) == [0]  # the first bucket, whatever its rate
+        assert left(call, limiter, key, limits) == [0, int(Limit.parse(second).capacity)]
+
+
+@pytest.mark.parametrize("nothing", ["0/minute", "0/minute; count_denied=yes", Limit(0, 5)])
+@pytest.mark.parametrize("method", ["hit", "peek", "charge", "refund", "allow", "allow_many"])
+def test_a_limit_of_nothing_keeps_what_was_used(
+    make: Make, call: Call, method: str, nothing: Any
+) -> None:
+    limiter = make("1/day")
+    assert call(limiter, "allow", "k", 100, "100/day")
+    for cost in (0, 1):
+        call(limiter, method, ["k", "k"] if method == "allow_many" else "k", cost, nothing)
+    assert left(call, limiter, "k", "100/day") == [0]
+
+
+def test_looking_at_a_short_limit_keeps_what_was_used(make: Make, call: Call) -> None:
+    limiter = make("1/day")
+    assert call(limiter, "allow", "k", 100, "100/day")
+    for method in ("peek", "peek_each"):
+        call(limiter, method, "k", 1, "10/second")
+    call(limiter, "inspect", "k", "10/second")
+    assert left(call, limiter, "k", "100/day") == [0]
+
+
 def test_every_method(make: Make, call: Call) -> None:
     limiter, limits = make("1/day"), "10/day"
     assert call(limiter, "allow_many", ["a", "b", "a"], 4, limits) == [True, True, True]

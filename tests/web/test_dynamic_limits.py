@@ -16,6 +16,9 @@ from rate_limiter import Limit, ManualClock, RateLimiter
 from rate_limiter.asgi import DynamicLimits, RateLimitMiddleware
 from rate_limiter.fastapi import RateLimit, RateLimits
 from rate_limiter.flask import FlaskRateLimiter
+from rate_limiter.observe import live
+from rate_limiter.observe.dashboard import dashboard
+from rate_limiter.observe.registry import followed
 from rate_limiter.policy import dynamic_limits
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
 from support.redis_servers import RedisServer
@@ -138,6 +141,7 @@ class With:
 AWAITING = [asgi_front, dependency_front, routes_front]
 BLOCKING = [wsgi_front, flask_front, decorator_front]
 FRONTS = [*AWAITING, *BLOCKING]
+FLASK = [flask_front, decorator_front]
 
 
 @pytest.fixture
@@ -429,6 +433,28 @@ def test_the_status_page_shows_them(front: Callable[..., Get]) -> None:
     assert [one["name"] for one in limits] == ["default-1", "default-2"]
     get = front(lambda plan: None, status_path="/status")
     assert json.loads(get("/status")[1]["body"])["allowed"] is False
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("default", [None, "9/day"])
+@pytest.mark.parametrize("ttl_s", [None, 60])
+def test_the_live_page_shows_them(
+    front: Callable[..., Get], default: str | None, ttl_s: float | None
+) -> None:
+    name = f"live-{front.__name__}-{default}-{ttl_s}"
+    get = front(With(default=default, ttl_s=ttl_s), metrics=name)
+    get("/", **{"x-user": "a"})
+    [dimension] = {one for _, one in followed() if one.startswith(name)}
+    rule = next(one for one in live.snapshot()["rules"] if one["rule"] == dimension)
+    shown = f"those of {'asked' if front not in FLASK else 'limits'}()"
+    shown += f", default {default}" if default else ""
+    assert [one["limits"] for one in rule["limits"]] == [shown]
+    client = testclient.TestClient(dashboard("correct-horse-battery"))
+    client.headers["Authorization"] = "Bearer correct-horse-battery"
+    body = {"rule": dimension, "key": "header:x-user:a"}
+    answer = client.post("/client", json=body).json()
+    found = [(one["limit"], int(one["remaining"])) for one in answer["limits"]]
+    assert (found, answer["unknown"]) == (([("2/day", 1)], 0) if ttl_s else ([], 1))
 
 
 def test_the_record_and_templates_show_them() -> None:

@@ -111,8 +111,7 @@ def fetch(url: str, token: str) -> dict[str, Any]:
     Redirects are not followed: another server would get the token.
 
     Raises:
-        PageError: the page gives no data.
-        OSError: there is no answer.
+        PageError: the page gives no data, or no answer.
     """
     parts = urlsplit(url)
     port = parts.port
@@ -130,6 +129,8 @@ def fetch(url: str, token: str) -> dict[str, Any]:
         body = answer.read(BODY_MAX + 1)
     except http.client.HTTPException as error:
         raise PageError(f"{url}: not an HTTP response: {type(error).__name__}") from None
+    except OSError as error:
+        raise PageError(f"{url}: no answer: {error}") from None
     finally:
         connection.close()
     if answer.status != 200:
@@ -160,8 +161,8 @@ def _follow(url: str, token: str, every_s: float) -> int:
             try:
                 latest = shown(fetch(url, token))
                 live.update(latest, refresh=True)
-            except (PageError, OSError) as error:
-                if isinstance(error, PageError) and error.is_final:
+            except PageError as error:
+                if error.is_final:
                     raise
                 failure = Text(f"no data: {printable(str(error))}", style="bold red")
                 live.update(Group(failure, latest), refresh=True)

@@ -113,9 +113,7 @@ def endings_of_calls(given: GivenLimits) -> list[str]:
     out does not change what the others are. As in memory, a bucket beside windows is another one.
     """
     bucket = "mixed" if given.has_windows else "bucket"
-    fill_s = [0.0 if one.is_window else time_to_fill_s(one) for one in given.limits]
-    order = sorted(range(len(fill_s)), key=lambda i: -fill_s[i])
-    places = range(len(fill_s)) if given.has_windows else map(order.index, range(len(fill_s)))
+    places = range(len(given.limits)) if given.has_windows else given.places
     return [
         OF_CALLS
         + (_ending(i, one, exact=False, names_limits=False) if one.is_window else f":{i}:{bucket}")

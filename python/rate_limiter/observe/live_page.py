@@ -23,15 +23,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from rate_limiter._core import StoreError
 from rate_limiter.checks.arguments import checked_switch
+from rate_limiter.limit import Limit
 from rate_limiter.observe import live, live_history
 from rate_limiter.observe.live_access import (
     COOKIE,
@@ -42,7 +43,7 @@ from rate_limiter.observe.live_access import (
     PageRequest,
     check_origin,
 )
-from rate_limiter.observe.registry import followed
+from rate_limiter.observe.registry import followed, limits_of_calls
 
 logger = logging.getLogger("rate_limiter")
 
@@ -198,7 +199,7 @@ class LivePage:
 
     def _no_events(self, request: PageRequest) -> PageAnswer:
         self.access.check(request)
-        return _problem(501, "events need an ASGI server; get /data instead")
+        return _problem(501, "events need GET and an ASGI server with asyncio; get /data instead")
 
     def _client(self, request: PageRequest) -> PageAnswer:
         return self._of_client(request, _state)
@@ -234,6 +235,14 @@ class LivePage:
 
 # --- One client ---
 
+_UNKNOWN: Any = object()  # limits that come with each request, and are not kept
+
+
+class _Left(NamedTuple):
+    limit: Limit
+    remaining: float
+    reset_after: float
+
 
 def _limiters(rule: str) -> list[Any]:
     """Return the limiters of a rule in this process.
@@ -256,6 +265,7 @@ def _state(rule: str, key: str) -> dict[str, Any]:
         StoreError: the store does not answer.
     """
     limiters = _limiters(rule)
+    known = [(limiter, _limits_of(limiter, key)) for limiter in limiters]
     return {
         "rule": rule,
         "key": key,
@@ -263,15 +273,33 @@ def _state(rule: str, key: str) -> dict[str, Any]:
         "is_local": all(limiter.is_in_memory for limiter in limiters),
         "limits": [
             {
-                "limit": str(limit),
-                "capacity": limit.capacity,
+                "limit": str(one.limit),
+                "capacity": one.limit.capacity,
                 "remaining": one.remaining,
                 "full_after_s": one.reset_after if math.isfinite(one.reset_after) else None,
             }
-            for limiter in limiters
-            for limit, one in zip(limiter.limits, limiter.peek_each(key, 0)[1:], strict=True)
+            for limiter, limits in known
+            if limits is not _UNKNOWN
+            for one in _left(limiter, key, limits)
         ],
+        "unknown": sum(limits is _UNKNOWN for _, limits in known),
     }
+
+
+def _limits_of(limiter: Any, key: str) -> Any:
+    """Return the limits of a client's calls: None for the limiter's, or _UNKNOWN."""
+    of_calls = limits_of_calls(limiter)
+    if of_calls is None:
+        return None
+    given = of_calls.known(key)
+    return _UNKNOWN if given is None else given
+
+
+def _left(limiter: Any, key: str, limits: Any) -> Iterator[_Left]:
+    under = limiter.limits if limits is None else limits.limits
+    each = limiter.peek_each(key, 0, limits)[1:]
+    for limit, one in zip(under, each, strict=True):
+        yield _Left(limit, one.remaining, one.reset_after)
 
 
 def _state_after_reset(rule: str, key: str) -> dict[str, Any]:

@@ -75,12 +75,12 @@ class Reading:
     common: str = ""
 
 
-def reading_of_limits(limiter: Any, dimension: str, *, is_shadow: bool) -> Reading:
-    """Return what a followed limiter is: its limits, mode and store."""
+def reading_of_limits(limiter: Any, limits: str, dimension: str, *, is_shadow: bool) -> Reading:
+    """Return what a followed limiter is: its limits, as they are shown, mode and store."""
     is_in_file = bool(getattr(limiter, "_path", None))
     labels = {
         "dimension": dimension,
-        "limits": ", ".join(map(str, limiter.limits)),
+        "limits": limits,
         "mode": "shadow" if is_shadow else "enforced",
         "store": "redis" if limiter.is_remote else "shared" if is_in_file else "memory",
     }

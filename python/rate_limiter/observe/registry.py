@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
 from rate_limiter._core import METER_LAYOUT, Meter
@@ -49,6 +49,17 @@ _SWEPT_AT_ONCE = 1 << 14  # slots of a table; takes half a millisecond
 _DIMENSION_MAX = 200  # percent-encoded, as in the name of a file
 _SHADOW = "@shadow"  # in the name of a file; a dimension has no @ there, as it is percent-encoded
 _METER_ENDING = f".rate_limiter_meter_{METER_LAYOUT}"  # another version has its own files
+
+
+class LimitsOfCalls(Protocol):
+    """What finds the limits of each call of a limiter."""
+
+    @property
+    def text(self) -> str:
+        """What is shown instead of limits."""
+
+    def known(self, key: str | bytes) -> Any:
+        """Return the limits of a client, as far as they are known; else None."""
 
 
 class Counted(NamedTuple):
@@ -151,6 +162,24 @@ def follow(limiter: Any, dimension: str, *, shadow: bool = False) -> None:
                 _publisher.start()
 
 
+def limits_come_with_calls(limiter: Any, limits_of: LimitsOfCalls) -> None:
+    """Show that a limiter's calls give their limits.
+
+    Args:
+        limiter: a RateLimiter. It is not kept alive.
+        limits_of: finds them. It is not kept alive.
+    """
+    with _lock:
+        _limits_of_calls[limiter] = weakref.ref(limits_of)
+
+
+def limits_of_calls(limiter: Any) -> LimitsOfCalls | None:
+    """Return what finds the limits of a limiter's calls; None if they have the limiter's."""
+    with _lock:
+        found = _limits_of_calls.get(limiter)
+    return None if found is None else found()
+
+
 def followed() -> list[tuple[Any, str]]:
     """Return the measured limiters of this process, each with its dimension."""
     with _lock:
@@ -232,6 +261,9 @@ class _Followed:
 _lock = threading.RLock()  # guards the state below
 _meters: dict[Counted, Meter] = {}
 _followed: weakref.WeakKeyDictionary[Any, _Followed] = weakref.WeakKeyDictionary()
+_limits_of_calls: weakref.WeakKeyDictionary[Any, weakref.ref[LimitsOfCalls]] = (
+    weakref.WeakKeyDictionary()
+)
 _rules: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _evicted_active: dict[str, int] = {}  # including freed limiters: a counter never falls
 _limits_off = False
@@ -259,7 +291,12 @@ def _own_readings() -> list[Reading]:
             common = getattr(limiter, "_path", None) or ""  # the file of shared memory
             labels = {"dimension": followed.dimension}
             found.append(
-                reading_of_limits(limiter, followed.dimension, is_shadow=followed.is_shadow)
+                reading_of_limits(
+                    limiter,
+                    _limits_text(limiter),
+                    followed.dimension,
+                    is_shadow=followed.is_shadow,
+                )
             )
             found.append(Reading("keys", labels, stats["keys"], True, common))
             found.append(Reading("table_bytes", labels, stats["bytes"], True, common))
@@ -281,6 +318,11 @@ def _own_readings() -> list[Reading]:
     for connection in connections.values():
         found.extend(readings_of_store(connection))
     return found
+
+
+def _limits_text(limiter: Any) -> str:
+    of_calls = limits_of_calls(limiter)
+    return ", ".join(map(str, limiter.limits)) if of_calls is None else of_calls.text
 
 
 def _stats_of(limiter: Any, followed: _Followed) -> dict[str, int]:

@@ -87,6 +87,12 @@ class DynamicLimits:
         return "limits" if found == "<lambda>" else found
 
     @property
+    def text(self) -> str:
+        """What is shown instead of limits."""
+        others = "" if self.default is None else f", default {', '.join(map(str, self.fixed))}"
+        return f"those of {self.name}(){others}"
+
+    @property
     def fixed(self) -> tuple[Limit, ...]:
         """The limits of a limiter whose calls give theirs: the default, or limits that deny all."""
         return _NONE if self.default is None else as_limits(self.default)
@@ -120,6 +126,9 @@ class RuleLimits:
         blocking: there is no event loop.
         answers: returns whether the framework answers an error of the function, such as a 401;
             those are raised.
+
+    Attributes:
+        text: what the live page shows instead of limits.
     """
 
     def __init__(
@@ -132,6 +141,7 @@ class RuleLimits:
         answers: Callable[[Exception], bool],
     ) -> None:
         self._function = dynamic.function
+        self.text = dynamic.text
         self._default = None if dynamic.default is None else given_limits(dynamic.default)
         self._rule = rule
         self._limiter = limiter
@@ -161,6 +171,10 @@ class RuleLimits:
         if hasattr(found, "__await__"):
             return self._awaited(found, key)
         return self._read(found, key)
+
+    def known(self, key: Any) -> GivenLimits | None:
+        """Return the limits of a client as they were found last; None if they are not kept."""
+        return None if self._known is None else self._known.get_old(key)
 
     def _awaited(self, found: Any, key: Any) -> Any:
         if self._blocking:

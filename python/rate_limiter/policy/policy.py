@@ -23,7 +23,7 @@ from rate_limiter.limit import check_cost
 from rate_limiter.limiting.async_limiter import AsyncRateLimiter
 from rate_limiter.limiting.limiter import EVERY, RateLimiter
 from rate_limiter.observe.dimension import Dimension
-from rate_limiter.observe.registry import measure, meter
+from rate_limiter.observe.registry import limits_come_with_calls, measure, meter
 from rate_limiter.policy.active_rules import ActiveRule, DenyingRule, names_of_given, policy_names
 from rate_limiter.policy.denied_requests import DeniedRequests, OnDenied
 from rate_limiter.policy.dynamic_limits import RuleLimits
@@ -200,6 +200,7 @@ class Policy(_core.Policy):
             blocking=self._blocking,
             answers=self.identities.framework.answers,
         )
+        limits_come_with_calls(limiter, limits_of)
         return ActiveRule(rule, limiter, awaitable_limiter, (rule.name,), limits_of)
 
     def _compiled(self, rule: Rule, active: ActiveRule | None) -> tuple[Any, ...]:

@@ -37,6 +37,10 @@ def redis_store(
             if on_store_error not in ("memory", one.on_store_error):
                 raise NoEffectError("on_store_error", "beside store, a RedisStore that has its own")
             return one
+    if store is None:
+        raise TypeError(
+            f"store must be {MEMORY!r} or the address of a Redis, got None: leave it out for memory"
+        )
     if isinstance(store, str) and "://" not in store:
         raise ValueError(f"store must be {MEMORY!r} or the address of a Redis, got {shown(store)}")
     try:

@@ -182,6 +182,30 @@ static void test_a_changed_limit_keeps_the_share(void)
     rl_table_free(table);
 }
 
+static void test_limits_that_fill_equally_long_keep_their_order(void)
+{
+    const double capacities[] = {7, 20, 1000, 100003};
+    for (size_t i = 0; i < 16; i++) {
+        double one = capacities[i / 4], other = capacities[i % 4];
+        rl_limit both[] = {timed(one, one / 60), timed(other, other / 60)};
+        rl_limit_set set = set_of(both, 2);
+        CHECK_EQUAL(set.first_word[0], 0);
+        CHECK_EQUAL(set.first_word[1], 1);
+    }
+}
+
+static void test_what_changes_nothing(void)
+{
+    rl_limit hour = timed(100, 100 / 3600.0), second = timed(10, 10), nothing = timed(0, 0);
+    rl_limit_set slow = set_of(&hour, 1), quick = set_of(&second, 1), none = set_of(&nothing, 1);
+    rl_table *table = table_for(&slow, 1000);
+    CHECK(take(table, &slow, 1, 100, at(0)).allowed);
+    CHECK(left_of(table, &quick, 1, 0, at(0)) == 0); /* a look */
+    CHECK(!take(table, &none, 1, 1, at(0)).allowed);
+    CHECK(left_of(table, &slow, 1, 0, at(0)) == 0);
+    rl_table_free(table);
+}
+
 static void test_the_slowest_limit_comes_first(void)
 {
     rl_limit minute = timed(100, 100 / 60.0), second = timed(5, 5),
@@ -391,6 +415,8 @@ int main(void)
     test_what_is_left_is_rounded_down();
     test_waiting_is_exact();
     test_a_changed_limit_keeps_the_share();
+    test_limits_that_fill_equally_long_keep_their_order();
+    test_what_changes_nothing();
     test_the_slowest_limit_comes_first();
     test_no_state_of_earlier_keys();
     test_many_keys_over_decades();

@@ -103,7 +103,7 @@ function seriesOf(rule) {
 }
 
 function countsIn(sample, rule) {
-  const wanted = rule === null ? Object.values(sample.rules) : [sample.rules[rule] || [0, 0, 0]];
+  const wanted = rule === null ? Object.values(sample.rules) : [Object.hasOwn(sample.rules, rule) ? sample.rules[rule] : [0, 0, 0]];
   return wanted.reduce((sum, each) => sum.map((value, i) => value + each[i]), [0, 0, 0]);
 }
 

@@ -91,8 +91,9 @@ function showClient(data, wasReset) {
   const head = element("tr", heads.map(([text, kind]) => element("th", text, { scope: "col", class: kind })));
   const parts = [
     element("p", [wasReset ? "Reset: " : "", element("bdi", visible(data.key))]),
-    element("table", [element("thead", head), element("tbody", rows)]),
+    ...(rows.length ? [element("table", [element("thead", head), element("tbody", rows)])] : []),
   ];
+  if (data.unknown) parts.push(element("p", "The limits of this client come with each request, and are not kept.", { class: "note" }));
   if (data.is_local) parts.push(element("p", `These limits are in the memory of each process; this is process ${data.pid}.`, { class: "note" }));
   id("client-answer").replaceChildren(...parts);
   id("reset").disabled = false;

@@ -132,7 +132,7 @@ local function deficit_of(i, scale)
   if lacks <= most then
     return lacks, false
   end
-  return most, bounded
+  return most, bounded and most > 0 -- a limit of 0 keeps what others wrote
 end
 
 local function no_bucket(i)

@@ -54,7 +54,7 @@ for i = 1, #KEYS do
       if lacks < 0 then
         lacks = 0
       elseif not (lacks <= most) then -- NaN too
-        lacks, clamped = most, bounded
+        lacks, clamped = most, bounded and most > 0
       end
     end
   end
