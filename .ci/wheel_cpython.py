@@ -111,7 +111,7 @@ def build_free_threaded() -> Python:
         shutil.rmtree(prefix, ignore_errors=True)
         source = unpack(name, prefix / "sources")
         options = [f"--prefix={prefix}", "--disable-gil", "--disable-test-modules"]
-        environment = os.environ | {"CFLAGS": "-O1 -g0 -w", "OPT": "-DNDEBUG"}
+        environment = os.environ | {"CFLAGS": "-O0 -g0 -w", "OPT": "-DNDEBUG"}
         run([source / "configure", *options], source, environment)
         run(["make", f"-j{os.cpu_count()}"], source, environment)
         run(["make", "altinstall"], source, environment)

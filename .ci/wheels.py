@@ -1,8 +1,8 @@
 """Build and try the wheels of every CPython from 3.10 that this machine has (`make wheels`).
 
 For each version there are wheels for manylinux and musllinux, x86-64 and aarch64, with hiredis and
-OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse. A free-threaded
-CPython is compiled first if the machine has none.
+OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse. `ONLY=3.13t`
+compiles a free-threaded CPython first if the machine has none.
 """
 
 from __future__ import annotations
@@ -138,10 +138,10 @@ def parse() -> argparse.Namespace:
 
 
 def choose_pythons(only: str | None) -> list[Python]:
-    """Return the versions to build wheels of; compile the free-threaded one if it is missing."""
+    """Return the versions to build wheels of; a missing free-threaded one is compiled if named."""
     found = find_pythons()
     free_threaded = "{}.{}t".format(*FREE_THREADED)
-    if only in (None, free_threaded) and all(each.tag != free_threaded for each in found):
+    if only == free_threaded and all(each.tag != free_threaded for each in found):
         print(f"Compiling CPython {free_threaded}", flush=True)
         found.append(build_free_threaded())
     chosen = [python for python in found if only in (None, python.tag)]
