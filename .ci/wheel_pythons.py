@@ -22,7 +22,7 @@ from wheel_sources import SUITES, WORK, apt_options, run
 # What Debian's CPython is linked with.
 FOREIGN_LIBRARIES: dict[str | None, tuple[str, ...]] = {
     None: ("libc6", "libexpat1", "libssl3", "zlib1g"),
-    "trixie": ("libc6", "libexpat1", "libssl3t64", "zlib1g"),
+    "trixie": ("libc6", "libexpat1", "libssl3t64", "libzstd1", "zlib1g"),
 }
 DEBIAN_MACHINES = {"aarch64": "arm64", "x86_64": "amd64"}
 
