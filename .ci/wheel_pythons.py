@@ -1,11 +1,12 @@
 """What wheels for other machines and for musl are tried with.
 
 Debian has CPython for every machine, and qemu runs it. It has musl too, but no CPython that is
-linked with musl.
+linked with musl: wheel_cpython.py compiles that.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -13,25 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wheel_libraries import WORK, Target, apt_options, run
+from test_all import Python
+from wheel_cpython import build_musl_python, has_source, source_name
+from wheel_libraries import Target
+from wheel_sources import SUITES, WORK, apt_options, run
 
-# Debian's CPython for another machine, with the libraries that it is linked with.
-FOREIGN_PACKAGES = (
-    "libc6",
-    "libexpat1",
-    "libpython3-stdlib",
-    "libpython3.11-minimal",
-    "libpython3.11-stdlib",
-    "libssl3",
-    "python3.11-minimal",
-    "zlib1g",
-)
+# What Debian's CPython is linked with.
+FOREIGN_LIBRARIES: dict[str | None, tuple[str, ...]] = {
+    None: ("libc6", "libexpat1", "libssl3", "zlib1g"),
+    "trixie": ("libc6", "libexpat1", "libssl3t64", "libzstd1", "zlib1g"),
+}
 DEBIAN_MACHINES = {"aarch64": "arm64", "x86_64": "amd64"}
-DEBIAN_PYTHON = (3, 11)
 
 
 class Interpreter(NamedTuple):
-    """A way to run CPython 3.11 of a target.
+    """A way to run a CPython of a target.
 
     Attributes:
         command: what the arguments of the interpreter follow.
@@ -42,7 +39,7 @@ class Interpreter(NamedTuple):
     variables: dict[str, str]
 
 
-def fetch_packages(folder: Path, architecture: str, *packages: str) -> Path:
+def fetch_packages(folder: Path, architecture: str, suite: str | None, *packages: str) -> Path:
     """Return the folder into which Debian packages of another architecture are unpacked."""
     root = folder / "root"
     if not root.is_dir():
@@ -50,39 +47,72 @@ def fetch_packages(folder: Path, architecture: str, *packages: str) -> Path:
         folder.mkdir(parents=True)
         options = [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}"]
         words = [word for option in options for word in ("-o", option)]
-        apt = ["apt-get", *apt_options(folder, sources=False), *words, "-qq"]
+        apt = ["apt-get", *apt_options(folder, suite=suite), *words, "-qq"]
         run([*apt, "update"], folder)
         run([*apt, "download", *packages], folder)
         unpacked = folder / "root.part"
         for package in sorted(folder.glob("*.deb")):
             run(["dpkg-deb", "--extract", package, unpacked], folder)
+        # Newer suites have this link in another package.
+        if not (unpacked / "lib").exists():
+            (unpacked / "lib").symlink_to("usr/lib")
         unpacked.rename(root)
     return root
 
 
-def musl_root(target: Target) -> Path:
-    """Return the folder into which Debian's musl of a target is unpacked."""
-    architecture = DEBIAN_MACHINES[target.machine]
-    return fetch_packages(WORK / f"musl-{architecture}", architecture, "musl")
-
-
-def foreign_python(target: Target) -> Interpreter:
-    """Return Debian's CPython for another machine, under qemu."""
+def emulator(target: Target) -> list[str | Path]:
+    """Return the command that the programs of a target follow: empty on this machine's own."""
+    if target.machine == os.uname().machine:
+        return []
     names = (f"qemu-{target.machine}-static", f"qemu-{target.machine}")
-    emulator = next((found for name in names if (found := shutil.which(name))), None)
-    if emulator is None:
+    found = next((found for name in names if (found := shutil.which(name))), None)
+    if found is None:
         sys.exit(f"qemu-{target.machine} is missing: .ci/system-packages wheels")
+    return [found]
+
+
+def foreign_python(python: Python, target: Target) -> Interpreter:
+    """Return Debian's CPython for another machine, under qemu."""
+    name = source_name(python)
+    suite = SUITES[name]
     architecture = DEBIAN_MACHINES[target.machine]
-    root = fetch_packages(WORK / f"debian-{architecture}", architecture, *FOREIGN_PACKAGES)
-    program = root / "usr" / "bin" / "python{}.{}".format(*DEBIAN_PYTHON)
+    packages = (f"{name}-minimal", f"lib{name}-minimal", f"lib{name}-stdlib")
+    folder = WORK / f"debian-{architecture}-{python.tag}"
+    libraries = FOREIGN_LIBRARIES[suite]
+    root = fetch_packages(folder, architecture, suite, *packages, *libraries)
     variables = {"PYTHONHOME": str(root / "usr"), "QEMU_LD_PREFIX": str(root)}
-    return Interpreter([emulator, program], variables)
+    return Interpreter([*emulator(target), root / "usr" / "bin" / name], variables)
+
+
+# --- musl ------------------------------------------------------------------------------------
+
+
+def musl_libc(target: Target) -> Path:
+    """Return Debian's musl of a target, which is also the program that starts others."""
+    architecture = DEBIAN_MACHINES[target.machine]
+    root = fetch_packages(WORK / f"musl-{architecture}", architecture, None, "musl")
+    (libc,) = root.glob("lib/*-linux-musl/libc.so")
+    return libc
+
+
+def musl_python(python: Python, target: Target) -> Interpreter:
+    """Return a CPython that is linked with musl."""
+    prefix = build_musl_python(python, target)
+    program = prefix / "bin" / source_name(python)
+    command = [*emulator(target), musl_libc(target), program]
+    return Interpreter(command, {"PYTHONHOME": str(prefix)})
+
+
+def find_interpreter(python: Python, target: Target) -> Interpreter | None:
+    """Return an interpreter for a wheel that this machine's own cannot try; None: there is none."""
+    if python.abi or not has_source(python):
+        return None
+    return (musl_python if target.libc == "musl" else foreign_python)(python, target)
 
 
 def missing_symbols(target: Target, extension: Path) -> list[str]:
     """Return the symbols that an extension needs, and neither CPython nor musl has."""
-    (libc,) = musl_root(target).glob("lib/*-linux-musl/libc.so")
-    rows = run(["nm", "--dynamic", "--defined-only", libc], WORK).splitlines()
+    rows = run(["nm", "--dynamic", "--defined-only", musl_libc(target)], WORK).splitlines()
     exported = {row.split()[-1].partition("@")[0] for row in rows}
     return unknown_symbols(run(["nm", "--dynamic", "--undefined-only", extension], WORK), exported)
 

@@ -4,7 +4,9 @@
   of the system, and a part of the Python tests runs there: the largest part with the version that
   runs this program. A free-threaded one is only used.
 - A wheel for aarch64 is used under qemu, by the CPython that Debian has for that machine.
-- A wheel for musl must need nothing except what musl's libc and CPython export.
+- A wheel for musl must need nothing except what musl's libc and CPython export. It is used by a
+  CPython that is compiled for musl.
+- Wheels of versions whose source or program Debian does not have are not used on aarch64 and musl.
 """
 
 from __future__ import annotations
@@ -21,13 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from test_all import Python
-from wheel_libraries import ROOT, WORK, Target, run
-from wheel_pythons import (
-    DEBIAN_PYTHON,
-    Interpreter,
-    foreign_python,
-    missing_symbols,
-)
+from wheel_libraries import Target
+from wheel_pythons import Interpreter, find_interpreter, missing_symbols
+from wheel_sources import ROOT, WORK, run
 
 Built = tuple[Python, Target, Path]
 
@@ -140,20 +138,24 @@ def check_symbols(target: Target, wheel: Path) -> str:
     return "musl has all symbols"
 
 
+def try_elsewhere(python: Python, target: Target, wheel: Path) -> str:
+    """Try a wheel for another machine or for musl; return one line about it."""
+    symbols = f"{check_symbols(target, wheel)}; " if target.libc == "musl" else ""
+    interpreter = find_interpreter(python, target)
+    if interpreter is None:
+        return f"{symbols}not used: there is no CPython {python.tag} for {target.name}"
+    is_native = target.machine == os.uname().machine
+    return f"{symbols}used{'' if is_native else ' with qemu'}: {use(interpreter, wheel)}"
+
+
 def try_wheel(python: Python, target: Target, wheel: Path) -> str:
     """Try a wheel as far as this machine can; return one line about it."""
-    is_native = target.machine == os.uname().machine
-    is_debian = python.version[:2] == DEBIAN_PYTHON and not python.abi
-    if target.libc == "musl":
-        return check_symbols(target, wheel)
-    if is_native and python.abi:
+    if target.name != f"{os.uname().machine}-gnu":
+        return try_elsewhere(python, target, wheel)
+    if python.abi:
         # Not every package that the tests need has wheels for free-threaded Python.
         return use(Interpreter([python.program], {}), wheel)
-    if is_native:
-        return try_native(python, wheel)
-    if is_debian:
-        return f"with qemu: {use(foreign_python(target), wheel)}"
-    return f"not tried: Debian has no CPython {python.tag} for {target.machine}"
+    return try_native(python, wheel)
 
 
 def test_wheels(built: list[Built]) -> int:

