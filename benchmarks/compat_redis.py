@@ -3,8 +3,8 @@
     python benchmarks/compat_redis.py [--rounds 7] [--seconds 1.0]
 
 Starts its own redis-server. The same programs as in benchmarks/web.py, a FastAPI route and a Flask
-view with a limit, are asked by 50 callers at once, who share a limit that they never exceed: tasks of
-one event loop for FastAPI, threads for Flask. There is no web server. Each round measures every
+view with a limit, are asked by 50 callers at once: tasks of one event loop for FastAPI, threads for
+Flask. They share a limit and never exceed it. There is no web server. Each round measures every
 case once; the output has the median of the rounds' ratios and their quartiles, and the CPU time of
 this process for a request, which other load on the machine affects less.
 
