@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from rate_limiter import _core
@@ -310,7 +311,8 @@ def as_limits(limits: Limits) -> tuple[Limit, ...]:
             f"limits of RateLimitMiddleware and the default_limits of FlaskRateLimiter"
         )
     elif isinstance(limits, Iterable) and not isinstance(limits, bytes):
-        result = tuple(one for item in limits for one in _as_limits_item(item))
+        items = islice(limits, 1000)  # it may have no end
+        result = tuple(one for item in items for one in _as_limits_item(item))
     else:
         raise TypeError(f"expected a Limit, a str or an iterable of them, got {shown(limits)}")
     if not 1 <= len(result) <= _core.MAX_LIMITS:

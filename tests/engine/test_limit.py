@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,8 @@ def test_number_of_limits() -> None:
         as_limits(["1/s"] * 9)
     with pytest.raises(ValueError, match="expected 1 to 8 limits, got 0"):
         as_limits([])
+    with pytest.raises(ValueError, match="expected 1 to 8 limits, got 1000"):
+        as_limits(repeat("1/s"))  # without an end
 
 
 def test_constant_cost_is_checked_where_it_is_configured() -> None:

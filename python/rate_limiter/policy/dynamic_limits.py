@@ -35,6 +35,9 @@ LimitsOf: TypeAlias = Callable[..., "Limits | Awaitable[Limits]"]
 AnyLimits: TypeAlias = "Limits | DynamicLimits | LimitsOf"
 """What `limits=` of a front may be."""
 
+RETRY_S = 1.0
+"""Seconds until a function that has failed is called again for a client whose limits are kept."""
+
 _NONE = as_limits("0/second")
 _LOST: Any = object()
 
@@ -54,9 +57,9 @@ class DynamicLimits:
             something else, that is logged, at most once a second, and `default` counts.
         default: limits for a request whose limits are not known. None denies it, with a 503.
         ttl_s: seconds for which the limits of a client are kept, which is what the request's key
-            names; None calls the function for each request. While it fails, what is kept
-            stays. Tasks of an event loop that ask for one client at the same time share a call of
-            an async function.
+            names; None calls the function for each request. While it fails, what is kept stays,
+            and it is called at most once a second for each client. Tasks of an event loop that
+            ask for one client at the same time share a call of an async function.
         max_clients: number of clients whose limits are kept. It needs `ttl_s`.
 
     Raises:
@@ -228,7 +231,7 @@ class RuleLimits:
         """Log why the limits of a request are unknown; return those that count instead."""
         if self._answers(error):
             raise error
-        kept = None if self._known is None else self._known.get_old(key)
+        kept = None if self._known is None else self._known.renewed(key)
         self._log(error, "those known before count" if kept else self._instead)
         return self._default if kept is None else kept
 
@@ -268,9 +271,19 @@ class _Known:
         entry = self._entries.get(key)
         return None if entry is None else entry[1]
 
+    def renewed(self, key: Any) -> GivenLimits | None:
+        """Return what is known of a client, and let it count for a little longer."""
+        given = self.get_old(key)
+        if given is not None:
+            self._put(key, given, min(RETRY_S, self._ttl_s))
+        return given
+
     def put(self, key: Any, given: GivenLimits) -> None:
+        self._put(key, given, self._ttl_s)
+
+    def _put(self, key: Any, given: GivenLimits, for_s: float) -> None:
         self._entries.pop(key, None)  # so that it is the newest
-        self._entries[key] = (time.monotonic() + self._ttl_s, given)
+        self._entries[key] = (time.monotonic() + for_s, given)
         while len(self._entries) > self._size:
             # Another thread may change the dict.
             with contextlib.suppress(KeyError, StopIteration, RuntimeError):

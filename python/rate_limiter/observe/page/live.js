@@ -144,7 +144,7 @@ function showNotices(doc) {
     ...doc.sources.filter((one) => one.stale).map((one) => ["", `New rules of ${one.source} were refused in ${one.stale} processes; the old ones are in force.`]),
     ...(host.disabled ? [["", `A limiter is switched off in ${host.disabled} processes.`]] : []),
     ...(host.unshared ? [["", `${host.unshared} processes count separately: PROMETHEUS_MULTIPROC_DIR cannot be used.`]] : []),
-    ...(doc.rules.length ? [] : [["info", "No limiter is measured yet. Pass metrics=\"api\" to a limiter to see it here."]]),
+    ...(doc.rules.length ? [] : [["info", "No limiter is measured yet. Pass metrics=\"api\" to a middleware or an extension, or call rate_limiter.metrics.watch() for a limiter."]]),
   ];
   const texts = found.map(([, text]) => text).join("\n");
   if (id("notices").dataset.texts === texts) return;
