@@ -42,14 +42,19 @@ static void writer_put_text(writer *writer, const char *text)
 }
 
 /* Write the digits of a number into the end of `room`; return where they begin. */
-static const char *write_number(int64_t value, char room[RL_NUMBER_MAX])
+static char *write_digits(uint64_t value, char room[RL_NUMBER_MAX])
 {
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     char *at = room + RL_NUMBER_MAX;
     do {
-        *--at = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest != 0);
+        *--at = (char)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    return at;
+}
+
+static const char *write_number(int64_t value, char room[RL_NUMBER_MAX])
+{
+    char *at = write_digits(value < 0 ? 0 - (uint64_t)value : (uint64_t)value, room);
     if (value < 0) {
         *--at = '-';
     }
@@ -87,12 +92,6 @@ static int64_t whole_tokens(double tokens)
     return (int64_t)floor(tokens < -TOKENS_MAX  ? -TOKENS_MAX
                           : tokens > TOKENS_MAX ? TOKENS_MAX
                                                 : tokens);
-}
-
-/* The same, at least 0. */
-static int64_t positive_tokens(double tokens)
-{
-    return tokens > 0 ? (int64_t)(tokens < TOKENS_MAX ? tokens : TOKENS_MAX) : 0;
 }
 
 int64_t rl_retry_after_s(const rl_decision *decision, double jitter_s, double spread)
@@ -248,12 +247,25 @@ static void end_text(fields *fields)
     *text = (rl_text){fits ? writer->buffer + begin : NULL, writer->len - begin};
 }
 
+/* Add whole tokens, at least 0. A number above those of any engine is a text. */
+static void add_tokens(fields *fields, rl_field_name name, double tokens)
+{
+    if (tokens <= TOKENS_MAX || isnan(tokens)) {
+        add_number(fields, name, tokens > 0 ? (int64_t)tokens : 0);
+        return;
+    }
+    char room[RL_NUMBER_MAX];
+    char *digits = write_digits(tokens < 0x1p64 ? (uint64_t)tokens : UINT64_MAX, room);
+    writer_put(begin_text(fields, name), digits, (size_t)(room + sizeof room - digits));
+    end_text(fields);
+}
+
 static void add_x_ratelimit(fields *fields, const rl_field_style *style,
                             const rl_field_input *input)
 {
     const rl_decision *tightest = &input->tightest;
-    add_number(fields, RL_FIELD_LIMIT, positive_tokens(tightest->limit));
-    add_number(fields, RL_FIELD_REMAINING, positive_tokens(tightest->remaining));
+    add_tokens(fields, RL_FIELD_LIMIT, tightest->limit);
+    add_tokens(fields, RL_FIELD_REMAINING, tightest->remaining);
     if (tightest->reset_after_ns != RL_NEVER) {
         add_number(fields, RL_FIELD_RESET,
                    style->is_epoch ? rl_reset_at_s(tightest, input->window_s, input->now_s)

@@ -157,6 +157,9 @@ static PyObject *field_pair(core_state *state, request_kind kind, const rl_field
 
 #else
 
+/* Stands for a text: no field has this number. */
+#define NO_NUMBER INT64_MIN
+
 static bool is_last(const core_last_field *last, request_kind kind, const rl_field *field)
 {
     if (last->pair == NULL || field->is_number) {
@@ -180,7 +183,7 @@ static PyObject *field_pair(core_state *state, request_kind kind, const rl_field
     }
     PyObject *pair = make_pair(state, kind, field);
     if (pair != NULL) {
-        last->number = field->is_number ? field->number : 0;
+        last->number = field->is_number ? field->number : NO_NUMBER;
         Py_XSETREF(last->pair, Py_NewRef(pair));
     }
     return pair;

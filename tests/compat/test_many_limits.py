@@ -19,7 +19,7 @@ from rate_limiter.compat.limits.util import KEPT
 from rate_limiter.compat.slowapi import Limiter
 from rate_limiter.compat.slowapi.errors import RateLimitExceeded
 from rate_limiter.compat.slowapi.util import get_remote_address
-from rate_limiter.limiting.limiter import limiters_in_use
+from rate_limiter.limiting.made_limiters import limiters_in_use
 from redis import Redis
 from starlette.requests import Request
 from support.redis_servers import RedisServer
