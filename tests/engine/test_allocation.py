@@ -290,7 +290,7 @@ sys.unraisablehook = lambda unraisable: None
 clock = ManualClock()
 ERROR = RuntimeError("no cost")  # made here: without memory an exception cannot be made
 
-# Not for ever: then CPython never finds the handler of an exception in a long function.
+# If all of them failed, CPython would never find the handler of an exception in a long function.
 VERY_MANY = 1000
 
 class State:
