@@ -268,7 +268,7 @@ rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t defici
         .allowed = allowed,
         .limit = limit->capacity,
         .remaining = units_to_tokens(limit, left),
-        .reset_after_ns = limit->cap == 0 ? 0 : rl_limit_wait_ns(limit, tap, deficit),
+        .reset_after_ns = rl_limit_wait_ns(limit, tap, deficit),
     };
     if (decision.remaining > limit->capacity) {
         decision.remaining = limit->capacity;

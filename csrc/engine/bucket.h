@@ -172,11 +172,10 @@ static inline uint64_t rl_bucket_deficit(uint64_t word, uint64_t tap_units)
     return ahead <= (uint64_t)INT64_MAX ? ahead : 0;
 }
 
-/* Return true if `cost` may be taken from a bucket with this deficit. A bucket of 0 lacks nothing: its
- * deficit is that of the key's other limits. */
+/* Return true if `cost` may be taken from a bucket with this deficit. */
 static inline bool rl_bucket_allows(const rl_limit *limit, uint64_t deficit, uint64_t cost)
 {
-    return cost <= limit->cap && (deficit <= limit->cap - cost || limit->cap == 0);
+    return cost <= limit->cap && deficit <= limit->cap - cost;
 }
 
 #endif

@@ -144,7 +144,7 @@ static inline void rl_entry_read_bucket(const rl_moment *moment, size_t i, const
     uint64_t deficit =
         words == NULL ? 0 : rl_bucket_deficit(words[set->first_word[i]], moment->units[i]);
     uint64_t most = set->most[i];
-    if (deficit > most && most != 0) { /* a limit of 0 has no bucket: keep what others wrote */
+    if (deficit > most) {
         deficit = most;
         found->is_ahead = true;
     }
@@ -154,7 +154,9 @@ static inline void rl_entry_read_bucket(const rl_moment *moment, size_t i, const
 static inline void rl_entry_write_bucket(const rl_moment *moment, size_t i, const rl_found *found,
                                          uint64_t *words)
 {
-    words[moment->set->first_word[i]] = moment->units[i] + found->deficits[i];
+    if (moment->set->most[i] != 0) { /* a limit of 0 has no bucket: keep what other limits wrote */
+        words[moment->set->first_word[i]] = moment->units[i] + found->deficits[i];
+    }
 }
 
 /* Read the words of an entry; NULL: there is no entry, so every limit is full. */
