@@ -42,9 +42,9 @@ test: test-packages ## lint, C tests, sanitizers, Python tests
 test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: except this one)
 	@$(VENV)/bin/python .ci/test_all.py $(if $(OTHERS),--others)
 
-wheels: $(VENV)/wheels.stamp ## Linux wheels of every CPython found here, built and tried, in build/wheelhouse (ONLY=3.13)
+wheels: $(VENV)/wheels.stamp ## Linux wheels of every CPython found here, built and tried (ONLY=3.13; SUITE=1: all tests)
 	@PYTHON='$(PYTHON)' .ci/system-packages wheels
-	@$(VENV)/bin/python .ci/wheels.py $(if $(ONLY),--only $(ONLY))
+	@$(VENV)/bin/python .ci/wheels.py $(if $(ONLY),--only $(ONLY)) $(if $(SUITE),--suite)
 
 pytest: $(VENV)/check.stamp ## only the Python tests, on the installed package
 	@.ci/pytest $(VENV)

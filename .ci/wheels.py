@@ -134,6 +134,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", metavar="VERSION", help="one version, for example 3.13 or 3.13t")
     parser.add_argument("--no-tests", action="store_true", help="build and check, but do not try")
+    parser.add_argument("--suite", action="store_true", help="try with all Python tests")
     return parser.parse_args()
 
 
@@ -173,7 +174,7 @@ def main() -> int:
     if given.no_tests:
         return 0
     built = [(*pair, wheel) for pair, wheel in zip(pairs, wheels, strict=True)]
-    return test_wheels(built)
+    return test_wheels(built, suite=given.suite)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,17 @@ def test_the_tests_that_run_with_a_wheel_exist(scripts: dict[str, Any]) -> None:
     tests = scripts["wheel_tests"]
     for path in (*tests.TESTS, *tests.MORE_TESTS):
         assert (ROOT / path).exists(), path
+    for option in tests.SUITE:
+        path, _, name = option.partition("=")[2].partition("::")
+        assert (ROOT / path).exists(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text()
 
 
-def test_a_compiler_is_not_among_the_programs(
+def test_no_compiler_can_be_found_by_the_tests(scripts: dict[str, Any]) -> None:
+    assert not {"cc", "gcc", "clang", "pkg-config"} & set(scripts["wheel_tests"].PROGRAMS)
+
+
+def test_only_these_programs_are_found(
     scripts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scripts["wheel_tests"], "WORK", tmp_path)
