@@ -1,5 +1,6 @@
 /* client_sketch.c -- ClientSketch: the clients with the most decisions, as a Python type. */
-#include "python/core.h"
+#include "python/clock.h"
+#include "python/meter.h"
 
 #include "http/masked_key.h"
 

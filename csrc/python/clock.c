@@ -1,5 +1,5 @@
 /* clock.c -- ManualClock, a clock that tests move by hand, and callables as clocks. */
-#include "python/core.h"
+#include "python/clock.h"
 
 #include <math.h>
 #include <stdatomic.h>

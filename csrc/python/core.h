@@ -1,5 +1,8 @@
 /* python/core.h -- what the files of the extension module share.
  *
+ *     core.h <─┬─ clock.h, meter.h <─ limiter.h <─ path.h    decide in this process; handle requests
+ *              └─ redis/redis.h                              decide on Redis
+ *
  * The binding turns Python arguments into calls of the C core and results into
  * Python objects. In-memory decisions hold the GIL throughout, where there is one:
  * a decision is shorter than handing the GIL over. Waiting for Redis releases it.
@@ -11,12 +14,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdatomic.h>
-#include <time.h>
 
-#include "engine/meter.h"
 #include "engine/table.h"
-#include "engine/top.h"
 #include "http/fields.h"
 #include "python/names.h"
 
@@ -247,218 +246,6 @@ static inline int core_parse_key_cost_limits(const char *function, const char *f
 }
 
 #define CORE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
-
-/* Raise the exception of a file that cannot be used: -1; RL_FILE_OK: 0. */
-int core_refuse_file(rl_file_status status, PyObject *path);
-
-/* The sketch of a ClientSketch. Borrowed: it lives as long as the object. NULL with an exception
- * set when the object is none. */
-rl_top *sketch_value(core_state *state, PyObject *sketch);
-
-/* Count `n` decisions with the same result for a key that was read before. `alias`: its hash in the
- * table that decided, or 0. */
-void sketch_record(rl_top *top, PyObject *key, uint64_t alias, bool allowed, uint64_t n,
-                   int64_t now_ns);
-
-/* client_secret(path): the secret in a file, as bytes. */
-PyObject *core_client_secret(PyObject *module, PyObject *path);
-
-/* What a Meter counts. */
-typedef struct core_meter {
-    rl_meter *counts;
-    _Atomic(rl_top *) clients; /* NULL: not counted; set once */
-} core_meter;
-
-/* The counts of a Meter. Borrowed: they live as long as the Meter. NULL with an exception set
- * when the object is no Meter, or is not initialised. */
-core_meter *meter_value(core_state *state, PyObject *meter);
-
-/* Count `n` decisions with the same result for a key, or for None; each took `elapsed_ns`. */
-void meter_add(core_meter *meter, PyObject *key, bool allowed, uint64_t n, int64_t elapsed_ns);
-
-static inline int64_t core_steady_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-/* Count a decision for a key, with its alias as for sketch_record; it took from `began_ns` until
- * `now_ns`. */
-static inline void core_meter_record(core_meter *meter, PyObject *key, uint64_t alias, bool allowed,
-                                     int64_t began_ns, int64_t now_ns)
-{
-    rl_meter_record(meter->counts, allowed, 1, now_ns - began_ns);
-    rl_top *clients = atomic_load_explicit(&meter->clients, memory_order_acquire);
-    if (clients != NULL) {
-        sketch_record(clients, key, alias, allowed, 1, now_ns);
-    }
-}
-
-/* The time of a ManualClock. */
-int64_t clock_now_ns(PyObject *clock);
-
-/* Cheaper to read than the exact clock, in steps of some milliseconds. */
-#if defined(CLOCK_MONOTONIC_COARSE)
-#define CORE_COARSE_CLOCK CLOCK_MONOTONIC_COARSE
-#elif defined(CLOCK_MONOTONIC_RAW_APPROX)
-#define CORE_COARSE_CLOCK CLOCK_MONOTONIC_RAW_APPROX
-#endif
-
-/* Call a callable that returns the time in seconds. 0, or -1 with an exception set: that of the
- * callable, or TypeError or ValueError that shows what it returned. */
-int clock_call_ns(PyObject *clock, int64_t *now_ns);
-
-/* The clock that a limiter reads. */
-typedef enum clock_kind {
-    CLOCK_KIND_MONOTONIC,
-    CLOCK_KIND_COARSE,
-    CLOCK_KIND_MANUAL,
-    CLOCK_KIND_CALLABLE,
-} clock_kind;
-
-/* Tables for limits that come with calls: one for all buckets, the others for windows. */
-#define LIMITER_TABLES_MAX 17
-
-/* The C half of an in-memory rate limiter. Immutable, except for the tables, and for the meter,
- * which is set once. */
-typedef struct limiter_object {
-    PyObject_HEAD
-    core_state *state; /* borrowed from the type */
-    rl_table *table;   /* owned; NULL before __init__ */
-    size_t n_limits;
-    PyObject *zones; /* strong; a tuple, from which the limits borrow */
-    rl_limit limits[RL_TABLE_LIMITS_MAX];
-    uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
-    bool has_windows;                  /* among the limits; they follow the wall clock */
-    bool waiters_first;                /* ask the Python half whether others wait for the key */
-    clock_kind clock_kind;
-    PyObject *clock;                 /* strong; NULL unless manual or a callable */
-    _Atomic(PyObject *) measured_by; /* strong; a Meter, or NULL */
-    _Atomic(core_meter *) meter;     /* of measured_by; NULL: not measured */
-    /* strong; of limits that come with calls: the first for buckets, the others for windows, in
-     * order; each is set once, NULL: none yet */
-    _Atomic(struct limiter_object *) given[LIMITER_TABLES_MAX];
-} limiter_object;
-
-/* GivenLimits: limits that come with calls, prepared. Immutable. */
-typedef struct given_limits_object {
-    PyObject_HEAD
-    rl_limit_set set;
-    uint64_t one[RL_TABLE_LIMITS_MAX]; /* the default cost, 1 token */
-    double period_s[RL_TABLE_LIMITS_MAX];
-    int64_t edge_s[RL_TABLE_LIMITS_MAX];
-    bool has_windows;
-    PyObject *limits; /* strong; a tuple of what each was made of */
-    PyObject *engine; /* strong; a tuple of the same as core_parse_limit() reads it */
-    PyObject *zones;  /* strong; a tuple, from which the limits borrow */
-} given_limits_object;
-
-static inline limiter_object *limiter_of(PyObject *self)
-{
-    return (limiter_object *)self;
-}
-
-/* Return 1 if it was initialised, else 0 with an exception set. */
-static inline int limiter_ready(const limiter_object *self)
-{
-    if (self->table == NULL) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this limiter was not initialised: call __init__ first");
-        return 0;
-    }
-    return 1;
-}
-
-/* Read the time of a limiter that has another clock than the steady one alone. 0, or -1 with an
- * exception set. */
-RL_APART int limiter_now_by_any(const limiter_object *self, rl_time *now);
-
-/* Read the time by its clock, which may call Python. The wall clock is read only where a window
- * needs it. 0, or -1 with an exception set. */
-static inline int limiter_now(const limiter_object *self, rl_time *now)
-{
-    if (self->clock_kind == CLOCK_KIND_MONOTONIC && !self->has_windows) {
-        *now = (rl_time){core_steady_ns(), 0};
-        return 0;
-    }
-    return limiter_now_by_any(self, now);
-}
-
-extern PyMethodDef limiter_methods[]; /* of limiter_methods.c */
-
-/* Read a key and a cost (NULL: 1) of a limiter. The costs of each limit are in `room`, or those of
- * the limiter. 0, or -1 with an exception set. */
-int limiter_read_request(const limiter_object *self, PyObject *key, PyObject *cost, rl_key *hash,
-                         uint64_t *room, const uint64_t **costs);
-
-/* Wake who waits for a key, since there may be tokens. */
-void limiter_wake_waiters(limiter_object *self, PyObject *key);
-
-/* ---- limiter_given.c */
-
-/* The methods that take limits. */
-typedef enum limiter_method {
-    METHOD_ALLOW,
-    METHOD_HIT,
-    METHOD_TAKE,
-    METHOD_HIT_EACH,
-    METHOD_PEEK,
-    METHOD_PEEK_EACH,
-    METHOD_CHARGE,
-    METHOD_REFUND,
-} limiter_method;
-
-/* Call a method with limits, which are not NULL. A new reference, or NULL with an exception set. */
-PyObject *limiter_call_given(limiter_object *self, limiter_method method,
-                             const core_key_cost *args);
-
-/* Decide with limits for each of several keys, a tuple made by the caller. A list of bools, or NULL
- * with an exception set. */
-PyObject *limiter_allow_many_given(limiter_object *self, PyObject *keys, const core_key_cost *args);
-
-/* As limiter_decide() with limits. */
-int limiter_decide_given(limiter_object *self, const core_key_cost *args, bool *allowed,
-                         rl_decision *out, rl_decision *each);
-
-/* As limiter_give_back() with limits. 0, or -1 with an exception set. */
-int limiter_refund_given(limiter_object *self, PyObject *key, given_limits_object *given,
-                         const double *tokens);
-
-/* Read a key, a cost and GivenLimits, which the caller keeps, at the time of the limiter's clock. The
- * costs are in `room`, or in the limits. 0, or -1 with an exception set. */
-int limiter_read_given(limiter_object *self, const core_key_cost *args, rl_request *out,
-                       uint64_t *room);
-
-/* Return the limiter that holds the buckets of given limits, made if there is none. Borrowed: it lives
- * as long as `self`. NULL with an exception set. */
-limiter_object *limiter_table_for(limiter_object *self, given_limits_object *given);
-
-/* Let a new limiter use the buckets of given limits that another one has. */
-void limiter_share_tables(limiter_object *self, const limiter_object *other);
-
-/* Return the denial of a request that may not overtake those who wait for its key: a tuple of
- * Decisions. NULL: there is none, or an exception is set. In limiter_shared.c. */
-PyObject *limiter_behind(limiter_object *self, const core_key_cost *args);
-
-/* Read the Decisions of a denial by `n` limits, which it frees; `out` and `each` may be NULL. 0, or -1
- * with an exception set. */
-int limiter_read_denial(const limiter_object *self, PyObject *denial, size_t n, rl_decision *out,
-                        rl_decision *each);
-
-/* take_all(requests): see together.c. */
-PyObject *core_take_all(PyObject *module, PyObject *requests);
-
-/* Decide for a key (str or bytes) at a cost in tokens (NULL: 1), at the time of the
- * limiter's clock. *out, the decision of the tightest limit, and `each`, one of each limit, may be
- * NULL. 0, or -1 with an exception set and nothing taken. */
-int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *allowed,
-                   rl_decision *out, rl_decision *each);
-
-/* Give back what limiter_decide() took for a key, a number for each limit, and wake who waits for
- * it. No memory is needed,
- * except for a key with lone surrogates. 0, or -1 with an exception set and nothing given back. */
-int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens);
 
 #if PY_VERSION_HEX >= 0x030D0000
 #define LOCKED(object) Py_BEGIN_CRITICAL_SECTION(object)

@@ -1,5 +1,5 @@
 /* given_limits.c -- GivenLimits: limits that a caller gives with a request, prepared once. */
-#include "python/core.h"
+#include "python/limiter.h"
 
 static given_limits_object *given_limits_of(PyObject *self)
 {

@@ -1,6 +1,6 @@
 /* limiter.c -- Limiter: limits, a clock and a table, as a Python type. Its methods are in
  * limiter_methods.c. */
-#include "python/core.h"
+#include "python/limiter.h"
 #include "engine/shared.h"
 
 static int limiter_set_clock(limiter_object *self, PyObject *clock)

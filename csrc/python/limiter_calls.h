@@ -3,11 +3,11 @@
  *     limiter_methods.c ──┬─> limiter_decide.c    take tokens: allow, hit, allow_many
  *                         └─> limiter_tables.c    all buckets: stats, reset
  *
- * The other functions of limiter_decide.c are declared in core.h. */
+ * The other functions of limiter_decide.c are declared in limiter.h. */
 #ifndef RL_PYTHON_LIMITER_CALLS_H
 #define RL_PYTHON_LIMITER_CALLS_H
 
-#include "python/core.h"
+#include "python/limiter.h"
 
 /* Hash a key (str or bytes) for the tables of a limiter. 0, or -1 with an exception set. */
 static inline int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *out)

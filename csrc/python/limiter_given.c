@@ -6,7 +6,7 @@
  * count by their length, so there is a table for each combination of lengths, and at most
  * LIMITER_TABLES_MAX of them. Each table is that of another Limiter, which _limiter_for() makes, so
  * the buckets of calls without limits are separate. */
-#include "python/core.h"
+#include "python/limiter.h"
 
 /* ---- the tables ---------------------------------------------------------------------- */
 

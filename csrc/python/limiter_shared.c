@@ -2,7 +2,7 @@
  * who wait for a key. */
 #include <time.h>
 
-#include "python/core.h"
+#include "python/limiter.h"
 
 /* ---- time ------------------------------------------------------------------ */
 

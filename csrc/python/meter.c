@@ -1,5 +1,6 @@
 /* meter.c -- Meter: the counts of decisions, as a Python type. */
-#include "python/core.h"
+#include "python/clock.h"
+#include "python/meter.h"
 
 #include "engine/alloc.h"
 

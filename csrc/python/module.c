@@ -1,5 +1,5 @@
 /* module.c -- the extension module rate_limiter._core: its types and constants. */
-#include "python/core.h"
+#include "python/limiter.h"
 #include "engine/shared.h"
 #ifndef RL_NO_REDIS
 #include "redis/libraries.h"

@@ -27,7 +27,7 @@
 #include "http/client_address.h"
 #include "http/fields.h"
 #include "http/route.h"
-#include "python/core.h"
+#include "python/limiter.h"
 
 /* ---- request.c ------------------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* together.c -- take_all: requests to several limiters in memory that all pass, or take nothing. */
 #include "engine/together.h"
 
-#include "python/core.h"
+#include "python/limiter.h"
 
 /* Read a request under limits that come with it. 0, or -1 with an exception set. */
 static int together_read_given(PyObject *limiter, const core_key_cost *args, rl_together *out,

@@ -2,6 +2,7 @@
 #include "python/redis/redis.h"
 
 #include <openssl/sha.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 /* A key from a request may have any length; longer ones are stored as a hash. */
