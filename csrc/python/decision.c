@@ -140,7 +140,7 @@ static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *k
         ns_from_seconds(reset_after, "reset_after", &value.reset_after_ns) < 0) {
         return NULL;
     }
-    core_state *state = core_state_of(type);
+    core_state *state = PyType_GetModuleState(type); /* there are no subclasses */
     return state == NULL ? NULL : decision_new(state, &value);
 }
 

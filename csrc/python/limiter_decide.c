@@ -126,7 +126,7 @@ RL_APART static int limiter_let_waiters_first(limiter_object *self, PyObject *ke
     return limiter_read_denial(self, denial, self->n_limits, out, each) < 0 ? -1 : 1;
 }
 
-__attribute__((always_inline)) static inline int limiter_decide_one(limiter_object *self,
+static inline __attribute__((always_inline)) int limiter_decide_one(limiter_object *self,
                                                                     PyObject *key, PyObject *cost,
                                                                     bool *allowed, rl_decision *out,
                                                                     rl_decision *each)
