@@ -212,7 +212,7 @@ static int64_t divide_up(rl_u128 n, uint64_t d, double inverse)
         return clamp_ns((n + d - 1) / d);
     }
     int64_t quotient = (int64_t)guess; /* wrong by less than 2^12 */
-    rl_i128 rest = (rl_i128)n - (rl_i128)quotient * d;
+    rl_i128 rest = (rl_i128)(n - (rl_u128)(uint64_t)quotient * d);
     if (guess > 0x1p48) {
         int64_t step = (int64_t)((double)(int64_t)(rest >> 16) * 0x1p16 * inverse);
         quotient += step;
@@ -264,17 +264,12 @@ rl_decision rl_limit_decision(const rl_limit *limit, rl_tap tap, uint64_t defici
                               bool allowed)
 {
     uint64_t left = deficit < limit->cap ? limit->cap - deficit : 0;
-    rl_decision decision = {
+    double remaining = units_to_tokens(limit, left);
+    return (rl_decision){
         .allowed = allowed,
         .limit = limit->capacity,
-        .remaining = units_to_tokens(limit, left),
+        .remaining = remaining < limit->capacity ? remaining : limit->capacity,
+        .retry_after_ns = allowed ? 0 : limit_retry_ns(limit, tap, deficit, cost),
         .reset_after_ns = rl_limit_wait_ns(limit, tap, deficit),
     };
-    if (decision.remaining > limit->capacity) {
-        decision.remaining = limit->capacity;
-    }
-    if (!allowed) {
-        decision.retry_after_ns = limit_retry_ns(limit, tap, deficit, cost);
-    }
-    return decision;
 }

@@ -24,10 +24,11 @@ typedef struct async_method {
     PyObject *function; /* strong */
     PyObject *name;     /* strong; a str */
     const char *text;   /* of the name */
+    PyObject *direct;   /* strong; the method of Limiter with this name; NULL: it has none */
 } async_method;
 
 /* It is in no cycle, so the collector of cycles need not know it: nothing refers to a call but who
- * awaits it. */
+ * awaits it. So a call keeps its method, the types of both, and their state. */
 typedef struct async_call {
     PyObject_HEAD
     async_method *method; /* strong */
@@ -88,14 +89,19 @@ PyType_Spec async_limiter_spec = {
 
 static PyObject *async_call_new(async_method *method, PyObject *engine, const core_key_cost *given)
 {
-    async_call *self = PyObject_New(async_call, method->state->async_call_type);
+    core_state *state = method->state;
+    PyTypeObject *type = state->async_call_type;
+    async_call *self = (async_call *)core_take_spare(state, SPARE_ASYNC_CALL, type);
+    if (self == NULL) {
+        self = PyObject_New(async_call, type);
+    }
     if (self != NULL) {
         self->method = (async_method *)Py_NewRef((PyObject *)method);
         self->engine = Py_NewRef(engine);
         self->key = Py_NewRef(given->key);
         self->limits = Py_XNewRef(given->limits);
         bool has_cost = given->cost != NULL || given->limits == NULL;
-        self->cost = has_cost ? Py_XNewRef(given->cost) : Py_NewRef(method->state->one);
+        self->cost = has_cost ? Py_XNewRef(given->cost) : Py_NewRef(state->one);
     }
     return (PyObject *)self;
 }
@@ -106,7 +112,7 @@ static PyObject *async_method_call(PyObject *object, PyObject *const *args, size
     async_method *self = (async_method *)object;
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     core_key_cost given;
-    if (nargs > 0 && PyObject_TypeCheck(args[0], self->state->async_limiter_type)) {
+    if (nargs > 0 && core_is_a(args[0], self->state->async_limiter_type)) {
         PyObject *engine = ((async_limiter *)args[0])->engine;
         if (engine != NULL && engine != Py_None) {
             if (core_parse_key_cost_limits(self->text, "key", args + 1, nargs - 1, kwnames,
@@ -117,6 +123,38 @@ static PyObject *async_method_call(PyObject *object, PyObject *const *args, size
         }
     }
     return PyObject_Vectorcall(self->function, args, nargsf, kwnames);
+}
+
+/* Return the method of Limiter with this name if it is one that takes its arguments as an array, else
+ * NULL. Borrowed: Limiter is immutable. */
+static PyObject *async_method_direct(const core_state *state, PyObject *name)
+{
+    PyObject *found = _PyType_Lookup(state->limiter_type, name);
+    bool takes_array =
+        found != NULL && Py_IS_TYPE(found, &PyMethodDescr_Type) &&
+        ((PyMethodDescrObject *)found)->d_method->ml_flags == (METH_FASTCALL | METH_KEYWORDS);
+    return takes_array ? found : NULL;
+}
+
+/* Return true if `engine` is a Limiter whose method of the name is that of Limiter. */
+static bool async_method_is_direct(const async_method *self, PyObject *engine)
+{
+    const PyTypeObject *type = Py_TYPE(engine);
+    return self->direct != NULL && type->tp_dictoffset == 0 &&
+           type->tp_getattro == PyObject_GenericGetAttr &&
+           _PyType_Lookup(Py_TYPE(engine), self->name) == self->direct &&
+           core_is_a(engine, self->state->limiter_type);
+}
+
+/* Call the method of the engine args[0] with the `n` - 1 arguments behind it. */
+static PyObject *async_method_decide(const async_method *self, PyObject *const *args, size_t n)
+{
+    if (async_method_is_direct(self, args[0])) {
+        const PyMethodDef *method = ((PyMethodDescrObject *)self->direct)->d_method;
+        return ((_PyCFunctionFastWithKeywords)(void (*)(void))method->ml_meth)(
+            args[0], args + 1, (Py_ssize_t)n - 1, NULL);
+    }
+    return PyObject_VectorcallMethod(self->name, args, n, NULL);
 }
 
 static PyObject *async_method_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -141,6 +179,7 @@ static PyObject *async_method_new(PyTypeObject *type, PyObject *args, PyObject *
     PyUnicode_InternInPlace(&name);
     self->text = PyUnicode_AsUTF8(name); /* of the name that is kept */
     self->name = name;
+    self->direct = Py_XNewRef(async_method_direct(state, name));
     if (self->text == NULL) {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -189,6 +228,7 @@ static void async_method_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     Py_XDECREF(((async_method *)self)->function);
     Py_XDECREF(((async_method *)self)->name);
+    Py_XDECREF(((async_method *)self)->direct);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -281,7 +321,7 @@ static PySendResult async_call_send_value(PyObject *self, PyObject *value, PyObj
         return PYGEN_ERROR;
     }
     size_t n = args[2] == NULL ? 2 : args[3] == NULL ? 3 : 4;
-    *result = PyObject_VectorcallMethod(async_call_of(self)->method->name, args, n, NULL);
+    *result = async_method_decide(async_call_of(self)->method, args, n);
     async_call_free_args(args);
     if (*result == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
         /* It would end the await with a value. */
@@ -363,32 +403,32 @@ static PyObject *async_call_repr(PyObject *self)
     return repr;
 }
 
-/* As for a coroutine: nothing was decided. */
-static void async_call_warn(PyObject *self)
+/* Free the arguments of a call that was never awaited, with a warning as for a coroutine. */
+RL_APART static void async_call_free_unused(PyObject *self)
 {
+    const async_call *call = async_call_of(self);
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
     PyObject *name = async_call_get_qualname(self, NULL);
     if (name == NULL ||
         PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%S' was never awaited", name) < 0) {
-        PyErr_WriteUnraisable((PyObject *)async_call_of(self)->method);
+        PyErr_WriteUnraisable((PyObject *)call->method);
     }
     Py_XDECREF(name);
+    async_call_free_args(
+        (PyObject *[ASYNC_CALL_ARGS]){call->engine, call->key, call->cost, call->limits});
     PyErr_Restore(type, error, trace);
 }
 
 static void async_call_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     async_call *call = async_call_of(self);
+    core_state *state = call->method->state; /* which the type keeps, too */
     if (call->engine != NULL) {
-        async_call_warn(self);
-        async_call_free_args(
-            (PyObject *[ASYNC_CALL_ARGS]){call->engine, call->key, call->cost, call->limits});
+        async_call_free_unused(self);
     }
     Py_DECREF((PyObject *)call->method);
-    type->tp_free(self);
-    Py_DECREF(type);
+    core_free_object_of(state, self, SPARE_ASYNC_CALL);
 }
 
 static PyMethodDef async_call_methods[] = {

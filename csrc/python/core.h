@@ -31,6 +31,7 @@ typedef enum core_spare {
     SPARE_VERDICT, /* of one limit */
     SPARE_RECORD,
     SPARE_SENDER,
+    SPARE_ASYNC_CALL,
     SPARE_COUNT
 } core_spare;
 
@@ -121,27 +122,42 @@ static inline PyObject *core_take_spare(core_state *state, core_spare which, PyT
     PyObject *spare = state->spares[which];
     if (spare != NULL) {
         state->spares[which] = NULL;
-        (void)PyObject_Init(spare, type);
+        Py_INCREF(type);
+        _Py_NewReference(spare); /* PyObject_Init() would set the same type again */
     }
     return spare;
 }
 
-/* Keep or free the memory of an object: the end of its tp_dealloc. */
-static inline void core_free_object(PyObject *dead, core_spare which)
+/* Keep or free the memory of an object: the end of its tp_dealloc. `state` is that of its type, or
+ * NULL. */
+static inline void core_free_object_of(core_state *state, PyObject *dead, core_spare which)
 {
     PyTypeObject *type = Py_TYPE(dead);
 #ifndef Py_GIL_DISABLED
-    core_state *state = PyType_GetModuleState(type); /* the type keeps it */
     if (state != NULL && state->keeps_spares && state->spares[which] == NULL) {
         state->spares[which] = dead;
         Py_DECREF(type);
         return;
     }
 #else
+    (void)state;
     (void)which;
 #endif
     type->tp_free(dead);
     Py_DECREF(type);
+}
+
+/* The same for an object of a type that the collector of cycles may clear before the object. */
+static inline void core_free_object(PyObject *dead, core_spare which)
+{
+    core_free_object_of(PyType_GetModuleState(Py_TYPE(dead)), dead, which);
+}
+
+/* As PyObject_TypeCheck(), but cheaper for objects of direct subclasses. */
+static inline bool core_is_a(PyObject *object, PyTypeObject *type)
+{
+    return Py_TYPE(object) == type || Py_TYPE(object)->tp_base == type ||
+           PyType_IsSubtype(Py_TYPE(object), type);
 }
 
 /* A tuple of Decisions: the tightest one, and behind it `n`, one of each limit. NULL with an
@@ -180,11 +196,19 @@ typedef struct core_text {
 /* Read a key (str or bytes). 0, or -1 with an exception set. */
 int core_parse_any_key(PyObject *key, core_text *out);
 
-/* The same, faster for most keys: ASCII is UTF-8 already. */
+/* Return the characters of a key that is ASCII, as most are, and so UTF-8 already; else NULL. */
+static inline const char *core_ascii_of(PyObject *key)
+{
+    return PyUnicode_Check(key) && PyUnicode_IS_COMPACT_ASCII(key)
+               ? (const char *)((PyASCIIObject *)key + 1)
+               : NULL;
+}
+
+/* The same as core_parse_any_key(), faster for most keys. */
 static inline int core_parse_key(PyObject *key, core_text *out)
 {
-    if (PyUnicode_Check(key) && PyUnicode_IS_COMPACT_ASCII(key)) {
-        const char *data = (const char *)((PyASCIIObject *)key + 1);
+    const char *data = core_ascii_of(key);
+    if (data != NULL) {
         *out = (core_text){data, (size_t)PyUnicode_GET_LENGTH(key), NULL};
         return 0;
     }

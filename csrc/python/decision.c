@@ -10,6 +10,7 @@
 
 typedef struct decision_object {
     PyObject_HEAD
+    core_state *state; /* borrowed from the type, which is not cleared while there is a Decision */
     rl_decision value; /* immutable */
 } decision_object;
 
@@ -27,6 +28,7 @@ PyObject *decision_new(core_state *state, const rl_decision *value)
         self = (PyObject *)PyObject_New(decision_object, type);
     }
     if (self != NULL) {
+        ((decision_object *)self)->state = state;
         ((decision_object *)self)->value = *value;
     }
     return self;
@@ -59,7 +61,7 @@ const rl_decision *decision_value(core_state *state, PyObject *decision)
 
 static void decision_dealloc(PyObject *self)
 {
-    core_free_object(self, SPARE_DECISION);
+    core_free_object_of(((decision_object *)self)->state, self, SPARE_DECISION);
 }
 
 /* ---- times ----------------------------------------------------------------- */
@@ -138,11 +140,8 @@ static PyObject *decision_tp_new(PyTypeObject *type, PyObject *args, PyObject *k
         ns_from_seconds(reset_after, "reset_after", &value.reset_after_ns) < 0) {
         return NULL;
     }
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ((decision_object *)self)->value = value;
-    }
-    return self;
+    core_state *state = PyType_GetModuleState(type); /* there are no subclasses */
+    return state == NULL ? NULL : decision_new(state, &value);
 }
 
 /* The constructor takes times in seconds; a pickle keeps nanoseconds. */

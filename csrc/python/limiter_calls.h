@@ -9,19 +9,21 @@
 
 #include "python/limiter.h"
 
+/* ---- limiter_decide.c */
+
 /* Hash a key (str or bytes) for the tables of a limiter. 0, or -1 with an exception set. */
+RL_APART int limiter_hash_any_key(const limiter_object *self, PyObject *key, rl_key *out);
+
+/* The same, faster for most keys. */
 static inline int limiter_hash_key(const limiter_object *self, PyObject *key, rl_key *out)
 {
-    core_text text;
-    if (core_parse_key(key, &text) < 0) {
-        return -1;
+    const char *data = core_ascii_of(key);
+    if (data != NULL) {
+        *out = rl_table_key(self->table, data, (size_t)PyUnicode_GET_LENGTH(key));
+        return 0;
     }
-    *out = rl_table_key(self->table, text.data, text.len);
-    Py_XDECREF(text.owner);
-    return 0;
+    return limiter_hash_any_key(self, key, out);
 }
-
-/* ---- limiter_decide.c */
 
 /* Convert tokens to units: rl_limit_cost(), rl_limit_charge() or rl_limit_refund(). */
 typedef uint64_t (*cost_converter)(const rl_limit *limit, double tokens);

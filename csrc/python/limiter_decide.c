@@ -3,6 +3,17 @@
 
 /* ---- arguments ------------------------------------------------------------- */
 
+int limiter_hash_any_key(const limiter_object *self, PyObject *key, rl_key *out)
+{
+    core_text text;
+    if (core_parse_any_key(key, &text) < 0) {
+        return -1;
+    }
+    *out = rl_table_key(self->table, text.data, text.len);
+    Py_XDECREF(text.owner);
+    return 0;
+}
+
 /* Convert a cost (NULL: 1) to the units of each limit. Return `units`, or NULL with an
  * exception set. */
 RL_APART static const uint64_t *limiter_units(const limiter_object *self, PyObject *cost,
@@ -115,8 +126,10 @@ RL_APART static int limiter_let_waiters_first(limiter_object *self, PyObject *ke
     return limiter_read_denial(self, denial, self->n_limits, out, each) < 0 ? -1 : 1;
 }
 
-static inline int limiter_decide_one(limiter_object *self, PyObject *key, PyObject *cost,
-                                     bool *allowed, rl_decision *out, rl_decision *each)
+static inline __attribute__((always_inline)) int limiter_decide_one(limiter_object *self,
+                                                                    PyObject *key, PyObject *cost,
+                                                                    bool *allowed, rl_decision *out,
+                                                                    rl_decision *each)
 {
     rl_key hash;
     uint64_t units[RL_TABLE_LIMITS_MAX];

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from rate_limiter import AsyncRateLimiter, Decision, ManualClock, RateLimiter
+from rate_limiter import AsyncRateLimiter, Decision, ManualClock, RateLimiter, _core
 from rate_limiter._core import AsyncCall, AsyncMethod
 
 METHODS = ("allow", "hit", "peek")
@@ -194,6 +194,51 @@ async def test_methods_that_are_replaced_are_called(
     assert (await polite.hit("b")).remaining == 3
     monkeypatch.setattr(RateLimiter, "allow", lambda *_: "patched")
     assert await limiter.allow("k") == "patched"  # type: ignore[comparison-overlap]
+
+
+async def test_attributes_of_a_limiter_are_called(limiter: AsyncRateLimiter) -> None:
+    class Open(RateLimiter):
+        """Its instances have a dict."""
+
+    class Dynamic(RateLimiter):
+        __slots__ = ()
+
+        def __getattribute__(self, name: str) -> Any:
+            return (lambda *_: "found") if name == "allow" else super().__getattribute__(name)
+
+    assert await AsyncRateLimiter.of(Dynamic("5/hour")).allow("k") == "found"  # type: ignore[comparison-overlap]
+    opened = Open("5/hour")
+    of_opened = AsyncRateLimiter.of(opened)
+    assert (await of_opened.hit("k")).remaining == 4
+    opened.hit = lambda *_: "replaced"  # type: ignore[assignment, method-assign]
+    assert await of_opened.hit("k") == "replaced"  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_methods_of_limiters_refuse_other_objects(
+    limiter: AsyncRateLimiter, name: str
+) -> None:
+    class Other:
+        __slots__ = ()
+        allow, hit, peek = _core.Limiter.allow, _core.Limiter.hit, _core.Limiter.peek
+
+    limiter._engine = Other()
+    with pytest.raises(TypeError, match="doesn't apply to a 'Other' object"):
+        await getattr(limiter, name)("k")
+    limiter._engine = _core.Limiter.__new__(_core.Limiter)
+    with pytest.raises(RuntimeError, match="was not initialised"):
+        await getattr(limiter, name)("k")
+
+
+async def test_calls_that_use_the_memory_of_others_are_new(limiter: AsyncRateLimiter) -> None:
+    for cost in (1, 2):
+        assert await limiter.allow("k", cost)
+        assert await limiter.allow("other", limits="2/minute")
+        limiter.hit("k", cost).close()
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        limiter.hit("k", 2)
+    several = [limiter.hit("k", 0.5) for _ in range(3)]
+    assert [(await call).remaining for call in several] == [1.5, 1, 0.5]
 
 
 async def test_a_clock_that_raises_stop_iteration_returns_nothing() -> None:

@@ -20,7 +20,7 @@ WARM_UP = 100
 CASES = ("empty", "allow", "hit", "allow_many", "two limits", "shared", "await allow")
 KEY = "192.0.2.1"
 LOOP = """
-{kind} loop(call, key):
+{kind} loop(call, argument):
     for _ in repeat(None, WARM_UP): {body}
     os.getppid()
     for _ in repeat(None, CALLS): {body}
@@ -28,20 +28,32 @@ LOOP = """
 """
 
 
-def loop(kind: str, body: str) -> Any:
+def load(extension: str) -> Any:
+    """Return the extension module in this file."""
+    spec = spec_from_file_location(
+        "_core", extension, loader=ExtensionFileLoader("_core", extension)
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    core = module_from_spec(spec)
+    spec.loader.exec_module(core)
+    return core
+
+
+def loop(kind: str, body: str, **names: Any) -> Any:
     """Return a new function: the interpreter specialises its bytecode for one case."""
-    names = {"os": os, "repeat": repeat, "CALLS": CALLS, "WARM_UP": WARM_UP}
+    names |= {"os": os, "repeat": repeat, "CALLS": CALLS, "WARM_UP": WARM_UP}
     exec(LOOP.format(kind=kind, body=body), names)
     return names["loop"]
 
 
 def run(call: Any) -> None:
-    loop("def", "call(key)")(call, KEY)
+    loop("def", "call(argument)")(call, KEY)
 
 
-def run_async(call: Any) -> None:
+def run_async(call: Any, argument: Any, body: str = "await call(argument)", **names: Any) -> None:
     try:
-        loop("async def", "await call(key)")(call, KEY).send(None)
+        loop("async def", body, **names)(call, argument).send(None)
     except StopIteration:
         return
     raise AssertionError("it waits")
@@ -56,13 +68,7 @@ def run_many(call: Any) -> None:
 
 
 def main(extension: str, file: str) -> None:
-    spec = spec_from_file_location(
-        "_core", extension, loader=ExtensionFileLoader("_core", extension)
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    core = module_from_spec(spec)
-    spec.loader.exec_module(core)
+    core = load(extension)
     limit = (1e9, 1e9)
     limiter = core.Limiter([limit])
 
@@ -78,7 +84,7 @@ def main(extension: str, file: str) -> None:
     run_many(limiter.allow_many)
     run(core.Limiter([limit, limit]).allow)
     run(core.Limiter([limit], max_keys=1000, path=file).allow)
-    run_async(waiting.allow)
+    run_async(waiting.allow, KEY)
 
 
 if __name__ == "__main__":

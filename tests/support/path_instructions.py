@@ -6,16 +6,12 @@ RateLimitMiddleware does. A call of os.getppid marks the begin and the end of ea
 
 from __future__ import annotations
 
-import os
 import sys
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-from itertools import repeat
 from typing import Any
 
-CALLS = 500
-WARM_UP = 100
-"""Requests before the first mark, after which the interpreter has specialised the loop."""
+from support.instructions import load, run_async
+from support.odd_requests import scope_of
+
 CASES = ("bare", "allowed", "denied", "two limits, both headers")
 START = {
     "type": "http.response.start",
@@ -23,20 +19,8 @@ START = {
     "headers": [(b"content-type", b"text/plain"), (b"content-length", b"2")],
 }
 BODY = {"type": "http.response.body", "body": b"ok"}
-SCOPE = {
-    "type": "http",
-    "asgi": {"version": "3.0", "spec_version": "2.4"},
-    "http_version": "1.1",
-    "method": "GET",
-    "scheme": "http",
-    "path": "/",
-    "raw_path": b"/",
-    "query_string": b"",
-    "root_path": "",
-    "headers": [(b"host", b"api.example.com"), (b"accept", b"*/*")],
-    "client": ("10.0.0.1", 50_000),
-    "server": ("127.0.0.1", 8000),
-}
+SCOPE = scope_of([("host", "api.example.com"), ("accept", "*/*")])
+del SCOPE["state"]  # so that each request makes one
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -87,34 +71,13 @@ def middleware(core: Any, limits: list[tuple[float, float]], headers: str) -> An
     )
 
 
-async def requests(call: Any, scope: Any, receive: Any, send: Any) -> None:
-    for _ in repeat(None, WARM_UP):
-        await call({**scope}, receive, send)
-    os.getppid()
-    for _ in repeat(None, CALLS):
-        await call({**scope}, receive, send)
-    os.getppid()
-
-
 def run(call: Any) -> None:
-    # A function of its own for each case, whose bytecode the interpreter specialises.
-    code = requests.__code__.replace()
-    function = type(requests)(code, globals())
-    try:
-        function(call, SCOPE, receive, send).send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waits")
+    body = "await call({**argument}, receive, send)"
+    run_async(call, SCOPE, body, receive=receive, send=send)
 
 
 def main(extension: str) -> None:
-    spec = spec_from_file_location(
-        "_core", extension, loader=ExtensionFileLoader("_core", extension)
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    core = module_from_spec(spec)
-    spec.loader.exec_module(core)
+    core = load(extension)
     run(app)
     run(middleware(core, [(1e6, 1)], "x-ratelimit"))
     run(middleware(core, [(1, 86400)], "x-ratelimit"))
