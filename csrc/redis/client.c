@@ -3,14 +3,12 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "engine/alloc.h"
 #include "redis/descriptors.h"
 #include "redis/tls.h"
 
-#define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
 
 struct rl_client {
@@ -29,13 +27,6 @@ struct rl_client {
     rl_want wanted[RL_WANTS_MAX];
     struct pollfd fds[RL_WANTS_MAX + 1]; /* used only by the leader while it polls */
 };
-
-int64_t rl_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
-}
 
 /* ---- making, freeing, forking -------------------------------------------------- */
 
@@ -127,34 +118,13 @@ void rl_client_after_fork_in_child(rl_client *client)
 
 /* ---- sleeping and waking --------------------------------------------------------- */
 
-static void init_condition(pthread_cond_t *condition)
-{
-#if defined(__APPLE__)
-    pthread_cond_init(condition, NULL);
-#else
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-#endif
-}
-
 static void sleep_until(rl_client *client, rl_thread_call *call, int64_t until_ns)
 {
     call->next = NULL;
     call->previous = client->last;
     *(client->last != NULL ? &client->last->next : &client->first) = call;
     client->last = call;
-#if defined(__APPLE__)
-    int64_t left_ns = until_ns - rl_now_ns();
-    left_ns = left_ns > 0 ? left_ns : 0;
-    struct timespec time = {(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
-    pthread_cond_timedwait_relative_np(&call->wake, &client->lock, &time);
-#else
-    struct timespec time = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
-    pthread_cond_timedwait(&call->wake, &client->lock, &time);
-#endif
+    rl_condition_wait(&call->wake, &client->lock, until_ns);
     *(call->previous != NULL ? &call->previous->next : &client->first) = call->next;
     *(call->next != NULL ? &call->next->previous : &client->last) = call->previous;
 }
@@ -254,7 +224,7 @@ static void nudge_leader(rl_client *client)
 void rl_client_submit(rl_client *client, rl_thread_call *call)
 {
     call->done = false;
-    init_condition(&call->wake);
+    rl_condition_init(&call->wake);
     pthread_mutex_lock(&client->lock);
     int64_t now_ns = rl_now_ns();
     if (client->topology == NULL) {

@@ -14,6 +14,7 @@
 
 #include <pthread.h>
 
+#include "redis/condition.h"
 #include "redis/topology.h"
 
 typedef struct rl_client rl_client; /* opaque: see client.c */
@@ -53,8 +54,5 @@ size_t rl_client_servers(rl_client *client, rl_server *servers);
 void rl_client_before_fork(rl_client *client);
 void rl_client_after_fork_in_parent(rl_client *client);
 void rl_client_after_fork_in_child(rl_client *client);
-
-/* CLOCK_MONOTONIC, in nanoseconds: the time of all deadlines. */
-int64_t rl_now_ns(void);
 
 #endif

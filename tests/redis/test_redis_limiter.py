@@ -416,7 +416,7 @@ stop = threading.Event()
 def work():
     while not stop.is_set():
         limiter.hit("parent")
-threads = [threading.Thread(target=work) for _ in range(3)]
+threads = [threading.Thread(target=work) for _ in range(int(sys.argv[2]))]
 [thread.start() for thread in threads]
 children = []
 for number in range(1, 9):
@@ -435,9 +435,10 @@ print(codes, limiter.store.health()["errors"])
 """
 
 
-def test_fork_under_load(server: RedisServer) -> None:
+@pytest.mark.parametrize("threads", [3, 24])  # 24: some sleep until they may wait for the GIL
+def test_fork_under_load(server: RedisServer, threads: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORK, server.url],
+        [sys.executable, "-c", FORK, server.url, str(threads)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{[0] * 8} {{}}\n", "")

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,67 @@ def test_take_agrees_with_the_model(
             assert least <= deficit <= most
             assert units > bucket.cap or deficit + units > bucket.cap
         client.delete("k")
+
+
+# --- One fixed window ---
+
+FAST_WINDOW = (files("rate_limiter") / "stores/lua/take_window.lua").read_bytes()
+TIME, AT = b"call('TIME')", b"{1700000123, 456789}"
+TAKE_WINDOW = scripts(with_windows=True)[0].replace(TIME, AT)
+WITHOUT_FAST_PATH = TAKE_WINDOW.replace(FAST_WINDOW.replace(TIME, AT), b"")
+NOW_US = 1_700_000_123_456_789
+STATES = {
+    "none": None,
+    "new": f"{NOW_US}/3/0",
+    "ends now": f"{NOW_US - 60_000_000}/3/0",
+    "ends in a second": f"{NOW_US - 59_000_000}/3/0",
+    "ahead a bit": f"{NOW_US + 50_000}/3/0",
+    "ahead": f"{NOW_US + 500_000}/3/0",
+    "of this minute": f"{NOW_US // 60_000_000}/3/0",
+    "of the last minute": f"{NOW_US // 60_000_000 - 1}/3/0",
+    "of the next minute": f"{NOW_US // 60_000_000 + 1}/3/0",
+    "empty": f"{NOW_US}/0/0",
+    "by hand": f"{NOW_US}/9007199254740993/0",
+    "blocked": f"{NOW_US}/3/0!{NOW_US + 5_000_000}",
+    "was blocked": f"{NOW_US}/3/0!{NOW_US - 5_000_000}",
+    "only blocked": f"!{NOW_US + 5_000_000}",
+    "a bucket": str(NOW_US),
+    "junk": "x",
+}
+
+
+def took(client: redis.Redis, script: bytes, state: str | None, *numbers: object) -> object:
+    """Return the reply of a script that finds a state, and what it leaves."""
+    client.delete("k")
+    if state is not None:
+        client.set("k", state)
+    try:
+        reply = client.eval(script, 1, "k", *map(str, numbers))
+    except redis.ResponseError as error:
+        reply = str(error).partition(" script: ")[0]
+    left = client.pttl("k")
+    return reply, client.get("k"), left if left < 0 else round(left, -4)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_fast_path_of_a_window_agrees_with_the_rest(client: redis.Redis, name: str) -> None:
+    assert len(WITHOUT_FAST_PATH) < len(TAKE_WINDOW)
+    edges = "1699999980,1700000100,1700000160"
+    kinds = ((-1, 60), (-1, edges), (-2, 60), (-4, 60))
+    for kind, cost, denied in itertools.product(kinds, (-1, 0, 1, 2, 5, 6), ((), ("1",))):
+        numbers = (*kind, 5, cost, 0, *denied)
+        fast, rest = (
+            took(client, script, STATES[name], *numbers)
+            for script in (TAKE_WINDOW, WITHOUT_FAST_PATH)
+        )
+        assert fast == rest, numbers
+
+
+def test_the_fast_path_of_a_window_decides(client: redis.Redis) -> None:
+    for scale in ("-1", "-4"):
+        client.delete("k")
+        answers = [client.eval(FAST_WINDOW, 1, "k", scale, 60, 2, 1, 0) for _ in range(3)]
+        assert [answer and answer[:2] for answer in answers] == [[1, 1], [1, 2], [0, 2]]
 
 
 # --- Several clients of one limit ---

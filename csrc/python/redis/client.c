@@ -130,6 +130,7 @@ static PyObject *client_after_fork_in_child(PyObject *object, PyObject *Py_UNUSE
         return NULL;
     }
     rl_client_after_fork_in_child(self->client);
+    rl_turns_init(&self->turns);
     if (!is_last) {
         rl_client_before_fork(self->client);
     }
@@ -196,13 +197,17 @@ static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
         client_raise_not_made(number);
         return -1;
     }
+    rl_turns_init(&self->turns);
     return 0;
 }
 
 static void client_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    rl_client_free(client_of(self)->client);
+    if (client_of(self)->client != NULL) {
+        rl_client_free(client_of(self)->client);
+        rl_turns_destroy(&client_of(self)->turns);
+    }
     rl_tls_free(client_of(self)->tls);
     type->tp_free(self);
     Py_DECREF(type);

@@ -1,9 +1,14 @@
 /* client_calls.c -- the calls of a RedisClient: commands and decisions, for which a thread waits. */
 #include "python/redis/client_calls.h"
 
-/* A waiting thread checks for signals at this interval. */
+/* A waiting thread checks for signals at this interval, and waits no longer for its turn. */
 #define SLICE_NS INT64_C(50000000)
 #define COMMAND_ARGUMENTS_MAX 1024
+#ifdef Py_GIL_DISABLED
+#define HAS_GIL false
+#else
+#define HAS_GIL true
+#endif
 
 /* ---- waiting -------------------------------------------------------------------------- */
 
@@ -40,15 +45,20 @@ static int client_is_not_forking(const client_object *self)
     return 1;
 }
 
-static int client_run(const client_object *self, rl_thread_call *call)
+static int client_run(client_object *self, rl_thread_call *call)
 {
-    bool done;
+    bool done, has_turn;
     if (!client_is_not_forking(self)) {
         return -1;
     }
     Py_BEGIN_ALLOW_THREADS rl_client_submit(self->client, call);
     done = rl_client_wait(self->client, call, SLICE_NS);
-    Py_END_ALLOW_THREADS return client_wait_for(self, call, done);
+    has_turn = HAS_GIL && done && rl_turns_begin(&self->turns, SLICE_NS);
+    Py_END_ALLOW_THREADS if (has_turn)
+    {
+        rl_turns_end(&self->turns);
+    }
+    return client_wait_for(self, call, done);
 }
 
 /* ---- any command --------------------------------------------------------------------- */

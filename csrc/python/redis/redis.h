@@ -16,6 +16,7 @@
 
 #include "redis/redis_bucket.h"
 #include "redis/client.h"
+#include "redis/turns.h"
 
 /* SCRIPT_RESET is for windows: buckets are reset by DEL. */
 enum {
@@ -36,6 +37,7 @@ typedef struct client_object {
     rl_options options;
     rl_tls *tls;                          /* owned; NULL: not encrypted */
     rl_client *client;                    /* owned; NULL before __init__ */
+    rl_turns turns;                       /* of threads that take the GIL back; like `client` */
     _Atomic unsigned long forking_thread; /* from before_fork to after_fork_...; 0: none */
     unsigned forks;                       /* of that thread, each within the hooks of the last */
 } client_object;

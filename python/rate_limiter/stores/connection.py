@@ -176,9 +176,9 @@ def scripts(*, with_windows: bool = False, bounded: bool = False) -> tuple[bytes
         return b"local bounded = %s\n" % str(bounded).lower().encode() + b"".join(files_read)
 
     head = ("bucket", "sliding", "window") if with_windows else ("bucket",)
-    first = () if with_windows else ("take_one",)
+    fast_path = "take_window" if with_windows else "take_one"
     return (
-        joined(*first, *head, "take"),
+        joined(fast_path, *head, "take"),
         joined(*head, "peek"),
         joined(*head, "refund"),
         joined(*head, "charge"),

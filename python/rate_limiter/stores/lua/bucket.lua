@@ -1,6 +1,7 @@
 -- bucket.lua -- common head of take.lua, charge.lua, peek.lua and refund.lua.
--- Order: a line that sets `bounded`, take_one.lua (only for take.lua without windows), bucket.lua,
--- sliding.lua and window.lua (if one of the limits is a window), then the script.
+-- Order: a line that sets `bounded`, for take.lua a fast path (take_window.lua if one of the limits is
+-- a window, else take_one.lua), bucket.lua, sliding.lua and window.lua (if one of the limits is a
+-- window), then the script.
 --
 -- bounded  whether each key belongs to one limit. Then a bucket that lacks more than twice its
 --          capacity was written while this server's clock was wrong: what it lacks is clamped, and

@@ -1,0 +1,100 @@
+#include "redis/turns.h"
+
+#include "redis/condition.h"
+
+/* A thread that waits for a turn. It is on that thread's stack. */
+struct rl_turn_waiter {
+    pthread_mutex_t lock; /* guards `begins` */
+    pthread_cond_t wake;
+    bool begins;
+    rl_turn_waiter *previous, *next;
+};
+
+void rl_turns_init(rl_turns *turns)
+{
+    pthread_mutex_init(&turns->lock, NULL);
+    turns->n = 0;
+    turns->first = turns->last = NULL;
+}
+
+void rl_turns_destroy(rl_turns *turns)
+{
+    pthread_mutex_destroy(&turns->lock);
+}
+
+static void waiter_add(rl_turns *turns, rl_turn_waiter *waiter)
+{
+    waiter->previous = turns->last;
+    waiter->next = NULL;
+    *(turns->last != NULL ? &turns->last->next : &turns->first) = waiter;
+    turns->last = waiter;
+}
+
+static void waiter_remove(rl_turns *turns, rl_turn_waiter *waiter)
+{
+    *(waiter->previous != NULL ? &waiter->previous->next : &turns->first) = waiter->next;
+    *(waiter->next != NULL ? &waiter->next->previous : &turns->last) = waiter->previous;
+}
+
+/* Each waiter has a lock of its own, so that those who wake up do not wait for one another. */
+static void waiter_sleep(rl_turn_waiter *waiter, int64_t until_ns)
+{
+    pthread_mutex_lock(&waiter->lock);
+    while (!waiter->begins && rl_now_ns() < until_ns) {
+        rl_condition_wait(&waiter->wake, &waiter->lock, until_ns);
+    }
+    pthread_mutex_unlock(&waiter->lock);
+}
+
+static void waiter_wake(rl_turn_waiter *waiter)
+{
+    pthread_mutex_lock(&waiter->lock);
+    waiter->begins = true;
+    pthread_cond_signal(&waiter->wake);
+    pthread_mutex_unlock(&waiter->lock);
+}
+
+/* Sleep until a turn is passed on. Return false after the time, without a turn. */
+static bool turns_wait(rl_turns *turns, rl_turn_waiter *waiter, int64_t most_ns)
+{
+    waiter_sleep(waiter, rl_now_ns() + most_ns);
+    pthread_mutex_lock(&turns->lock);
+    if (!waiter->begins) {
+        waiter_remove(turns, waiter);
+    }
+    pthread_mutex_unlock(&turns->lock);
+    return waiter->begins;
+}
+
+bool rl_turns_begin(rl_turns *turns, int64_t most_ns)
+{
+    rl_turn_waiter waiter = {.begins = false};
+    pthread_mutex_lock(&turns->lock);
+    bool begins = turns->n < RL_TURNS_MAX;
+    turns->n += begins;
+    if (!begins) {
+        pthread_mutex_init(&waiter.lock, NULL);
+        rl_condition_init(&waiter.wake);
+        waiter_add(turns, &waiter);
+    }
+    pthread_mutex_unlock(&turns->lock);
+    if (!begins) {
+        begins = turns_wait(turns, &waiter, most_ns);
+        pthread_cond_destroy(&waiter.wake);
+        pthread_mutex_destroy(&waiter.lock);
+    }
+    return begins;
+}
+
+void rl_turns_end(rl_turns *turns)
+{
+    pthread_mutex_lock(&turns->lock);
+    rl_turn_waiter *next = turns->first; /* gets this turn */
+    if (next != NULL) {
+        waiter_remove(turns, next);
+        waiter_wake(next);
+    } else {
+        turns->n--;
+    }
+    pthread_mutex_unlock(&turns->lock);
+}
