@@ -3,11 +3,13 @@
     @app.post("/upload", dependencies=[Depends(RateLimit("5/minute", cost=3))])
 
 A dependency can neither add to the documented responses of its route, nor see the response that
-is sent. So importing this module extends two methods of FastAPI:
+is sent, and FastAPI solves it in many steps. So importing this module extends three functions of
+FastAPI:
 
 - `openapi`: documents the 429 of each route that depends on a RateLimit, unless the route
   documents one itself;
-- `build_middleware_stack`: adds the headers to every response, and settles `cost_after`.
+- `build_middleware_stack`: adds the headers to every response, and settles `cost_after`;
+- `solve_dependencies`: calls the limits that a route depends on first directly.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rate_limiter.policy.storage import Storage as Store
 from rate_limiter.web.asgi_messages import ASGIApp
 
 with extra_named():
-    from fastapi import FastAPI
+    from fastapi import FastAPI, routing
     from starlette.middleware import Middleware
 
     from rate_limiter.web.fastapi_dependency import (
@@ -40,6 +42,7 @@ with extra_named():
     )
     from rate_limiter.web.fastapi_limits import RateLimits
     from rate_limiter.web.fastapi_routes import contexts_of, is_limited
+    from rate_limiter.web.fastapi_solving import deciding_first
 
 __all__ = [
     "RATE_LIMITED_RESPONSE",
@@ -104,6 +107,9 @@ def _recording(build: Callable[[FastAPI], ASGIApp]) -> Callable[[FastAPI], ASGIA
 
 
 FastAPI.build_middleware_stack = _recording(FastAPI.build_middleware_stack)  # type: ignore[method-assign,assignment]
+
+if hasattr(routing, "solve_dependencies"):  # else all limits are solved as other dependencies are
+    routing.solve_dependencies = deciding_first(routing.solve_dependencies)
 
 
 # --- OpenAPI -------------------------------------------------------------------------------------

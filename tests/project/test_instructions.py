@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rate_limiter import _core
-from support import instructions, path_instructions
+from support import framework_instructions, instructions, path_instructions
 from support.servers import ROOT
 
 # Above those of an empty call of a C function. Measured with gcc 12 and CPython 3.11 on x86-64.
@@ -29,6 +29,13 @@ PATH_AT_MOST = {
     "denied": 7583,
     "two limits, both headers": 8822,
 }
+# Above those of a request to the application alone; as a share of those that a dependency or hooks
+# without any limit add.
+SHARE_AT_MOST = {
+    ("FastAPI, limit", "FastAPI, empty dependency", "FastAPI"): 0.25,
+    ("Flask, default limits", "Flask, hooks", "Flask"): 0.5,
+    ("Flask, decorator", "Flask, hooks", "Flask"): 0.6,
+}
 TOLERANCE = 1.05
 SUPPORT = ROOT / "tests" / "support"
 
@@ -40,15 +47,20 @@ def count(
     program: str,
     arguments: tuple[str | Path, ...],
     cases: tuple[str, ...],
+    *options: str,
+    calls: int = instructions.CALLS,
 ) -> dict[str, float]:
-    """Return the instructions of each case of a program in tests/support, for each call."""
+    """Return the instructions of each case of a program in tests/support, for each call.
+
+    Options are those of the interpreter.
+    """
     assert shutil.which("valgrind"), ".ci/system-packages test installs it"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts"]
-    command += ["--dump-before=getppid", sys.executable, "-s", "-S", SUPPORT / program]
+    command += ["--dump-before=getppid", sys.executable, "-s", *options, SUPPORT / program]
     # Not isolated (-I): that would ignore the seed, and collisions in dicts would vary.
     done = subprocess.run(
         [*command, _core.__file__, *arguments],
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(SUPPORT.parent)},
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
         text=True,
         timeout=300,
@@ -61,7 +73,7 @@ def count(
         text = (folder / f"counts.{2 * i + 2}").read_text()
         found = re.search(r"^summary: (\d+)", text, re.MULTILINE)
         assert found is not None
-        counts[name] = int(found[1]) / instructions.CALLS
+        counts[name] = int(found[1]) / calls
     return counts
 
 
@@ -76,12 +88,23 @@ def check(counts: dict[str, float], least: str, at_most: dict[str, int]) -> dict
 
 def test_decisions_need_no_more_instructions(tmp_path: Path) -> None:
     table = tmp_path / "table"
-    counts = count(tmp_path, "instructions.py", (table,), instructions.CASES)
+    counts = count(tmp_path, "instructions.py", (table,), instructions.CASES, "-S")
     above = check(counts, "empty", AT_MOST)
     assert above["allow_many"] < above["allow"] < above["hit"] < above["await allow"]
 
 
 def test_requests_need_no_more_instructions(tmp_path: Path) -> None:
-    counts = count(tmp_path, "path_instructions.py", (), path_instructions.CASES)
+    counts = count(tmp_path, "path_instructions.py", (), path_instructions.CASES, "-S")
     above = check(counts, "bare", PATH_AT_MOST)
     assert above["allowed"] < above["denied"] < above["two limits, both headers"]
+
+
+def test_limits_of_frameworks_need_fewer_instructions_than_empty_hooks(tmp_path: Path) -> None:
+    cases, calls = framework_instructions.CASES, framework_instructions.CALLS
+    counts = count(tmp_path, "framework_instructions.py", (), cases, calls=calls)
+    shares = {
+        names: (counts[names[0]] - counts[names[2]]) / (counts[names[1]] - counts[names[2]])
+        for names in SHARE_AT_MOST
+    }
+    too_many = {names for names, most in SHARE_AT_MOST.items() if shares[names] > most * TOLERANCE}
+    assert not too_many, f"{shares} instead of {SHARE_AT_MOST}; {counts}"

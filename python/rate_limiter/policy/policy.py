@@ -322,7 +322,10 @@ class Policy(_core.Policy):
         """
         try:
             outcome = self._check(request, request if subject is None else subject)
-            return await self._concluded(request, outcome)
+            if isinstance(outcome, Check) or (outcome is not None and outcome.is_denial):
+                return await self._concluded(request, outcome)
+            verdict: Verdict | None = outcome
+            return verdict
         except BaseException as error:
             await self._give_back_after(error, request)
             raise

@@ -286,9 +286,10 @@ class RateLimit:
             self._checks.look(scope, verdict.key, calls_key=self._policy.calls_key)
         if verdict.is_denial:
             raise _denied(connection, verdict)
-        record = record_of(scope)
-        if settling is not None and record is not None:
-            settling.taken[self._policy, record] = None
+        if settling is not None:
+            record = record_of(scope)
+            if record is not None:
+                settling.taken[self._policy, record] = None
         return verdict.decision
 
     def _settling(self, scope: Scope) -> "_Settling":

@@ -49,7 +49,7 @@ class Place(NamedTuple):
     @property
     def calls(self) -> list[Any]:
         """Return everything that the route depends on."""
-        return list(_calls_below(getattr(self.route, "dependant", None)))
+        return list(calls_below(getattr(self.route, "dependant", None)))
 
     def matches(self, scope: Scope) -> bool:
         """Return whether the path of a request is that of this route."""
@@ -87,12 +87,13 @@ def is_limited(route: Any) -> bool:
 
 
 def _limits_below(dependant: Any) -> Iterator[RateLimit]:
-    return (one for one in _calls_below(dependant) if isinstance(one, RateLimit))
+    return (one for one in calls_below(dependant) if isinstance(one, RateLimit))
 
 
-def _calls_below(dependant: Any) -> Iterator[Any]:
+def calls_below(dependant: Any) -> Iterator[Any]:
+    """Return what FastAPI calls for a route or a dependency: itself, and all that it depends on."""
     if dependant is None:
         return
     yield dependant.call
     for one in dependant.dependencies:
-        yield from _calls_below(one)
+        yield from calls_below(one)
