@@ -118,7 +118,8 @@ class FlaskRateLimiter:
         setup_checks: check the first requests for mistakes in the configuration, and log them.
         enabled: False allows every request, for example in tests.
         store: as for RateLimiter. In a store the buckets of a decorator are named after the view
-            it decorates, those of the default limits after the application.
+            it decorates, those of the default limits after the application. The `name` of a Store
+            separates them from those of other applications.
         on_store_error: as for RateLimiter. A request that is denied because the store is
             unavailable (``"deny"``) gets a 503.
         max_keys, clock: as for RateLimiter.

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from rate_limiter import RateLimiter
+from rate_limiter.fastapi import RateLimits
 from rate_limiter.limiting import sharing
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
@@ -67,6 +70,28 @@ def test_names_are_not_reported(
     made = [make(store, name="a"), make(store, name="a"), make(store, name="b"), make(store)]
     assert len(made) == 4
     assert TEXT not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "of_route", "is_reported"),  # None: a default limit
+    [("", None, True), ("", "", True), ("", "search", False), ("shop", None, False)],
+)
+def test_two_applications_with_limits_of_routes(
+    name: str, of_route: str | None, is_reported: bool, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked() -> FastAPI:
+        app = FastAPI()
+        default = "1/hour" if of_route is None else None
+        limits = RateLimits(app, default=default, store=store, name=name, on_store_error="allow")
+        own = [] if of_route is None else [limits("1/hour", name=of_route)]
+        app.get("/", dependencies=own)(lambda: "ok")
+        TestClient(app).get("/")
+        return app
+
+    apps = [asked()]
+    assert TEXT not in caplog.text
+    apps += [asked(), asked()]
+    assert caplog.text.count(TEXT) == is_reported
 
 
 def test_others_are_not_reported(store: str, caplog: pytest.LogCaptureFixture) -> None:
