@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from rate_limiter import RateLimiter
-from rate_limiter.fastapi import RateLimits
+from rate_limiter.fastapi import RateLimit, RateLimits, Store
 from rate_limiter.limiting import sharing
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
@@ -125,3 +125,15 @@ def test_a_reload_is_not_reported(
     app.governor._refresh()
     assert app.governor.limiters() != before
     assert TEXT not in caplog.text
+
+
+def test_limits_of_routes_with_one_store_have_their_own_names(tmp_path: Path) -> None:
+    def one(name: str, of_store: str = "shop") -> Any:
+        store = Store(f"shared://{tmp_path}/routes", name=of_store)
+        return RateLimit("1/hour", name=name, store=store).limiter
+
+    upload, search = one("upload"), one("search")
+    assert [upload.allow("k"), search.allow("k"), one("upload").allow("k")] == [True, True, False]
+    assert [one("upload", "").allow("k"), one("").allow("k")] == [True, True]
+    with pytest.raises(ValueError, match="needs a name"):
+        one("", "")

@@ -84,6 +84,10 @@ class Storage:
         )
         return self._noted(made, None)
 
+    def below(self, name: str) -> Storage:
+        """Return the storage of limits with a name, which is below the name of this object."""
+        return replace(self, name=name_below(self.name, name))
+
     def named_limiter(
         self, limits: Limits, name: str, *, by_application: bool = False
     ) -> RateLimiter:
@@ -96,7 +100,7 @@ class Storage:
         """
         if self.store == MEMORY:
             return RateLimiter.in_memory(limits, self.max_keys, self.clock)
-        made = replace(self, name=name_below(self.name, name)).new_limiter(limits)
+        made = self.below(name).new_limiter(limits)
         return self._noted(made, None) if by_application else made
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
