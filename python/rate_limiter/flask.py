@@ -34,7 +34,7 @@ from rate_limiter.policy.headers import HeaderStyle
 from rate_limiter.policy.keys import BypassSpec, KeySpec, TierSpec
 from rate_limiter.policy.settling import CostAfter, Finished
 from rate_limiter.policy.storage import Storage
-from rate_limiter.stores.address import MEMORY
+from rate_limiter.stores.address import MEMORY, check_store
 
 with extra_named():
     from flask import Blueprint, Flask, has_request_context
@@ -118,7 +118,8 @@ class FlaskRateLimiter:
         setup_checks: check the first requests for mistakes in the configuration, and log them.
         enabled: False allows every request, for example in tests.
         store: as for RateLimiter. In a store the buckets of a decorator are named after the view
-            it decorates, those of the default limits after the application.
+            it decorates, those of the default limits after the application. The `name` of a Store
+            separates them from those of other applications.
         on_store_error: as for RateLimiter. A request that is denied because the store is
             unavailable (``"deny"``) gets a 503.
         max_keys, clock: as for RateLimiter.
@@ -172,7 +173,8 @@ class FlaskRateLimiter:
         left_out = ("self", "app", "key")
         self._arguments = {name: one for name, one in locals().items() if name not in left_out}
         # init_app checks the arguments that an application's configuration may override.
-        check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": None})
+        values = store if isinstance(store, Storage) else None
+        check_arguments(FlaskRateLimiter.__init__, self._arguments | {"store": values})
         self._policies = FlaskPolicies({**self._arguments, "key": key})
         self._setup_checks = setup_checks
         # Of the decorators; a view that is decorated for each request must not stay.
@@ -281,6 +283,7 @@ class FlaskRateLimiter:
     def _state(self, settings: dict[str, Any], name: str) -> State:
         if not settings["ENABLED"]:
             limits_are_off()
+        check_store(settings["STORE"], settings["ON_STORE_ERROR"])
         defaults = self._policies.of_defaults(settings, name)
         effective = {one.lower(): settings[one] for one in DECIDING}
         effective["source"] = None if defaults is None else defaults.source

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         validation_alias=_either("RATE_LIMITER_RULES", "RATE_LIMIT_RULES_PATH"),
         description="Rules file, or address of a Redis with rules.",
     )
-    rules_fallback: str | None = Field(
+    rules_fallback: Address | None = Field(
         default=None,
         validation_alias="RATE_LIMITER_RULES_FALLBACK",
         description="Rules file used if the Redis with the rules is down or has no rules.",

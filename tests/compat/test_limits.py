@@ -274,6 +274,8 @@ def test_processes_of_a_host_share_a_file(tmp_path: Path) -> None:
     for allowed in (True, True, False):
         limiter = FixedWindowRateLimiter(storage_from_string(f"shared://{tmp_path}/app"))
         assert limiter.hit(item, "a") is allowed
+    other = storage_from_string(f"shared://{tmp_path}/app", key_prefix="other")
+    assert FixedWindowRateLimiter(other).hit(item, "a")
     limiter.storage.reset()
     assert limiter.hit(item, "a")
 

@@ -81,6 +81,20 @@ def test_views_need_no_request_and_no_response(headers_enabled: bool) -> None:
     assert "parameters" not in schema["/none"]["get"]
 
 
+@pytest.mark.parametrize("middleware", [None, SlowAPIMiddleware, SlowAPIASGIMiddleware])
+def test_a_newline_that_the_router_drops_gives_no_second_count(middleware: Any) -> None:
+    limiter = by_address(default_limits=["1/minute"] if middleware else [])
+    app = application(limiter)
+    if middleware is not None:
+        app.add_middleware(middleware)
+
+    async def view(request: Request) -> str:
+        return "ok"
+
+    app.get("/login")(view if middleware else limiter.limit("1/minute")(view))
+    assert statuses(app, "/login", "/login%0A") == [200, 429]
+
+
 def test_a_response_of_the_program_keeps_its_headers_and_has_each_field_once() -> None:
     limiter = by_address(headers_enabled=True, default_limits=["9/minute"])
     app = application(limiter)

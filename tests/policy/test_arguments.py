@@ -25,7 +25,7 @@ from rate_limiter import (
     TokenBucketLimiter,
 )
 from rate_limiter.cli.main import main
-from rate_limiter.fastapi import RateLimit
+from rate_limiter.fastapi import RateLimit, Store
 from rate_limiter.flask import FlaskRateLimiter
 from rate_limiter.jwt import Jwt
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
@@ -163,11 +163,17 @@ NO_EFFECT: list[tuple[Make, dict[str, Any], str, str]] = [
     ),
     *((make, {"name": "login"}, "name", "store") for make in (plain, limiter, waiting)),
     (plain, {"rules": RULES, "name": "login"}, "name", "store"),
+    *(
+        (make, {"store": Store(REDIS, name="shop"), name: STORAGE[name]}, name, "Store")
+        for make in (plain, dependency, extension)
+        for name in ("on_store_error", "max_keys", "clock")
+    ),
     (extension, {"default_limits": "1/s", "on_store_error": "deny"}, "on_store_error", "store"),
     *(
         (make, {"store": STORE, "on_store_error": "allow", "name": "x"}, "on_store_error", "store")
         for make in (plain, dependency, limiter, waiting)
     ),
+    (extension, {"store": STORE, "on_store_error": "allow"}, "on_store_error", "store"),
     (limiter, {"store": AsyncRedisStore(REDIS), "on_store_error": "x"}, "on_store_error", "one of"),
     (
         lambda **given: RedisRateLimiter("1/s", store=REDIS, **given),

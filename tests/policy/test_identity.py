@@ -203,6 +203,8 @@ def test_bypass_by_address_is_not_fooled() -> None:
         ("key", "name", ValueError, "key must be 'ip', 'all', 'user', 'header:NAME'"),
         ("key", "header:", ValueError, "got 'header:'"),
         ("key", "ip:1", ValueError, "got 'ip:1'"),
+        ("key", "header:X Key", ValueError, "key: no header can have the name 'X Key'"),
+        ("key", ["ip", "header:Schlüssel"], ValueError, "no header can have the name"),
         ("key", [], TypeError, r"or several of them, got \[\]"),
         ("key", 5, TypeError, "got 5"),
         ("key", ["ip", 5], TypeError, "got 5"),
@@ -212,6 +214,8 @@ def test_bypass_by_address_is_not_fooled() -> None:
         ("bypass", "ip:10.0.0.0/99", ValueError, "bypass: expected an address or a network"),
         ("bypass", "header:X-Admin", ValueError, "bypass must be"),
         ("bypass", "header:X-Admin=", ValueError, "bypass must be"),
+        ("bypass", "header:X Admin=secret", ValueError, "bypass must be"),
+        ("tier", "header:X:Plan", ValueError, "tier: no header can have the name 'X:Plan'"),
         ("bypass", [5], TypeError, "got 5"),
     ],
 )

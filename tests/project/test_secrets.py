@@ -251,6 +251,7 @@ def test_long_texts_take_no_longer_than_short_ones(piece: str) -> None:
 SECRETS = {
     "RATE_LIMITER_STORE": GOOD[0],
     "RATE_LIMITER_RULES": GOOD[0],
+    "RATE_LIMITER_RULES_FALLBACK": GOOD[1],
     "RATE_LIMITER_BYPASS": f"header:X-Admin={SECRET},X-Admin={SECRET},{SECRET},ip:10.0.0.0/8",
     "RATE_LIMITER_JWT_SECRET": SECRET,
     "RATE_LIMITER_JWT_PUBLIC_KEY": f"-----BEGIN PRIVATE KEY-----\n{SECRET}",

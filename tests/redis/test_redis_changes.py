@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, StoreError
+from rate_limiter import AsyncRateLimiter, Decision, Limit, RateLimiter, StoreError, TokenBucket
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from support.fake_redis import FakeConnection, fake_redis
 from support.redis_asking import ALLOWED, is_back, limiter_on
@@ -260,10 +260,11 @@ def test_a_smaller_limit_takes_no_debt_from_a_bucket_that_it_shares(server: Redi
     assert large.peek("k").remaining < 101
 
 
-@pytest.mark.parametrize("rate", [1e-9, 1e-12])
+@pytest.mark.parametrize("rate", [1e-9, 1e-12, 1e-300])
 def test_a_rate_that_is_too_small_for_redis_is_named(rate: float) -> None:
-    with pytest.raises(
-        ValueError, match=rf"the refill_rate {rate:g} fills the capacity 5 in .*142"
-    ):
+    expected = rf"the refill_rate {rate:g} fills the capacity 5 in .*142"
+    with pytest.raises(ValueError, match=expected):
         RateLimiter(Limit(5, rate), store="redis://localhost")
+    with pytest.raises(ValueError, match=expected):
+        TokenBucket("redis://localhost", 5, rate)
     assert RateLimiter(Limit(5, rate)).allow("k")

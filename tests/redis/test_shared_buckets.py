@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from rate_limiter import RateLimiter
+from rate_limiter.fastapi import RateLimit, RateLimits, Store
 from rate_limiter.limiting import sharing
 from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.wsgi import RateLimitMiddleware as WsgiMiddleware
@@ -69,6 +72,28 @@ def test_names_are_not_reported(
     assert TEXT not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "of_route", "is_reported"),  # None: a default limit
+    [("", None, True), ("", "", True), ("", "search", False), ("shop", None, False)],
+)
+def test_two_applications_with_limits_of_routes(
+    name: str, of_route: str | None, is_reported: bool, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked() -> FastAPI:
+        app = FastAPI()
+        default = "1/hour" if of_route is None else None
+        limits = RateLimits(app, default=default, store=store, name=name, on_store_error="allow")
+        own = [] if of_route is None else [limits("1/hour", name=of_route)]
+        app.get("/", dependencies=own)(lambda: "ok")
+        TestClient(app).get("/")
+        return app
+
+    apps = [asked()]
+    assert TEXT not in caplog.text
+    apps += [asked(), asked()]
+    assert caplog.text.count(TEXT) == is_reported
+
+
 def test_others_are_not_reported(store: str, caplog: pytest.LogCaptureFixture) -> None:
     limiter = RateLimiter("1/hour", store=store)
     made = [by_limits(store), by_rules(store), by_limits("memory://"), by_limits("memory://")]
@@ -100,3 +125,15 @@ def test_a_reload_is_not_reported(
     app.governor._refresh()
     assert app.governor.limiters() != before
     assert TEXT not in caplog.text
+
+
+def test_limits_of_routes_with_one_store_have_their_own_names(tmp_path: Path) -> None:
+    def one(name: str, of_store: str = "shop") -> Any:
+        store = Store(f"shared://{tmp_path}/routes", name=of_store)
+        return RateLimit("1/hour", name=name, store=store).limiter
+
+    upload, search = one("upload"), one("search")
+    assert [upload.allow("k"), search.allow("k"), one("upload").allow("k")] == [True, True, False]
+    assert [one("upload", "").allow("k"), one("").allow("k")] == [True, True]
+    with pytest.raises(ValueError, match="needs a name"):
+        one("", "")

@@ -106,9 +106,10 @@ def test_keys_of_any_type(limiter_for: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize("refill_rate", [0, 1, 5.0])
 def test_a_capacity_of_0_denies_everything(
-    limiter_for: Callable[[Any], Any], refill_rate: float
+    limiter_for: Callable[[Any], Any], refill_rate: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     limiter = limiter_for(RateLimitConfig(capacity=0, refill_rate=refill_rate))
+    assert caplog.text == ""
     assert [limiter.allow_request("k") for _ in range(2)] == [False, False]
     assert limiter.allow_request("k", 0.001) is False
     assert limiter.get_remaining_tokens("k") == 0

@@ -3,16 +3,28 @@
 import asyncio
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, request
 from rate_limiter import RateLimitExceeded
+from rate_limiter.asgi import Store
 from rate_limiter.flask import FlaskRateLimiter
+from rate_limiter.limiting import sharing
 from support.flask_app import app_of, get, limiter_of, statuses
 from support.redis_servers import RedisServer
 
 # --- several limiters of one application -----------------------------------------------------
+
+
+@pytest.fixture(params=["redis", "shared"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a store that several applications can share."""
+    if request.param == "shared":
+        return f"shared://{tmp_path}/buckets"
+    server: RedisServer = request.getfixturevalue("server")
+    return server.url
 
 
 def two_limiters(**config: Any) -> tuple[Flask, FlaskRateLimiter, FlaskRateLimiter]:
@@ -50,6 +62,42 @@ def test_what_one_limiter_denies_takes_nothing_from_another(is_first: bool) -> N
     assert statuses(app, "/", 5, headers={"X-User": "a"}) == [200, 429, 429, 429, 429]
     codes = [get(app, headers={"X-User": str(n)}).status_code for n in range(9)]
     assert codes == [200] * 8 + [429]
+
+
+def test_the_name_of_a_store_separates_its_limits(store: str) -> None:
+    def app_named(name: str) -> Flask:
+        limiter = FlaskRateLimiter(default_limits="1/hour", store=Store(store, name=name))
+        app = app_of(limiter)
+        app.get("/default")(lambda: "ok")
+        app.add_url_rule("/decorated", view_func=limiter.limit("1/hour")(decorated))
+        return app
+
+    def decorated() -> str:
+        return "ok"
+
+    shop, blog, again = app_named("shop"), app_named("blog"), app_named("shop")
+    for path in ("/default", "/decorated"):
+        assert [get(app, path).status_code for app in (shop, blog, again)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"default_limits": "1/hour"}, {"rules": {"default": {"limits": "1/hour"}}}]
+)
+def test_applications_that_share_buckets_by_chance_are_reported(
+    limits: dict[str, Any],
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sharing, "_is_reported", False)
+    text = "without a name share their buckets"
+    named = [app_of(FlaskRateLimiter(store=Store(store, name="n"), **limits)) for _ in range(2)]
+    several = app_of(FlaskRateLimiter(store=store, **limits))
+    FlaskRateLimiter(several, store=store, **limits)
+    assert text not in caplog.text
+    other = app_of(FlaskRateLimiter(store=store, **limits))
+    assert caplog.text.count(text) == 1
+    assert [*named, several, other]
 
 
 def test_a_request_that_counts_several_times_keeps_what_ran() -> None:

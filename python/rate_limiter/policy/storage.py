@@ -84,12 +84,24 @@ class Storage:
         )
         return self._noted(made, None)
 
-    def named_limiter(self, limits: Limits, name: str) -> RateLimiter:
-        """Return a RateLimiter of another name, below the name of this object."""
+    def below(self, name: str) -> Storage:
+        """Return the storage of limits with a name, which is below the name of this object."""
+        return replace(self, name=name_below(self.name, name))
+
+    def named_limiter(
+        self, limits: Limits, name: str, *, by_application: bool = False
+    ) -> RateLimiter:
+        """Return a RateLimiter of another name, below the name of this object.
+
+        Args:
+            limits: as for RateLimiter.
+            name: its name.
+            by_application: the name is one that another application may have by chance.
+        """
         if self.store == MEMORY:
             return RateLimiter.in_memory(limits, self.max_keys, self.clock)
-        below = f"{self.name}:{name}" if self.name else name
-        return replace(self, name=below).new_limiter(limits)
+        made = self.below(name).new_limiter(limits)
+        return self._noted(made, None) if by_application else made
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         """Return the limiter of a rule. Clients keep the usage they had under `before`."""
@@ -121,7 +133,7 @@ class Storage:
         made = RedisRateLimiter(
             rule.limits,
             store=shared,
-            name=f"{self.name}:{rule.name}" if self.name else rule.name,
+            name=name_below(self.name, rule.name),
             max_keys=self.max_keys,
             clock=self.clock,
             names_limits=False,
@@ -130,18 +142,41 @@ class Storage:
 
     def _noted(self, limiter: RateLimiter, before: ActiveRule | None) -> RateLimiter:
         """Return a limiter; warn if another application has the same rule without a name."""
-        if not self.name and before is None and limiter.place is not None:
+        if not self._is_named() and before is None and limiter.place is not None:
             note_unnamed(limiter, limiter.place, limiter.limits)
         return limiter
 
+    def _is_named(self) -> bool:
+        """Return whether the user named these limits, so that sharing them is intentional."""
+        return bool(self.name)
 
-class NamedStorage(Storage):
+
+@dataclass(frozen=True)
+class ApplicationStorage(Storage):
+    """A Storage whose name ends with that of an application, which another one may have too.
+
+    Args:
+        by_user: the user gave a part of the name.
+    """
+
+    by_user: bool = False
+
+    def _is_named(self) -> bool:
+        return self.by_user
+
+
+class NamedStorage(ApplicationStorage):
     """A LimiterSource that names limiters after itself and not after their rules."""
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:
         if self.store == MEMORY:
             return RateLimiter.in_memory(rule.limits, self.max_keys, self.clock)
         return self.new_limiter(rule.limits)
+
+
+def name_below(above: str, name: str) -> str:
+    """Return a name below another one, which may be empty."""
+    return f"{above}:{name}" if above else name
 
 
 def _is_kept(before: Rule, rule: Rule) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_keys import time_to_fill_s
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.stores.redis_store import RedisStore
 
-ALMOST_EMPTY = 1e-9
-"""Tokens of a bucket with a capacity of 0, which a Limit cannot have: no request passes."""
+_LONGEST_S = 2.0**33
+"""Seconds: a bucket that takes longer to fill is refused."""
 
 _Value = TypeVar("_Value")
 
@@ -21,33 +21,18 @@ def key_of(identifier: object) -> str | bytes:
     return identifier if isinstance(identifier, (str, bytes)) else str(identifier)
 
 
-def bucket_limit(capacity: float, refill_rate: float) -> Limit:
-    """Return the limit of a bucket. A capacity of 0 denies every request that takes tokens.
-
-    Raises:
-        TypeError, ValueError: an argument is not a number, or out of range.
-    """
-    is_empty = capacity == 0 and not isinstance(capacity, bool)
-    return Limit(ALMOST_EMPTY if is_empty else capacity, refill_rate)
-
-
-def middleware_cost(limit: Limit, cost: float = 1) -> float | Callable[[Any], float]:
-    """Return the `cost` for a middleware: a callable if the bucket has a capacity of 0.
-
-    A middleware refuses a constant cost with which no request could pass.
-    """
-    return cost if limit.capacity > ALMOST_EMPTY else lambda scope: cost
-
-
 def exact_limiter(
     store: RedisStore, prefix: str, capacity: float, refill_rate: float, ttl_s: float = 0
 ) -> RedisRateLimiter:
     """Return a limiter whose keys in Redis are `prefix` and the client's key.
 
     A key stays in Redis for `ttl_s`, and until its bucket is full.
+
+    Raises:
+        TypeError, ValueError: an argument is not a number, or out of range.
     """
-    limit = bucket_limit(capacity, refill_rate)
-    ttl_s = max(ttl_s, time_to_fill_s(limit))
+    limit = Limit(capacity, refill_rate)
+    ttl_s = max(ttl_s, min(time_to_fill_s(limit), _LONGEST_S))
     return RedisRateLimiter(limit, store=store, exact_prefix=prefix, min_ttl_s=ttl_s)
 
 

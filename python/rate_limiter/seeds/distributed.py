@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rate_limiter._core import Decision, Verdict
+from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from rate_limiter.policy.request_fields import method_of, route_path
 from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable
-from rate_limiter.seeds.buckets import bucket_limit, middleware_cost
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, Receive, Scope, Send, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -55,7 +55,7 @@ class DistributedTokenBucketMiddleware:
         self.app = app
         self.capacity = capacity
         self.refill_rate = refill_rate
-        self._default = Rule(DEFAULT_RULE, (bucket_limit(capacity, refill_rate),))
+        self._default = Rule(DEFAULT_RULE, (Limit(capacity, refill_rate),))
         self._source = _rules_of_environment() if rules is None else as_source(rules)
         # By id of a redis-py client, which is kept alive, and rules.
         self._wrapped: dict[tuple[int, tuple[Rule, ...]], tuple[object, ASGIApp]] = {}
@@ -117,7 +117,7 @@ class _LoggingMiddleware(RateLimitMiddleware):
             app,
             limiter=limiter,
             key=key,
-            cost=middleware_cost(rule.limits[0], 1 if rule.cost is None else rule.cost),
+            cost=1 if rule.cost is None else rule.cost,
             denied=_plain_denial,
         )
 

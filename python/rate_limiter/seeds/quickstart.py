@@ -7,7 +7,7 @@ from functools import partial
 
 from rate_limiter._core import Decision
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.seeds.buckets import Remade, exact_limiter, key_of, middleware_cost
+from rate_limiter.seeds.buckets import Remade, exact_limiter, key_of
 from rate_limiter.stores.redis_store import RedisStore
 from rate_limiter.web.asgi_messages import ASGIApp, first_forwarded
 from rate_limiter.web.asgi_middleware import RateLimitMiddleware
@@ -87,6 +87,5 @@ class RateLimiterMiddleware(RateLimitMiddleware):
             app,
             limiter=limiter,
             key=first_forwarded,
-            cost=middleware_cost(limiter.limits[0]),
             exempt_paths=("/health",),
         )

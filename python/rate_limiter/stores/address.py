@@ -86,13 +86,14 @@ def shared_file(store: object, name: str, limits: Limits, max_keys: int = 1_000_
     return f"{path}.{digest}.{_core.SHARED_LAYOUT}-{max_keys}"
 
 
-def check_store(store: object) -> None:
-    """Check the argument `store=` without connecting.
+def check_store(store: object, on_store_error: OnStoreError = "memory") -> None:
+    """Check the argument `store=`, and `on_store_error=` beside it, without connecting.
 
     Raises:
-        TypeError, ValueError: `store` is no valid store; the message says why.
+        TypeError, ValueError: `store` is no valid store, or a RedisStore with another
+            `on_store_error`; the message says why.
     """
     if is_shared(store):
         shared_file(store, "", "1/second")
     elif store != MEMORY:
-        redis_store(store, "memory")
+        redis_store(store, on_store_error)

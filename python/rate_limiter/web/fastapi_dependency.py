@@ -173,7 +173,9 @@ class RateLimit:
         if limiter is None:  # headers show the name with any store
             checked_text("name", arguments.pop("name"))
         check_arguments(RateLimit.__init__, arguments)
-        storage = Storage.of(arguments | {"name": "" if store == MEMORY else name})
+        storage = Storage.of(arguments | {"name": ""})
+        if name and storage.store != MEMORY:
+            storage = storage.below(name)
         if storage.store != MEMORY and not storage.name:
             raise ValueError(
                 "with a shared store, a RateLimit needs a name, which identifies its buckets in "

@@ -309,7 +309,9 @@ class RateLimits:
         known = self._limiters.get((name, several))
         if known is None:
             storage = Storage.of({**limit.given, "name": self._options["name"]})
-            known = self._limiters[name, several] = storage.named_limiter(several, name)
+            chosen = bool(limit.name) and limit is not self._default
+            known = storage.named_limiter(several, name, by_application=not chosen)
+            self._limiters[name, several] = known
         return known
 
     def exempts(self, place: Place) -> bool:

@@ -90,7 +90,7 @@ class Storage:
     Args:
         uri: an address, see this module.
         wrap_exceptions: accepted, and always so: errors of a Redis are a StorageError.
-        key_prefix: prefix of the keys in Redis.
+        key_prefix: prefix of the keys in Redis; in shared memory it separates counts, too.
         on_store_error: while a Redis is unavailable: ``"memory"`` (the same limits in this
             process), ``"allow"``, ``"deny"`` or ``"raise"`` (StorageError).
         count_denied: whether denied requests count too, as in the fixed windows of `limits`.
@@ -120,6 +120,7 @@ class Storage:
     ) -> None:
         self.uri: str = _address(uri or self.DEFAULT_URI, options)
         self.clock, self.max_keys, self.count_denied = clock, max_keys, count_denied
+        self._name = "" if key_prefix == PREFIX else key_prefix  # in shared memory
         self.redis: RedisStore | None = None
         # By a limit with such windows. Counters hold these.
         self._limiters: WeakValueDictionary[Limit, RateLimiter] = WeakValueDictionary()
@@ -159,7 +160,9 @@ class Storage:
             return RedisRateLimiter(limit, store=self.redis, max_keys=self.max_keys)
         if self.uri == MEMORY:
             return RateLimiter.in_memory(limit, self.max_keys, self.clock)
-        return RateLimiter(limit, store=self.uri, max_keys=self.max_keys, clock=self.clock)
+        return RateLimiter(
+            limit, store=self.uri, name=self._name, max_keys=self.max_keys, clock=self.clock
+        )
 
     def check(self) -> bool:
         """Return True if the storage answers."""

@@ -332,7 +332,9 @@ class Limiter:
         if self._is_free(limits):
             return
         name = limits.name if limits is not None else name_of(view) if view is not None else ""
-        endpoint = request.scope["path"] if self._key_style == "url" else name
+        # Starlette routes "/login" and a newline to "/login", so they share their buckets.
+        path = request.scope["path"].removesuffix("\n")
+        endpoint = path if self._key_style == "url" else name
         is_limited = limits is not None and limits.is_limited
         if fallback:
             chosen = [] if in_middleware and is_limited else _all(self._in_memory_fallback, request)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rate_limiter.limit import check_cost
-from rate_limiter.seeds.buckets import bucket_limit
+from rate_limiter.limit import Limit, check_cost
 
 
 @dataclass
@@ -27,7 +26,7 @@ class RateLimitConfig:
     tokens_per_request: float = 1.0
 
     def __post_init__(self) -> None:
-        limit = bucket_limit(self.capacity, self.refill_rate)
+        limit = Limit(self.capacity, self.refill_rate)
         try:
             check_cost(self.tokens_per_request, (limit,) if self.capacity else ())
         except (TypeError, ValueError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rate_limiter._core import Decision
+from rate_limiter.limit import Limit
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
-from rate_limiter.seeds.buckets import bucket_limit, key_of
+from rate_limiter.seeds.buckets import key_of
 from rate_limiter.seeds.pluggable.memory_store import InMemoryStore
 from rate_limiter.stores.redis_store import RedisStore
 
@@ -14,7 +15,7 @@ class MemoryBucket:
 
     def __init__(self, store: InMemoryStore, capacity: float, refill_rate: float) -> None:
         self._store = store
-        self._engine = store.engine(bucket_limit(capacity, refill_rate))
+        self._engine = store.engine(Limit(capacity, refill_rate))
 
     def take(self, key: str, cost: float) -> bool:
         """Take `cost` tokens; return True if the request is allowed."""
@@ -41,7 +42,7 @@ class RedisBucket:
     """Buckets of a RedisStore."""
 
     def __init__(self, store: RedisStore, capacity: float, refill_rate: float) -> None:
-        limit = bucket_limit(capacity, refill_rate)
+        limit = Limit(capacity, refill_rate)
         store.register(limit)
         self._engine = RedisRateLimiter(limit, store=store, exact_prefix=f"{store.prefix}:")
 
