@@ -30,6 +30,18 @@ settings.register_profile("thorough", **patient, max_examples=5_000, print_blob=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+# Started first, so that no other process waits for one of these at the end.
+LONG_FILES = (
+    *("project/test_snippets.py", "project/test_instructions.py", "project/test_differential.py"),
+    *("project/test_gunicorn.py", "project/test_web_benchmark.py", "redis/test_chaos.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, for .ci/pytest."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported by now out of garbage collections, which many tests ask for."""
     gc.collect()
