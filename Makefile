@@ -132,12 +132,14 @@ C_TIMEOUT := $(if $(shell command -v timeout),timeout 600)
 C_LIBRARIES = $(shell pkg-config --libs hiredis openssl) -lm
 C_CORE := $(wildcard csrc/engine/*.c csrc/http/*.c csrc/redis/*.c)
 C_BINDING := $(wildcard csrc/python/*.c csrc/python/redis/*.c)
-C_TESTS := $(basename $(notdir $(wildcard tests/c/*/test_*.c)))
 C_SUPPORT := $(wildcard tests/c/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/*/*/*.h tests/c/*.h)
 C_FORMATTED := $(C_CORE) $(C_BINDING) $(C_HEADERS) $(C_SUPPORT) $(wildcard tests/c/*/*.c tests/fuzz/*.c)
 
-passed_in = $(foreach variant,$(1),$(C_TESTS:%=build/c/$(variant)/%.passed))
+# Only engine/line.h has a version without SIMD, and only the engine includes it.
+core_in = $(if $(filter %-nosimd,$(1)),$(filter csrc/engine/%,$(C_CORE)),$(C_CORE))
+tests_in = $(basename $(notdir $(wildcard tests/c/$(if $(filter %-nosimd,$(1)),engine,*)/test_*.c)))
+passed_in = $(foreach variant,$(1),$(patsubst %,build/c/$(variant)/%.passed,$(call tests_in,$(variant))))
 
 .PHONY: c-test c-sanitize test-packages
 c-test: build/c/gcc/binding.o build/c/clang/binding.o $(call passed_in,$(C_VARIANTS)) ## C tests with gcc and clang
@@ -148,7 +150,7 @@ c-sanitize: $(call passed_in,$(C_SANITIZERS)) ## C tests under ASan+UBSan, TSan,
 # Two targets at a time, each for so long: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
-FUZZ_FLAGS := $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -DRL_LOCK_NAPS=1u -Wl,--wrap=getaddrinfo,--wrap=connect
+FUZZ_COMPILE = clang $(C_FLAGS) -O1 $(ASAN) -fsanitize=fuzzer -DRL_LOCK_NAPS=1u
 
 .PHONY: fuzz
 fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses, shared files and what a server sends (FUZZ_SECONDS=30)
@@ -159,9 +161,13 @@ fuzz: $(FUZZ_TARGETS:%=build/fuzz/%) ## libFuzzer on addresses, shared files and
 			>build/fuzz/$$0.log 2>&1 || { tail -n 40 build/fuzz/$$0.log; exit 1; }; \
 		echo "$$0: $$(grep -o "Done .*" build/fuzz/$$0.log)"'
 
-build/fuzz/%: tests/fuzz/%.c tests/fuzz/no_network.c $(C_CORE) $(C_HEADERS) Makefile | test-packages
-	@mkdir -p $(@D)
-	@clang $(FUZZ_FLAGS) -o $@ $< tests/fuzz/no_network.c $(C_CORE) $(C_LIBRARIES)
+build/fuzz/%: tests/fuzz/%.c build/fuzz/core/core.a
+	@$(FUZZ_COMPILE) -Wl,--wrap=getaddrinfo,--wrap=connect -o $@ $^ $(C_LIBRARIES)
+
+build/fuzz/core/core.a: $(C_CORE) tests/fuzz/no_network.c $(C_HEADERS) Makefile | test-packages
+	@rm -rf $(@D) && mkdir -p $(@D)/objects
+	@cd $(@D)/objects && $(FUZZ_COMPILE) -I$(UP)csrc -c $(addprefix $(UP),$(C_CORE) tests/fuzz/no_network.c)
+	@ar rcs $@ $(@D)/objects/*.o
 
 # --- The binding under ASan+UBSan ------------------------------------------------------------
 
@@ -197,7 +203,8 @@ UP := ../../../../
 # The core is built with a hook that lets tests make allocations fail.
 build/c/%/core.a: $(C_CORE) $(C_SUPPORT) $(C_HEADERS) Makefile | test-packages
 	@rm -rf $(@D)/objects && mkdir -p $(@D)/objects
-	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c $(addprefix $(UP),$(C_CORE) $(C_SUPPORT))
+	@cd $(@D)/objects && $(C_COMPILE) -I$(UP)csrc -DRL_TEST_ALLOC -c \
+		$(addprefix $(UP),$(call core_in,$*) $(C_SUPPORT))
 	@rm -f $@ && ar rcs $@ $(@D)/objects/*.o
 
 build/c/%.bin: $$(wildcard tests/c/*/$$(*F).c) $$(@D)/core.a

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import subprocess
@@ -27,6 +28,24 @@ patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("steady", **patient, derandomize=True, max_examples=100)
 settings.register_profile("thorough", **patient, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+# Started first, so that no other process waits for one of these at the end.
+LONG_FILES = (
+    *("project/test_snippets.py", "project/test_instructions.py", "project/test_differential.py"),
+    *("project/test_gunicorn.py", "project/test_web_benchmark.py", "redis/test_chaos.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, for .ci/pytest."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of garbage collections, which many tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

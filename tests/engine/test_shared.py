@@ -27,6 +27,7 @@ from rate_limiter.middleware import RateLimitMiddleware
 from rate_limiter.stores.address import SHARED, shared_file
 from support.redis_servers import wait_until
 from support.servers import serve
+from support.spawned import count_admitted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory needs Linux")
 
@@ -52,20 +53,13 @@ def test_limiters_of_one_store_are_one(store: str) -> None:
     assert not RateLimiter("5/hour", store=store, max_keys=100).allow("k")  # it stays
 
 
-def _hits(store: str, text: str, begin: Any, admitted: Any) -> None:
-    limiter = RateLimiter(text, store=store, max_keys=100)
-    begin.wait()
-    count = sum(limiter.allow("k") for _ in range(5000))
-    with admitted.get_lock():
-        admitted.value += count
-
-
 @pytest.mark.parametrize("text", ["1234/day; burst=1234", "1234/day; window=fixed"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_admit_what_one_would(store: str, text: str, method: str) -> None:
     context = multiprocessing.get_context(method)
     begin, admitted = context.Barrier(4), context.Value("i", 0)
-    workers = [context.Process(target=_hits, args=(store, text, begin, admitted)) for _ in range(4)]
+    arguments = (text, 5000, {"store": store, "max_keys": 100}, begin, admitted)
+    workers = [context.Process(target=count_admitted, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:

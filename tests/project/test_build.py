@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.quick_compiler import quick_compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ def build(sources: Path, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(sources / "lib")],
         cwd=sources,
-        env=os.environ | environment,
+        env=os.environ | quick_compiler(sources) | environment,
         capture_output=True,
         text=True,
         timeout=280,

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from rate_limiter import RateLimiter
 from rate_limiter.settings import Settings
+from support.quick_compiler import quick_compiler
 from support.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -274,7 +275,7 @@ def test_the_wheel_is_built_from_what_is_copied(tmp_path: Path) -> None:
     words = shlex.split(line.replace("/wheels", str(tmp_path / "wheels")))
     # Isolated, pip would download setuptools.
     command = [sys.executable, "-m", *words, "--no-build-isolation", "--quiet"]
-    run(*command, cwd=tmp_path / "source")
+    run(*command, cwd=tmp_path / "source", env=os.environ | quick_compiler(tmp_path))
     (wheel,) = (tmp_path / "wheels").glob("rate_limiter_c-*.whl")
     unpacked = tmp_path / "unpacked"
     run(sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", unpacked, wheel)

@@ -94,6 +94,23 @@ def test_only_the_redis_folder_includes_hiredis_and_openssl() -> None:
             assert not re.search(r"#\s*include\s+<(hiredis|openssl)", file.read_text("utf-8")), file
 
 
+def includes_of(file: Path, seen: set[Path]) -> set[Path]:
+    """Return the headers of this project that a file includes, directly or not, and the file."""
+    if file not in seen:
+        seen.add(file)
+        for name in re.findall(r'#\s*include\s+"([^"]+)"', file.read_text("utf-8")):
+            includes_of(C / name, seen)
+    return seen
+
+
+def test_only_the_engine_has_a_version_without_simd() -> None:
+    """In the variants without SIMD, the Makefile compiles and tests the engine alone."""
+    has_two = {file for file in C.rglob("*.[ch]") if "RL_NO_SIMD" in file.read_text("utf-8")}
+    assert has_two == {C / "engine/line.h"}
+    users = {file for file in C.rglob("*.c") if has_two & includes_of(file, set())}
+    assert {file.parent.name for file in users} <= {"engine", "python"}, users
+
+
 # --- Python ---
 
 

@@ -19,6 +19,7 @@ from rate_limiter import AsyncRateLimiter, Limit, RateLimiter, StoreError
 from rate_limiter.cli.main import main
 from rate_limiter.limiting.redis_limiter import RedisRateLimiter
 from support.redis_servers import RedisServer
+from support.spawned import count_admitted
 
 DAY_S = 86400
 
@@ -155,22 +156,13 @@ def test_a_count_set_by_hand(server: RedisServer, client: redis.Redis) -> None:
     assert not sliding.hit("k")
 
 
-def _hits(address: str, limit: Limit, begin: Any, admitted: Any) -> None:
-    limiter = RateLimiter(limit, store=address, on_store_error="raise")
-    begin.wait()
-    count = sum(limiter.allow("k") for _ in range(100))
-    with admitted.get_lock():
-        admitted.value += count
-
-
 @pytest.mark.parametrize("make", [Limit.fixed_window, Limit.sliding_window])
 def test_processes_admit_the_count(server: RedisServer, make: Callable[[int, int], Limit]) -> None:
     context = multiprocessing.get_context("spawn")
     begin, admitted = context.Barrier(4), context.Value("i", 0)
-    workers = [
-        context.Process(target=_hits, args=(server.url, make(123, 30 * DAY_S), begin, admitted))
-        for _ in range(4)
-    ]
+    options = {"store": server.url, "on_store_error": "raise"}
+    arguments = (make(123, 30 * DAY_S), 100, options, begin, admitted)
+    workers = [context.Process(target=count_admitted, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:

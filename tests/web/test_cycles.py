@@ -43,14 +43,13 @@ def collected(step: Callable[[], object]) -> float:
     """Return how many objects a call leaves in cycles, on average."""
     for _ in range(WARM_UP):
         step()
+    gc.collect()
     gc.disable()
-    gc.freeze()  # existing objects do not count
     try:
         for _ in range(REQUESTS):
             step()
         return gc.collect() / REQUESTS
     finally:
-        gc.unfreeze()
         gc.enable()
 
 
