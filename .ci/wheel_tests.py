@@ -43,8 +43,8 @@ SUITE = ("tests", "--ignore=tests/project")
 # It compiles a library that makes allocations fail.
 COMPILES = "tests/engine/test_allocation.py::test_core_without_memory"
 # All that the tests start. There is no compiler and no pkg-config among them.
-PROGRAMS = ("bash", "cat", "env", "getconf", "grep", "mktemp", "openssl", "redis-server")
-PROGRAMS += ("rm", "sh", "sleep", "tee")
+PROGRAMS: tuple[str, ...] = ("openssl", "redis-server", "bash", "cat", "env", "getconf", "grep")
+PROGRAMS += ("mktemp", "rm", "sh", "sleep", "tee")
 PROGRAM = """
 import sys
 from rate_limiter import Limit, RateLimiter, StoreError
@@ -163,7 +163,7 @@ def try_wheel(python: Python, target: Target, wheel: Path, *, suite: bool) -> st
     return try_native(python, wheel, suite=suite)
 
 
-def test_wheels(built: list[Built], *, suite: bool = False) -> int:
+def test_wheels(built: list[Built], *, suite: bool) -> int:
     """Try each wheel as far as this machine can; return the exit status.
 
     Args:
