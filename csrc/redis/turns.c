@@ -36,7 +36,7 @@ static void waiter_remove(rl_turns *turns, rl_turn_waiter *waiter)
     *(waiter->next != NULL ? &waiter->next->previous : &turns->last) = waiter->previous;
 }
 
-/* Each waiter has a lock of its own, so that those who wake up do not wait for one another. */
+/* Each waiter has its own lock, so that threads which wake up together do not compete for one. */
 static void waiter_sleep(rl_turn_waiter *waiter, int64_t until_ns)
 {
     pthread_mutex_lock(&waiter->lock);
