@@ -35,8 +35,7 @@ demo-arguments:
 		print "PORT=\047" port "\047 is not a port: expected a number from 1 to 65535"; exit 1 } }' >&2
 
 test: test-packages ## lint, C tests, sanitizers, Python tests
-	@$(MAKE) --no-print-directory -j$(JOBS) c-test c-sanitize lint
-	@$(MAKE) --no-print-directory fuzz fuzz-binding
+	@$(MAKE) --no-print-directory -j$(JOBS) lint fuzz fuzz-binding c-test c-sanitize
 	@$(MAKE) --no-print-directory pytest
 
 test-all: $(VENV)/check.stamp ## Python tests on every CPython from 3.10 found here (OTHERS=1: except this one)
