@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,12 +39,22 @@ HEADERS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def freeze_imports_again() -> Iterator[None]:
+    """Free what `collected` has frozen, and leave what is imported frozen, as tests/conftest.py."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def collected(step: Callable[[], object]) -> float:
     """Return how many objects a call leaves in cycles, on average."""
     for _ in range(WARM_UP):
         step()
     gc.collect()
     gc.disable()
+    gc.freeze()  # existing objects do not count
     try:
         for _ in range(REQUESTS):
             step()
