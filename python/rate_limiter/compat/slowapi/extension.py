@@ -349,8 +349,9 @@ class Limiter:
             state[_COMPLETE] = (*state.get(_COMPLETE, ()), self)
 
     def _is_free(self, limits: ViewLimits | None) -> bool:
-        is_exempt = limits is not None and limits.is_exempt
-        return not self.enabled or is_exempt or any(each() for each in self._request_filters)
+        if not self.enabled or (limits is not None and limits.is_exempt):
+            return True
+        return bool(self._request_filters) and any(each() for each in self._request_filters)
 
     def _view_limits(self, limits: ViewLimits | None, request: Request) -> list[Limit]:
         """Return the limits of a view, and the default limits if none of them overrides those."""
@@ -418,16 +419,20 @@ class Limiter:
         stats: WindowStats | None = getattr(current_limit, "stats", None)
         if stats is None:  # made by the program
             stats = self._limiter.get_window_stats(item, *identifiers)
-        limit, remaining, reset, retry_after = self._header_names
-        reset_at = 1 + stats.reset_time
-        retry_at = max(reset_at, _retry_time(headers.get("Retry-After")))
+        names = limit, remaining, reset, retry_after = self._header_names
+        retry_at = reset_at = 1 + stats.reset_time
+        kept = []
+        for name, value in headers.raw:
+            if name == b"retry-after":
+                retry_at = max(retry_at, _retry_time(value.decode("latin-1")))
+            if name not in names:
+                kept.append((name, value))
         if self._retry_after == "http-date":
             retry_text = formatdate(retry_at, usegmt=True)
         else:
             retry_text = str(int(retry_at - time.time()))
-        raw = headers.raw
-        raw[:] = [field for field in raw if field[0] not in self._header_names]
-        raw += [
+        headers.raw[:] = [
+            *kept,
             (limit, b"%d" % item.amount),
             (remaining, b"%d" % stats.remaining),
             (reset, b"%d" % reset_at),
@@ -446,10 +451,8 @@ def _one_of(name: str, value: str, *words: str) -> str:
     return value
 
 
-def _retry_time(value: str | None) -> float:
-    """Return the time of a Retry-After that a response has already; 0 for none or a wrong one."""
-    if value is None:
-        return 0
+def _retry_time(value: str) -> float:
+    """Return the time of a Retry-After that a response has already; 0 for a wrong one."""
     try:
         return time.time() + int(value)
     except ValueError:
