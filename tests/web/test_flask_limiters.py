@@ -11,7 +11,6 @@ from flask import Flask, request
 from rate_limiter import RateLimitExceeded
 from rate_limiter.asgi import Store
 from rate_limiter.flask import FlaskRateLimiter
-from rate_limiter.limiting import sharing
 from support.flask_app import app_of, get, limiter_of, statuses
 from support.redis_servers import RedisServer
 
@@ -78,26 +77,6 @@ def test_the_name_of_a_store_separates_its_limits(store: str) -> None:
     shop, blog, again = app_named("shop"), app_named("blog"), app_named("shop")
     for path in ("/default", "/decorated"):
         assert [get(app, path).status_code for app in (shop, blog, again)] == [200, 200, 429]
-
-
-@pytest.mark.parametrize(
-    "limits", [{"default_limits": "1/hour"}, {"rules": {"default": {"limits": "1/hour"}}}]
-)
-def test_applications_that_share_buckets_by_chance_are_reported(
-    limits: dict[str, Any],
-    store: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(sharing, "_is_reported", False)
-    text = "without a name share their buckets"
-    named = [app_of(FlaskRateLimiter(store=Store(store, name="n"), **limits)) for _ in range(2)]
-    several = app_of(FlaskRateLimiter(store=store, **limits))
-    FlaskRateLimiter(several, store=store, **limits)
-    assert text not in caplog.text
-    other = app_of(FlaskRateLimiter(store=store, **limits))
-    assert caplog.text.count(text) == 1
-    assert [*named, several, other]
 
 
 def test_a_request_that_counts_several_times_keeps_what_ran() -> None:

@@ -142,30 +142,12 @@ class Storage:
 
     def _noted(self, limiter: RateLimiter, before: ActiveRule | None) -> RateLimiter:
         """Return a limiter; warn if another application has the same rule without a name."""
-        if not self._is_named() and before is None and limiter.place is not None:
+        if not self.name and before is None and limiter.place is not None:
             note_unnamed(limiter, limiter.place, limiter.limits)
         return limiter
 
-    def _is_named(self) -> bool:
-        """Return whether the user named these limits, so that sharing them is intentional."""
-        return bool(self.name)
 
-
-@dataclass(frozen=True)
-class ApplicationStorage(Storage):
-    """A Storage whose name ends with that of an application, which another one may have too.
-
-    Args:
-        by_user: the user gave a part of the name.
-    """
-
-    by_user: bool = False
-
-    def _is_named(self) -> bool:
-        return self.by_user
-
-
-class NamedStorage(ApplicationStorage):
+class NamedStorage(Storage):
     """A LimiterSource that names limiters after itself and not after their rules."""
 
     def limiter(self, rule: Rule, before: ActiveRule | None) -> RateLimiter:

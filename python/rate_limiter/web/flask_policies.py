@@ -26,7 +26,7 @@ from rate_limiter.policy.rule_sources import RuleSource, as_source
 from rate_limiter.policy.rules import Rule, RuleTable, rules_of_limits
 from rate_limiter.policy.settling import CostAfter
 from rate_limiter.policy.setup_checks import SetupChecks
-from rate_limiter.policy.storage import ApplicationStorage, NamedStorage, Storage, name_below
+from rate_limiter.policy.storage import NamedStorage, Storage, name_below
 from rate_limiter.stores.address import MEMORY
 from rate_limiter.web.flask_request import FlaskFramework
 
@@ -80,7 +80,7 @@ class FlaskPolicies:
         rule = "; ".join(map(str, several)) if dynamic is None else dynamic.name
         return Policy(
             RuleSource(RuleTable([Rule(rule, several, dynamic=dynamic)])),
-            self._storage(NamedStorage, settings, name or "", by_user=True),
+            self._storage(NamedStorage, settings, name or ""),
             self._identities,
             key=self._key if key is None else _without_scope(key, "key"),
             bypass=self._bypass,
@@ -107,12 +107,7 @@ class FlaskPolicies:
         dimension = self._dimension(lambda rule: "" if plain else rule.name)
         return Policy(
             source,
-            self._storage(
-                NamedStorage if plain else ApplicationStorage,
-                settings,
-                name,
-                by_user=bool(self._name),
-            ),
+            self._storage(NamedStorage if plain else Storage, settings, name),
             self._identities,
             key=self._key,
             tier=self._tier,
@@ -140,18 +135,10 @@ class FlaskPolicies:
             shares_key=self._shares_key,
         )
 
-    def _storage(
-        self,
-        kind: type[ApplicationStorage],
-        settings: Mapping[str, Any],
-        name: str,
-        *,
-        by_user: bool,
-    ) -> Storage:
+    def _storage(self, kind: type[Storage], settings: Mapping[str, Any], name: str) -> Storage:
         return kind(
             store=settings["STORE"],
             name=name_below(self._name, name),
-            by_user=by_user,
             on_store_error=settings["ON_STORE_ERROR"],
             max_keys=settings["MAX_KEYS"],
             clock=settings["CLOCK"],
