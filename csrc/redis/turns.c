@@ -2,9 +2,8 @@
 
 #include "redis/condition.h"
 
-/* A thread that waits for a turn. It is on that thread's stack. */
+/* A thread that waits for a turn. It is on that thread's stack; the lock of the turns guards it. */
 struct rl_turn_waiter {
-    pthread_mutex_t lock; /* guards `begins` */
     pthread_cond_t wake;
     bool begins;
     rl_turn_waiter *previous, *next;
@@ -36,53 +35,34 @@ static void waiter_remove(rl_turns *turns, rl_turn_waiter *waiter)
     *(waiter->next != NULL ? &waiter->next->previous : &turns->last) = waiter->previous;
 }
 
-/* Each waiter has its own lock, so that threads which wake up together do not compete for one. */
-static void waiter_sleep(rl_turn_waiter *waiter, int64_t until_ns)
+/* Sleep until a turn is passed on. The caller holds the lock, which is released during the sleep.
+ * Return false after the time, without a turn. */
+static bool turns_wait(rl_turns *turns, int64_t most_ns)
 {
-    pthread_mutex_lock(&waiter->lock);
-    while (!waiter->begins && rl_now_ns() < until_ns) {
-        rl_condition_wait(&waiter->wake, &waiter->lock, until_ns);
+    int64_t until_ns = rl_now_ns() + most_ns;
+    rl_turn_waiter waiter = {.begins = false};
+    rl_condition_init(&waiter.wake);
+    waiter_add(turns, &waiter);
+    while (!waiter.begins && rl_now_ns() < until_ns) {
+        rl_condition_wait(&waiter.wake, &turns->lock, until_ns);
     }
-    pthread_mutex_unlock(&waiter->lock);
-}
-
-static void waiter_wake(rl_turn_waiter *waiter)
-{
-    pthread_mutex_lock(&waiter->lock);
-    waiter->begins = true;
-    pthread_cond_signal(&waiter->wake);
-    pthread_mutex_unlock(&waiter->lock);
-}
-
-/* Sleep until a turn is passed on. Return false after the time, without a turn. */
-static bool turns_wait(rl_turns *turns, rl_turn_waiter *waiter, int64_t most_ns)
-{
-    waiter_sleep(waiter, rl_now_ns() + most_ns);
-    pthread_mutex_lock(&turns->lock);
-    if (!waiter->begins) {
-        waiter_remove(turns, waiter);
+    if (!waiter.begins) {
+        waiter_remove(turns, &waiter);
     }
-    pthread_mutex_unlock(&turns->lock);
-    return waiter->begins;
+    pthread_cond_destroy(&waiter.wake);
+    return waiter.begins;
 }
 
 bool rl_turns_begin(rl_turns *turns, int64_t most_ns)
 {
-    rl_turn_waiter waiter = {.begins = false};
     pthread_mutex_lock(&turns->lock);
     bool begins = turns->n < RL_TURNS_MAX;
-    turns->n += begins;
-    if (!begins) {
-        pthread_mutex_init(&waiter.lock, NULL);
-        rl_condition_init(&waiter.wake);
-        waiter_add(turns, &waiter);
+    if (begins) {
+        turns->n++;
+    } else {
+        begins = turns_wait(turns, most_ns);
     }
     pthread_mutex_unlock(&turns->lock);
-    if (!begins) {
-        begins = turns_wait(turns, &waiter, most_ns);
-        pthread_cond_destroy(&waiter.wake);
-        pthread_mutex_destroy(&waiter.lock);
-    }
     return begins;
 }
 
@@ -92,7 +72,8 @@ void rl_turns_end(rl_turns *turns)
     rl_turn_waiter *next = turns->first; /* gets this turn */
     if (next != NULL) {
         waiter_remove(turns, next);
-        waiter_wake(next);
+        next->begins = true;
+        pthread_cond_signal(&next->wake);
     } else {
         turns->n--;
     }

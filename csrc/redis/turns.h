@@ -1,16 +1,16 @@
 /* redis/turns.h -- a few threads at once wait for the GIL; the others sleep until it is their turn.
  *
  * CPython wakes each thread that waits for the GIL every 5 ms. With 50 threads these wake-ups, and
- * the fights for the GIL's mutex that follow, made three of four futex calls of a decision. So a
+ * the contention for the GIL's mutex that follows, are three of four futex calls of a decision. So a
  * thread that has its answer takes a turn before it takes the GIL:
  *
  *     answer ── begin ── take the GIL ── end ── Python
  *                 │                        │
  *                 └─ sleep, if RL_TURNS_MAX threads are between these
  *
- * There is more than one turn, or a thread that computes without a pause would get the GIL for 5 ms
- * after each of them. A turn that never ends, because its thread was stopped while the interpreter
- * shuts down, only delays others. */
+ * With a single turn, a thread that computes without a pause would get the GIL for 5 ms after each
+ * one, so there are several. A turn that never ends, because its thread was stopped while the
+ * interpreter shuts down, only delays others. */
 #ifndef RL_REDIS_TURNS_H
 #define RL_REDIS_TURNS_H
 

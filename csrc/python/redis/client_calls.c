@@ -1,7 +1,7 @@
 /* client_calls.c -- the calls of a RedisClient: commands and decisions, for which a thread waits. */
 #include "python/redis/client_calls.h"
 
-/* A waiting thread checks for signals at this interval, and waits no longer for its turn. */
+/* A waiting thread checks for signals at this interval; this is also the longest wait for a turn. */
 #define SLICE_NS INT64_C(50000000)
 #define COMMAND_ARGUMENTS_MAX 1024
 #ifdef Py_GIL_DISABLED
