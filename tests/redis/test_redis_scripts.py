@@ -285,6 +285,8 @@ STATES = {
     "of this minute": f"{NOW_US // 60_000_000}/3/0",
     "of the last minute": f"{NOW_US // 60_000_000 - 1}/3/0",
     "of the next minute": f"{NOW_US // 60_000_000 + 1}/3/0",
+    "above the count": f"{NOW_US}/7/0",
+    "of this minute, above the count": f"{NOW_US // 60_000_000}/7/0",
     "empty": f"{NOW_US}/0/0",
     "by hand": f"{NOW_US}/9007199254740993/0",
     "blocked": f"{NOW_US}/3/0!{NOW_US + 5_000_000}",

@@ -1,8 +1,8 @@
 -- take_window.lua -- fast path of take.lua for one fixed window; it goes before bucket.lua.
 --
--- For one fixed window of a length in seconds, a cost of 1 up to the count of the window and a
--- string that another request wrote, this replies as take.lua would, in a quarter of the time. All
--- other cases fall through to take.lua, with nothing written. See bucket.lua for KEYS, ARGV and the
+-- For one fixed window of a length in seconds, a cost of 1 up to the count of the window, and a string
+-- that is missing or was written by another request, this replies as take.lua would, in a quarter of
+-- the time. All other cases fall through to take.lua, with nothing written. See bucket.lua for KEYS, ARGV and the
 -- reply, and window.lua for the string and the rest of the reply.
 
 local scale, cap, cost = ARGV[1], ARGV[3] + 0, ARGV[4] + 0
@@ -37,4 +37,3 @@ if #KEYS == 1 and length_us and cost > 0 and cost <= cap and not ARGV[6] then
     return {1, count, 0, left_us}
   end
 end
-
