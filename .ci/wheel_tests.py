@@ -43,8 +43,20 @@ SUITE = ("tests", "--ignore=tests/project")
 # It compiles a library that makes allocations fail.
 COMPILES = "tests/engine/test_allocation.py::test_core_without_memory"
 # All that the tests start. There is no compiler and no pkg-config among them.
-PROGRAMS: tuple[str, ...] = ("openssl", "redis-server", "bash", "cat", "env", "getconf", "grep")
-PROGRAMS += ("mktemp", "rm", "sh", "sleep", "tee")
+PROGRAMS = (
+    "openssl",
+    "redis-server",
+    "bash",
+    "cat",
+    "env",
+    "getconf",
+    "grep",
+    "mktemp",
+    "rm",
+    "sh",
+    "sleep",
+    "tee",
+)
 PROGRAM = """
 import sys
 from rate_limiter import Limit, RateLimiter, StoreError

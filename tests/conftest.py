@@ -30,10 +30,14 @@ settings.register_profile("thorough", **patient, max_examples=5_000, print_blob=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
-# Started first, so that no other process waits for one of these at the end.
+# These run first, so that no process is still busy with one of them when the others have ended.
 LONG_FILES = (
-    *("project/test_snippets.py", "project/test_instructions.py", "project/test_differential.py"),
-    *("project/test_gunicorn.py", "project/test_web_benchmark.py", "redis/test_chaos.py"),
+    "project/test_snippets.py",
+    "project/test_instructions.py",
+    "project/test_differential.py",
+    "project/test_gunicorn.py",
+    "project/test_web_benchmark.py",
+    "redis/test_chaos.py",
 )
 
 
