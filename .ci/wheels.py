@@ -2,7 +2,8 @@
 
 For each version there are wheels for manylinux and musllinux, x86-64 and aarch64, with hiredis and
 OpenSSL inside. zig compiles them all on this machine. They are in build/wheelhouse. `ONLY=3.13t`
-compiles a free-threaded CPython first if the machine has none.
+compiles a free-threaded CPython first if the machine has none. `SUITE=1` tries the wheels with all
+Python tests that can run without a compiler.
 """
 
 from __future__ import annotations

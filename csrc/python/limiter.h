@@ -144,8 +144,8 @@ int limiter_decide(limiter_object *self, PyObject *key, PyObject *cost, bool *al
                    rl_decision *out, rl_decision *each);
 
 /* Give back what limiter_decide() took for a key, a number for each limit, and wake who waits for
- * it. No memory is needed,
- * except for a key with lone surrogates. 0, or -1 with an exception set and nothing given back. */
+ * it. No memory is needed, except for a key with lone surrogates. 0, or -1 with an exception set and
+ * nothing given back. */
 int limiter_give_back(limiter_object *self, PyObject *key, const double *tokens);
 
 #endif
