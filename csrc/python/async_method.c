@@ -309,6 +309,14 @@ static bool async_call_begin(PyObject *self, PyObject **args)
     return true;
 }
 
+/* Replace a StopIteration that is set, which would end the await with a value. */
+static void async_call_hide_stop(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+    }
+}
+
 static PySendResult async_call_send_value(PyObject *self, PyObject *value, PyObject **result)
 {
     PyObject *args[ASYNC_CALL_ARGS];
@@ -323,11 +331,11 @@ static PySendResult async_call_send_value(PyObject *self, PyObject *value, PyObj
     size_t n = args[2] == NULL ? 2 : args[3] == NULL ? 3 : 4;
     *result = async_method_decide(async_call_of(self)->method, args, n);
     async_call_free_args(args);
-    if (*result == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
-        /* It would end the await with a value. */
-        PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+    if (*result == NULL) {
+        async_call_hide_stop();
+        return PYGEN_ERROR;
     }
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    return PYGEN_RETURN;
 }
 
 /* Return as a generator does: by StopIteration. */
@@ -373,6 +381,7 @@ static PyObject *async_call_throw(PyObject *self, PyObject *args)
     }
     async_call_free_args(moved);
     async_call_raise(type, value);
+    async_call_hide_stop();
     return NULL;
 }
 

@@ -110,6 +110,8 @@ async def test_throw_and_close(limiter: AsyncRateLimiter, thrown: tuple[Any, ...
         limiter.allow("k").throw(*thrown)
     with pytest.raises(TypeError, match="exceptions must be"):
         limiter.allow("k").throw(5)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="coroutine raised StopIteration"):
+        limiter.allow("k").throw(StopIteration(True))
     call = limiter.allow("k")
     with pytest.raises(TypeError, match="non-None"):
         call.send(1)  # type: ignore[arg-type]

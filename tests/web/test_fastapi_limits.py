@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -150,6 +151,29 @@ def test_exempt_endpoints_and_routers(app: FastAPI, client: TestClient) -> None:
     documented = {path for path, one in paths.items() if "429" in one["get"]["responses"]}
     assert documented == {"/limited"}
     assert "x-ratelimit-limit" not in client.get("/free").headers
+
+
+@pytest.mark.skipif(not hasattr(APIRouter, "frontend"), reason="an older FastAPI")
+def test_frontends_are_limited(app: FastAPI, client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("page")
+    limits = limits_of(app, default="2/minute")
+    app.frontend("/own", directory=tmp_path)
+    limited = APIRouter(dependencies=[limits("3/minute")])
+    exempt = limits.exempt(APIRouter())
+    for router in (limited, exempt):
+        router.frontend("/page", directory=tmp_path)
+    app.include_router(limited, prefix="/a")
+    app.include_router(limited, prefix="/b")
+    app.include_router(exempt, prefix="/exempt")
+    part = FastAPI()
+    limits_of(part, default="1/minute")
+    part.frontend("/page", directory=tmp_path)
+    app.mount("/part", part)
+    assert statuses(client, "/own/", 3) == [200, 200, 429]
+    assert statuses(client, "/a/page/", 4) == [200, 200, 200, 429]
+    assert statuses(client, "/b/page/", 4) == [200, 200, 200, 429]
+    assert statuses(client, "/exempt/page/", 4) == [200] * 4
+    assert statuses(client, "/part/page/", 2) == [200, 429]
 
 
 def test_an_exemption_is_of_one_object(app: FastAPI, client: TestClient) -> None:

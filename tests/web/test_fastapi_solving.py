@@ -260,6 +260,39 @@ def test_dependencies_may_change_between_requests(log: Log) -> None:
     assert log == ["limit", "limit", "added", "last"]
 
 
+def test_a_limit_may_be_replaced_between_requests(log: Log) -> None:
+    app = FastAPI()
+    limits = [noted(log, "first"), noted(log, "second")]
+
+    @app.get("/", dependencies=[Depends(one) for one in limits])
+    async def view() -> None: ...
+
+    client = TestClient(app)
+    assert statuses(client, "/", 1) == [200]
+    dependant = app.routes[-1].dependant  # type: ignore[attr-defined]
+    dependant.dependencies[1].call = noted(log, "another", "1/minute")
+    assert statuses(client, "/", 2) == [200, 429]
+    assert log == ["first", "second"] + ["first", "another"] * 2
+
+
+def test_a_decision_in_the_cache_of_a_caller_counts(
+    monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    app = FastAPI()
+    several_first(app, log)
+    cache: dict[Any, Any] = {}
+    solve = routing.solve_dependencies
+
+    async def solving(**given: Any) -> Any:
+        solved = await solve(**given, dependency_cache=cache)
+        cache.update(solved.dependency_cache)  # older versions fill a copy
+        return solved
+
+    monkeypatch.setattr(routing, "solve_dependencies", solving)
+    assert statuses(TestClient(app), "/", 2) == [200, 200]
+    assert log == ["a", "b", "c", "d"]
+
+
 def test_websockets(solved: Log, log: Log) -> None:
     app = FastAPI()
 

@@ -31,7 +31,7 @@ from rate_limiter.policy.storage import Storage
 from rate_limiter.stores.address import check_store, is_shared
 from rate_limiter.web.asgi_messages import Scope
 from rate_limiter.web.fastapi_dependency import Cost, LimitsArgument, RateLimit, untouched
-from rate_limiter.web.fastapi_routes import Place, places_of
+from rate_limiter.web.fastapi_routes import Place, frontends_of, places_of
 from rate_limiter.web.limited_application import checked_limiter
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class RateLimits:
         @app.post("/upload", dependencies=[limits("5/minute", cost=3)])
 
     A limit is named after the route that depends on it, so the same limit on two routes counts
-    separately. Limits with the same `name` share their buckets.
+    separately. Limits with the same `name` share their buckets, and so do all frontends of a
+    router.
 
     Args:
         app: an application to limit now; else call `init_app`. Do either before routes are added.
@@ -243,12 +244,15 @@ class RateLimits:
             return None
         app, route = scope.get("app"), scope.get("route")
         routes = self._routes_of(app)
-        known = routes.get(id(route))
+        frontends = frontends_of(scope) if route is None else None
+        route_id = id(route if frontends is None else frontends.owner)
+        known = routes.get(route_id)
         if known is None:
             with self._lock:
                 self._learn([*self._apps, app])
                 # A route that no application lists has no other name.
-                known = routes.setdefault(id(route), [self._added(Place(app, "", route))])
+                place = Place(app, "", route if frontends is None else frontends)
+                known = routes.setdefault(route_id, [self._added(place)])
         if len(known) > 1:  # a router that is included under several prefixes
             known = [one for one in known if one.place.matches(scope)] or known
         return known[0].limits.get(limit)

@@ -57,6 +57,33 @@ class Place(NamedTuple):
         return regex is not None and regex.match(route_path(scope)) is not None
 
 
+class Frontends(NamedTuple):
+    """The frontends of an application or an included router, which FastAPI keeps as no routes.
+
+    Attributes:
+        owner: has their dependencies.
+        path: the prefix of the router.
+    """
+
+    owner: Any
+    path: str
+    methods: tuple[str, ...] = ("FRONTEND",)
+
+    @property
+    def dependant(self) -> Any:
+        return self.owner.dependant
+
+
+def frontends_of(scope: Scope) -> Frontends | None:
+    """Return the frontends that a request without a route is for; None: unknown."""
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    router = getattr(scope.get("app"), "router", None)  # scope["router"] may be of an outer one
+    own = getattr(router, "_frontend_routes", None)
+    if hasattr(getattr(context, "original_route", None), "add_frontend_route"):
+        return Frontends(context, context.frontend_prefix or "/")
+    return None if own is None else Frontends(own, "/")
+
+
 def places_of(app: Any, prefix: str = "") -> Iterator[Place]:
     """Return all routes with dependencies of an application and of those mounted in it."""
     return _places(app, getattr(app, "routes", ()), prefix)

@@ -35,7 +35,8 @@ def deciding_first(solve: Callable[..., Any]) -> Callable[..., Any]:
                 found = dependant.dependencies = _Dependencies(dependant)
             provider = given.get("dependency_overrides_provider")
             has_overrides = provider and provider.dependency_overrides
-            if found.first and not has_overrides:
+            # A caller with a cache of its own may have the decision already, or wants it.
+            if found.first and not has_overrides and "dependency_cache" not in given:
                 return _decide_and_solve(found, solve, given)
         return solve(dependant=dependant, **given)
 
@@ -62,6 +63,7 @@ class _Dependencies(list[Any]):
         super().__init__(dependant.dependencies)
         self._dependant = dependant
         self._at_first = list(self)
+        self._calls = [one.call for one in self]
         self.first: list[RateLimit] = []
         for i, one in enumerate(self):
             # FastAPI calls a limit once per request, even if it is used several times.
@@ -73,7 +75,8 @@ class _Dependencies(list[Any]):
 
     def are_of(self, dependant: Any) -> bool:
         """Return whether they are of a route, and have not changed."""
-        return self._dependant is dependant and self == self._at_first
+        is_same = self._dependant is dependant and self == self._at_first
+        return is_same and [one.call for one in self] == self._calls
 
 
 async def _plain(connection: HTTPConnection) -> None: ...
