@@ -1,9 +1,9 @@
 -- take_window.lua -- fast path of take.lua for one fixed window; it goes before bucket.lua.
 --
--- For one fixed window of a length in seconds, a cost of 1 up to the count of the window, and a string
--- that is missing or was written by another request, this replies as take.lua would, in a quarter of
--- the time. All other cases fall through to take.lua, with nothing written. See bucket.lua for KEYS, ARGV and the
--- reply, and window.lua for the string and the rest of the reply.
+-- For one fixed window of a length in seconds, a cost of 1 up to the count of the window, and a
+-- string that is missing or was written by another request, this replies as take.lua would, in a
+-- quarter of the time. All other cases fall through to take.lua, with nothing written. See bucket.lua
+-- for KEYS, ARGV and the reply, and window.lua for the string and the rest of the reply.
 
 local scale, cap, cost = ARGV[1], ARGV[3] + 0, ARGV[4] + 0
 local length_us = (scale == '-1' or scale == '-4') and tonumber(ARGV[2])
