@@ -340,7 +340,9 @@ static void test_processes_that_are_killed(_Atomic uint64_t *admitted)
         pids[i] = child(&limit, admitted, 0);
     }
     while (goes_on(now_ns() - began_ns, kills, admitted)) {
-        struct timespec pause = {0, (long)(next_random(&random) % 2000000)};
+        /* It grows, so that a process begins to decide before it is killed on a slow machine too. */
+        uint64_t most_ns = 2000000 + (uint64_t)(now_ns() - began_ns) / 100;
+        struct timespec pause = {0, (long)(next_random(&random) % most_ns)};
         nanosleep(&pause, NULL);
         int victim = (int)(next_random(&random) % 4);
         kill(pids[victim], SIGKILL);
