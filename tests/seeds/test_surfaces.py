@@ -239,6 +239,13 @@ def test_gateway_headers_by_other_names(server: RedisServer) -> None:
         assert sorted(admin.keys()) == ["rl:tb:apikey:k", "rl:tb:user:w"]
 
 
+@pytest.mark.parametrize("argument", ["api_key_header", "user_id_header"])
+def test_gateway_refuses_a_name_that_no_header_can_have(argument: str) -> None:
+    limiter = TokenBucketLimiter("redis://127.0.0.1:1", POLICY)
+    with pytest.raises(ValueError, match=f"{argument} must be the name of a header, got 'X:Key'"):
+        RateLimitMiddleware(FastAPI(), limiter, POLICY, **{argument: "X:Key"})
+
+
 class _Keys:
     """A limiter that keeps the keys it was asked about."""
 

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 from typing import Any, cast
@@ -28,10 +29,9 @@ POLICIES = ("memory", "allow", "deny", "raise")
 """The values of `on_store_error`."""
 TOP_MAX = 100
 """Clients that a sketch of 64 KB can find: RL_TOP_CLIENTS_MAX in csrc/engine/top.h."""
-
-
 TRACE_SECRET = "RATE_LIMITER_TRACE_SECRET"
 """Variable of the environment: processes with the same one write the same hash of a key."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class NoEffectError(TypeError):
@@ -185,6 +185,11 @@ def checked_text(name: str, value: object) -> str:
     return value
 
 
+def is_token(text: str) -> bool:
+    """Return whether a text can be the name of a header or a method (RFC 9110, section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def checked_several(name: str, values: object, what: str, example: str) -> list[Any]:
     """Return an argument of several values as a list. A str is refused: it iterates by character.
 
@@ -248,8 +253,7 @@ def _check_callable(name: str, value: object) -> None:
 
 
 def _check_header(name: str, value: object) -> None:
-    text = checked_text(name, value)
-    if not text.isascii() or not text.isprintable() or " " in text:
+    if not is_token(checked_text(name, value)):
         raise ValueError(f"{name} must be the name of a header, got {shown(value)}")
 
 

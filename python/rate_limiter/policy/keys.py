@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import hmac
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from rate_limiter.checks.arguments import checked_several
+from rate_limiter.checks.arguments import checked_several, is_token
 from rate_limiter.checks.redaction import shown
 from rate_limiter.policy.client_address import ClientAddress, parse_network, without_zone
 from rate_limiter.policy.request_fields import Framework
@@ -55,7 +54,6 @@ class Source(NamedTuple):
 
 ANY_FRAMEWORK = Framework()
 _LONGEST = 128  # characters; a longer value is replaced by its digest
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # the name of a header, RFC 9110
 _KINDS = "'ip', 'all', 'user', 'header:NAME', 'cookie:NAME' or 'jwt:CLAIM'"
 
 
@@ -139,7 +137,7 @@ class Identities:
         if kind == "user" and not colon:
             return Source("call", label, call=user_of)
         if kind == "header" and name:
-            if not _TOKEN.fullmatch(name):
+            if not is_token(name):
                 raise ValueError(f"{what}: no header can have the name {name!r}")
             return self._header(name, label)
         if kind == "cookie" and name:
@@ -194,7 +192,7 @@ class Identities:
         if kind not in ("header", "jwt") or not name or not equals or not wanted:
             raise ValueError(wrong)
         if kind == "header":
-            if not _TOKEN.fullmatch(name):
+            if not is_token(name):
                 raise ValueError(wrong)
             secret = (name.lower().encode("latin-1"), wanted.encode())
             return Source("secret", name=secret)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import aiohttp
 
+from rate_limiter.checks.arguments import is_token
 from rate_limiter.cli.load.result import LoadResult
 from rate_limiter.cli.load.target import LoadError, PinnedResolver, Target, find_target, parse_url
 
@@ -41,7 +42,6 @@ API_KEY_HEADER = "X-API-Key"
 ERROR_PAUSE_S = 0.05
 """Pause of a connection after an error, so that a stopped server is not flooded."""
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 __all__ = ["LoadError", "LoadPlan", "LoadResult", "LoadRun"]
@@ -86,12 +86,12 @@ class LoadPlan:
 
     def __post_init__(self) -> None:
         parse_url(self.url)
-        if not _TOKEN.fullmatch(self.method):
+        if not is_token(self.method):
             raise ValueError(f"the method must be a word such as POST, got {self.method!r}")
         key = [] if self.api_key is None else [(API_KEY_HEADER, self.api_key)]
         for name, value in [*self.headers, *key]:
             # Values are not shown, nor names that may contain one: "Authorization: Bearer ...=".
-            if not _TOKEN.fullmatch(name):
+            if not is_token(name):
                 raise ValueError("this cannot be sent as a header: its name is no word")
             if _CONTROL.search(value):
                 raise ValueError(f"this cannot be sent as a header: the value of {name!r}")
