@@ -322,10 +322,9 @@ class Policy(_core.Policy):
         """
         try:
             outcome = self._check(request, request if subject is None else subject)
-            if isinstance(outcome, Check) or (outcome is not None and outcome.is_denial):
-                return await self._concluded(request, outcome)
-            verdict: Verdict | None = outcome
-            return verdict
+            if isinstance(outcome, Verdict) and not outcome.is_denial:
+                return outcome  # most requests, which need no other coroutine
+            return await self._concluded(request, outcome)
         except BaseException as error:
             await self._give_back_after(error, request)
             raise
