@@ -7,9 +7,7 @@ its place: an empty dependency, or hooks that set three headers.
 from __future__ import annotations
 
 import gc
-import io
 import os
-import sys
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
@@ -19,6 +17,7 @@ from fastapi.requests import HTTPConnection
 from flask import Flask
 from rate_limiter.fastapi import RateLimit
 from rate_limiter.flask import FlaskRateLimiter
+from support.odd_requests import environ_of
 from support.path_instructions import SCOPE, receive, send
 
 CALLS = 50
@@ -33,24 +32,7 @@ CASES = (
     "Flask, decorator",
 )
 ENOUGH = "1000000/second"
-ENVIRON = {
-    "REQUEST_METHOD": "GET",
-    "SCRIPT_NAME": "",
-    "PATH_INFO": "/",
-    "QUERY_STRING": "",
-    "SERVER_NAME": "127.0.0.1",
-    "SERVER_PORT": "8000",
-    "SERVER_PROTOCOL": "HTTP/1.1",
-    "REMOTE_ADDR": "10.0.0.1",
-    "HTTP_HOST": "api.example.com",
-    "wsgi.version": (1, 0),
-    "wsgi.url_scheme": "http",
-    "wsgi.input": io.BytesIO(),
-    "wsgi.errors": sys.stderr,
-    "wsgi.multithread": True,
-    "wsgi.multiprocess": False,
-    "wsgi.run_once": False,
-}
+ENVIRON = environ_of([("host", "api.example.com")])
 
 
 async def nothing(connection: HTTPConnection) -> None: ...
